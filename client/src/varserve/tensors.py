@@ -1,0 +1,383 @@
+"""Values on the wire: numpy arrays to and from the contract's Tensor and its body form.
+
+Owns what a dtype is called in numpy, on the wire and in bytes. Knows numpy, ml_dtypes and the
+generated messages; knows nothing of gRPC, and nothing of client or service.
+
+Strings are numpy object arrays whose elements are `bytes`. Every other dtype is a numpy dtype;
+bfloat16 and the float8 types are those of ml_dtypes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from varserve.v1 import tensor_pb2
+
+Array = npt.NDArray[Any]
+
+MAX_RANK = 254
+"""TensorFlow's own limit on the number of dimensions (TensorShape)."""
+
+# numpy and TensorFlow count bytes in an int64; the widest element has 16 of them.
+MAX_ELEMENTS = (2**63 - 1) // 16
+
+
+class TensorError(ValueError):
+    """A value is not one that the contract carries. `reason` is the name of an ErrorReason."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+STRING = "string"
+
+_NUMPY: dict[str, np.dtype[Any]] = {
+    name: np.dtype(scalar)
+    for name, scalar in {
+        "float32": np.float32,
+        "float64": np.float64,
+        "int32": np.int32,
+        "uint8": np.uint8,
+        "int16": np.int16,
+        "int8": np.int8,
+        "complex64": np.complex64,
+        "int64": np.int64,
+        "bool": np.bool_,
+        "bfloat16": ml_dtypes.bfloat16,
+        "uint16": np.uint16,
+        "complex128": np.complex128,
+        "float16": np.float16,
+        "uint32": np.uint32,
+        "uint64": np.uint64,
+        "float8_e5m2": ml_dtypes.float8_e5m2,
+        "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+        "float8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+        "float8_e4m3b11fnuz": ml_dtypes.float8_e4m3b11fnuz,
+        "float8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    }.items()
+}
+
+DTYPES: tuple[str, ...] = (*_NUMPY, STRING)
+"""Every dtype that the contract carries, by the name numpy, ml_dtypes and TensorFlow share."""
+
+_TO_WIRE: dict[str, tensor_pb2.DataType] = {
+    name: tensor_pb2.DataType.Value(f"DATA_TYPE_{name.upper()}") for name in DTYPES
+}
+_FROM_WIRE: dict[int, str] = {int(number): name for name, number in _TO_WIRE.items()}
+
+# Numbers of TensorFlow's enum that the contract leaves out, so that a refusal can name them.
+_UNSUPPORTED: dict[int, str] = {
+    11: "qint8",
+    12: "quint8",
+    13: "qint32",
+    15: "qint16",
+    16: "quint16",
+    20: "resource",
+    21: "variant",
+    29: "int4",
+    30: "uint4",
+    31: "int2",
+    32: "uint2",
+    33: "float4_e2m1fn",
+}
+
+
+def dtype_name(dtype: npt.DTypeLike) -> str:
+    """The contract's name of a numpy dtype; the kinds O, S and U are `string`.
+
+    Raises TensorError DTYPE_UNSUPPORTED for a dtype that the contract does not carry.
+    """
+    found = np.dtype(dtype)
+    if found.kind in "OSU" or found.kind == "T":
+        return STRING
+    name = found.newbyteorder("=").name
+    if name not in _NUMPY:
+        raise TensorError(
+            "DTYPE_UNSUPPORTED",
+            f"dtype {name} cannot be sent; expected one of {', '.join(DTYPES)}",
+        )
+    return name
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype of a contract name; `string` is object. Raises TensorError for another."""
+    if name == STRING:
+        return np.dtype(object)
+    try:
+        return _NUMPY[name]
+    except KeyError:
+        raise TensorError(
+            "DTYPE_UNSUPPORTED", f"dtype {name!r} is unknown; expected one of {', '.join(DTYPES)}"
+        ) from None
+
+
+def wire_dtype(name: str) -> tensor_pb2.DataType:
+    """The contract's number of a dtype name. Raises TensorError DTYPE_UNSUPPORTED."""
+    try:
+        return _TO_WIRE[name]
+    except KeyError:
+        raise TensorError(
+            "DTYPE_UNSUPPORTED", f"dtype {name!r} is unknown; expected one of {', '.join(DTYPES)}"
+        ) from None
+
+
+def from_wire_dtype(number: int) -> str:
+    """The name of a DataType number. Raises TensorError DTYPE_UNSUPPORTED, by name where known."""
+    name = _FROM_WIRE.get(number)
+    if name is None:
+        called = _UNSUPPORTED.get(number, f"number {number}" if number else "unspecified")
+        raise TensorError(
+            "DTYPE_UNSUPPORTED",
+            f"dtype {called} is not carried; expected one of {', '.join(DTYPES)}",
+        )
+    return name
+
+
+def element_count(shape: Sequence[int]) -> int:
+    """Number of elements of a shape that came from the wire, without trusting it.
+
+    Raises TensorError SHAPE_MISMATCH for a negative size, too many dimensions, or more elements
+    than an int64 counts.
+    """
+    if len(shape) > MAX_RANK:
+        raise TensorError(
+            "SHAPE_MISMATCH",
+            f"shape has {len(shape)} dimensions; expected at most {MAX_RANK}",
+        )
+    if any(size < 0 for size in shape):
+        raise TensorError(
+            "SHAPE_MISMATCH", f"shape {_brief(shape)} has a negative size; expected none"
+        )
+    # Checked without zeros too: [0, 2**62, 2**62] has no elements, yet TensorFlow refuses it.
+    if math.prod(size for size in shape if size) > MAX_ELEMENTS:
+        raise TensorError(
+            "SHAPE_MISMATCH",
+            f"shape {_brief(shape)} has too many elements; expected at most {MAX_ELEMENTS}",
+        )
+    return math.prod(shape)
+
+
+def _brief(shape: Sequence[int]) -> str:
+    shown = ", ".join(str(size) for size in shape[:8])
+    return f"[{shown}{', ...' if len(shape) > 8 else ''}]"
+
+
+def as_array(value: npt.ArrayLike, dtype: str | None = None) -> Array:
+    """A numpy array that is ready to be sent: contract dtype, native byte order, C-contiguous.
+
+    `dtype` names what the receiver has. Python numbers and sequences, which carry no dtype of
+    their own, take it when it can hold them; arrays are never cast. Copies only what must change.
+
+    Raises TensorError: DTYPE_UNSUPPORTED, or DTYPE_MISMATCH when `dtype` cannot hold the value.
+    """
+    carries_dtype = hasattr(value, "dtype") or hasattr(value, "__array__")
+    if dtype == STRING or (isinstance(value, (str, bytes)) and dtype is None):
+        return _string_array(value)
+    if not carries_dtype and dtype is not None:
+        return _from_python(value, dtype)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise TensorError("SHAPE_MISMATCH", f"not a tensor: {error}") from None
+    name = dtype_name(array.dtype)
+    if name == STRING:
+        if dtype is not None:
+            raise TensorError(
+                "DTYPE_MISMATCH", f"expected dtype {dtype}, found string or Python objects"
+            )
+        return _string_array(array)
+    if dtype is not None and name != dtype:
+        raise TensorError(
+            "DTYPE_MISMATCH", f"expected dtype {dtype}, found {name}; cast it with .astype first"
+        )
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
+def _from_python(value: npt.ArrayLike, dtype: str) -> Array:
+    target = numpy_dtype(dtype)
+    try:
+        found = np.asarray(value)
+        array = found.astype(target)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise TensorError("DTYPE_MISMATCH", f"expected a value of dtype {dtype}: {error}") from None
+    if found.size and found.dtype.kind not in _HOLDS[_kind(dtype)]:
+        raise TensorError(
+            "DTYPE_MISMATCH", f"expected a value of dtype {dtype}, found one of {found.dtype.name}"
+        )
+    if target.kind in "iu" and found.size and not np.array_equal(array, found):
+        raise TensorError("DTYPE_MISMATCH", f"the value is out of range for dtype {dtype}")
+    return np.ascontiguousarray(array).reshape(found.shape)
+
+
+def _kind(dtype: str) -> str:
+    kind = numpy_dtype(dtype).kind
+    return "f" if kind not in "biufc" else kind
+
+
+# Which kinds of Python value (numpy's letters) a kind of dtype holds without surprise.
+_HOLDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "c": "iufc"}
+
+
+def _string_array(value: npt.ArrayLike) -> Array:
+    found = np.asarray(value) if isinstance(value, np.ndarray) else np.array(value, dtype=object)
+    out = np.empty(found.shape, dtype=object)
+    flat = out.reshape(-1)
+    for index, element in enumerate(found.reshape(-1)):
+        if isinstance(element, str):
+            flat[index] = element.encode()
+        elif isinstance(element, bytes):
+            flat[index] = bytes(element)
+        else:
+            raise TensorError(
+                "DTYPE_MISMATCH",
+                f"expected str or bytes in a string tensor, found {type(element).__name__}",
+            )
+    return out
+
+
+def to_tensor(array: Array) -> tensor_pb2.Tensor:
+    """The Tensor message of an array of a contract dtype. Any layout and byte order.
+
+    Raises TensorError DTYPE_UNSUPPORTED or, for an object array with something else than str and
+    bytes, DTYPE_MISMATCH.
+    """
+    array = as_array(array)
+    name = dtype_name(array.dtype)
+    tensor = tensor_pb2.Tensor(dtype=wire_dtype(name), shape=array.shape)
+    if name == STRING:
+        tensor.strings.extend(array.reshape(-1).tolist())
+    else:
+        tensor.data = array.tobytes()
+    return tensor
+
+
+def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
+    """The array of a Tensor message: C-contiguous, owned, writable. Trusts nothing.
+
+    Raises TensorError: DTYPE_UNSUPPORTED, SHAPE_MISMATCH, LENGTH_MISMATCH. What the shape claims is
+    checked against the bytes that are there before anything is allocated.
+    """
+    name = from_wire_dtype(tensor.dtype)
+    shape = tuple(tensor.shape)
+    count = element_count(shape)
+    if name == STRING:
+        if tensor.data:
+            raise TensorError("LENGTH_MISMATCH", "a string tensor has bytes in `data`")
+        if len(tensor.strings) != count:
+            raise TensorError(
+                "LENGTH_MISMATCH",
+                f"shape {_brief(shape)} needs {count} strings, found {len(tensor.strings)}",
+            )
+        strings = np.empty(count, dtype=object)
+        strings[:] = tensor.strings
+        return strings.reshape(shape)
+    if tensor.strings:
+        raise TensorError("LENGTH_MISMATCH", f"a {name} tensor has elements in `strings`")
+    dtype = _NUMPY[name]
+    data = tensor.data
+    if len(data) != count * dtype.itemsize:
+        raise TensorError(
+            "LENGTH_MISMATCH",
+            f"shape {_brief(shape)} of {name} needs {count * dtype.itemsize} bytes, "
+            f"found {len(data)}",
+        )
+    check_numpy_rank(shape)
+    array = np.frombuffer(data, dtype=dtype).copy().reshape(shape)
+    check_bool(array)
+    return array
+
+
+def check_numpy_rank(shape: Sequence[int]) -> None:
+    """Raises TensorError SHAPE_MISMATCH for more dimensions than numpy has (64)."""
+    if len(shape) > 64:
+        raise TensorError(
+            "SHAPE_MISMATCH", f"shape has {len(shape)} dimensions; expected at most 64"
+        )
+
+
+def check_bool(array: Array) -> None:
+    """Raises TensorError LENGTH_MISMATCH unless every byte of a bool array is 0 or 1.
+
+    Any other byte is undefined behaviour in whoever computes with it.
+    """
+    if array.dtype.kind == "b" and array.size and array.view(np.uint8).max() > 1:
+        raise TensorError("REQUEST_MALFORMED", "a bool tensor has a byte that is neither 0 nor 1")
+
+
+def body_length(array: Array) -> int:
+    """Bytes that an array of a contract dtype takes in a body (TensorHeader.byte_length)."""
+    if array.dtype.kind != "O":
+        return array.nbytes
+    return 8 * array.size + sum(len(element) for element in array.reshape(-1))
+
+
+def to_header(array: Array) -> tensor_pb2.TensorHeader:
+    """The TensorHeader of an array that `as_array` made."""
+    name = dtype_name(array.dtype)
+    return tensor_pb2.TensorHeader(
+        dtype=wire_dtype(name), shape=array.shape, byte_length=body_length(array)
+    )
+
+
+def check_header(header: tensor_pb2.TensorHeader) -> tuple[str, tuple[int, ...], int]:
+    """Dtype name, shape and byte length of a header, checked against each other.
+
+    Raises TensorError: DTYPE_UNSUPPORTED, SHAPE_MISMATCH, LENGTH_MISMATCH.
+    """
+    name = from_wire_dtype(header.dtype)
+    shape = tuple(header.shape)
+    count = element_count(shape)
+    check_numpy_rank(shape)
+    if name == STRING:
+        if header.byte_length < 8 * count or (count == 0 and header.byte_length):
+            raise TensorError(
+                "LENGTH_MISMATCH",
+                f"shape {_brief(shape)} of strings needs at least {8 * count} bytes, "
+                f"found {header.byte_length}",
+            )
+    elif header.byte_length != count * _NUMPY[name].itemsize:
+        raise TensorError(
+            "LENGTH_MISMATCH",
+            f"shape {_brief(shape)} of {name} needs {count * _NUMPY[name].itemsize} bytes, "
+            f"found {header.byte_length}",
+        )
+    return name, shape, header.byte_length
+
+
+def strings_to_body(array: Array) -> bytes:
+    """The body form of a string array: each length as uint64, little-endian; then the bytes."""
+    elements: list[bytes] = array.reshape(-1).tolist()
+    lengths = np.array([len(element) for element in elements], dtype="<u8")
+    return b"".join([lengths.tobytes(), *elements])
+
+
+def strings_from_body(body: bytes | bytearray | memoryview, shape: tuple[int, ...]) -> Array:
+    """The string array of a body form. Raises TensorError LENGTH_MISMATCH."""
+    count = element_count(shape)
+    view = memoryview(body).cast("B")
+    lengths = np.frombuffer(view[: 8 * count], dtype="<u8")
+    present = len(view) - 8 * count
+    # The sum can wrap in uint64, a single length too large cannot: check both.
+    if len(lengths) != count or (
+        count and (int(lengths.max()) > present or sum(lengths.tolist()) != present)
+    ):
+        raise TensorError(
+            "LENGTH_MISMATCH", f"the lengths of {count} strings do not add up to {present} bytes"
+        )
+    ends = np.cumsum(lengths, dtype=np.int64) + 8 * count
+    out = np.empty(count, dtype=object)
+    start = 8 * count
+    for index, end in enumerate(ends.tolist()):
+        out[index] = view[start:end].tobytes()
+        start = end
+    return out.reshape(shape)
