@@ -1,0 +1,268 @@
+"""What a commit does to one variable: checked, staged, and worked out before it is done.
+
+Owns the rule that every write, whatever its operation, becomes a *change*: the value that a
+variable, or a region of it, will have. A change is what is applied, undone and, with a journal,
+made durable. Knows the ports and numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import Reason, StateError
+from .overloads import dtype_name, fits, shape_text
+from .ports import Operation, Value, Variable
+from .regions import Region, Rows, Slices, region_shape
+
+_NOT_ADDABLE = ("bool", "string")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Write:
+    """One write as the caller asked for it.
+
+    `variable` is a name or path. `value` is taken over: it may become the variable's memory.
+    `if_revision_match`: only if the variable's last write was at this revision.
+    """
+
+    variable: str
+    operation: Operation
+    value: np.ndarray[Any, Any]
+    region: Region | None = None
+    if_revision_match: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StagedWrite:
+    """A write that was checked against the variable's spec and whose value is on its device."""
+
+    variable: Variable
+    operation: Operation
+    region: Region | None
+    operand: Value
+    if_revision_match: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """The value that a region of a variable, or all of it, will have.
+
+    `whole` is the whole value with the region in it, where the variable is written as a whole.
+    """
+
+    variable: Variable
+    region: Region | None
+    value: Value
+    whole: Value | None = None
+
+    def preimage(self) -> Value | None:
+        """What `undo` needs; None for a variable without a value."""
+        if not self.variable.is_initialized():
+            return None
+        return self.variable.read(self._written_region)
+
+    def apply(self) -> None:
+        """Make it so."""
+        self.variable.write(self.whole or self.value, self._written_region)
+
+    def undo(self, preimage: Value | None) -> None:
+        """Make it as it was. A variable that had no value keeps the new one: none can be taken."""
+        if preimage is not None:
+            self.variable.write(preimage, self._written_region)
+
+    @property
+    def _written_region(self) -> Region | None:
+        return None if self.whole is not None else self.region
+
+
+def check(write: Write, variable: Variable) -> None:
+    """Check what the variable's spec alone can tell.
+
+    Raises StateError: DTYPE_MISMATCH, OPERATION_UNSUPPORTED, SHAPE_MISMATCH, REGION_INVALID.
+    """
+    spec = variable.spec
+    if dtype_name(write.value) != spec.dtype:
+        raise StateError(
+            Reason.DTYPE_MISMATCH,
+            f"variable {spec.name!r}: expected dtype {spec.dtype}, found {dtype_name(write.value)}",
+            variable=spec.name,
+        )
+    if write.operation is not Operation.SET and spec.dtype in _NOT_ADDABLE:
+        raise StateError(
+            Reason.OPERATION_UNSUPPORTED,
+            f"variable {spec.name!r} of dtype {spec.dtype} can only be SET, "
+            f"found {write.operation.name}",
+            variable=spec.name,
+        )
+    if write.operation is Operation.SET and isinstance(write.region, Rows):
+        indices = write.region.indices
+        if len(np.unique(indices)) != indices.size:
+            raise StateError(
+                Reason.REGION_INVALID,
+                f"variable {spec.name!r}: expected each row once in a SET, found one twice",
+                variable=spec.name,
+            )
+    static = _static_shape(variable)
+    if static is not None:
+        check_shape(variable, write.operation, write.region, write.value.shape, static)
+    elif write.region is None and not fits(write.value.shape, spec.shape):
+        raise _shape_mismatch(variable, shape_text(spec.shape), write.value.shape)
+
+
+def check_shape(
+    variable: Variable,
+    operation: Operation,
+    region: Region | None,
+    found: tuple[int, ...],
+    present: tuple[int, ...],
+) -> None:
+    """Check the shape of an operand against the shape that the variable has.
+
+    Raises StateError SHAPE_MISMATCH, REGION_INVALID.
+    """
+    spec = variable.spec
+    if region is not None:
+        expected = region_shape(region, present, variable=spec.name)
+        if found != expected:
+            raise _shape_mismatch(variable, f"{list(expected)} for this region", found)
+    elif operation is Operation.SET:
+        if not fits(found, spec.shape):
+            raise _shape_mismatch(variable, shape_text(spec.shape), found)
+    elif found != present:
+        raise _shape_mismatch(variable, str(list(present)), found)
+
+
+def _shape_mismatch(variable: Variable, expected: str, found: tuple[int, ...]) -> StateError:
+    return StateError(
+        Reason.SHAPE_MISMATCH,
+        f"variable {variable.spec.name!r}: expected shape {expected}, found {list(found)}",
+        variable=variable.spec.name,
+    )
+
+
+def _static_shape(variable: Variable) -> tuple[int, ...] | None:
+    shape = variable.spec.shape
+    if shape is None:
+        return None
+    sizes = tuple(size for size in shape if size is not None)
+    return sizes if len(sizes) == len(shape) else None
+
+
+def stage(write: Write, variable: Variable) -> StagedWrite:
+    """Bring a checked write's value to the variable's device. Raises OutOfMemory."""
+    region, array = write.region, write.value
+    if isinstance(region, Rows) and write.operation is not Operation.SET:
+        region, array = _without_duplicates(region, array)
+    return StagedWrite(
+        variable, write.operation, region, variable.stage(array), write.if_revision_match
+    )
+
+
+def _without_duplicates(
+    rows: Rows, values: np.ndarray[Any, Any]
+) -> tuple[Rows, np.ndarray[Any, Any]]:
+    """The same addition with each row named once: what is added to a row twice is summed up."""
+    unique, inverse = np.unique(rows.indices, return_inverse=True)
+    if unique.size == rows.indices.size:
+        return rows, values
+    summed = np.zeros((unique.size, *values.shape[1:]), dtype=values.dtype)
+    for row, target in enumerate(inverse):
+        summed[target] += values[row]
+    return Rows(unique), summed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """What a variable held when a change was worked out: references, taken under the lock."""
+
+    part: Value | None
+    whole: Value | None
+
+
+def needs_base(writes: Sequence[StagedWrite]) -> bool:
+    """The change depends on what the variable holds, and not on the writes alone."""
+    return (
+        len(writes) > 1
+        or writes[0].region is not None
+        or (writes[0].operation is not Operation.SET)
+    )
+
+
+def capture(writes: Sequence[StagedWrite]) -> Base:
+    """Take what `work_out` needs; all writes are to one variable. The lock is held, shared or not.
+
+    Raises StateError VARIABLE_UNINITIALIZED, SHAPE_MISMATCH, REGION_INVALID.
+    """
+    first = writes[0]
+    variable = first.variable
+    whole_set = first.operation is Operation.SET and first.region is None
+    if not variable.is_initialized():
+        if whole_set:
+            return Base(None, None)
+        raise uninitialized(variable)
+    if not whole_set and _static_shape(variable) is None:
+        check_shape(variable, first.operation, first.region, first.operand.shape, variable.shape())
+    if len(writes) > 1:
+        return Base(None, variable.read())
+    added = first.operation is not Operation.SET
+    part = variable.read(first.region) if added else None
+    overlaid = first.region is not None and not variable.writes_in_place
+    return Base(part, variable.read() if overlaid else None)
+
+
+def work_out(writes: Sequence[StagedWrite], base: Base) -> Change:
+    """The change that these writes, all to one variable and in this order, amount to.
+
+    Needs no lock. True as long as nothing has written the variable since `base` was taken. Raises
+    StateError VARIABLE_UNINITIALIZED, SHAPE_MISMATCH, REGION_INVALID, OUT_OF_MEMORY.
+    """
+    if len(writes) > 1:
+        return _work_out_many(writes, base.whole)
+    (write,) = writes
+    variable, value = write.variable, write.operand
+    if base.part is not None:
+        value = variable.combine(write.operation, base.part, value)
+    if base.whole is None or write.region is None:
+        return Change(variable, write.region, value)
+    return Change(variable, write.region, value, variable.overlay(base.whole, value, write.region))
+
+
+def _work_out_many(writes: Sequence[StagedWrite], whole: Value | None) -> Change:
+    # Rare, so it is plain: each write sees, as a whole, what those before it left.
+    variable = writes[0].variable
+    for write in writes:
+        if write.region is None and write.operation is Operation.SET:
+            whole = write.operand
+            continue
+        if whole is None:
+            raise uninitialized(variable)
+        check_shape(variable, write.operation, write.region, write.operand.shape, whole.shape)
+        value = write.operand
+        if write.operation is not Operation.SET:
+            value = variable.combine(
+                write.operation, _part(variable, whole, write.region), write.operand
+            )
+        whole = value if write.region is None else variable.overlay(whole, value, write.region)
+    if whole is None:
+        raise uninitialized(variable)
+    return Change(variable, None, whole)
+
+
+def _part(variable: Variable, whole: Value, region: Region | None) -> Value:
+    if region is None:
+        return whole
+    index = region.index() if isinstance(region, Slices) else region.indices
+    return variable.stage(np.ascontiguousarray(whole.numpy()[index]))
+
+
+def uninitialized(variable: Variable) -> StateError:
+    """The error for a variable that has no value yet."""
+    return StateError(
+        Reason.VARIABLE_UNINITIALIZED,
+        f"variable {variable.spec.name!r} has no value yet; a SET of the whole gives it one",
+        variable=variable.spec.name,
+    )

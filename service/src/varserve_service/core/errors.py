@@ -1,0 +1,79 @@
+"""Why the core refuses something: one exception type that carries a stable reason.
+
+Knows nothing but the standard library. The reasons are those of the contract's ErrorReason, by
+name; a test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum, auto
+
+
+class Reason(StrEnum):
+    """Names of the contract's ErrorReason, without its prefix."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, start: int, count: int, last_values: list[str]) -> str:
+        return name
+
+    REQUEST_MALFORMED = auto()
+    DTYPE_UNSUPPORTED = auto()
+    DTYPE_MISMATCH = auto()
+    SHAPE_MISMATCH = auto()
+    LENGTH_MISMATCH = auto()
+    REGION_INVALID = auto()
+    OPERATION_UNSUPPORTED = auto()
+    CHUNK_INVALID = auto()
+    CHECKSUM_MISMATCH = auto()
+    INPUT_MISMATCH = auto()
+    OVERLOAD_MISMATCH = auto()
+    REQUEST_ID_REUSED = auto()
+    MODEL_NOT_FOUND = auto()
+    VARIABLE_NOT_FOUND = auto()
+    FUNCTION_NOT_FOUND = auto()
+    NAME_AMBIGUOUS = auto()
+    REVISION_MISMATCH = auto()
+    EPOCH_MISMATCH = auto()
+    VARIABLE_UNINITIALIZED = auto()
+    ANSWER_NOT_KEPT = auto()
+    FUNCTION_FAILED = auto()
+    MODEL_NOT_READY = auto()
+    SHUTTING_DOWN = auto()
+    MESSAGE_TOO_LARGE = auto()
+    VALUE_TOO_LARGE = auto()
+    TOO_MANY_REQUESTS = auto()
+    OUT_OF_MEMORY = auto()
+    DEADLINE_EXCEEDED = auto()
+    INTERNAL = auto()
+
+
+class StateError(Exception):
+    """A refusal, for the caller to read and its program to act on.
+
+    `message` names the thing, what was expected and what was found, and nothing internal.
+    `metadata` says the same to programs.
+    """
+
+    def __init__(self, reason: Reason, message: str, **metadata: object) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+
+
+class ModelLoadError(Exception):
+    """A SavedModel could not be loaded; the message is for the operator who named it."""
+
+
+class OutOfMemory(StateError):
+    """Host or device memory does not suffice; nothing was changed."""
+
+    def __init__(self, message: str, **metadata: object) -> None:
+        super().__init__(Reason.OUT_OF_MEMORY, message, **metadata)
+
+
+class FunctionFailed(StateError):
+    """A function raised while it ran."""
+
+    def __init__(self, message: str, **metadata: object) -> None:
+        super().__init__(Reason.FUNCTION_FAILED, message, **metadata)

@@ -1,0 +1,438 @@
+"""The live state of one model: the only place where it is read as one and changed.
+
+Owns the model's lock, epoch and revisions, and the order of a commit. Knows the ports; knows
+nothing of TensorFlow, gRPC or disk.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import changes
+from .answers import Answers, WriteRequest
+from .changes import Change, StagedWrite, Write
+from .errors import Reason, StateError
+from .lock import ReadersWriterLock
+from .naming import Directory
+from .overloads import choose
+from .ports import Constant, Function, FunctionSpec, LoadedModel, Value, Variable, VariableSpec
+from .regions import Region, region_shape
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Which state an answer speaks of."""
+
+    model: str
+    version: int
+    epoch: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What must hold for a write or run to happen. None and empty: nothing must."""
+
+    model_revision: int | None = None
+    epoch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One variable, by name or path, or a region of it."""
+
+    variable: str
+    region: Region | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """One value of a snapshot. `value` is None when it was asked for only if newer, and is not."""
+
+    variable: str
+    revision: int
+    value: Value | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Values of several variables at one revision, in the order they were asked for."""
+
+    header: Header
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a write or run came to. `values` are outputs by name, or what was read back."""
+
+    header: Header
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VariableState:
+    """A variable's spec and what is true of it now. `shape` is None while it has no value."""
+
+    spec: VariableSpec
+    shape: tuple[int, ...] | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """All about a model at one revision."""
+
+    header: Header
+    device: str
+    variables: tuple[VariableState, ...]
+    functions: tuple[FunctionSpec, ...]
+
+
+class LiveModel:
+    """One loaded model and its state.
+
+    Every method may be called from any thread. `deadline` is in seconds of `time.monotonic`; None
+    waits for ever. A method that raises StateError has changed nothing.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        lock: ReadersWriterLock | None = None,
+        answers: Answers[Answer] | None = None,
+    ) -> None:
+        self._loaded = loaded
+        self._lock = lock or ReadersWriterLock()
+        self._answers: Answers[Answer] = answers or Answers()
+        self._epoch = secrets.token_hex(8)
+        self._revision = 0
+        self._variables: Directory[Variable] = Directory(
+            "variable", loaded.variables, Reason.VARIABLE_NOT_FOUND, loaded.name
+        )
+        self._functions: Directory[Function] = Directory(
+            "function", loaded.functions, Reason.FUNCTION_NOT_FOUND, loaded.name
+        )
+        self._by_path = {variable.spec.path: variable for variable in loaded.variables}
+        self._variable_revisions = dict.fromkeys(self._by_path, 0)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._loaded.name
+
+    @property
+    def header(self) -> Header:
+        """The state as it is now."""
+        return Header(self._loaded.name, self._loaded.version, self._epoch, self._revision)
+
+    def describe(self, deadline: float | None = None) -> Description:
+        """All variables and functions, sorted by name, at one revision."""
+        with self._lock.shared(deadline):
+            return Description(
+                self.header,
+                self._loaded.device,
+                tuple(self._state_of(variable) for variable in self._variables.sorted),
+                tuple(function.spec for function in self._functions.sorted),
+            )
+
+    def check(self, writes: Sequence[Write]) -> None:
+        """Check writes as far as dtypes and shapes tell, before their bytes are there.
+
+        Of each `value` only dtype and shape are looked at. Raises StateError.
+        """
+        for write in writes:
+            changes.check(write, self._variables.find(write.variable))
+
+    def check_run(
+        self,
+        function: str,
+        inputs: Mapping[str, np.ndarray[Any, Any]],
+        constants: Mapping[str, Constant],
+    ) -> None:
+        """Check a run as far as dtypes and shapes tell, before its bytes are there.
+
+        Of each input only dtype and shape are looked at. Raises StateError.
+        """
+        choose(self._functions.find(function).spec, inputs, constants)
+
+    def read(
+        self,
+        reads: Sequence[Read],
+        *,
+        if_newer_than: int | None = None,
+        epoch: str = "",
+        deadline: float | None = None,
+    ) -> Snapshot:
+        """Values of several variables or regions at one revision.
+
+        `if_newer_than`: leave out values whose variable was not written since that revision of
+        `epoch`. Raises StateError: VARIABLE_NOT_FOUND, NAME_AMBIGUOUS, VARIABLE_UNINITIALIZED,
+        REGION_INVALID, DEADLINE_EXCEEDED.
+        """
+        found = [(self._variables.find(read.variable), read.region) for read in reads]
+        known = if_newer_than if epoch in ("", self._epoch) else None
+        with self._lock.shared(deadline):
+            return Snapshot(
+                self.header, tuple(self._entry(variable, part, known) for variable, part in found)
+            )
+
+    def assign(
+        self,
+        writes: Sequence[Write],
+        *,
+        conditions: Conditions = Conditions(),
+        request: WriteRequest | None = None,
+        read_back: Read | None = None,
+        max_read_back_bytes: int | None = None,
+        deadline: float | None = None,
+    ) -> Answer:
+        """Change one or more variables as one commit; all of it happens or nothing.
+
+        A `request` that was done before gets its first answer. `read_back` is read after the
+        writes and before anyone else can write. Raises StateError, with nothing changed.
+        """
+        staged = self._stage(writes)
+        worked_out = self._work_out(staged, deadline)
+        with self._lock.exclusive(deadline):
+            answer = self._answers.find(request)
+            if answer is not None:
+                return answer
+            self._check(conditions)
+            for write in [write for group in staged for write in group]:
+                self._check_variable_revision(write)
+            ready = [
+                change if not self._written_since(revision, group) else self._fresh(group)
+                for group, (revision, change) in zip(staged, worked_out, strict=True)
+            ]
+            undo = self._apply(ready)
+            values: dict[str, Value] = {}
+            try:
+                if read_back is not None:
+                    values = self._read_back(read_back, max_read_back_bytes)
+            except BaseException:
+                undo()
+                raise
+            self._commit([change.variable.spec.path for change in ready])
+            answer = Answer(self.header, values)
+            self._answers.keep(request, answer, _nbytes(values))
+            return answer
+
+    def run(
+        self,
+        function: str,
+        inputs: Mapping[str, np.ndarray[Any, Any]],
+        constants: Mapping[str, Constant],
+        *,
+        outputs: Sequence[str] = (),
+        conditions: Conditions = Conditions(),
+        request: WriteRequest | None = None,
+        max_output_bytes: int | None = None,
+        deadline: float | None = None,
+    ) -> Answer:
+        """Run the overload that fits the inputs; one that may write is a commit and fails whole.
+
+        `outputs`: names of the outputs to give; empty: all. More than `max_output_bytes` of them
+        is MESSAGE_TOO_LARGE, with nothing changed. Raises StateError.
+        """
+        found = self._functions.find(function)
+        index = choose(found.spec, inputs, constants)
+        overload = found.spec.overloads[index]
+        names = [output.name for output in overload.outputs]
+        for name in outputs:
+            if name not in names:
+                raise StateError(
+                    Reason.INPUT_MISMATCH,
+                    f"function {found.spec.name!r}: no output {name[:200]!r}; "
+                    f"expected outputs: {', '.join(names) or 'none'}",
+                    function=found.spec.name,
+                )
+        needed = [self._by_path[path] for path in overload.reads]
+        written = [self._by_path[path] for path in overload.writes]
+        call = found.stage(index, inputs)
+
+        def checked() -> dict[str, Value]:
+            values = call()
+            if outputs:
+                values = {name: values[name] for name in outputs}
+            nbytes = _nbytes(values)
+            if max_output_bytes is not None and nbytes > max_output_bytes:
+                raise StateError(
+                    Reason.MESSAGE_TOO_LARGE,
+                    f"function {found.spec.name!r}: the outputs take {nbytes} bytes; expected at "
+                    f"most {max_output_bytes} in one message; use StreamRunFunction",
+                    nbytes=nbytes,
+                )
+            return values
+
+        if not written and not overload.changes_other_state:
+            with self._lock.shared(deadline):
+                self._check(conditions)
+                self._check_initialized(needed)
+                return Answer(self.header, checked())
+        with self._lock.exclusive(deadline):
+            answer = self._answers.find(request)
+            if answer is not None:
+                return answer
+            self._check(conditions)
+            self._check_initialized(needed)
+            preimages = [(v, v.read() if v.is_initialized() else None) for v in written]
+            try:
+                values = checked()
+            except BaseException:
+                for variable, preimage in reversed(preimages):
+                    if preimage is not None:
+                        variable.write(preimage)
+                raise
+            if written:
+                self._commit(overload.writes)
+            answer = Answer(self.header, values)
+            self._answers.keep(request, answer, _nbytes(values))
+            return answer
+
+    # The steps of a commit.
+
+    def _stage(self, writes: Sequence[Write]) -> list[list[StagedWrite]]:
+        """Check every write before the first value is staged; one group for each variable."""
+        found = [(write, self._variables.find(write.variable)) for write in writes]
+        for write, variable in found:
+            changes.check(write, variable)
+        groups: dict[str, list[StagedWrite]] = {}
+        for write, variable in found:
+            groups.setdefault(variable.spec.path, []).append(changes.stage(write, variable))
+        return list(groups.values())
+
+    def _work_out(
+        self, staged: Sequence[Sequence[StagedWrite]], deadline: float | None
+    ) -> list[tuple[int | None, Change]]:
+        """Work the changes out before the exclusive lock, against the values there are now.
+
+        Each comes with its variable's revision, or None when it holds whatever the revision. Should
+        somebody write a variable before the lock is had, its change is worked out once more.
+        """
+        empty = changes.Base(None, None)
+        bases: list[tuple[int | None, changes.Base]] = [(None, empty)] * len(staged)
+        if any(changes.needs_base(group) for group in staged):
+            with self._lock.shared(deadline):
+                bases = [
+                    (self._variable_revisions[group[0].variable.spec.path], changes.capture(group))
+                    if changes.needs_base(group)
+                    else (None, empty)
+                    for group in staged
+                ]
+        return [
+            (revision, changes.work_out(group, base))
+            for group, (revision, base) in zip(staged, bases, strict=True)
+        ]
+
+    def _written_since(self, revision: int | None, group: Sequence[StagedWrite]) -> bool:
+        path = group[0].variable.spec.path
+        return revision is not None and self._variable_revisions[path] != revision
+
+    def _fresh(self, group: Sequence[StagedWrite]) -> Change:
+        return changes.work_out(group, changes.capture(group))
+
+    def _apply(self, ready: Sequence[Change]) -> _Undo:
+        """Apply all changes or none; the result takes them back."""
+        preimages = [change.preimage() for change in ready]
+        undo = _Undo()
+        try:
+            for change, preimage in zip(ready, preimages, strict=True):
+                undo.steps.append((change, preimage))
+                change.apply()
+        except BaseException:
+            undo()
+            raise
+        return undo
+
+    def _commit(self, paths: Sequence[str]) -> None:
+        self._revision += 1
+        for path in paths:
+            self._variable_revisions[path] = self._revision
+
+    # What is checked and read under the lock.
+
+    def _check(self, conditions: Conditions) -> None:
+        if conditions.epoch and conditions.epoch != self._epoch:
+            raise StateError(
+                Reason.EPOCH_MISMATCH,
+                f"model {self.name!r}: expected epoch {conditions.epoch[:64]!r}, found "
+                f"{self._epoch!r}: its state began anew; read it again",
+                model=self.name,
+                current_epoch=self._epoch,
+            )
+        expected = conditions.model_revision
+        if expected is not None and expected != self._revision:
+            raise StateError(
+                Reason.REVISION_MISMATCH,
+                f"model {self.name!r}: expected revision {expected}, found {self._revision}",
+                model=self.name,
+                current_revision=self._revision,
+            )
+
+    def _check_variable_revision(self, write: StagedWrite) -> None:
+        spec = write.variable.spec
+        current = self._variable_revisions[spec.path]
+        expected = write.if_revision_match
+        if expected is not None and expected != current:
+            raise StateError(
+                Reason.REVISION_MISMATCH,
+                f"variable {spec.name!r}: expected revision {expected}, found {current}",
+                variable=spec.name,
+                current_revision=current,
+            )
+
+    def _check_initialized(self, variables: Sequence[Variable]) -> None:
+        for variable in variables:
+            if not variable.is_initialized():
+                raise changes.uninitialized(variable)
+
+    def _entry(self, variable: Variable, region: Region | None, known: int | None) -> Entry:
+        spec = variable.spec
+        revision = self._variable_revisions[spec.path]
+        self._check_initialized([variable])
+        if known is not None and revision <= known:
+            return Entry(spec.name, revision, None)
+        if region is not None:
+            region_shape(region, variable.shape(), variable=spec.name)
+        return Entry(spec.name, revision, variable.read(region))
+
+    def _read_back(self, read: Read, max_bytes: int | None) -> dict[str, Value]:
+        entry = self._entry(self._variables.find(read.variable), read.region, None)
+        assert entry.value is not None
+        if max_bytes is not None and entry.value.nbytes > max_bytes:
+            raise StateError(
+                Reason.MESSAGE_TOO_LARGE,
+                f"variable {entry.variable!r}: the value to read back takes {entry.value.nbytes} "
+                f"bytes; expected at most {max_bytes} in one message",
+                nbytes=entry.value.nbytes,
+            )
+        return {entry.variable: entry.value}
+
+    def _state_of(self, variable: Variable) -> VariableState:
+        return VariableState(
+            variable.spec,
+            variable.shape() if variable.is_initialized() else None,
+            self._variable_revisions[variable.spec.path],
+        )
+
+
+class _Undo:
+    """Takes back what was applied, last first."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Change, Value | None]] = []
+
+    def __call__(self) -> None:
+        for change, preimage in reversed(self.steps):
+            change.undo(preimage)
+
+
+def _nbytes(values: Mapping[str, Value]) -> int:
+    return sum(value.nbytes for value in values.values())

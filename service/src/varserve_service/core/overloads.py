@@ -1,0 +1,184 @@
+"""Which overload of a function a call means: checked inputs against specs.
+
+Knows the ports' specs and numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .errors import Reason, StateError
+from .ports import Constant, FunctionSpec, InputSpec, Overload, PartialShape, TensorSpec
+
+
+def dtype_name(array: np.ndarray[Any, Any]) -> str:
+    """The name of an array's dtype as the ports write it."""
+    return "string" if array.dtype.kind == "O" else array.dtype.name
+
+
+def fits(shape: tuple[int, ...], expected: PartialShape) -> bool:
+    """A shape is one of those that a partial shape describes."""
+    if expected is None:
+        return True
+    return len(shape) == len(expected) and all(
+        want is None or want == have for want, have in zip(expected, shape, strict=True)
+    )
+
+
+def shape_text(shape: PartialShape) -> str:
+    """A shape as messages write it: `[?, 3]`, or `any shape`."""
+    if shape is None:
+        return "any shape"
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+
+def choose(
+    function: FunctionSpec,
+    inputs: Mapping[str, np.ndarray[Any, Any]],
+    constants: Mapping[str, Constant],
+) -> int:
+    """The index of the one overload that fits these inputs.
+
+    A constant that the call leaves out takes the function's default; where it has none, any value
+    fits. Raises StateError: INPUT_MISMATCH, DTYPE_MISMATCH or SHAPE_MISMATCH from a function of one
+    overload, OVERLOAD_MISMATCH with a list of them when of several none fits, or more than one.
+    """
+    overloads = function.overloads
+    defaulted = {
+        spec.name
+        for overload in overloads
+        for spec in overload.inputs
+        if isinstance(spec.kind, Constant) and spec.optional
+    }
+    problems = [_problem(function, o, inputs, constants, defaulted) for o in overloads]
+    fitting = [index for index, problem in enumerate(problems) if problem is None]
+    if len(fitting) == 1:
+        return fitting[0]
+    if len(overloads) == 1 and problems[0] is not None:
+        raise problems[0]
+    if fitting:
+        what = f"{len(fitting)} overloads of function {function.name!r} fit these inputs"
+        listed = [f"({describe(overloads[index])})" for index in fitting]
+    else:
+        what = f"none of {len(overloads)} overloads of function {function.name!r} fits these inputs"
+        listed = [
+            f"({describe(overload)}): {problem.message if problem else ''}"
+            for overload, problem in zip(overloads, problems, strict=True)
+        ]
+    raise StateError(
+        Reason.OVERLOAD_MISMATCH,
+        f"{what}; expected exactly one: {'; '.join(listed[:16])}",
+        function=function.name,
+    )
+
+
+def describe(overload: Overload) -> str:
+    """An overload as messages write it: `x: float32 [?, 3], training = True`."""
+    return ", ".join(
+        f"{spec.name} = {constant_text(spec.kind)}"
+        if isinstance(spec.kind, Constant)
+        else f"{spec.name}: {spec.kind.dtype} {shape_text(spec.kind.shape)}"
+        for spec in overload.inputs
+    )
+
+
+def constant_text(constant: Constant) -> str:
+    """A constant as Python writes it."""
+    return str(constant.value) if constant.is_repr else repr(constant.value)
+
+
+def _problem(
+    function: FunctionSpec,
+    overload: Overload,
+    inputs: Mapping[str, np.ndarray[Any, Any]],
+    constants: Mapping[str, Constant],
+    defaulted: set[str],
+) -> StateError | None:
+    def error(reason: Reason, problem: str) -> StateError:
+        return StateError(reason, f"function {function.name!r}: {problem}", function=function.name)
+
+    specs = {spec.name: spec for spec in overload.inputs}
+    for name in (*inputs, *constants):
+        if name not in specs:
+            expected = ", ".join(specs) or "none"
+            return error(
+                Reason.INPUT_MISMATCH, f"no input {name[:200]!r}; expected inputs: {expected}"
+            )
+        if name in inputs and name in constants:
+            return error(
+                Reason.INPUT_MISMATCH, f"input {name!r} is given both as tensor and as constant"
+            )
+    for spec in overload.inputs:
+        problem = (
+            _constant_problem(spec, spec.kind, inputs, constants, defaulted)
+            if isinstance(spec.kind, Constant)
+            else _tensor_problem(spec, spec.kind, inputs, constants)
+        )
+        if problem is not None:
+            return error(*problem)
+    return None
+
+
+def _constant_problem(
+    spec: InputSpec,
+    expected: Constant,
+    inputs: Mapping[str, np.ndarray[Any, Any]],
+    constants: Mapping[str, Constant],
+    defaulted: set[str],
+) -> tuple[Reason, str] | None:
+    if spec.name in inputs:
+        return (
+            Reason.INPUT_MISMATCH,
+            f"input {spec.name!r}: expected the constant {constant_text(expected)}, found a tensor",
+        )
+    found = constants.get(spec.name)
+    if found is None:
+        if spec.optional or spec.name not in defaulted:
+            return None
+        return (
+            Reason.INPUT_MISMATCH,
+            f"input {spec.name!r}: expected the constant {constant_text(expected)}, "
+            "which is not the default",
+        )
+    # True == 1 in Python, but they choose different overloads.
+    if found == expected and type(found.value) is type(expected.value):
+        return None
+    return (
+        Reason.INPUT_MISMATCH,
+        f"input {spec.name!r}: expected the constant {constant_text(expected)}, "
+        f"found {constant_text(found)[:200]}",
+    )
+
+
+def _tensor_problem(
+    spec: InputSpec,
+    expected: TensorSpec,
+    inputs: Mapping[str, np.ndarray[Any, Any]],
+    constants: Mapping[str, Constant],
+) -> tuple[Reason, str] | None:
+    text = f"{expected.dtype} {shape_text(expected.shape)}"
+    if spec.name in constants:
+        return (
+            Reason.INPUT_MISMATCH,
+            f"input {spec.name!r}: expected {text}, found the constant "
+            f"{constant_text(constants[spec.name])[:200]}",
+        )
+    array = inputs.get(spec.name)
+    if array is None:
+        if spec.optional:
+            return None
+        return Reason.INPUT_MISMATCH, f"input {spec.name!r} is missing; expected {text}"
+    if dtype_name(array) != expected.dtype:
+        return (
+            Reason.DTYPE_MISMATCH,
+            f"input {spec.name!r}: expected {text}, found dtype {dtype_name(array)}",
+        )
+    if not fits(array.shape, expected.shape):
+        return (
+            Reason.SHAPE_MISMATCH,
+            f"input {spec.name!r}: expected {text}, found shape {list(array.shape)}",
+        )
+    return None

@@ -1,0 +1,191 @@
+"""A loaded model made of numpy arrays, behind the same ports as a real one.
+
+It is as careless as TensorFlow where the core must be careful: an in-place write changes memory
+that a reader may hold a reference to, one row after the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from varserve_service.core.errors import FunctionFailed, OutOfMemory
+from varserve_service.core.ports import (
+    FunctionKind,
+    FunctionSpec,
+    InputSpec,
+    Operation,
+    OutputSpec,
+    Overload,
+    TensorSpec,
+    Value,
+    VariableSpec,
+)
+from varserve_service.core.regions import Region, Rows
+
+Array = np.ndarray[Any, Any]
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    return "string" if dtype.kind == "O" else dtype.name
+
+
+class FakeValue:
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    @property
+    def dtype(self) -> str:
+        return dtype_name(self.array.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def nbytes(self) -> int:
+        if self.dtype == "string":
+            return sum(len(element) for element in self.array.reshape(-1))
+        return self.array.nbytes
+
+    def numpy(self) -> Array:
+        return self.array
+
+    def buffer(self, start: int, stop: int) -> memoryview:
+        return memoryview(np.ascontiguousarray(self.array).reshape(-1).view(np.uint8))[start:stop]
+
+
+def index_of(region: Region) -> Any:
+    return region.indices if isinstance(region, Rows) else region.index()
+
+
+class FakeVariable:
+    """`fail_after` writes, the next one raises OutOfMemory. `in_place` writes as a scatter does."""
+
+    def __init__(
+        self,
+        name: str,
+        array: Array | None,
+        *,
+        path: str | None = None,
+        shape: tuple[int | None, ...] | None = (),
+        dtype: str = "float32",
+        in_place: bool = False,
+    ) -> None:
+        if array is not None:
+            shape, dtype = array.shape if shape == () else shape, dtype_name(array.dtype)
+        self.spec = VariableSpec(name, path or name, dtype, shape, True, "CPU:0")
+        self.writes_in_place = in_place
+        self.array = array
+        self.fail_after: int | None = None
+        self.between_rows: Callable[[], None] = lambda: None
+
+    def is_initialized(self) -> bool:
+        return self.array is not None
+
+    def shape(self) -> tuple[int, ...]:
+        assert self.array is not None
+        return self.array.shape
+
+    def read(self, region: Region | None = None) -> Value:
+        assert self.array is not None
+        if region is None:
+            return FakeValue(self.array.copy() if self.writes_in_place else self.array)
+        return FakeValue(self.array[index_of(region)].copy())
+
+    def stage(self, array: Array) -> Value:
+        return FakeValue(array)
+
+    def combine(self, operation: Operation, base: Value, operand: Value) -> Value:
+        a, b = base.numpy(), operand.numpy()
+        return FakeValue(a + b if operation is Operation.ADD else a - b)
+
+    def overlay(self, base: Value, value: Value, region: Region) -> Value:
+        whole = base.numpy().copy()
+        whole[index_of(region)] = value.numpy()
+        return FakeValue(whole)
+
+    def write(self, value: Value, region: Region | None = None) -> None:
+        if self.fail_after is not None:
+            self.fail_after -= 1
+            if self.fail_after < 0:
+                self.fail_after = None
+                raise OutOfMemory(f"no memory for {self.spec.name}")
+        if region is None and not self.writes_in_place:
+            self.array = value.numpy()
+            return
+        assert self.array is not None
+        index = slice(None) if region is None else index_of(region)
+        rows = np.arange(self.array.shape[0])[index if not isinstance(index, tuple) else index[0]]
+        for source, row in enumerate(np.atleast_1d(rows)):
+            self.array[row] = value.numpy()[source]
+            self.between_rows()
+
+
+class FakeFunction:
+    """A Python callable over named arrays, as a function of one overload."""
+
+    def __init__(
+        self,
+        name: str,
+        call: Callable[..., dict[str, Array]],
+        *,
+        inputs: Mapping[str, TensorSpec] | None = None,
+        outputs: Mapping[str, TensorSpec] | None = None,
+        reads: tuple[str, ...] = (),
+        writes: tuple[str, ...] = (),
+    ) -> None:
+        self._call = call
+        self.spec = FunctionSpec(
+            name,
+            name,
+            FunctionKind.FUNCTION,
+            (
+                Overload(
+                    tuple(InputSpec(key, spec) for key, spec in (inputs or {}).items()),
+                    tuple(OutputSpec(key, spec) for key, spec in (outputs or {}).items()),
+                    reads,
+                    writes,
+                ),
+            ),
+        )
+
+    def stage(self, overload: int, inputs: Mapping[str, Array]) -> Callable[[], dict[str, Value]]:
+        assert overload == 0
+
+        def run() -> dict[str, Value]:
+            try:
+                return {name: FakeValue(array) for name, array in self._call(**inputs).items()}
+            except ArithmeticError as error:
+                raise FunctionFailed(str(error)) from None
+
+        return run
+
+
+class FakeModel:
+    def __init__(
+        self,
+        variables: list[FakeVariable],
+        functions: list[FakeFunction] | None = None,
+        name: str = "fake",
+    ) -> None:
+        self.name = name
+        self.version = 1
+        self.device = "CPU:0"
+        self.variables = variables
+        self.functions = functions or []
+
+
+class Gate:
+    """Stops whoever passes until it is opened, and tells when somebody has come."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self.opened.wait(10), "the gate was never opened"
