@@ -1,0 +1,93 @@
+"""The one place that wires the rooms together: settings in, a running service out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+import structlog
+
+from .core.errors import ModelLoadError
+from .core.live_model import LiveModel
+from .core.models import Models
+from .logs import configure_logs
+from .repository import find_models
+from .rpc import Server, ServerOptions
+from .settings import Settings
+
+log = structlog.get_logger("varserve.bootstrap")
+
+
+def load_models(settings: Settings) -> Models:
+    """Load every model that the settings name.
+
+    Raises RepositoryError or ModelLoadError, whose messages are for the operator.
+    """
+    sources = find_models(settings.models, settings.model_repository)
+    if not sources:
+        raise ModelLoadError(
+            "no model to serve: give --model NAME=PATH or a --model-repository that has one"
+        )
+    # Imported here: it takes seconds, and a wrong path should be told at once.
+    from . import savedmodel
+
+    placement = savedmodel.configure_devices(settings.device, settings.gpu_memory_limit)
+    models = []
+    for source in sources:
+        log.info("loading model", model=source.name, version=source.version)
+        loaded = savedmodel.load(
+            source.name, source.path, version=source.version, placement=placement
+        )
+        models.append(LiveModel(loaded))
+        log.info(
+            "loaded model",
+            model=source.name,
+            variables=len(loaded.variables),
+            functions=len(loaded.functions),
+            device=loaded.device,
+        )
+    return Models(models)
+
+
+def server_options(settings: Settings) -> ServerOptions:
+    """What the settings say about the server."""
+    return ServerOptions(
+        host=settings.host,
+        port=settings.port,
+        reflection=settings.reflection,
+        threads_per_model=settings.threads_per_model,
+        max_pending_calls=settings.max_pending_calls,
+        body_bytes=settings.max_body_bytes,
+        staging_bytes=settings.max_staging_bytes,
+    )
+
+
+async def run_server(models: Models, settings: Settings) -> bool:
+    """Serve until SIGTERM or SIGINT. Returns whether all work in progress was finished."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    server = Server(models, server_options(settings))
+    address = await server.start()
+    print(f"varserve ready on {address}", flush=True)
+    log.info("ready", address=address)
+    await stop.wait()
+    log.info("shutting down", grace=settings.grace)
+    return await server.stop(settings.grace)
+
+
+def serve(settings: Settings) -> None:
+    """Load the models and serve them until a signal says stop."""
+    configure_logs(settings.log_level)
+    models = load_models(settings)
+    finished = asyncio.run(run_server(models, settings))
+    log.info("stopped", finished=finished)
+    if not finished:
+        # A TensorFlow kernel that runs cannot be stopped, and the interpreter would wait for its
+        # thread. What was acknowledged is done; leave the rest.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -1,0 +1,123 @@
+"""Bodies of streaming calls: received into memory that a model can take over, sent from values.
+
+Knows the contract's frames and tensors, and the core's values and buffers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+
+from varserve import frames, tensors
+from varserve.v1 import tensor_pb2
+from varserve_service.core.buffers import aligned_empty
+from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.ports import Value
+
+from . import translate
+from .calls import Context
+
+Array = np.ndarray[Any, Any]
+
+
+class ClaimedTensor:
+    """What a manifest says of one tensor: checked in itself, with nothing allocated yet."""
+
+    def __init__(self, thing: str, header: tensor_pb2.TensorHeader) -> None:
+        try:
+            self.dtype, self.shape, self.nbytes = tensors.check_header(header)
+        except tensors.TensorError as error:
+            raise translate.named(error, thing) from None
+        self.thing = thing
+
+    def placeholder(self) -> Array:
+        """An array of this dtype and shape that takes no memory, to check a request with."""
+        return np.broadcast_to(np.empty((), tensors.numpy_dtype(self.dtype)), self.shape)
+
+
+def total_bytes(claimed: Sequence[ClaimedTensor], limit: int) -> int:
+    """Bytes of a whole body. Raises StateError VALUE_TOO_LARGE beyond the limit."""
+    total = sum(claim.nbytes for claim in claimed)
+    if total > limit:
+        raise StateError(
+            Reason.VALUE_TOO_LARGE,
+            f"the body has {total} bytes; expected at most {limit} in one request",
+            nbytes=total,
+            limit=limit,
+        )
+    return total
+
+
+class Upload:
+    """The memory of a body's tensors while its chunks arrive."""
+
+    def __init__(self, claimed: Sequence[ClaimedTensor], chunk_bytes: int) -> None:
+        self._claimed = claimed
+        # Aligned, so that a numeric array can become its variable's own memory without a copy.
+        self._memory = [aligned_empty((claim.nbytes,), np.uint8) for claim in claimed]
+        self._receiver = frames.BodyReceiver(self._memory, chunk_bytes)
+        self.checksums: list[int] = []
+
+    def take(self, frame: frames.ChunkFrame) -> None:
+        """Check and keep one chunk. Raises FrameError."""
+        self._receiver.take(frame)
+        self.checksums.append(frame.crc32c)
+
+    def arrays(self) -> list[Array]:
+        """The tensors, once all chunks are there. Raises FrameError, StateError."""
+        self._receiver.finish()
+        return [
+            self._array(claim, memory)
+            for claim, memory in zip(self._claimed, self._memory, strict=True)
+        ]
+
+    def _array(self, claim: ClaimedTensor, memory: Array) -> Array:
+        try:
+            if claim.dtype == tensors.STRING:
+                return tensors.strings_from_body(memory.data, claim.shape)
+            array = memory.view(tensors.numpy_dtype(claim.dtype)).reshape(claim.shape)
+            tensors.check_bool(array)
+            return array
+        except tensors.TensorError as error:
+            raise translate.named(error, claim.thing) from None
+
+
+class Download:
+    """Values on their way out: their headers, and their bytes in chunks."""
+
+    def __init__(self, values: Sequence[Value]) -> None:
+        self._parts: list[frames.BodyPart] = [
+            frames.BytesPart(tensors.strings_to_body(value.numpy()))
+            if value.dtype == tensors.STRING
+            else value
+            for value in values
+        ]
+        self.headers = [
+            tensor_pb2.TensorHeader(
+                dtype=tensors.wire_dtype(value.dtype),
+                shape=value.shape,
+                byte_length=part.nbytes,
+            )
+            for value, part in zip(values, self._parts, strict=True)
+        ]
+
+    async def send(self, context: Context, executor: Executor, chunk_bytes: int) -> None:
+        """Write the body's chunks: while one travels, the next is made ready on a thread."""
+        messages = frames.body_messages(self._drop_sent(), chunk_bytes)
+        loop = asyncio.get_running_loop()
+        upcoming = loop.run_in_executor(executor, next, messages, None)
+        try:
+            while (message := await upcoming) is not None:
+                upcoming = loop.run_in_executor(executor, next, messages, None)
+                await context.write(message)
+        finally:
+            upcoming.cancel()
+
+    def _drop_sent(self) -> Iterator[frames.BodyPart]:
+        # A value that was sent need not be held until the last one is.
+        while self._parts:
+            yield self._parts.pop(0)

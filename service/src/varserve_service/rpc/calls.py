@@ -1,0 +1,203 @@
+"""What every call goes through: admission, deadlines, and failures as the contract writes them.
+
+Knows gRPC, the contract's reasons and the core's errors; knows nothing of what a call does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from varserve.frames import FrameError
+from varserve.reasons import DETAILS_KEY, Failure
+from varserve.tensors import TensorError
+from varserve_service.core.errors import Reason, StateError
+
+log = structlog.get_logger("varserve.rpc")
+
+# Trailing metadata has room for 8 KiB in all, and the message is in it twice.
+MAX_MESSAGE_CHARACTERS = 1_000
+MAX_METADATA_CHARACTERS = 200
+
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def deadline_of(context: Context) -> float | None:
+    """The caller's deadline in seconds of `time.monotonic`; None when there is none."""
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+class Workers:
+    """Threads that do one model's blocking work, with a bounded number of calls that wait."""
+
+    def __init__(self, name: str, threads: int, max_pending: int) -> None:
+        self._name = name
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"varserve-{name}")
+        self._max_pending = max_pending
+        self._pending = 0
+
+    @property
+    def pending(self) -> int:
+        """Calls that run or wait."""
+        return self._pending
+
+    async def run(self, work: Callable[[], T], deadline: float | None) -> T:
+        """Do `work` on a thread and give its result.
+
+        Work whose deadline has passed when its turn comes is dropped. Work that has begun is
+        finished even when the caller goes away. Raises StateError TOO_MANY_REQUESTS,
+        DEADLINE_EXCEEDED, and whatever `work` raises.
+        """
+        if self._pending >= self._max_pending:
+            raise StateError(
+                Reason.TOO_MANY_REQUESTS,
+                f"{self._pending} calls are in progress or waiting for {self._name!r}; "
+                f"expected at most {self._max_pending}; retry later",
+            )
+        self._pending += 1
+        loop = asyncio.get_running_loop()
+        future = self._executor.submit(_in_time, work, deadline)
+        future.add_done_callback(partial(self._finished, loop))
+        return await asyncio.wrap_future(future)
+
+    def _finished(self, loop: asyncio.AbstractEventLoop, _: Future[Any]) -> None:
+        def count() -> None:
+            self._pending -= 1
+
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(count)
+
+    def close(self) -> None:
+        """Take no more work; what waits is dropped, what runs goes on."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_time(work: Callable[[], T], deadline: float | None) -> T:
+    if deadline is not None and time.monotonic() >= deadline:
+        raise StateError(
+            Reason.DEADLINE_EXCEEDED,
+            "the deadline passed before the call's turn came; nothing was changed",
+        )
+    return work()
+
+
+class StagingBudget:
+    """Bytes that may be held at once for bodies that are still arriving."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held = 0
+
+    @contextmanager
+    def hold(self, nbytes: int) -> Iterator[None]:
+        """Hold bytes while a body arrives and is used. Raises StateError TOO_MANY_REQUESTS."""
+        if self._held + nbytes > self._max_bytes:
+            raise StateError(
+                Reason.TOO_MANY_REQUESTS,
+                f"a body of {nbytes} bytes does not fit beside the {self._held} bytes that are "
+                f"arriving; expected at most {self._max_bytes} in all; retry later",
+            )
+        self._held += nbytes
+        try:
+            yield
+        finally:
+            self._held -= nbytes
+
+
+class Calls:
+    """All calls in progress: lets them in, turns what they raise into failures, and drains."""
+
+    def __init__(self) -> None:
+        self._draining = False
+        self._in_progress: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def handle(self, method: str, context: Context, call: Awaitable[T]) -> T:
+        """Await a call; whatever it raises reaches the caller as one Failure."""
+        started = time.monotonic()
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_progress.add(task)
+        self._idle.clear()
+        try:
+            if self._draining:
+                raise StateError(
+                    Reason.SHUTTING_DOWN, "the service is shutting down; retry elsewhere"
+                )
+            result = await call
+            log.debug("call", method=method, seconds=round(time.monotonic() - started, 6))
+            return result
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except BaseException as error:
+            failure = _failure(error, method)
+            log.info(
+                "call refused",
+                method=method,
+                reason=failure.reason,
+                seconds=round(time.monotonic() - started, 6),
+            )
+            await _abort(context, failure)
+        finally:
+            if asyncio.iscoroutine(call):
+                call.close()  # a call that was refused before it began
+            self._in_progress.discard(task)
+            if not self._in_progress:
+                self._idle.set()
+
+    async def drain(self, grace: float) -> int:
+        """Refuse new calls and wait for those in progress, at most `grace` seconds.
+
+        Returns how many were still in progress.
+        """
+        self._draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace)
+        except TimeoutError:
+            return len(self._in_progress)
+        return 0
+
+
+def _failure(error: BaseException, method: str) -> Failure:
+    match error:
+        case StateError():
+            return Failure(error.reason.value, error.message, error.metadata)
+        case TensorError() | FrameError():
+            return Failure(error.reason, error.message)
+        case DecodeError():
+            return Failure(
+                Reason.REQUEST_MALFORMED.value, f"the message is not a valid request of {method}"
+            )
+        case MemoryError():
+            return Failure(
+                Reason.OUT_OF_MEMORY.value, "host memory does not suffice; nothing was changed"
+            )
+    incident = uuid.uuid4().hex
+    log.error("defect", method=method, incident=incident, exc_info=error)
+    return Failure(
+        Reason.INTERNAL.value, f"a defect of the service; the log has it as incident {incident}"
+    )
+
+
+async def _abort(context: Context, failure: Failure) -> NoReturn:
+    message = failure.message
+    if len(message) > MAX_MESSAGE_CHARACTERS:
+        message = message[:MAX_MESSAGE_CHARACTERS] + " ..."
+    metadata = {key: value[:MAX_METADATA_CHARACTERS] for key, value in failure.metadata.items()}
+    short = Failure(failure.reason, message, metadata)
+    await context.abort(
+        short.status, short.message, trailing_metadata=((DETAILS_KEY, short.details()),)
+    )

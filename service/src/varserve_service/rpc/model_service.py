@@ -1,0 +1,325 @@
+"""The calls of ModelService: check, call the core, translate."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from varserve import frames
+from varserve.v1 import model_service_pb2 as pb
+from varserve_service.core.changes import Write
+from varserve_service.core.live_model import LiveModel, Read
+from varserve_service.core.models import Models
+from varserve_service.core.ports import Value
+
+from . import translate
+from .bodies import ClaimedTensor, Download, Upload, total_bytes
+from .calls import Context, StagingBudget, Workers, deadline_of
+
+T = TypeVar("T")
+
+# What a unary response needs beside the bytes of its tensors.
+_ENVELOPE_BYTES = 64 * 1024
+
+
+class ModelService:
+    """Handlers, one for each RPC, that take request bytes and give or write response messages.
+
+    Blocking work happens on a model's own workers, bytes are made ready for sending on `senders`;
+    the event loop only passes messages on.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        workers: Mapping[str, Workers],
+        lister: Workers,
+        senders: Executor,
+        budget: StagingBudget,
+        limits: pb.TransferLimits,
+    ) -> None:
+        self._models = models
+        self._workers = workers
+        self._lister = lister
+        self._senders = senders
+        self._budget = budget
+        self._limits = limits
+        self._max_unary_bytes = limits.message_bytes - _ENVELOPE_BYTES
+
+    # Unary calls.
+
+    async def list_models(self, data: bytes, context: Context) -> pb.ListModelsResponse:
+        """ListModels."""
+        pb.ListModelsRequest.FromString(data)
+        deadline = deadline_of(context)
+
+        def work() -> pb.ListModelsResponse:
+            return pb.ListModelsResponse(
+                models=[
+                    translate.summary(live.describe(deadline), self._models.state(live.name))
+                    for live in self._models.sorted
+                ]
+            )
+
+        return await self._lister.run(work, deadline)
+
+    async def get_model(self, data: bytes, context: Context) -> pb.GetModelResponse:
+        """GetModel."""
+        request = pb.GetModelRequest.FromString(data)
+
+        def work(live: LiveModel, deadline: float | None) -> pb.GetModelResponse:
+            return translate.model(
+                live.describe(deadline), self._models.state(live.name), self._limits
+            )
+
+        return await self._on_model(request.model, context, work)
+
+    async def read_variable(self, data: bytes, context: Context) -> pb.ReadVariableResponse:
+        """ReadVariable."""
+        request = pb.ReadVariableRequest.FromString(data)
+        read = Read(request.variable, translate.region(request))
+
+        def work(live: LiveModel, deadline: float | None) -> pb.ReadVariableResponse:
+            snapshot = live.read(
+                [read],
+                if_newer_than=translate.optional(request, "if_newer_than"),
+                epoch=request.epoch,
+                deadline=deadline,
+            )
+            (entry,) = snapshot.entries
+            response = pb.ReadVariableResponse(
+                header=translate.header(snapshot.header), variable_revision=entry.revision
+            )
+            if entry.value is None:
+                response.not_modified = True
+            else:
+                self._check_unary(f"variable {entry.variable!r}", entry.value)
+                response.value.CopyFrom(translate.tensor(entry.value))
+            return response
+
+        return await self._on_model(request.model, context, work)
+
+    async def assign_variable(self, data: bytes, context: Context) -> pb.AssignVariableResponse:
+        """AssignVariable."""
+        request = pb.AssignVariableRequest.FromString(data)
+        region = translate.region(request)
+        if not request.HasField("value"):
+            raise translate.malformed("value: expected a tensor, found none")
+        write = Write(
+            request.variable,
+            translate.operation(request.operation),
+            translate.inputs({"value": request.value})["value"],
+            region,
+            translate.optional(request, "if_revision_match"),
+        )
+        write_request = translate.write_request(request.request_id, _fingerprint(request))
+
+        def work(live: LiveModel, deadline: float | None) -> pb.AssignVariableResponse:
+            answer = live.assign(
+                [write],
+                conditions=translate.conditions(request),
+                request=write_request,
+                read_back=Read(request.variable, region) if request.read_back else None,
+                max_read_back_bytes=self._max_unary_bytes,
+                deadline=deadline,
+            )
+            response = pb.AssignVariableResponse(header=translate.header(answer.header))
+            for value in answer.values.values():
+                response.value.CopyFrom(translate.tensor(value))
+            return response
+
+        return await self._on_model(request.model, context, work)
+
+    async def run_function(self, data: bytes, context: Context) -> pb.RunFunctionResponse:
+        """RunFunction."""
+        request = pb.RunFunctionRequest.FromString(data)
+        inputs = translate.inputs(request.inputs)
+        constants = translate.constants(request.constants)
+        write_request = translate.write_request(request.request_id, _fingerprint(request))
+
+        def work(live: LiveModel, deadline: float | None) -> pb.RunFunctionResponse:
+            answer = live.run(
+                request.function,
+                inputs,
+                constants,
+                outputs=request.outputs,
+                conditions=translate.conditions(request),
+                request=write_request,
+                max_output_bytes=self._max_unary_bytes,
+                deadline=deadline,
+            )
+            response = pb.RunFunctionResponse(header=translate.header(answer.header))
+            for name, value in answer.values.items():
+                response.outputs[name].CopyFrom(translate.tensor(value))
+            return response
+
+        return await self._on_model(request.model, context, work)
+
+    # Streaming calls.
+
+    async def read_variables(self, data: bytes, context: Context) -> None:
+        """ReadVariables."""
+        request = pb.ReadVariablesRequest.FromString(data)
+        if not request.reads:
+            raise translate.malformed("reads: expected at least one, found none")
+        reads = [Read(read.variable, translate.region(read)) for read in request.reads]
+
+        def work(
+            live: LiveModel, deadline: float | None
+        ) -> tuple[pb.ReadVariablesResponse, Download]:
+            snapshot = live.read(reads, deadline=deadline)
+            download = Download([e.value for e in snapshot.entries if e.value is not None])
+            manifest = pb.ReadManifest(
+                header=translate.header(snapshot.header),
+                entries=[
+                    pb.ReadEntry(
+                        variable=entry.variable, variable_revision=entry.revision, tensor=header
+                    )
+                    for entry, header in zip(snapshot.entries, download.headers, strict=True)
+                ],
+            )
+            return pb.ReadVariablesResponse(manifest=manifest), download
+
+        first, download = await self._on_model(request.model, context, work)
+        await context.write(first)
+        await download.send(context, self._senders, self._limits.chunk_bytes)
+
+    async def assign_variables(
+        self, requests: AsyncIterator[bytes], context: Context
+    ) -> pb.AssignVariablesResponse:
+        """AssignVariables."""
+        messages = aiter(requests)
+        manifest = await _manifest(messages, frames.assign_variables_request)
+        if not manifest.entries:
+            raise translate.malformed("entries: expected at least one, found none")
+        live = self._models.find(manifest.model)
+        claimed = [
+            ClaimedTensor(f"variable {entry.variable[:200]!r}", entry.tensor)
+            for entry in manifest.entries
+        ]
+        regions = [translate.region(entry) for entry in manifest.entries]
+        total = total_bytes(claimed, self._limits.body_bytes)
+
+        def writes(arrays: Sequence[np.ndarray[Any, Any]]) -> list[Write]:
+            return [
+                Write(
+                    entry.variable,
+                    translate.operation(entry.operation),
+                    array,
+                    region,
+                    translate.optional(entry, "if_revision_match"),
+                )
+                for entry, region, array in zip(manifest.entries, regions, arrays, strict=True)
+            ]
+
+        live.check(writes([claim.placeholder() for claim in claimed]))
+        with self._budget.hold(total):
+            upload = await self._receive(messages, claimed, frames.assign_variables_request)
+            fingerprint = _fingerprint(manifest, upload.checksums)
+
+            def work(live: LiveModel, deadline: float | None) -> pb.AssignVariablesResponse:
+                answer = live.assign(
+                    writes(upload.arrays()),
+                    conditions=translate.conditions(manifest),
+                    request=translate.write_request(manifest.request_id, fingerprint),
+                    deadline=deadline,
+                )
+                return pb.AssignVariablesResponse(header=translate.header(answer.header))
+
+            return await self._on_model(manifest.model, context, work)
+
+    async def stream_run_function(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        """StreamRunFunction."""
+        messages = aiter(requests)
+        manifest = await _manifest(messages, frames.stream_run_function_request)
+        names = [tensor.name for tensor in manifest.inputs]
+        if len(set(names)) != len(names):
+            raise translate.malformed("inputs: expected each name once, found one twice")
+        live = self._models.find(manifest.model)
+        claimed = [
+            ClaimedTensor(f"input {named.name[:200]!r}", named.tensor) for named in manifest.inputs
+        ]
+        total = total_bytes(claimed, self._limits.body_bytes)
+        constants = translate.constants(manifest.constants)
+        placeholders = [claim.placeholder() for claim in claimed]
+        live.check_run(manifest.function, dict(zip(names, placeholders, strict=True)), constants)
+        with self._budget.hold(total):
+            upload = await self._receive(messages, claimed, frames.stream_run_function_request)
+            fingerprint = _fingerprint(manifest, upload.checksums)
+
+            def work(
+                live: LiveModel, deadline: float | None
+            ) -> tuple[pb.StreamRunFunctionResponse, Download]:
+                answer = live.run(
+                    manifest.function,
+                    dict(zip(names, upload.arrays(), strict=True)),
+                    constants,
+                    outputs=manifest.outputs,
+                    conditions=translate.conditions(manifest),
+                    request=translate.write_request(manifest.request_id, fingerprint),
+                    deadline=deadline,
+                )
+                download = Download(list(answer.values.values()))
+                result = pb.RunResult(
+                    header=translate.header(answer.header),
+                    outputs=[
+                        pb.NamedTensorHeader(name=name, tensor=header)
+                        for name, header in zip(answer.values, download.headers, strict=True)
+                    ],
+                )
+                return pb.StreamRunFunctionResponse(result=result), download
+
+            first, download = await self._on_model(manifest.model, context, work)
+        await context.write(first)
+        await download.send(context, self._senders, self._limits.chunk_bytes)
+
+    # What they share.
+
+    async def _on_model(
+        self, name: str, context: Context, work: Callable[[LiveModel, float | None], T]
+    ) -> T:
+        live = self._models.find(name)
+        deadline = deadline_of(context)
+        return await self._workers[name].run(partial(work, live, deadline), deadline)
+
+    async def _receive(
+        self,
+        messages: AsyncIterator[bytes],
+        claimed: Sequence[ClaimedTensor],
+        read: Callable[[bytes], Any],
+    ) -> Upload:
+        upload = Upload(claimed, self._limits.chunk_bytes)
+        async for data in messages:
+            message = read(data)
+            if not isinstance(message, frames.ChunkFrame):
+                raise translate.malformed("expected a chunk, found another message")
+            upload.take(message)
+        return upload
+
+    def _check_unary(self, thing: str, value: Value) -> None:
+        if value.nbytes > self._max_unary_bytes:
+            raise translate.too_large(thing, value.nbytes, self._max_unary_bytes)
+
+
+async def _manifest(messages: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> Any:
+    """The manifest that must open a stream."""
+    async for data in messages:
+        message = read(data)
+        if not isinstance(message, frames.ChunkFrame) and message.HasField("manifest"):
+            return message.manifest
+        raise translate.malformed("expected a manifest first, found another message")
+    raise translate.malformed("expected a manifest first, found the end of the stream")
+
+
+def _fingerprint(message: Any, checksums: Sequence[int] = ()) -> bytes:
+    """A digest of all that a write asks for."""
+    if not message.request_id:
+        return b""
+    digest = hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16)
+    digest.update(np.array(checksums, dtype=np.uint32).tobytes())
+    return digest.digest()

@@ -1,0 +1,150 @@
+"""The gRPC server: which handler answers which method, health, and an orderly end.
+
+Owns the socket. Knows gRPC, the handlers and the registry of models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from varserve import frames
+from varserve.v1 import model_service_pb2 as pb
+from varserve_service.core.models import Models
+
+from .calls import Calls, StagingBudget, Workers
+from .model_service import ModelService
+
+log = structlog.get_logger("varserve.rpc")
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How the service is reached and how much it takes on. Sizes are in bytes, times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8500
+    reflection: bool = False
+    threads_per_model: int = 8
+    max_pending_calls: int = 256
+    message_bytes: int = 4 * 2**20
+    chunk_bytes: int = 2**20
+    body_bytes: int = 8 * 2**30
+    staging_bytes: int = 16 * 2**30
+
+
+class Server:
+    """One listening service over a registry of models."""
+
+    def __init__(self, models: Models, options: ServerOptions) -> None:
+        self._models = models
+        self._options = options
+        self._calls = Calls()
+        self._workers = {
+            live.name: Workers(live.name, options.threads_per_model, options.max_pending_calls)
+            for live in models.sorted
+        }
+        self._lister = Workers("list", 2, options.max_pending_calls)
+        self._senders = ThreadPoolExecutor(2, thread_name_prefix="varserve-send")
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", options.message_bytes),
+                ("grpc.max_send_message_length", options.message_bytes),
+                # A second server on the same port must fail, not share its connections.
+                ("grpc.so_reuseport", 0),
+            )
+        )
+        self._server.add_generic_rpc_handlers((self._handlers(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if options.reflection:
+            names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+
+    async def start(self) -> str:
+        """Listen and answer. Returns `HOST:PORT` as clients reach it.
+
+        Raises OSError when the address cannot be had.
+        """
+        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+        try:
+            port = self._server.add_insecure_port(f"{host}:{self._options.port}")
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {host}:{self._options.port}") from error
+        await self._server.start()
+        serving = health_pb2.HealthCheckResponse.SERVING
+        for name in ("", *(live.name for live in self._models.sorted)):
+            await self._health.set(name, serving)
+        return f"{host}:{port}"
+
+    async def stop(self, grace: float) -> bool:
+        """Report not serving at once, finish what is in progress, and close.
+
+        Returns False when, after `grace` seconds, work was still in progress.
+        """
+        await self._health.enter_graceful_shutdown()
+        left = await self._calls.drain(grace)
+        if left:
+            log.warning("calls cut off at shutdown", calls=left)
+        await self._server.stop(0)
+        busy = sum(workers.pending for workers in self._workers.values())
+        for workers in (*self._workers.values(), self._lister):
+            workers.close()
+        self._senders.shutdown(wait=False, cancel_futures=True)
+        # Handlers that were cut off end after stop() returns: let them.
+        await asyncio.sleep(0)
+        return busy == 0
+
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        service = ModelService(
+            self._models,
+            self._workers,
+            self._lister,
+            self._senders,
+            StagingBudget(self._options.staging_bytes),
+            pb.TransferLimits(
+                message_bytes=self._options.message_bytes,
+                chunk_bytes=self._options.chunk_bytes,
+                body_bytes=self._options.body_bytes,
+            ),
+        )
+        calls = {
+            "ListModels": service.list_models,
+            "GetModel": service.get_model,
+            "ReadVariable": service.read_variable,
+            "ReadVariables": service.read_variables,
+            "AssignVariable": service.assign_variable,
+            "AssignVariables": service.assign_variables,
+            "RunFunction": service.run_function,
+            "StreamRunFunction": service.stream_run_function,
+        }
+        return grpc.method_handlers_generic_handler(
+            SERVICE.full_name,
+            {method.name: self._handler(method, calls[method.name]) for method in SERVICE.methods},
+        )
+
+    def _handler(self, method: Any, call: Callable[..., Any]) -> grpc.RpcMethodHandler:
+        # Requests reach the handlers as bytes: what gRPC's own deserializing refuses would be
+        # INTERNAL, though it is the caller's mistake.
+        async def handle(request: Any, context: Any) -> Any:
+            return await self._calls.handle(method.name, context, call(request, context))
+
+        if method.client_streaming and method.server_streaming:
+            make = grpc.stream_stream_rpc_method_handler
+        elif method.client_streaming:
+            make = grpc.stream_unary_rpc_method_handler
+        elif method.server_streaming:
+            make = grpc.unary_stream_rpc_method_handler
+        else:
+            make = grpc.unary_unary_rpc_method_handler
+        return make(handle, response_serializer=frames.write_message)

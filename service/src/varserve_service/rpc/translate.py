@@ -1,0 +1,272 @@
+"""Messages into the core's words and back.
+
+Every function that reads a message trusts nothing in it, and raises StateError or TensorError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from varserve import tensors
+from varserve.v1 import model_pb2, model_service_pb2, tensor_pb2
+from varserve_service.core.answers import WriteRequest
+from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.live_model import Conditions, Description, Header
+from varserve_service.core.ports import (
+    Constant,
+    FunctionKind,
+    FunctionSpec,
+    InputSpec,
+    ModelState,
+    Operation,
+    Overload,
+    PartialShape,
+    TensorSpec,
+    Value,
+)
+from varserve_service.core.regions import Region, Rows, Slice, Slices
+
+MAX_REQUEST_ID_BYTES = 128
+
+_OPERATIONS = {
+    model_service_pb2.ASSIGN_OPERATION_UNSPECIFIED: Operation.SET,
+    model_service_pb2.ASSIGN_OPERATION_SET: Operation.SET,
+    model_service_pb2.ASSIGN_OPERATION_ADD: Operation.ADD,
+    model_service_pb2.ASSIGN_OPERATION_SUB: Operation.SUB,
+}
+
+_STATES = {
+    ModelState.LOADING: model_pb2.MODEL_STATE_LOADING,
+    ModelState.READY: model_pb2.MODEL_STATE_READY,
+    ModelState.UNLOADING: model_pb2.MODEL_STATE_UNLOADING,
+    ModelState.FAILED: model_pb2.MODEL_STATE_FAILED,
+}
+
+_KINDS = {
+    FunctionKind.SIGNATURE: model_pb2.FUNCTION_KIND_SIGNATURE,
+    FunctionKind.FUNCTION: model_pb2.FUNCTION_KIND_FUNCTION,
+}
+
+
+def malformed(message: str) -> StateError:
+    """A request that is wrong in itself."""
+    return StateError(Reason.REQUEST_MALFORMED, message)
+
+
+# Requests.
+
+
+def operation(number: int) -> Operation:
+    """The operation of an AssignOperation."""
+    try:
+        return _OPERATIONS[number]  # type: ignore[index]
+    except KeyError:
+        raise malformed(f"operation: expected SET, ADD or SUB, found number {number}") from None
+
+
+def region(request: Any) -> Region | None:
+    """The region in a request's field `region`; None when it asks for the whole variable."""
+    if not request.HasField("region"):
+        return None
+    part = request.region.WhichOneof("part")
+    if part == "rows":
+        return Rows(np.array(request.region.rows.indices, dtype=np.int64))
+    if part == "slices":
+        return Slices(
+            tuple(
+                Slice(s.start, s.stop if s.HasField("stop") else None, s.step or 1)
+                for s in request.region.slices.dimensions
+            )
+        )
+    raise malformed("region: expected slices or rows, found neither")
+
+
+def optional(request: Any, field: str) -> int | None:
+    """An optional integer field; None when it is not set."""
+    return getattr(request, field) if request.HasField(field) else None
+
+
+def conditions(request: Any) -> Conditions:
+    """The conditions on the model that a write or run carries."""
+    return Conditions(optional(request, "if_model_revision_match"), request.if_epoch_match)
+
+
+def write_request(request_id: str, fingerprint: bytes) -> WriteRequest | None:
+    """What makes this write the same write when it comes again; None when it has no id."""
+    if not request_id:
+        return None
+    if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
+        raise malformed(f"request_id: expected at most {MAX_REQUEST_ID_BYTES} bytes")
+    return WriteRequest(request_id, fingerprint)
+
+
+def constants(messages: Mapping[str, Any]) -> dict[str, Constant]:
+    """Constants by flat name."""
+    found = {}
+    for name, message in messages.items():
+        kind = message.WhichOneof("value")
+        if kind is None:
+            raise malformed(f"constant {name[:200]!r}: expected a value, found none")
+        if kind == "none_value":
+            found[name] = Constant(None)
+        else:
+            found[name] = Constant(getattr(message, kind), is_repr=kind == "repr_value")
+    return found
+
+
+def inputs(messages: Mapping[str, tensor_pb2.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    """Input arrays by flat name."""
+    found = {}
+    for name, message in messages.items():
+        try:
+            found[name] = tensors.from_tensor(message)
+        except tensors.TensorError as error:
+            raise named(error, f"input {name[:200]!r}") from None
+    return found
+
+
+def too_large(thing: str, nbytes: int, limit: int) -> StateError:
+    """A value that does not fit into one message."""
+    return StateError(
+        Reason.MESSAGE_TOO_LARGE,
+        f"{thing} takes {nbytes} bytes; expected at most {limit} in one message; "
+        "use the streaming call",
+        nbytes=nbytes,
+    )
+
+
+def named(error: tensors.TensorError, thing: str) -> StateError:
+    """A TensorError as the core's error, with the thing that it speaks of."""
+    return StateError(Reason(error.reason), f"{thing}: {error.message}")
+
+
+# Responses.
+
+
+def header(found: Header) -> model_pb2.StateHeader:
+    """A StateHeader."""
+    return model_pb2.StateHeader(
+        model=found.model, version=found.version, epoch=found.epoch, revision=found.revision
+    )
+
+
+def tensor(value: Value) -> tensor_pb2.Tensor:
+    """A Tensor of a value that fits into one message."""
+    message = tensor_pb2.Tensor(dtype=tensors.wire_dtype(value.dtype), shape=value.shape)
+    if value.dtype == tensors.STRING:
+        message.strings.extend(value.numpy().reshape(-1).tolist())
+    else:
+        message.data = bytes(value.buffer(0, value.nbytes))
+    return message
+
+
+def summary(found: Description, state: ModelState) -> model_pb2.ModelSummary:
+    """A ModelSummary."""
+    return model_pb2.ModelSummary(
+        header=header(found.header),
+        state=_STATES[state],
+        device=found.device,
+        variable_count=len(found.variables),
+        variable_bytes=sum(_nbytes(v.spec.dtype, v.shape) for v in found.variables),
+    )
+
+
+def model(
+    found: Description, state: ModelState, limits: model_service_pb2.TransferLimits
+) -> model_service_pb2.GetModelResponse:
+    """A GetModelResponse."""
+    names = {variable.spec.path: variable.spec.name for variable in found.variables}
+    return model_service_pb2.GetModelResponse(
+        header=header(found.header),
+        summary=summary(found, state),
+        variables=[
+            model_pb2.VariableSpec(
+                name=v.spec.name,
+                path=v.spec.path,
+                dtype=tensors.wire_dtype(v.spec.dtype),
+                shape=_partial_shape(v.spec.shape),
+                trainable=v.spec.trainable,
+                device=v.spec.device,
+                initialized=v.shape is not None,
+                byte_length=_nbytes(v.spec.dtype, v.shape),
+                revision=v.revision,
+            )
+            for v in found.variables
+        ],
+        functions=[_function(spec, names) for spec in found.functions],
+        limits=limits,
+    )
+
+
+def _nbytes(dtype: str, shape: tuple[int, ...] | None) -> int:
+    if shape is None or dtype == tensors.STRING:
+        return 0
+    return tensors.element_count(shape) * tensors.numpy_dtype(dtype).itemsize
+
+
+def _partial_shape(shape: PartialShape) -> model_pb2.PartialShape:
+    if shape is None:
+        return model_pb2.PartialShape(unknown_rank=True)
+    return model_pb2.PartialShape(dimensions=[-1 if size is None else size for size in shape])
+
+
+def _function(spec: FunctionSpec, names: Mapping[str, str]) -> model_pb2.FunctionSpec:
+    return model_pb2.FunctionSpec(
+        name=spec.name,
+        path=spec.path,
+        kind=_KINDS[spec.kind],
+        overloads=[_overload(overload, names) for overload in spec.overloads],
+    )
+
+
+def _overload(overload: Overload, names: Mapping[str, str]) -> model_pb2.Overload:
+    return model_pb2.Overload(
+        inputs=[_input(spec) for spec in overload.inputs],
+        outputs=[
+            model_pb2.OutputSpec(name=output.name, tensor=_tensor_spec(output.tensor))
+            for output in overload.outputs
+        ],
+        reads=_sorted_names(overload.reads, names),
+        writes=_sorted_names(overload.writes, names),
+        changes_other_state=overload.changes_other_state,
+    )
+
+
+def _sorted_names(paths: Iterable[str], names: Mapping[str, str]) -> list[str]:
+    return sorted(names[path] for path in paths)
+
+
+def _input(spec: InputSpec) -> model_pb2.InputSpec:
+    if isinstance(spec.kind, TensorSpec):
+        return model_pb2.InputSpec(
+            name=spec.name, tensor=_tensor_spec(spec.kind), optional=spec.optional
+        )
+    return model_pb2.InputSpec(
+        name=spec.name, constant=_constant(spec.kind), optional=spec.optional
+    )
+
+
+def _constant(constant: Constant) -> model_pb2.Constant:
+    value = constant.value
+    match value:
+        case str() if constant.is_repr:
+            return model_pb2.Constant(repr_value=value)
+        case None:
+            return model_pb2.Constant(none_value=True)
+        case bool():
+            return model_pb2.Constant(bool_value=value)
+        case int():
+            return model_pb2.Constant(int_value=value)
+        case float():
+            return model_pb2.Constant(float_value=value)
+        case str():
+            return model_pb2.Constant(string_value=value)
+
+
+def _tensor_spec(spec: TensorSpec) -> model_pb2.TensorSpec:
+    return model_pb2.TensorSpec(
+        dtype=tensors.wire_dtype(spec.dtype), shape=_partial_shape(spec.shape)
+    )

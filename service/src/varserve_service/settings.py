@@ -1,0 +1,85 @@
+"""What an operator can set: by flag, by environment (`VARSERVE_...`), or by a YAML file.
+
+A flag wins over the environment, the environment over the file, the file over the defaults here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+MIB = 2**20
+GIB = 2**30
+
+
+class Settings(BaseSettings):
+    """All settings of `varserve-service serve`. Sizes are in bytes, times in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VARSERVE_", extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    models: dict[str, Path] = Field(
+        default_factory=dict, description="models by name and path of the SavedModel"
+    )
+    model_repository: Path | None = Field(
+        None, description="folder of NAME/VERSION/saved_model.pb; the highest version is served"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    device: str = Field("auto", pattern=r"^(auto|cpu|gpu:\d+)$", description="auto, cpu or gpu:N")
+    gpu_memory_limit: int | None = Field(
+        None, ge=1, description="MiB of GPU memory to take at most; unset: as needed"
+    )
+    reflection: bool = Field(False, description="answer gRPC reflection")
+    threads_per_model: int = Field(8, ge=1, description="calls of one model that run at once")
+    max_pending_calls: int = Field(
+        256, ge=1, description="calls of one model that run or wait at once"
+    )
+    max_body_bytes: int = Field(8 * GIB, ge=1, description="largest body of one streaming request")
+    max_staging_bytes: int = Field(
+        16 * GIB, ge=1, description="bytes of all bodies that are arriving at once"
+    )
+    grace: float = Field(20.0, ge=0, description="seconds that calls in progress get at shutdown")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level that is logged"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, file: no `.env`, no secrets folder."""
+        file = settings_cls.model_config.get("yaml_file")
+        if file is None:
+            return init_settings, env_settings
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, file)
+
+
+def load_settings(flags: dict[str, Any], file: Path | None) -> Settings:
+    """Settings from the flags that were given, the environment and a YAML file.
+
+    Raises pydantic.ValidationError, which names every setting that is wrong, and OSError or
+    yaml.YAMLError for a file that cannot be read.
+    """
+    if file is None:
+        return Settings(**flags)
+    file.open().close()  # a missing file is otherwise taken for an empty one
+
+    class SettingsWithFile(Settings):
+        model_config = SettingsConfigDict(yaml_file=file)
+
+    return SettingsWithFile(**flags)

@@ -1,0 +1,112 @@
+"""Servers for tests: over fakes in this process, and the real one in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.models import Models
+from varserve_service.rpc import Server, ServerOptions
+
+
+@contextmanager
+def serve_here(*models: LiveModel, **options: object) -> Iterator[str]:
+    """Serve live models from a thread of this process; gives `HOST:PORT`."""
+    started: queue.Queue[str | BaseException] = queue.Queue()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def run() -> None:
+        try:
+            server = Server(Models(models), ServerOptions(port=0, **options))  # type: ignore[arg-type]
+            started.put(await server.start())
+        except BaseException as error:
+            started.put(error)
+            raise
+        await stop.wait()
+        await server.stop(1)
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(run()), daemon=True)
+    thread.start()
+    address = started.get(timeout=30)
+    if isinstance(address, BaseException):
+        raise address
+    try:
+        yield address
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+
+
+class ServiceProcess:
+    """`varserve-service serve` in a process of its own, on a port that it picks itself."""
+
+    def __init__(self, *arguments: str, log: Path, environment: dict[str, str] | None = None):
+        self._log = log.open("ab")
+        self.log = log
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "varserve_service", "serve", "--port", "0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=os.environ | (environment or {}),
+        )
+        self.address = self._wait_until_ready()
+
+    def _wait_until_ready(self) -> str:
+        assert self.process.stdout is not None
+        # The process either says that it is ready, or ends; both end this read.
+        for line in self.process.stdout:
+            if line.startswith("varserve ready on "):
+                return line.removeprefix("varserve ready on ").strip()
+        code = self.process.wait()
+        raise RuntimeError(f"the service ended with {code}:\n{self.log.read_text()[-4000:]}")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def rss_bytes(self) -> int:
+        """Resident memory now."""
+        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def terminate(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def close(self) -> None:
+        """End it whatever state it is in."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._log.close()
+
+
+@contextmanager
+def service_process(
+    models: dict[str, Path], log: Path, arguments: Sequence[str] = ()
+) -> Iterator[ServiceProcess]:
+    """The real service over real SavedModels; ended when the block ends."""
+    flags = [flag for name, path in models.items() for flag in ("--model", f"{name}={path}")]
+    process = ServiceProcess(*flags, *arguments, log=log)
+    try:
+        yield process
+    finally:
+        process.close()
