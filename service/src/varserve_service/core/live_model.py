@@ -6,10 +6,11 @@ nothing of TensorFlow, gRPC or disk.
 
 from __future__ import annotations
 
+import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -48,6 +49,10 @@ class Read:
 
     variable: str
     region: Region | None = None
+
+
+Admit: TypeAlias = Callable[[VariableSpec, Region | None, tuple[int, ...]], None]
+"""Raises StateError when a value of this variable, region and shape is not to be taken."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,19 +173,23 @@ class LiveModel:
         *,
         if_newer_than: int | None = None,
         epoch: str = "",
+        admit: Admit | None = None,
         deadline: float | None = None,
     ) -> Snapshot:
         """Values of several variables or regions at one revision.
 
         `if_newer_than`: leave out values whose variable was not written since that revision of
-        `epoch`. Raises StateError: VARIABLE_NOT_FOUND, NAME_AMBIGUOUS, VARIABLE_UNINITIALIZED,
-        REGION_INVALID, DEADLINE_EXCEEDED.
+        `epoch`. `admit` is asked before a value is taken: a region is a copy, and one of rows that
+        are named many times is larger than its variable. Raises StateError: VARIABLE_NOT_FOUND,
+        NAME_AMBIGUOUS, VARIABLE_UNINITIALIZED, REGION_INVALID, DEADLINE_EXCEEDED, and what `admit`
+        raises.
         """
         found = [(self._variables.find(read.variable), read.region) for read in reads]
         known = if_newer_than if epoch in ("", self._epoch) else None
         with self._lock.shared(deadline):
             return Snapshot(
-                self.header, tuple(self._entry(variable, part, known) for variable, part in found)
+                self.header,
+                tuple(self._entry(variable, part, known, admit) for variable, part in found),
             )
 
     def assign(
@@ -393,25 +402,36 @@ class LiveModel:
             if not variable.is_initialized():
                 raise changes.uninitialized(variable)
 
-    def _entry(self, variable: Variable, region: Region | None, known: int | None) -> Entry:
+    def _entry(
+        self,
+        variable: Variable,
+        region: Region | None,
+        known: int | None = None,
+        admit: Admit | None = None,
+    ) -> Entry:
         spec = variable.spec
         revision = self._variable_revisions[spec.path]
         self._check_initialized([variable])
         if known is not None and revision <= known:
             return Entry(spec.name, revision, None)
-        if region is not None:
-            region_shape(region, variable.shape(), variable=spec.name)
+        if region is not None or admit is not None:
+            shape = variable.shape()
+            if region is not None:
+                shape = region_shape(region, shape, variable=spec.name)
+            if admit is not None:
+                admit(spec, region, shape)
         return Entry(spec.name, revision, variable.read(region))
 
     def _read_back(self, read: Read, max_bytes: int | None) -> dict[str, Value]:
-        entry = self._entry(self._variables.find(read.variable), read.region, None)
+        entry = self._entry(self._variables.find(read.variable), read.region)
         assert entry.value is not None
-        if max_bytes is not None and entry.value.nbytes > max_bytes:
+        nbytes = sent_bytes(entry.value)
+        if max_bytes is not None and nbytes > max_bytes:
             raise StateError(
                 Reason.MESSAGE_TOO_LARGE,
-                f"variable {entry.variable!r}: the value to read back takes {entry.value.nbytes} "
+                f"variable {entry.variable!r}: the value to read back takes {nbytes} "
                 f"bytes; expected at most {max_bytes} in one message",
-                nbytes=entry.value.nbytes,
+                nbytes=nbytes,
             )
         return {entry.variable: entry.value}
 
@@ -434,5 +454,11 @@ class _Undo:
             change.undo(preimage)
 
 
+def sent_bytes(value: Value) -> int:
+    """Bytes that a value takes on its way: 8 more for each string, as much as its length takes."""
+    lengths = 8 * math.prod(value.shape) if value.dtype == "string" else 0
+    return value.nbytes + lengths
+
+
 def _nbytes(values: Mapping[str, Value]) -> int:
-    return sum(value.nbytes for value in values.values())
+    return sum(sent_bytes(value) for value in values.values())

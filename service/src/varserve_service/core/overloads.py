@@ -43,7 +43,7 @@ def choose(
     """The index of the one overload that fits these inputs.
 
     A constant that the call leaves out takes the function's default; where it has none, any value
-    fits. Raises StateError: INPUT_MISMATCH, DTYPE_MISMATCH or SHAPE_MISMATCH from a function of one
+    fits. Of several that fit, one whose shapes are all narrower is meant, as in TensorFlow. Raises StateError: INPUT_MISMATCH, DTYPE_MISMATCH or SHAPE_MISMATCH from a function of one
     overload, OVERLOAD_MISMATCH with a list of them when of several none fits, or more than one.
     """
     overloads = function.overloads
@@ -55,8 +55,9 @@ def choose(
     }
     problems = [_problem(function, o, inputs, constants, defaulted) for o in overloads]
     fitting = [index for index, problem in enumerate(problems) if problem is None]
-    if len(fitting) == 1:
-        return fitting[0]
+    for index in fitting:
+        if all(_at_least_as_specific(overloads[index], overloads[other]) for other in fitting):
+            return index
     if len(overloads) == 1 and problems[0] is not None:
         raise problems[0]
     if fitting:
@@ -72,6 +73,27 @@ def choose(
         Reason.OVERLOAD_MISMATCH,
         f"{what}; expected exactly one: {'; '.join(listed[:16])}",
         function=function.name,
+    )
+
+
+def _at_least_as_specific(overload: Overload, other: Overload) -> bool:
+    """Every tensor that fits `overload` fits `other`, and their constants are the same."""
+    others = {spec.name: spec.kind for spec in other.inputs}
+    for spec in overload.inputs:
+        kind, than = spec.kind, others.get(spec.name)
+        if isinstance(kind, Constant) or not isinstance(than, TensorSpec):
+            if kind != than:
+                return False
+        elif not _within(kind.shape, than.shape):
+            return False
+    return len(overload.inputs) == len(others)
+
+
+def _within(shape: PartialShape, other: PartialShape) -> bool:
+    if other is None or shape is None:
+        return other is None
+    return len(shape) == len(other) and all(
+        than is None or size == than for size, than in zip(shape, other, strict=True)
     )
 
 
