@@ -47,6 +47,12 @@ def serve_here(*models: LiveModel, **options: object) -> Iterator[str]:
         thread.join(30)
 
 
+def rss_bytes(pid: int | str = "self") -> int:
+    """Resident memory of a process now."""
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 class ServiceProcess:
     """`varserve-service serve` in a process of its own, on a port that it picks itself."""
 
@@ -77,8 +83,7 @@ class ServiceProcess:
 
     def rss_bytes(self) -> int:
         """Resident memory now."""
-        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return rss_bytes(self.pid)
 
     def terminate(self) -> int:
         """SIGTERM, and the exit code."""

@@ -114,7 +114,12 @@ def body_messages(parts: Iterable[BodyPart], chunk_bytes: int) -> Iterator[bytes
         yield chunk_message(offset, pieces)
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+# A length has fewer bytes than protobuf allows, an offset as many as a positive int64 has.
+_LENGTH_BYTES = 4
+_OFFSET_BYTES = 9
+
+
+def _read_varint(data: bytes, at: int, longest: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]
@@ -123,7 +128,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
-        if shift > 56:  # longer than any length or offset that is written here
+        if shift == 7 * longest:
             raise IndexError
 
 
@@ -136,18 +141,18 @@ def read_chunk(message: bytes) -> ChunkFrame | None:
     try:
         if message[0] != CHUNK_TAG:
             return None
-        length, at = _read_varint(message, 1)
+        length, at = _read_varint(message, 1, _LENGTH_BYTES)
         if at + length != len(message):
             return None
         offset = checksum = 0
         if message[at] == _OFFSET_TAG:
-            offset, at = _read_varint(message, at + 1)
+            offset, at = _read_varint(message, at + 1, _OFFSET_BYTES)
         if message[at] == _CRC_TAG:
             checksum = int.from_bytes(message[at + 1 : at + 5], "little")
             at += 5
         if message[at] != _DATA_TAG:
             return None
-        length, at = _read_varint(message, at + 1)
+        length, at = _read_varint(message, at + 1, _LENGTH_BYTES)
         if at + length != len(message):
             return None
     except IndexError:

@@ -176,24 +176,22 @@ def as_array(value: npt.ArrayLike, dtype: str | None = None) -> Array:
     `dtype` names what the receiver has. Python numbers and sequences, which carry no dtype of
     their own, take it when it can hold them; arrays are never cast. Copies only what must change.
 
-    Raises TensorError: DTYPE_UNSUPPORTED, or DTYPE_MISMATCH when `dtype` cannot hold the value.
+    Raises TensorError: DTYPE_UNSUPPORTED, DTYPE_MISMATCH when `dtype` cannot hold the value, or
+    SHAPE_MISMATCH when nested sequences have different lengths.
     """
     carries_dtype = hasattr(value, "dtype") or hasattr(value, "__array__")
     if dtype == STRING or (isinstance(value, (str, bytes)) and dtype is None):
         return _string_array(value)
     if not carries_dtype and dtype is not None:
         return _from_python(value, dtype)
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise TensorError("SHAPE_MISMATCH", f"not a tensor: {error}") from None
+    array = _numpy_array(value)
     name = dtype_name(array.dtype)
     if name == STRING:
         if dtype is not None:
             raise TensorError(
                 "DTYPE_MISMATCH", f"expected dtype {dtype}, found string or Python objects"
             )
-        return _string_array(array)
+        return _string_array(array if carries_dtype else value)
     if dtype is not None and name != dtype:
         raise TensorError(
             "DTYPE_MISMATCH", f"expected dtype {dtype}, found {name}; cast it with .astype first"
@@ -203,20 +201,42 @@ def as_array(value: npt.ArrayLike, dtype: str | None = None) -> Array:
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
+def _numpy_array(value: npt.ArrayLike) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise TensorError("SHAPE_MISMATCH", f"not a tensor: {error}") from None
+
+
 def _from_python(value: npt.ArrayLike, dtype: str) -> Array:
     target = numpy_dtype(dtype)
-    try:
-        found = np.asarray(value)
-        array = found.astype(target)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise TensorError("DTYPE_MISMATCH", f"expected a value of dtype {dtype}: {error}") from None
-    if found.size and found.dtype.kind not in _HOLDS[_kind(dtype)]:
+    found = _numpy_array(value)
+    kind = found.dtype.kind
+    if kind in "fO" and target.kind in "iu":
+        # Integers beyond int64 are made floats by numpy, or objects.
+        exact = np.array(value, dtype=object)
+        if all(type(element) is int for element in exact.reshape(-1)):
+            found, kind = exact, "i"
+    if found.size and kind not in _HOLDS[_kind(dtype)]:
         raise TensorError(
             "DTYPE_MISMATCH", f"expected a value of dtype {dtype}, found one of {found.dtype.name}"
         )
-    if target.kind in "iu" and found.size and not np.array_equal(array, found):
-        raise TensorError("DTYPE_MISMATCH", f"the value is out of range for dtype {dtype}")
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = found.astype(target)
+    except OverflowError:
+        raise _out_of_range(dtype) from None
+    if target.kind in "iu":
+        held = np.array_equal(array, found)
+    else:
+        held = bool(np.all(np.isfinite(array) | ~np.isfinite(found)))
+    if found.size and not held:
+        raise _out_of_range(dtype)
     return np.ascontiguousarray(array).reshape(found.shape)
+
+
+def _out_of_range(dtype: str) -> TensorError:
+    return TensorError("DTYPE_MISMATCH", f"the value is out of range for dtype {dtype}")
 
 
 def _kind(dtype: str) -> str:
@@ -234,7 +254,7 @@ def _string_array(value: npt.ArrayLike) -> Array:
     flat = out.reshape(-1)
     for index, element in enumerate(found.reshape(-1)):
         if isinstance(element, str):
-            flat[index] = element.encode()
+            flat[index] = _utf8(element)
         elif isinstance(element, bytes):
             flat[index] = bytes(element)
         else:
@@ -243,6 +263,15 @@ def _string_array(value: npt.ArrayLike) -> Array:
                 f"expected str or bytes in a string tensor, found {type(element).__name__}",
             )
     return out
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise TensorError(
+            "DTYPE_MISMATCH", "expected text that UTF-8 can hold; send anything else as bytes"
+        ) from None
 
 
 def to_tensor(array: Array) -> tensor_pb2.Tensor:
@@ -264,12 +293,14 @@ def to_tensor(array: Array) -> tensor_pb2.Tensor:
 def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
     """The array of a Tensor message: C-contiguous, owned, writable. Trusts nothing.
 
-    Raises TensorError: DTYPE_UNSUPPORTED, SHAPE_MISMATCH, LENGTH_MISMATCH. What the shape claims is
-    checked against the bytes that are there before anything is allocated.
+    Raises TensorError: DTYPE_UNSUPPORTED, SHAPE_MISMATCH, LENGTH_MISMATCH, and REQUEST_MALFORMED
+    for a bool that is neither 0 nor 1. What the shape claims is checked against the bytes that are
+    there before anything is allocated.
     """
     name = from_wire_dtype(tensor.dtype)
+    count = element_count(tensor.shape)
+    check_numpy_rank(tensor.shape)
     shape = tuple(tensor.shape)
-    count = element_count(shape)
     if name == STRING:
         if tensor.data:
             raise TensorError("LENGTH_MISMATCH", "a string tensor has bytes in `data`")
@@ -291,7 +322,6 @@ def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
             f"shape {_brief(shape)} of {name} needs {count * dtype.itemsize} bytes, "
             f"found {len(data)}",
         )
-    check_numpy_rank(shape)
     array = np.frombuffer(data, dtype=dtype).copy().reshape(shape)
     check_bool(array)
     return array
@@ -306,7 +336,7 @@ def check_numpy_rank(shape: Sequence[int]) -> None:
 
 
 def check_bool(array: Array) -> None:
-    """Raises TensorError LENGTH_MISMATCH unless every byte of a bool array is 0 or 1.
+    """Raises TensorError REQUEST_MALFORMED unless every byte of a bool array is 0 or 1.
 
     Any other byte is undefined behaviour in whoever computes with it.
     """
@@ -335,9 +365,9 @@ def check_header(header: tensor_pb2.TensorHeader) -> tuple[str, tuple[int, ...],
     Raises TensorError: DTYPE_UNSUPPORTED, SHAPE_MISMATCH, LENGTH_MISMATCH.
     """
     name = from_wire_dtype(header.dtype)
+    count = element_count(header.shape)
+    check_numpy_rank(header.shape)
     shape = tuple(header.shape)
-    count = element_count(shape)
-    check_numpy_rank(shape)
     if name == STRING:
         if header.byte_length < 8 * count or (count == 0 and header.byte_length):
             raise TensorError(
@@ -365,12 +395,15 @@ def strings_from_body(body: bytes | bytearray | memoryview, shape: tuple[int, ..
     """The string array of a body form. Raises TensorError LENGTH_MISMATCH."""
     count = element_count(shape)
     view = memoryview(body).cast("B")
-    lengths = np.frombuffer(view[: 8 * count], dtype="<u8")
     present = len(view) - 8 * count
+    if present < 0:
+        raise TensorError(
+            "LENGTH_MISMATCH",
+            f"the lengths of {count} strings need {8 * count} bytes, found {len(view)}",
+        )
+    lengths = np.frombuffer(view[: 8 * count], dtype="<u8")
     # The sum can wrap in uint64, a single length too large cannot: check both.
-    if len(lengths) != count or (
-        count and (int(lengths.max()) > present or sum(lengths.tolist()) != present)
-    ):
+    if (count and int(lengths.max()) > present) or sum(lengths.tolist()) != present:
         raise TensorError(
             "LENGTH_MISMATCH", f"the lengths of {count} strings do not add up to {present} bytes"
         )

@@ -58,6 +58,7 @@ def _in_repository(repository: Path) -> list[ModelSource]:
     for folder in sorted(repository.iterdir()):
         if not NAME_PATTERN.fullmatch(folder.name) or not folder.is_dir():
             continue
+        _check_inside(folder, root)
         versions = [
             version
             for version in folder.iterdir()
@@ -69,11 +70,29 @@ def _in_repository(repository: Path) -> list[ModelSource]:
                 "found none"
             )
         highest = max(versions, key=lambda version: int(version.name))
-        # A link inside the repository is fine, Kubernetes mounts are made of them; one that leads
-        # out would serve what nobody put there.
-        if not highest.resolve().is_relative_to(root):
-            raise RepositoryError(
-                f"model {folder.name!r}: {highest} leads outside the repository {repository}"
-            )
+        _check_tree(highest, root)
         found.append(ModelSource(folder.name, int(highest.name), highest))
     return found
+
+
+def _check_tree(folder: Path, root: Path) -> None:
+    """Check all that a loader may open below a folder."""
+    seen = set()
+    waiting = [folder]
+    while waiting:
+        path = waiting.pop()
+        _check_inside(path, root)
+        if path.is_dir() and path.resolve() not in seen:
+            seen.add(path.resolve())
+            waiting += path.iterdir()
+
+
+def _check_inside(path: Path, root: Path) -> None:
+    # A link inside the repository is fine, Kubernetes mounts are made of them; one that leads out
+    # would serve what nobody put there.
+    try:
+        inside = path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # links in a circle
+        inside = False
+    if not inside:
+        raise RepositoryError(f"{path} leads outside the model repository {root}")

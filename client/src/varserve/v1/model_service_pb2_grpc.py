@@ -119,7 +119,8 @@ class ModelServiceServicer(object):
     def ReadVariables(self, request, context):
         """Reads any number of variables or regions at one revision: a snapshot of any size. First comes a
         manifest, then the chunks of the body.
-        Errors: those of ReadVariable except MESSAGE_TOO_LARGE.
+        Errors: those of ReadVariable except MESSAGE_TOO_LARGE, and VALUE_TOO_LARGE (of regions alone:
+        they are copies, and together have more bytes than TransferLimits.body_bytes).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,4 +1,4 @@
-"""A readers-writer lock with deadlines that prefers writers.
+"""A readers-writer lock with deadlines that prefers writers and starves nobody.
 
 Knows nothing but the standard library.
 """
@@ -14,29 +14,47 @@ from .errors import Reason, StateError
 
 
 class ReadersWriterLock:
-    """Many hold it shared, or one holds it exclusive. A waiting writer keeps new readers out.
+    """Many hold it shared, or one holds it exclusive.
 
-    Without that preference a steady stream of readers would keep a writer waiting for ever. Not
-    reentrant. Deadlines are in seconds of `time.monotonic`; None waits for ever.
+    A waiting writer keeps new readers out, or a steady stream of readers would keep it waiting for
+    ever. The readers that wait while somebody writes all have their turn before the next writer,
+    or a steady stream of writers would do the same to them. So a reader waits for one write at the
+    most. Not reentrant. Deadlines are in seconds of `time.monotonic`; None waits for ever.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._readers = 0
+        self._readers_waiting = 0
+        self._readers_admitted = 0  # waited through a write, and go before the next one
         self._writing = False
         self._writers_waiting = 0
+        self._writes = 0
 
     @contextmanager
     def shared(self, deadline: float | None = None) -> Iterator[None]:
         """Hold the lock with other readers. Raises StateError DEADLINE_EXCEEDED."""
         with self._changed:
-            while self._writing or self._writers_waiting:
-                self._wait(deadline)
+            if self._writing or self._writers_waiting:
+                self._wait_for_a_write(deadline)
             self._readers += 1
         try:
             yield
         finally:
             self._leave_shared()
+
+    def _wait_for_a_write(self, deadline: float | None) -> None:
+        writes = self._writes
+        self._readers_waiting += 1
+        try:
+            while self._writes == writes and (self._writing or self._writers_waiting):
+                self._wait(deadline)
+        finally:
+            if self._writes == writes:
+                self._readers_waiting -= 1
+            else:
+                self._readers_admitted -= 1
+                self._changed.notify_all()
 
     def _leave_shared(self) -> None:
         with self._changed:
@@ -50,19 +68,27 @@ class ReadersWriterLock:
         with self._changed:
             self._writers_waiting += 1
             try:
-                while self._writing or self._readers:
+                while self._writing or self._readers or self._readers_admitted:
                     self._wait(deadline)
+            except StateError:
+                # Readers that kept out for this writer need not any more.
+                self._changed.notify_all()
+                raise
             finally:
                 self._writers_waiting -= 1
-                # Readers that waited for this writer must look again, also when it gave up.
-                self._changed.notify_all()
             self._writing = True
         try:
             yield
         finally:
-            with self._changed:
-                self._writing = False
-                self._changed.notify_all()
+            self._leave_exclusive()
+
+    def _leave_exclusive(self) -> None:
+        with self._changed:
+            self._writing = False
+            self._writes += 1
+            self._readers_admitted += self._readers_waiting
+            self._readers_waiting = 0
+            self._changed.notify_all()
 
     def _wait(self, deadline: float | None) -> None:
         if deadline is None:

@@ -43,7 +43,9 @@ def choose(
     """The index of the one overload that fits these inputs.
 
     A constant that the call leaves out takes the function's default; where it has none, any value
-    fits. Of several that fit, one whose shapes are all narrower is meant, as in TensorFlow. Raises StateError: INPUT_MISMATCH, DTYPE_MISMATCH or SHAPE_MISMATCH from a function of one
+    fits. Of several that fit, one whose shapes are all narrower is meant, as in TensorFlow.
+
+    Raises StateError: INPUT_MISMATCH, DTYPE_MISMATCH or SHAPE_MISMATCH from a function of one
     overload, OVERLOAD_MISMATCH with a list of them when of several none fits, or more than one.
     """
     overloads = function.overloads

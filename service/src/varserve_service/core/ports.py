@@ -203,7 +203,7 @@ class Function(Protocol):
     def stage(
         self, overload: int, inputs: Mapping[str, np.ndarray[Any, Any]]
     ) -> Callable[[], dict[str, Value]]:
-        """Bring checked inputs to the device; calling the result runs the function.
+        """Bring checked inputs to the device, taking the arrays over; the result runs the function.
 
         `overload` is an index into `spec.overloads`; `inputs` has a value for each of its tensor
         inputs that is not optional. No lock is needed to stage; running needs the model's lock,

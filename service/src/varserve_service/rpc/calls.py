@@ -25,9 +25,10 @@ from varserve_service.core.errors import Reason, StateError
 
 log = structlog.get_logger("varserve.rpc")
 
-# Trailing metadata has room for 8 KiB in all, and the message is in it twice.
-MAX_MESSAGE_CHARACTERS = 1_000
-MAX_METADATA_CHARACTERS = 200
+# Trailing metadata has room for 8 KiB in all. The message is in it twice: once with three
+# characters for each byte that is not ASCII, once in base64.
+MAX_MESSAGE_BYTES = 1_000
+MAX_METADATA_BYTES = 200
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -192,11 +193,16 @@ def _failure(error: BaseException, method: str) -> Failure:
     )
 
 
+def _cut(text: str, nbytes: int) -> str:
+    # What UTF-8 cannot hold, a file name with stray bytes say, is shown as a question mark.
+    return text.encode(errors="replace")[:nbytes].decode(errors="ignore")
+
+
 async def _abort(context: Context, failure: Failure) -> NoReturn:
-    message = failure.message
-    if len(message) > MAX_MESSAGE_CHARACTERS:
-        message = message[:MAX_MESSAGE_CHARACTERS] + " ..."
-    metadata = {key: value[:MAX_METADATA_CHARACTERS] for key, value in failure.metadata.items()}
+    message = _cut(failure.message, MAX_MESSAGE_BYTES)
+    if message != failure.message:
+        message += " ..."
+    metadata = {key: _cut(value, MAX_METADATA_BYTES) for key, value in failure.metadata.items()}
     short = Failure(failure.reason, message, metadata)
     await context.abort(
         short.status, short.message, trailing_metadata=((DETAILS_KEY, short.details()),)

@@ -13,9 +13,11 @@ import numpy as np
 from varserve import frames
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.changes import Write
-from varserve_service.core.live_model import LiveModel, Read
+from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.live_model import Admit, LiveModel, Read, sent_bytes
 from varserve_service.core.models import Models
-from varserve_service.core.ports import Value
+from varserve_service.core.ports import VariableSpec
+from varserve_service.core.regions import Region
 
 from . import translate
 from .bodies import ClaimedTensor, Download, Upload, total_bytes
@@ -89,6 +91,7 @@ class ModelService:
                 [read],
                 if_newer_than=translate.optional(request, "if_newer_than"),
                 epoch=request.epoch,
+                admit=self._admit_unary,
                 deadline=deadline,
             )
             (entry,) = snapshot.entries
@@ -98,7 +101,7 @@ class ModelService:
             if entry.value is None:
                 response.not_modified = True
             else:
-                self._check_unary(f"variable {entry.variable!r}", entry.value)
+                self._check_unary(entry.variable, sent_bytes(entry.value))
                 response.value.CopyFrom(translate.tensor(entry.value))
             return response
 
@@ -172,7 +175,7 @@ class ModelService:
         def work(
             live: LiveModel, deadline: float | None
         ) -> tuple[pb.ReadVariablesResponse, Download]:
-            snapshot = live.read(reads, deadline=deadline)
+            snapshot = live.read(reads, admit=self._admit_regions(), deadline=deadline)
             download = Download([e.value for e in snapshot.entries if e.value is not None])
             manifest = pb.ReadManifest(
                 header=translate.header(snapshot.header),
@@ -197,6 +200,7 @@ class ModelService:
         manifest = await _manifest(messages, frames.assign_variables_request)
         if not manifest.entries:
             raise translate.malformed("entries: expected at least one, found none")
+        translate.check_request_id(manifest.request_id)
         live = self._models.find(manifest.model)
         claimed = [
             ClaimedTensor(f"variable {entry.variable[:200]!r}", entry.tensor)
@@ -240,6 +244,7 @@ class ModelService:
         names = [tensor.name for tensor in manifest.inputs]
         if len(set(names)) != len(names):
             raise translate.malformed("inputs: expected each name once, found one twice")
+        translate.check_request_id(manifest.request_id)
         live = self._models.find(manifest.model)
         claimed = [
             ClaimedTensor(f"input {named.name[:200]!r}", named.tensor) for named in manifest.inputs
@@ -301,9 +306,34 @@ class ModelService:
             upload.take(message)
         return upload
 
-    def _check_unary(self, thing: str, value: Value) -> None:
-        if value.nbytes > self._max_unary_bytes:
-            raise translate.too_large(thing, value.nbytes, self._max_unary_bytes)
+    def _admit_unary(
+        self, spec: VariableSpec, region: Region | None, shape: tuple[int, ...]
+    ) -> None:
+        self._check_unary(spec.name, translate.least_bytes(spec.dtype, shape))
+
+    def _check_unary(self, variable: str, nbytes: int) -> None:
+        if nbytes > self._max_unary_bytes:
+            raise translate.too_large(f"variable {variable!r}", nbytes, self._max_unary_bytes)
+
+    def _admit_regions(self) -> Admit:
+        """Lets one call have no more copied than it could upload."""
+        copied, limit = 0, self._limits.body_bytes
+
+        def admit(spec: VariableSpec, region: Region | None, shape: tuple[int, ...]) -> None:
+            nonlocal copied
+            if region is None:
+                return
+            copied += translate.least_bytes(spec.dtype, shape)
+            if copied > limit:
+                raise StateError(
+                    Reason.VALUE_TOO_LARGE,
+                    f"the regions take {copied} bytes up to the one of variable {spec.name!r}; "
+                    f"expected at most {limit} in one request",
+                    nbytes=copied,
+                    limit=limit,
+                )
+
+        return admit
 
 
 async def _manifest(messages: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> Any:

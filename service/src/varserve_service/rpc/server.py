@@ -25,6 +25,9 @@ from .model_service import ModelService
 
 log = structlog.get_logger("varserve.rpc")
 
+# Seconds that finished calls get at shutdown to send their answers.
+ANSWERS_GRACE = 1.0
+
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"]
 
 
@@ -96,7 +99,8 @@ class Server:
         left = await self._calls.drain(grace)
         if left:
             log.warning("calls cut off at shutdown", calls=left)
-        await self._server.stop(0)
+        # A call is done before its answer is on its way: let the answers go out.
+        await self._server.stop(0 if left else ANSWERS_GRACE)
         busy = sum(workers.pending for workers in self._workers.values())
         for workers in (*self._workers.values(), self._lister):
             workers.close()

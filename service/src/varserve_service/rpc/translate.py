@@ -94,13 +94,16 @@ def conditions(request: Any) -> Conditions:
     return Conditions(optional(request, "if_model_revision_match"), request.if_epoch_match)
 
 
-def write_request(request_id: str, fingerprint: bytes) -> WriteRequest | None:
-    """What makes this write the same write when it comes again; None when it has no id."""
-    if not request_id:
-        return None
+def check_request_id(request_id: str) -> None:
+    """Raises StateError REQUEST_MALFORMED for one that is too long to be remembered."""
     if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
         raise malformed(f"request_id: expected at most {MAX_REQUEST_ID_BYTES} bytes")
-    return WriteRequest(request_id, fingerprint)
+
+
+def write_request(request_id: str, fingerprint: bytes) -> WriteRequest | None:
+    """What makes this write the same write when it comes again; None when it has no id."""
+    check_request_id(request_id)
+    return WriteRequest(request_id, fingerprint) if request_id else None
 
 
 def constants(messages: Mapping[str, Any]) -> dict[str, Constant]:
@@ -199,6 +202,12 @@ def model(
         functions=[_function(spec, names) for spec in found.functions],
         limits=limits,
     )
+
+
+def least_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes that a value of this dtype and shape takes at least: strings may take more."""
+    itemsize = 8 if dtype == tensors.STRING else tensors.numpy_dtype(dtype).itemsize
+    return tensors.element_count(shape) * itemsize
 
 
 def _nbytes(dtype: str, shape: tuple[int, ...] | None) -> int:

@@ -1,0 +1,136 @@
+# Every target does the set-up that it needs, once, and again when a file that it depends on has changed.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+PYTHON ?=
+BIN := .venv/bin
+PIP := pip --disable-pip-version-check --no-input -qq
+PYTHON_SOURCES := client service tests proto $(wildcard demo benchmarks)
+# Folders of tests that need no TensorFlow.
+FAST_TESTS := $(wildcard tests/unit tests/rpc tests/contract)
+MODEL := .models/basic_pitch/1
+UPGRADE ?=
+
+.PHONY: help demo serve test test-fast lint types proto proto-check lock bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.installed $(MODEL)/saved_model.pb ## serve a real model, change it live, watch its answer change
+	@$(BIN)/python demo/demo.py --model $(MODEL)
+
+serve: .venv/.installed $(MODEL)/saved_model.pb ## serve the demo's model on 127.0.0.1:8500 until Ctrl-C
+	@$(BIN)/varserve-service serve --model basic_pitch=$(MODEL)
+
+test: .venv/.installed .venv-proto/.installed $(MODEL)/saved_model.pb ## run every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: .venv/.installed .venv-proto/.installed ## run the tests that need no TensorFlow
+	@$(BIN)/python -m pytest $(FAST_TESTS) $(ARGS)
+
+lint: .venv/.installed ## check style, layers, protos and the Dockerfile
+	@$(BIN)/ruff check $(PYTHON_SOURCES)
+	@$(BIN)/ruff format --check $(PYTHON_SOURCES)
+	@$(BIN)/lint-imports
+	@$(BIN)/buf lint proto
+	@$(BIN)/buf format -d --exit-code proto
+	@$(BIN)/hadolint Dockerfile
+
+types: .venv/.installed ## check types, strictly
+	@$(BIN)/mypy
+
+proto: .venv-proto/.installed ## write the Python stubs
+	@.venv-proto/bin/python proto/generate.py client/src
+
+proto-check: .venv-proto/.installed ## fail when the checked-in stubs are not what `make proto` writes
+	@.venv-proto/bin/python proto/generate.py --check client/src
+
+bench: .venv/.installed $(MODEL)/saved_model.pb ## measure, each figure beside its peer
+	@$(BIN)/python -m benchmarks
+
+# Each set is locked within the one before it, so that a package has one version everywhere. What is locked stays as it
+# is unless its bounds changed; UPGRADE=1 takes the newest of everything.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+	--no-emit-package varserve --no-emit-package varserve-service $(if $(UPGRADE),--upgrade)
+CPU = --override requirements/overrides-cpu.txt
+
+lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for the newest
+	@for step in \
+		"client" \
+		"service-cpu -c requirements/client.txt $(CPU)" \
+		"service-gpu -c requirements/service-cpu.txt" \
+		"dev -c requirements/service-cpu.txt $(CPU)" \
+		"build -c requirements/dev.txt" \
+		"proto" \
+		"demo-model --no-deps --only-binary :all: --emit-build-options"; \
+	do \
+		set -- $$step; name=$$1; shift; \
+		echo "locking requirements/$$name.txt"; \
+		$(COMPILE) requirements/$$name.in -o requirements/$$name.txt "$$@" || exit 1; \
+	done
+
+clean: ## remove everything that make and the tools made
+	rm -rf .venv .venv-proto .models dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find client service tests proto -name __pycache__ -prune -exec rm -rf {} +
+
+# ---- set-up ----
+
+# The first interpreter that fits: the caller's own choice alone where there is one.
+define find_python
+found=; \
+for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		>/dev/null 2>&1; then found=$$candidate; break; fi; \
+done; \
+if [ -z "$$found" ]; then \
+	echo "varserve needs Python 3.11, 3.12 or 3.13 with its venv module, and found none as: $(or $(PYTHON),python3 python3.13 python3.12 python3.11)"; \
+	for candidate in $(or $(PYTHON),python3); do \
+		echo "  $$candidate is $$("$$candidate" --version 2>&1 | head -n 1)"; \
+	done; \
+	echo "Name one with: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; \
+	echo "(On Debian and Ubuntu the venv module is the package python3-venv.)"; \
+	exit 1; \
+fi >&2
+endef
+
+.venv/bin/python:
+	@$(find_python); \
+	echo "set-up: .venv with $$("$$found" --version)"; \
+	"$$found" -m venv --clear .venv
+
+# $(call install,FILE,ENVIRONMENT). By uv, since pip takes minutes of computing over the same; by pip after all where uv
+# reaches no index (it does not read pip's settings). --no-deps: the locked file is complete, and tf-keras would ask for
+# a second TensorFlow.
+define install
+$(BIN)/uv pip install --quiet --python $2 --no-deps --require-hashes -r $1 || { \
+	echo "set-up: once more with pip, which takes some minutes"; \
+	$(BIN)/python -m $(PIP) --python $2/bin/python install --no-deps --require-hashes -r $1; \
+}
+endef
+
+.venv/.installed: requirements/build.txt requirements/dev.txt client/pyproject.toml service/pyproject.toml | .venv/bin/python
+	@echo "set-up: the installer"
+	@$(BIN)/python -m $(PIP) install --no-deps --require-hashes -r requirements/build.txt
+	@echo "set-up: TensorFlow and the tools (350 MB to download the first time)"
+	@$(call install,requirements/dev.txt,.venv)
+	@echo "set-up: varserve and varserve-service"
+	@$(BIN)/uv pip install --quiet --python .venv --offline --no-deps --no-build-isolation -e client -e service
+	@touch $@
+
+# An environment of its own: the generator cannot share one with protobuf 7.
+.venv-proto/.installed: requirements/proto.txt | .venv/.installed
+	@echo "set-up: the generator of the stubs"
+	@$(BIN)/python -m venv --clear --without-pip .venv-proto
+	@$(call install,requirements/proto.txt,.venv-proto)
+	@touch $@
+
+$(MODEL)/saved_model.pb: requirements/demo-model.txt demo/unpack_model.py | .venv/bin/python
+	@echo "set-up: the demo's model (basic-pitch, audio to notes, 1 MB)"
+	@rm -rf .models/wheel
+	@$(BIN)/python -m $(PIP) download --no-deps --require-hashes -d .models/wheel -r requirements/demo-model.txt
+	@$(BIN)/python demo/unpack_model.py .models/wheel/*.whl $(MODEL)
+	@rm -rf .models/wheel
+	@touch $@

@@ -1,0 +1,49 @@
+"""The client for asyncio: `varserve.aio.connect`, and the rest is the same with `await`.
+
+    async with varserve.aio.connect("localhost:8500") as client:
+        model = await client.model("basic_pitch")
+        kernel = model.variables["conv2d_1/kernel"]
+        value = await kernel.numpy()
+
+One client belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import grpc
+
+from . import client, functions, models, transport, variables
+
+Client: TypeAlias = client.Client[transport.Async]
+Function: TypeAlias = functions.Function[transport.Async]
+Model: TypeAlias = models.Model[transport.Async]
+Region: TypeAlias = variables.Region[transport.Async]
+Transaction: TypeAlias = models.Transaction[transport.Async]
+Variable: TypeAlias = variables.Variable[transport.Async]
+
+
+def connect(
+    target: str,
+    *,
+    timeout: float = 30.0,
+    retries: int = 4,
+    credentials: grpc.ChannelCredentials | None = None,
+    metadata: Sequence[tuple[str, str | bytes]] = (),
+    options: Sequence[tuple[str, Any]] = (),
+) -> Client:
+    """A client of the service at `HOST:PORT`. All arguments: as of `varserve.connect`."""
+    return client.make(
+        transport.Async,
+        target,
+        timeout=timeout,
+        retries=retries,
+        credentials=credentials,
+        metadata=metadata,
+        options=options,
+    )
+
+
+__all__ = ["Client", "Function", "Model", "Region", "Transaction", "Variable", "connect"]

@@ -1,0 +1,83 @@
+"""Bodies of streaming calls here: arrays to chunk messages, and chunk messages to arrays.
+
+Owns where received bytes go: straight into the arrays that are the answer. Knows no calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import errors, frames, tensors
+from .frames import BodyReceiver, BytesPart, ChunkFrame
+from .tensors import Array
+
+
+class BodyDownload:
+    """Receives a manifest and then chunks, straight into the arrays that are the answer."""
+
+    def __init__(
+        self, headers: Callable[[Any], Sequence[Any]], chunk_bytes: int, expected: int | None = None
+    ) -> None:
+        self._headers = headers
+        self._chunk_bytes = chunk_bytes
+        self._expected = expected
+        self._manifest: Any = None
+        self._arrays: list[Array] = []
+        self._shapes: list[tuple[int, ...] | None] = []
+        self._receiver: BodyReceiver | None = None
+
+    def take(self, message: Any) -> None:
+        """The manifest first, then a ChunkFrame each."""
+        if isinstance(message, ChunkFrame):
+            if self._receiver is None:
+                raise errors.ServiceError("a chunk came before the manifest")
+            self._receiver.take(message)
+        elif self._receiver is None:
+            self._open(message)
+        else:
+            raise errors.ServiceError("a second manifest came")
+
+    def _open(self, message: Any) -> None:
+        self._manifest = getattr(message, message.WhichOneof("message") or "", None)
+        headers = [] if self._manifest is None else self._headers(self._manifest)
+        if self._manifest is None or self._expected not in (None, len(headers)):
+            raise errors.ServiceError(f"expected a manifest of {self._expected} tensors")
+        destinations = []
+        for header in headers:
+            name, shape, nbytes = tensors.check_header(header)
+            is_string = name == tensors.STRING
+            array: Array
+            if is_string:
+                array = np.empty(nbytes, np.uint8)
+            else:
+                array = np.empty(shape, tensors.numpy_dtype(name))
+            self._arrays.append(array)
+            self._shapes.append(shape if is_string else None)
+            destinations.append(array.reshape(-1).view(np.uint8))
+        self._receiver = BodyReceiver(destinations, self._chunk_bytes)
+
+    def finish(self) -> tuple[Any, list[Array]]:
+        """The manifest and its arrays."""
+        if self._receiver is None:
+            raise errors.ServiceError("the answer ended before its manifest")
+        self._receiver.finish()
+        arrays = []
+        for array, shape in zip(self._arrays, self._shapes, strict=True):
+            if shape is None:
+                tensors.check_bool(array)
+                arrays.append(array)
+            else:
+                arrays.append(tensors.strings_from_body(array.data, shape))
+        return self._manifest, arrays
+
+
+def upload(manifest: bytes, arrays: Sequence[Array], chunk_bytes: int) -> Iterator[bytes]:
+    yield manifest
+    parts = (
+        BytesPart(tensors.strings_to_body(each) if each.dtype.kind == "O" else each)
+        for each in arrays
+    )
+    yield from frames.body_messages(parts, chunk_bytes)

@@ -1,0 +1,344 @@
+"""The client: models by name, and a flat method for every RPC.
+
+Owns `connect` and what a connection is configured with. One class serves both drivers: what it
+returns is a value from `varserve.connect`, and to be awaited from `varserve.aio.connect`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import grpc
+import numpy.typing as npt
+
+from . import errors, operations, tensors
+from .functions import constant_of
+from .handles import Defaults
+from .known import Known
+from .models import Model, Reads
+from .operations import AssignOperation, Conditions, Prepared, Run, Write, new_request_id
+from .regions import Index, Rows, resolve
+from .results import Commit, Outputs, Reading, Snapshot
+from .specs import ModelSpec, ModelSummary, TransferLimits, Value
+from .transport import Async, Budget, Close, D_co, Dial, Handle, Op, Sync, operation
+
+# Connecting again after a failure is for the retries to pace, not for the channel to put off; and
+# how large an answer may be is for the service to say.
+_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A connection of its own: closing a client closes it, and two clients take turns at nothing.
+    ("grpc.use_local_subchannel_pool", 1),
+    # The reading thread waits for the network itself: one hand-over less for each chunk.
+    ("SingleThreadedUnaryStream", 1),
+)
+
+
+class Client(Handle[D_co]):
+    """A connection to one service. Made by `connect`; closed by `close`, or by its `with` block.
+
+    The flat methods are the RPCs one by one; the handles that `model` leads to choose among them.
+    All raise VarserveError and nothing else of the wire.
+    """
+
+    def __init__(self, driver: Sync | Async, defaults: Defaults) -> None:
+        self._driver = driver
+        self._defaults = defaults
+        self._limits: dict[str, TransferLimits] = {}
+
+    @operation
+    def models(self, *, timeout: float | None = None) -> Op[list[ModelSummary]]:
+        """The models that are served, sorted by name."""
+        return operations.list_models(self._budget(timeout))
+
+    list_models = models
+
+    @operation
+    def model(self, name: str, *, timeout: float | None = None) -> Op[Model[D_co]]:
+        """A handle of one model, with all that it is now. Raises ModelNotFound, ModelNotReady."""
+        spec = yield from self._get_model(name, self._budget(timeout))
+        return Model(self._driver, Known(spec), self._defaults)
+
+    @operation
+    def wait_ready(self, model: str = "", *, timeout: float = 60.0) -> Op[None]:
+        """Wait until the service, or one model of it, is ready. Raises DeadlineExceeded."""
+        return operations.wait_ready(model, self._budget(timeout))
+
+    # ---- one method for each RPC ----
+
+    @operation
+    def get_model(self, model: str, *, timeout: float | None = None) -> Op[ModelSpec]:
+        """GetModel: all variables and functions of a model."""
+        return self._get_model(model, self._budget(timeout))
+
+    @operation
+    def read_variable(
+        self,
+        model: str,
+        variable: str,
+        *,
+        region: Index | Rows | None = None,
+        if_newer_than: int | None = None,
+        epoch: str = "",
+        timeout: float | None = None,
+    ) -> Op[Reading]:
+        """ReadVariable: one variable or a region of it, in one message.
+
+        region: an index that counts nothing from the end, or Rows.
+        if_newer_than, epoch: no value when the last write is not newer than this revision.
+        Raises MessageTooLarge: then `read_variables`.
+        """
+        return operations.read_variable(
+            model,
+            variable,
+            resolve(region),
+            self._budget(timeout),
+            if_newer_than=if_newer_than,
+            epoch=epoch,
+        )
+
+    @operation
+    def read_variables(
+        self, model: str, variables: Reads, *, timeout: float | None = None
+    ) -> Op[Snapshot]:
+        """ReadVariables: several variables at one revision, of any size.
+
+        The default deadline knows nothing of the size: give one for what is large.
+        """
+        wanted = variables if isinstance(variables, Mapping) else dict.fromkeys(variables)
+        reads = {name: (name, resolve(region)) for name, region in wanted.items()}
+        budget = self._budget(timeout)
+        limits = yield from self._transfer_limits(model, budget)
+        return (yield from operations.read_variables(model, reads, limits.chunk_bytes, budget))
+
+    @operation
+    def assign_variable(
+        self,
+        model: str,
+        variable: str,
+        value: npt.ArrayLike,
+        *,
+        operation: AssignOperation | str = AssignOperation.SET,
+        region: Index | Rows | None = None,
+        request_id: str | None = None,
+        if_revision_match: int | None = None,
+        if_model_revision_match: int | None = None,
+        if_epoch_match: str = "",
+        read_back: bool = False,
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """AssignVariable: one variable or a region of it, in one message.
+
+        value: an array of the variable's dtype. request_id: made when None; "" for none, and then
+        no retry.
+        """
+        return operations.assign_variable(
+            model,
+            _prepared(Write(variable, value, operation, region, if_revision_match)),
+            self._budget(timeout),
+            _conditions(request_id, if_model_revision_match, if_epoch_match),
+            read_back=read_back,
+        )
+
+    @operation
+    def assign_variables(
+        self,
+        model: str,
+        writes: Iterable[Write] | Mapping[str, npt.ArrayLike],
+        *,
+        request_id: str | None = None,
+        if_model_revision_match: int | None = None,
+        if_epoch_match: str = "",
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """AssignVariables: several variables as one commit, of any size.
+
+        writes: `Write` objects, or a mapping from name to the whole value.
+        """
+        if isinstance(writes, Mapping):
+            writes = [Write(name, value) for name, value in writes.items()]
+        changes = [_prepared(each) for each in writes]
+        budget = self._budget(timeout, [each.value for each in changes])
+        limits = yield from self._transfer_limits(model, budget)
+        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match)
+        return (
+            yield from operations.assign_variables(
+                model, changes, limits.chunk_bytes, budget, conditions
+            )
+        )
+
+    @operation
+    def run_function(
+        self,
+        model: str,
+        function: str,
+        inputs: Mapping[str, npt.ArrayLike],
+        *,
+        constants: Mapping[str, Value] | None = None,
+        outputs: Sequence[str] = (),
+        repeatable: bool = False,
+        request_id: str | None = None,
+        if_model_revision_match: int | None = None,
+        if_epoch_match: str = "",
+        timeout: float | None = None,
+    ) -> Op[Outputs]:
+        """RunFunction: one call, in one message each way.
+
+        inputs: arrays of the inputs' dtypes, by flat name. repeatable: the function changes
+        nothing, or variables only; then a call is sent again when its connection broke.
+        Raises MessageTooLarge: then `stream_run_function`.
+        """
+        run = _run(function, inputs, constants, outputs, repeatable)
+        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match)
+        return operations.run_function(model, run, self._budget(timeout), conditions)
+
+    @operation
+    def stream_run_function(
+        self,
+        model: str,
+        function: str,
+        inputs: Mapping[str, npt.ArrayLike],
+        *,
+        constants: Mapping[str, Value] | None = None,
+        outputs: Sequence[str] = (),
+        repeatable: bool = False,
+        request_id: str | None = None,
+        if_model_revision_match: int | None = None,
+        if_epoch_match: str = "",
+        timeout: float | None = None,
+    ) -> Op[Outputs]:
+        """StreamRunFunction: `run_function` with inputs and outputs of any size."""
+        run = _run(function, inputs, constants, outputs, repeatable)
+        budget = self._budget(timeout, list(run.inputs.values()))
+        limits = yield from self._transfer_limits(model, budget)
+        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match)
+        return (
+            yield from operations.stream_run_function(
+                model, run, limits.chunk_bytes, budget, conditions
+            )
+        )
+
+    def _budget(self, timeout: float | None, values: Sequence[tensors.Array] = ()) -> Budget:
+        return self._defaults.budget(timeout, sum(tensors.body_length(each) for each in values))
+
+    def _get_model(self, model: str, budget: Budget) -> Op[ModelSpec]:
+        spec = yield from operations.get_model(model, budget)
+        self._limits[model] = spec.limits
+        return spec
+
+    def _transfer_limits(self, model: str, budget: Budget) -> Op[TransferLimits]:
+        limits = self._limits.get(model)
+        return limits or (yield from self._get_model(model, budget)).limits
+
+    # ---- end ----
+
+    @operation
+    def close(self) -> Op[None]:
+        """End the calls in progress (they raise ClientClosed) and hang up. Again: nothing."""
+        yield Close()
+
+    def __enter__(self: Client[Sync]) -> Client[Sync]:
+        self._blocking("with", "async with")
+        return self
+
+    def __exit__(
+        self: Client[Sync],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self: Client[Async]) -> Client[Async]:
+        self._awaited("async with", "with")
+        return self
+
+    async def __aexit__(
+        self: Client[Async],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = " (closed)" if self._driver.closed else ""
+        return f"<varserve.Client of {self._driver.dial.target}{state}>"
+
+
+def _prepared(write: Write) -> Prepared:
+    with errors.about(f"variable {write.variable!r}", variable=write.variable):
+        part = resolve(write.region)
+        value = part.fit(tensors.as_array(write.value))
+    operation = AssignOperation(write.operation)
+    return Prepared(write.variable, value, operation, part, write.if_revision_match)
+
+
+def _conditions(request_id: str | None, revision: int | None, epoch: str) -> Conditions:
+    return Conditions(new_request_id() if request_id is None else request_id, revision, epoch)
+
+
+def _run(
+    function: str,
+    inputs: Mapping[str, npt.ArrayLike],
+    constants: Mapping[str, Value] | None,
+    outputs: Sequence[str],
+    repeatable: bool,
+) -> Run:
+    return Run(
+        function,
+        {name: tensors.as_array(value) for name, value in inputs.items()},
+        {name: constant_of(value) for name, value in (constants or {}).items()},
+        tuple(outputs),
+        repeatable,
+    )
+
+
+def make(
+    driver: type[Sync] | type[Async],
+    target: str,
+    *,
+    timeout: float,
+    retries: int,
+    credentials: grpc.ChannelCredentials | None,
+    metadata: Sequence[tuple[str, str | bytes]],
+    options: Sequence[tuple[str, Any]],
+) -> Client[Any]:
+    """A client on a driver."""
+    if target.startswith(("http://", "https://", "grpc://")):
+        raise errors.InvalidRequest(f"expected HOST:PORT, found {target!r}")
+    dial = Dial(target, credentials, (*_OPTIONS, *options), tuple(metadata))
+    return Client(driver(dial), Defaults(timeout, retries))
+
+
+def connect(
+    target: str,
+    *,
+    timeout: float = 30.0,
+    retries: int = 4,
+    credentials: grpc.ChannelCredentials | None = None,
+    metadata: Sequence[tuple[str, str | bytes]] = (),
+    options: Sequence[tuple[str, Any]] = (),
+) -> Client[Sync]:
+    """A client of the service at `HOST:PORT`. Connects at the first call; threads may share it.
+
+    timeout: seconds that a call may take; one that moves bytes has one more for every 8 MiB.
+    retries: how often a call that may safely be repeated is, within its timeout.
+    credentials: of gRPC, for TLS; None for plaintext.
+    metadata: sent with every call, for example `[("authorization", "Bearer ...")]`.
+    options: gRPC channel arguments, after the client's own.
+    """
+    return make(
+        Sync,
+        target,
+        timeout=timeout,
+        retries=retries,
+        credentials=credentials,
+        metadata=metadata,
+        options=options,
+    )

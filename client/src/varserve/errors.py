@@ -1,0 +1,394 @@
+"""Everything that can go wrong, as the client's user sees it.
+
+Owns the exceptions and the table from ErrorReason to exception. Whatever fails, in this process, on
+the way or in the service, is raised as one of these; no `grpc.RpcError` passes the client.
+
+    VarserveError
+    ├── InvalidRequest (ValueError)     the request is wrong and will never succeed as it is
+    │   ├── DtypeMismatch               dtype not that of the variable or input
+    │   ├── DtypeUnsupported            dtype not carried by the contract
+    │   ├── ShapeMismatch
+    │   ├── RegionInvalid               also what cannot be a region: negative steps, masks
+    │   ├── OperationUnsupported        no addition for this dtype
+    │   ├── InputMismatch               an input is missing, unknown or given twice
+    │   ├── OverloadMismatch            no overload fits these inputs, or more than one
+    │   ├── NameAmbiguous
+    │   ├── ChecksumMismatch            bytes changed on the way, twice
+    │   └── RequestIdReused
+    ├── NotFound (KeyError)
+    │   ├── ModelNotFound
+    │   ├── VariableNotFound
+    │   └── FunctionNotFound
+    ├── Conflict                        somebody else was first: read again, decide again
+    │   ├── RevisionMismatch            .current_revision
+    │   └── EpochMismatch
+    ├── FailedPrecondition              the state is not what the request needs
+    │   ├── VariableUninitialized
+    │   ├── AnswerNotKept
+    │   └── FunctionFailed
+    ├── Unavailable                     not reachable, or not now: retry
+    │   ├── ModelNotReady
+    │   └── ShuttingDown
+    ├── ResourceExhausted
+    │   ├── MessageTooLarge
+    │   ├── ValueTooLarge
+    │   ├── TooManyRequests
+    │   └── OutOfMemory
+    ├── DeadlineExceeded (TimeoutError)
+    ├── AccessDenied                    credentials missing or not sufficient
+    ├── ClientClosed                    this client was closed, before or during the call
+    └── ServiceError                    a defect of the service, or no varserve service at all
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from . import reasons
+from .tensors import TensorError
+
+
+class VarserveError(Exception):
+    """Base of all errors of varserve.
+
+    reason: name of an ErrorReason, for programs; for a failure that the service did not report
+        itself, the name of a gRPC status code or `CLIENT_CLOSED`.
+    message: what happened, for people.
+    metadata: what the message says, for programs: `variable`, `current_revision`, ...
+    from_service: the service gave this answer, and so the failed call has changed nothing. When
+        False for a failure on the way (Unavailable, DeadlineExceeded), a write may have been done.
+    """
+
+    reason: str = "UNKNOWN"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        from_service: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.reason
+        self.metadata: dict[str, str] = dict(metadata or {})
+        self.from_service = from_service
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model, where the error is about one."""
+        return self.metadata.get("model")
+
+    @property
+    def variable(self) -> str | None:
+        """Name of the variable, where the error is about one."""
+        return self.metadata.get("variable")
+
+    @property
+    def function(self) -> str | None:
+        """Name of the function, where the error is about one."""
+        return self.metadata.get("function")
+
+
+class InvalidRequest(VarserveError, ValueError):
+    """The request is wrong and will never succeed as it is."""
+
+    reason = "REQUEST_MALFORMED"
+
+
+class DtypeMismatch(InvalidRequest):
+    """The dtype is not that of the variable or input."""
+
+    reason = "DTYPE_MISMATCH"
+
+
+class DtypeUnsupported(InvalidRequest):
+    """The dtype is not one that the contract carries."""
+
+    reason = "DTYPE_UNSUPPORTED"
+
+
+class ShapeMismatch(InvalidRequest):
+    """The shape does not fit the variable, region or input."""
+
+    reason = "SHAPE_MISMATCH"
+
+
+class RegionInvalid(InvalidRequest):
+    """A region reaches outside its variable, or is not one."""
+
+    reason = "REGION_INVALID"
+
+
+class OperationUnsupported(InvalidRequest):
+    """The dtype has no addition."""
+
+    reason = "OPERATION_UNSUPPORTED"
+
+
+class InputMismatch(InvalidRequest):
+    """An input is missing, unknown or given twice."""
+
+    reason = "INPUT_MISMATCH"
+
+
+class OverloadMismatch(InvalidRequest):
+    """No overload of the function fits these inputs, or more than one does."""
+
+    reason = "OVERLOAD_MISMATCH"
+
+
+class NameAmbiguous(InvalidRequest):
+    """The name fits more than one variable; the message lists their paths."""
+
+    reason = "NAME_AMBIGUOUS"
+
+
+class ChecksumMismatch(InvalidRequest):
+    """Bytes changed on the way, and again when they were sent once more."""
+
+    reason = "CHECKSUM_MISMATCH"
+
+
+class RequestIdReused(InvalidRequest):
+    """The request_id was used before, for a different request."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class NotFound(VarserveError, KeyError):
+    """The thing named is not there."""
+
+    reason = "NOT_FOUND"
+
+
+class ModelNotFound(NotFound):
+    """The service has no model of this name."""
+
+    reason = "MODEL_NOT_FOUND"
+
+
+class VariableNotFound(NotFound):
+    """The model has no variable of this name or path."""
+
+    reason = "VARIABLE_NOT_FOUND"
+
+
+class FunctionNotFound(NotFound):
+    """The model has no function of this name or path."""
+
+    reason = "FUNCTION_NOT_FOUND"
+
+
+class Conflict(VarserveError):
+    """The state moved since it was read. Read again, decide again."""
+
+    reason = "ABORTED"
+
+
+class RevisionMismatch(Conflict):
+    """A revision that the request is conditional on has moved."""
+
+    reason = "REVISION_MISMATCH"
+
+    @property
+    def current_revision(self) -> int | None:
+        """The revision as the service found it, None when it did not say."""
+        text = self.metadata.get("current_revision", "")
+        return int(text) if text.isdecimal() else None
+
+
+class EpochMismatch(Conflict):
+    """The model's state began anew since the revision in the request was learnt."""
+
+    reason = "EPOCH_MISMATCH"
+
+
+class FailedPrecondition(VarserveError):
+    """The state is not what the request needs."""
+
+    reason = "FAILED_PRECONDITION"
+
+
+class VariableUninitialized(FailedPrecondition):
+    """The variable has no value yet; a whole assign gives it one."""
+
+    reason = "VARIABLE_UNINITIALIZED"
+
+
+class AnswerNotKept(FailedPrecondition):
+    """The request was done before, and its answer was too large to be kept."""
+
+    reason = "ANSWER_NOT_KEPT"
+
+
+class FunctionFailed(FailedPrecondition):
+    """TensorFlow refused to run the function on these inputs or this state. Nothing changed."""
+
+    reason = "FUNCTION_FAILED"
+
+
+class Unavailable(VarserveError):
+    """The service cannot be reached, or cannot now."""
+
+    reason = "UNAVAILABLE"
+
+
+class ModelNotReady(Unavailable):
+    """The model is loading or unloading."""
+
+    reason = "MODEL_NOT_READY"
+
+
+class ShuttingDown(Unavailable):
+    """The service is shutting down."""
+
+    reason = "SHUTTING_DOWN"
+
+
+class ResourceExhausted(VarserveError):
+    """Too large, or too many."""
+
+    reason = "RESOURCE_EXHAUSTED"
+
+
+class MessageTooLarge(ResourceExhausted):
+    """A request or answer does not fit into one message, and this call has no streaming form."""
+
+    reason = "MESSAGE_TOO_LARGE"
+
+
+class ValueTooLarge(ResourceExhausted):
+    """More bytes than the service accepts for one value or one request."""
+
+    reason = "VALUE_TOO_LARGE"
+
+
+class TooManyRequests(ResourceExhausted):
+    """Too many calls or transfers at once."""
+
+    reason = "TOO_MANY_REQUESTS"
+
+
+class OutOfMemory(ResourceExhausted):
+    """Memory does not suffice, in the service or in this process. Nothing was changed."""
+
+    reason = "OUT_OF_MEMORY"
+
+
+class DeadlineExceeded(VarserveError, TimeoutError):
+    """The deadline passed before the call was done."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+class AccessDenied(VarserveError):
+    """Credentials are missing or do not suffice."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class ClientClosed(VarserveError):
+    """This client was closed, before or during the call."""
+
+    reason = "CLIENT_CLOSED"
+
+
+class ServiceError(VarserveError):
+    """A defect of the service, or an answer that no varserve service gives."""
+
+    reason = "INTERNAL"
+
+
+def _tree(root: type[VarserveError]) -> list[type[VarserveError]]:
+    return [root, *(each for child in root.__subclasses__() for each in _tree(child))]
+
+
+CLASS_OF_REASON: dict[str, type[VarserveError]] = {
+    **{each.reason: each for each in _tree(VarserveError)},
+    # Reasons whose wrong no caller of this client can commit, or tell from the parent.
+    "LENGTH_MISMATCH": InvalidRequest,
+    "CHUNK_INVALID": InvalidRequest,
+    # gRPC status codes of failures that the service did not report itself.
+    "INVALID_ARGUMENT": InvalidRequest,
+    "OUT_OF_RANGE": InvalidRequest,
+    "ALREADY_EXISTS": FailedPrecondition,
+    "UNAUTHENTICATED": AccessDenied,
+    "CANCELLED": Unavailable,
+    "UNIMPLEMENTED": ServiceError,
+    "UNKNOWN": ServiceError,
+    "DATA_LOSS": ServiceError,
+    "OK": ServiceError,
+}
+
+
+def from_reason(
+    reason: str,
+    message: str,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    from_service: bool = False,
+) -> VarserveError:
+    """The error of a reason. One that a newer service made up is a ServiceError."""
+    found = CLASS_OF_REASON.get(reason, ServiceError)
+    return found(message, reason=reason, metadata=metadata, from_service=from_service)
+
+
+def from_rpc(error: Any, target: str) -> VarserveError:
+    """The error of a `grpc.RpcError` that is a finished call; `target` is named in messages."""
+    for key, value in error.trailing_metadata() or ():
+        if key == reasons.DETAILS_KEY:
+            failure = reasons.read_details(value)
+            if failure is not None:
+                return from_reason(
+                    failure.reason, failure.message, failure.metadata, from_service=True
+                )
+    code: grpc.StatusCode = error.code()
+    details: str = error.details() or "no details"
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        message = (
+            f"{target} answers, but has no such call: it is no varserve service, or an older one"
+        )
+    elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        message = f"{target} did not answer in time; a write may or may not have been done"
+    else:
+        message = f"{target}: {details}"
+    # gRPC itself refuses such messages, and has nothing but this text to tell them by.
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details:
+        return MessageTooLarge(message)
+    return from_reason(code.name, message)
+
+
+@contextmanager
+def about(thing: str, **metadata: str) -> Iterator[None]:
+    """Says of what a check in the block was: `thing` before the message, and metadata."""
+    try:
+        yield
+    except TensorError as error:
+        raise from_reason(error.reason, f"{thing}: {error.message}", metadata) from None
+    except InvalidRequest as error:
+        raise type(error)(f"{thing}: {error.message}", metadata=metadata) from None
+
+
+def suggestion(wanted: str, names: Iterable[str]) -> str:
+    """What a look-up in vain says after "no such thing": the closest names, or some of them."""
+    from difflib import get_close_matches  # only when something went wrong
+
+    known = list(names)
+    close = get_close_matches(wanted, known, n=3, cutoff=0.5)
+    if close:
+        return "; did you mean " + " or ".join(repr(name) for name in close) + "?"
+    if not known:
+        return "; there is none"
+    shown = ", ".join(repr(name) for name in known[:5])
+    return (
+        f"; there {'is' if len(known) == 1 else 'are'} {shown}{', ...' if len(known) > 5 else ''}"
+    )

@@ -1,0 +1,294 @@
+"""What the client last learnt of one model, shared by all handles of it and safe among threads.
+
+Owns look-ups by name or path, and which call carries a value: one message or a stream. Every answer
+brings it up to date; a new epoch makes it ask again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
+
+from . import errors, operations, tensors
+from .errors import FunctionNotFound, MessageTooLarge, NameAmbiguous, VariableNotFound
+from .operations import AssignOperation, Conditions, Prepared, Run, Write
+from .regions import Index, Part, Rows, resolve
+from .results import Commit, Outputs, Reading, Snapshot
+from .specs import FunctionSpec, ModelSpec, StateHeader, VariableSpec, shape_text
+from .tensors import Array
+from .transport import Budget, Op
+
+# One message is quicker than a stream up to about here (measured), and takes less than it holds.
+_UNARY_BYTES = 256 << 10
+_MESSAGE_OVERHEAD = 64 << 10
+
+# What a call may take longer for each byte that it moves: 8 MiB a second.
+SECONDS_PER_BYTE = 1 / (8 << 20)
+
+
+class _Spec(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+
+
+S = TypeVar("S", bound=_Spec)
+
+
+class Lookup(Generic[S]):
+    """Specs by name or path. A key that fits two is ambiguous, unless `names_first`."""
+
+    def __init__(
+        self,
+        found: Iterable[S],
+        missing: Callable[[str], errors.VarserveError],
+        *,
+        names_first: bool = False,
+    ) -> None:
+        self.by_path = {each.path: each for each in found}
+        self._missing = missing
+        self._paths: dict[str, list[str]] = {}
+        for path, each in self.by_path.items():
+            self._paths.setdefault(each.name, []).append(path)
+        names = set(self._paths) if names_first else set()
+        for path, each in self.by_path.items():
+            if path != each.name and path not in names:
+                self._paths.setdefault(path, []).append(path)
+
+    @property
+    def names(self) -> list[str]:
+        """The names, in the service's order."""
+        return [each.name for each in self.by_path.values()]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._paths
+
+    def find(self, key: str) -> S:
+        """Raises the look-up's own error, or NameAmbiguous."""
+        paths = self._paths.get(key)
+        if not paths:
+            raise self._missing(key)
+        if len(paths) > 1:
+            raise NameAmbiguous(f"{key!r} fits more than one variable: {', '.join(sorted(paths))}")
+        return self.by_path[paths[0]]
+
+    def key(self, path: str) -> str:
+        """What to call it on the wire: its name where that fits it alone, else its path."""
+        name = self.by_path[path].name
+        return name if len(self._paths[name]) == 1 else path
+
+
+class Known:
+    """One model as last seen."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._lock = threading.Lock()
+        self._streams: set[str] = set()
+        self.replace(spec)
+
+    def replace(self, spec: ModelSpec) -> None:
+        """Everything anew."""
+        model = spec.header.model
+
+        def no_variable(key: str) -> errors.VarserveError:
+            hint = errors.suggestion(key, self.variables.names)
+            return VariableNotFound(
+                f"model {model!r} has no variable {key!r}{hint}",
+                metadata={"model": model, "variable": key},
+            )
+
+        def no_function(key: str) -> errors.VarserveError:
+            hint = errors.suggestion(key, self.functions.names)
+            return FunctionNotFound(
+                f"model {model!r} has no function {key!r}{hint}",
+                metadata={"model": model, "function": key},
+            )
+
+        with self._lock:
+            self.spec = spec
+            self.header = spec.header
+            self.variables: Lookup[VariableSpec] = Lookup(spec.variables, no_variable)
+            # A signature's key may be another function's path: then the signature is meant.
+            self.functions: Lookup[FunctionSpec] = Lookup(
+                spec.functions, no_function, names_first=True
+            )
+            self._stale = False
+
+    def learn(self, header: StateHeader, revisions: Mapping[str, int] | None = None) -> None:
+        """Takes note of an answer, and of the last writes that it tells of, by variable path."""
+        with self._lock:
+            if header.epoch != self.header.epoch:
+                self._stale = True
+                self.header = header
+                return
+            if header.revision > self.header.revision:
+                self.header = header
+            known = self.variables.by_path
+            for path, revision in (revisions or {}).items():
+                spec = known.get(path)
+                if spec is not None and (revision > spec.revision or not spec.initialized):
+                    known[path] = replace(spec, revision=revision, initialized=True)
+
+    def refresh(self, budget: Budget) -> Op[None]:
+        """Asks the service for everything."""
+        self.replace((yield from operations.get_model(self.spec.header.model, budget)))
+
+    def fresh(self, budget: Budget) -> Op[None]:
+        """Asks the service when an answer came from a new epoch."""
+        if self._stale:
+            yield from self.refresh(budget)
+
+    # ---- which call carries a value ----
+
+    def _fits(self, nbytes: int | None) -> bool:
+        limit = min(_UNARY_BYTES, self.spec.limits.message_bytes - _MESSAGE_OVERHEAD)
+        return nbytes is None or nbytes <= limit
+
+    def read(self, path: str, part: Part, budget: Budget) -> Op[Reading]:
+        """One variable or region, by the call that suits its size."""
+        yield from self.fresh(budget)
+        spec = self.variables.by_path[path]
+        variable = self.variables.key(path)
+        size = part_bytes(spec, part)
+        model = self.header.model
+        if self._fits(size) and path not in self._streams:
+            try:
+                reading = yield from operations.read_variable(model, variable, part, budget)
+                if reading.value is not None:
+                    self._check(reading.header, spec, part, reading.value)
+                self.learn(reading.header, {path: reading.variable_revision})
+                return reading
+            except MessageTooLarge:
+                if size is None:
+                    self._streams.add(path)
+        snapshot = yield from self.read_many({variable: (path, part)}, budget)
+        return Reading(snapshot.header, snapshot.revisions[variable], snapshot[variable])
+
+    def read_many(self, reads: dict[str, tuple[str, Part]], budget: Budget) -> Op[Snapshot]:
+        """Several variables or regions at one revision. `reads`: key to path and part."""
+        yield from self.fresh(budget)
+        snapshot = yield from operations.read_variables(
+            self.header.model,
+            {key: (self.variables.key(path), part) for key, (path, part) in reads.items()},
+            self.spec.limits.chunk_bytes,
+            budget,
+        )
+        for key, (path, part) in reads.items():
+            self._check(snapshot.header, self.variables.by_path[path], part, snapshot[key])
+        self.learn(
+            snapshot.header,
+            {path: snapshot.revisions[key] for key, (path, _) in reads.items()},
+        )
+        return snapshot
+
+    def _check(self, header: StateHeader, spec: VariableSpec, part: Part, value: Array) -> None:
+        if header.epoch != self.header.epoch or (value.dtype == spec.dtype and part.is_of(value)):
+            return
+        raise errors.ServiceError(
+            f"variable {spec.name!r}: expected {tensors.dtype_name(spec.dtype)} "
+            f"{shape_text(part.shown_shape)}, and the service sent "
+            f"{tensors.dtype_name(value.dtype)} {shape_text(value.shape)}"
+        )
+
+    def write(
+        self, write: Prepared, budget: Budget, conditions: Conditions, *, read_back: bool
+    ) -> Op[Commit]:
+        """One write, by the call that suits its size. `write.variable` is a path."""
+        yield from self.fresh(budget)
+        if self._fits(_message_bytes(write.value)):
+            commit = yield from operations.assign_variable(
+                self.header.model,
+                write._replace(variable=self.variables.key(write.variable)),
+                budget,
+                conditions,
+                read_back=read_back,
+            )
+            self.learn(commit.header, {write.variable: commit.revision})
+            return commit
+        if read_back and write.operation is not AssignOperation.SET:
+            raise MessageTooLarge(
+                "the value is too large to be read back with the write; read it afterwards"
+            )
+        commit = yield from self.write_many([write], budget, conditions)
+        # After a SET the variable holds just what was sent.
+        value = write.part.show(write.value.copy()) if read_back else None
+        return Commit(commit.header, value)
+
+    def write_many(
+        self, writes: Sequence[Prepared], budget: Budget, conditions: Conditions
+    ) -> Op[Commit]:
+        """Several writes as one commit. Each `variable` is a path."""
+        yield from self.fresh(budget)
+        commit = yield from operations.assign_variables(
+            self.header.model,
+            [each._replace(variable=self.variables.key(each.variable)) for each in writes],
+            self.spec.limits.chunk_bytes,
+            budget,
+            conditions,
+        )
+        self.learn(commit.header, {each.variable: commit.revision for each in writes})
+        return commit
+
+    def run(self, run: Run, budget: Budget, conditions: Conditions) -> Op[Outputs]:
+        """A call of a function, by the call that suits the size of its inputs and outputs."""
+        model = self.header.model
+        size = sum(_message_bytes(each) for each in run.inputs.values())
+        key = f"function {run.function}"
+        if self._fits(size) and key not in self._streams:
+            try:
+                outputs = yield from operations.run_function(model, run, budget, conditions)
+                self.learn(outputs.header)
+                return outputs
+            except MessageTooLarge:
+                # The outputs do not fit; nothing was changed. Nor will they the next time.
+                self._streams.add(key)
+        chunk_bytes = self.spec.limits.chunk_bytes
+        outputs = yield from operations.stream_run_function(
+            model, run, chunk_bytes, budget, conditions
+        )
+        self.learn(outputs.header)
+        return outputs
+
+
+def part_of(spec: VariableSpec, region: Index | Rows | Part | None) -> Part:
+    """The part of a variable that a region is. Raises RegionInvalid."""
+    with errors.about(f"variable {spec.name!r}", variable=spec.name):
+        return resolve(region, spec.shape)
+
+
+def part_bytes(spec: VariableSpec, part: Part) -> int | None:
+    """Bytes of a part of a variable, None when only a read tells."""
+    if spec.dtype.kind == "O":
+        return None
+    return part.nbytes(spec.dtype.itemsize)
+
+
+def _message_bytes(array: Array) -> int:
+    size = tensors.body_length(array)
+    return size if array.dtype.kind != "O" else size + 4 * array.size
+
+
+def prepared(spec: VariableSpec, write: Write) -> Prepared:
+    """A write, checked against the variable's spec and ready to be sent. The value is not copied
+    unless it must be.
+
+    Raises DtypeMismatch, ShapeMismatch, OperationUnsupported, RegionInvalid.
+    """
+    try:
+        operation = AssignOperation(write.operation)
+    except ValueError:
+        raise errors.InvalidRequest(
+            f"expected operation set, add or sub, found {write.operation!r}"
+        ) from None
+    name = tensors.dtype_name(spec.dtype)
+    if operation is not AssignOperation.SET and name in (tensors.STRING, "bool"):
+        raise errors.OperationUnsupported(
+            f"variable {spec.name!r}: {name} has no addition", metadata={"variable": spec.name}
+        )
+    part = part_of(spec, write.region)
+    with errors.about(f"variable {spec.name!r}", variable=spec.name):
+        array = part.fit(tensors.as_array(write.value, name))
+    return Prepared(spec.path, array, operation, part, write.if_revision_match)

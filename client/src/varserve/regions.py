@@ -1,0 +1,213 @@
+"""Parts of a variable: from numpy's way of indexing to the contract's Region and back.
+
+Owns what an index means. The contract drops no dimension and counts nothing from the end; both are
+done here. Knows numpy and the contract's messages; knows no calls.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Any, SupportsIndex, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import RegionInvalid, ShapeMismatch
+from .specs import PartialShape, shape_text
+from .tensors import Array
+from .v1 import tensor_pb2
+
+N = TypeVar("N")
+
+IndexItem: TypeAlias = SupportsIndex | slice | EllipsisType
+Index: TypeAlias = IndexItem | tuple[IndexItem, ...]
+"""What selects a part of a variable: integers, slices with a positive step, `...`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Whole rows: elements along the first dimension, by their indices, in any order.
+
+    `indices`: integers of shape [n]; negative ones count from the end where the number of rows is
+    known.
+    """
+
+    indices: npt.ArrayLike
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A part of a variable, resolved. `message` None: the whole variable."""
+
+    shape: PartialShape
+    """Of the part as it travels: with as many dimensions as the variable."""
+    message: tensor_pb2.Region | None = None
+    dropped: tuple[int, ...] = ()
+    """Dimensions that an integer index selected one element of, and numpy does not show."""
+
+    @property
+    def shown_shape(self) -> PartialShape:
+        """The shape that numpy would give the part."""
+        if self.shape is None:
+            return None
+        return _without(self.shape, self.dropped)
+
+    def show(self, array: Array) -> Array:
+        """The array as numpy would give it, from the array as it travels. No copy."""
+        return array.reshape(_without(array.shape, self.dropped)) if self.dropped else array
+
+    def is_of(self, array: Array) -> bool:
+        """The array, as numpy shows it, can be this part."""
+        return _fits(self.shown_shape, array.shape)
+
+    def fit(self, array: Array) -> Array:
+        """The array as it travels, from the array as a user gives it. No copy.
+
+        Raises ShapeMismatch.
+        """
+        expected = self.shown_shape
+        if not _fits(expected, array.shape):
+            raise ShapeMismatch(
+                f"expected shape {shape_text(expected)}, found {shape_text(array.shape)}"
+            )
+        return np.expand_dims(array, self.dropped) if self.dropped else array
+
+    def nbytes(self, itemsize: int) -> int | None:
+        """Bytes of the part, None when its shape does not tell."""
+        if self.shape is None or None in self.shape:
+            return None
+        return math.prod(n for n in self.shape if n is not None) * itemsize
+
+
+def _without(shape: Sequence[N], dropped: tuple[int, ...]) -> tuple[N, ...]:
+    return tuple(size for axis, size in enumerate(shape) if axis not in dropped)
+
+
+def _fits(expected: PartialShape, found: tuple[int, ...]) -> bool:
+    return expected is None or (
+        len(expected) == len(found)
+        and all(n is None or n == m for n, m in zip(expected, found, strict=True))
+    )
+
+
+def resolve(region: Index | Rows | Part | None, shape: PartialShape = None) -> Part:
+    """The part of a variable of this shape that an index selects.
+
+    Where the shape is unknown, nothing can be counted from the end, and the service finds what
+    reaches outside. Raises RegionInvalid.
+    """
+    if region is None:
+        return Part(shape)
+    if isinstance(region, Part):
+        return region
+    if isinstance(region, Rows):
+        return _rows(region.indices, shape)
+    items = region if isinstance(region, tuple) else (region,)
+    items = _without_ellipsis(items, shape)
+    sizes: list[int | None] = []
+    slices: list[tensor_pb2.Slice] = []
+    dropped: list[int] = []
+    for axis, item in enumerate(items):
+        size = None if shape is None else shape[axis]
+        if isinstance(item, slice):
+            start, stop, step = _slice(item, size, axis)
+        else:
+            start, stop, step = _integer(item, size, axis)
+            dropped.append(axis)
+        slices.append(tensor_pb2.Slice(start=start, stop=stop, step=step))
+        sizes.append(None if stop is None else -(-(stop - start) // step))
+    if not slices:
+        return Part(shape)
+    message = tensor_pb2.Region(slices=tensor_pb2.Slices(dimensions=slices))
+    whole = None if shape is None else (*sizes, *shape[len(sizes) :])
+    return Part(whole, message, tuple(dropped))
+
+
+def _without_ellipsis(items: tuple[Any, ...], shape: PartialShape) -> tuple[Any, ...]:
+    places = [place for place, item in enumerate(items) if item is Ellipsis]
+    if len(places) > 1:
+        raise RegionInvalid("an index has at most one '...'")
+    given = len(items) - len(places)
+    if shape is not None and given > len(shape):
+        raise RegionInvalid(
+            f"too many indices: the variable has {len(shape)} dimensions, found {given}"
+        )
+    if not places:
+        return items
+    before, after = items[: places[0]], items[places[0] + 1 :]
+    if not after:
+        return before
+    if shape is None:
+        raise RegionInvalid("'...' must come last where the number of dimensions is unknown")
+    return (*before, *[slice(None)] * (len(shape) - given), *after)
+
+
+def _slice(item: slice, size: int | None, axis: int) -> tuple[int, int | None, int]:
+    where = f"dimension {axis}"
+    try:
+        start, stop, step = (
+            None if bound is None else operator.index(bound)
+            for bound in (item.start, item.stop, item.step)
+        )
+    except TypeError:
+        raise RegionInvalid(f"{where}: a slice has integers, found {item}") from None
+    if step is not None and step < 1:
+        raise RegionInvalid(f"{where}: expected a step of at least 1, found {step}")
+    if size is not None:
+        first, last, step = slice(start, stop, step).indices(size)
+        return first, max(first, last), step
+    start = start or 0
+    if start < 0 or (stop is not None and stop < 0):
+        raise RegionInvalid(
+            f"{where} is of unknown size: nothing counts from its end, found {item}"
+        )
+    return start, None if stop is None else max(start, stop), step or 1
+
+
+def _integer(item: Any, size: int | None, axis: int) -> tuple[int, int, int]:
+    where = f"dimension {axis}"
+    if isinstance(item, (bool, np.bool_)) or not hasattr(item, "__index__") or np.ndim(item):
+        raise RegionInvalid(
+            f"{where}: expected an integer, a slice or '...', found {type(item).__name__}; "
+            "for a list of rows use sparse_read and scatter_update"
+        )
+    index = operator.index(item)
+    if size is None and index < 0:
+        raise RegionInvalid(
+            f"{where} is of unknown size: nothing counts from its end, found {index}"
+        )
+    if size is not None and not -size <= index < size:
+        raise RegionInvalid(f"{where}: index {index} is out of bounds for size {size}")
+    index = index + size if size is not None and index < 0 else index
+    return index, index + 1, 1
+
+
+def _rows(indices: npt.ArrayLike, shape: PartialShape) -> Part:
+    found = np.asarray(indices)
+    if found.size == 0:
+        found = found.astype(np.int64)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise RegionInvalid(
+            f"rows: expected integers of shape [n], found {found.dtype.name} "
+            f"{shape_text(found.shape)}"
+        )
+    if shape == ():
+        raise RegionInvalid("a scalar has no rows")
+    count = None if shape is None else shape[0]
+    low, high = (int(found.min()), int(found.max())) if found.size else (0, -1)
+    if count is not None and not (-count <= low and high < count):
+        wrong = high if high >= count else low
+        raise RegionInvalid(f"rows: index {wrong} is out of bounds for {count} rows")
+    if count is None and low < 0:
+        raise RegionInvalid(
+            f"the number of rows is unknown: nothing counts from its end, found {low}"
+        )
+    found = found.astype(np.int64)
+    if low < 0 and count is not None:
+        found = np.where(found < 0, found + count, found)
+    message = tensor_pb2.Region(rows=tensor_pb2.Rows(indices=found.tolist()))
+    return Part(None if shape is None else (len(found), *shape[1:]), message)

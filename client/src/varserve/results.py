@@ -1,0 +1,98 @@
+"""What calls give: readings, snapshots, commits and outputs, each with the state it speaks of.
+
+Owns the values that operations return. Knows numpy; knows no calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from .specs import StateHeader
+from .tensors import Array
+
+
+class _OfState:
+    """Shares the header's fields."""
+
+    __slots__ = ()
+    header: StateHeader
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.header.model
+
+    @property
+    def version(self) -> int:
+        """The SavedModel's version."""
+        return self.header.version
+
+    @property
+    def epoch(self) -> str:
+        """The life of the state that `revision` counts in."""
+        return self.header.epoch
+
+    @property
+    def revision(self) -> int:
+        """The model's revision that this speaks of."""
+        return self.header.revision
+
+
+@dataclass(frozen=True, eq=False)
+class Reading(_OfState):
+    """One variable at one revision. `value` is None when it was not newer than asked for."""
+
+    header: StateHeader
+    variable_revision: int
+    """Revision of the variable's last write."""
+    value: Array | None
+
+
+class Snapshot(_OfState, Mapping[str, Array]):
+    """The values of several variables at one revision, by the names they were asked for with."""
+
+    def __init__(
+        self, header: StateHeader, values: Mapping[str, Array], revisions: Mapping[str, int]
+    ) -> None:
+        self.header = header
+        self.revisions = revisions
+        """Revision of each variable's last write."""
+        self._values = values
+
+    def __getitem__(self, name: str) -> Array:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._values)
+
+    def __repr__(self) -> str:
+        return f"<varserve.Snapshot of {self.model!r} at revision {self.revision}: {list(self)}>"
+
+
+@dataclass(frozen=True, eq=False)
+class Commit(_OfState):
+    """A change that was made. `revision` is its own; `value` is what was asked to be read back."""
+
+    header: StateHeader
+    value: Array | None = None
+
+    def __repr__(self) -> str:
+        return f"<varserve.Commit of {self.model!r}: revision {self.revision}>"
+
+
+class Outputs(_OfState, dict[str, Array]):
+    """A function's outputs by their flat names.
+
+    `revision` is the one that it ran at; for a function that may write, the one that it made.
+    """
+
+    def __init__(self, header: StateHeader, outputs: Mapping[str, Array]) -> None:
+        super().__init__(outputs)
+        self.header = header

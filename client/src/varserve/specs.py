@@ -1,0 +1,299 @@
+"""What the service says of a model, as plain values: headers, specs, limits.
+
+Owns the frozen dataclasses that the client hands out instead of protobuf messages, and how each is
+read from its message. Knows no calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from . import tensors
+from .v1 import model_pb2, model_service_pb2
+
+PartialShape: TypeAlias = tuple[int | None, ...] | None
+"""A size for each dimension, None where it is unknown; None as a whole: unknown rank."""
+
+Value: TypeAlias = bool | int | float | str | None
+"""A Python constant."""
+
+
+class ModelState(StrEnum):
+    """Where a model is in its life. Only a READY one answers."""
+
+    UNSPECIFIED = "unspecified"
+    LOADING = "loading"
+    READY = "ready"
+    UNLOADING = "unloading"
+    FAILED = "failed"
+
+
+class FunctionKind(StrEnum):
+    """Where a function comes from."""
+
+    UNSPECIFIED = "unspecified"
+    SIGNATURE = "signature"
+    FUNCTION = "function"
+
+
+@dataclass(frozen=True, slots=True)
+class StateHeader:
+    """Which state an answer speaks of."""
+
+    model: str
+    version: int
+    """The SavedModel's directory number; 0 for a model loaded from a path of its own."""
+    epoch: str
+    """Random id of one life of the state. Revisions of different epochs do not compare."""
+    revision: int
+    """Commits since the epoch began."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """One line about a model. `variable_bytes` counts all initialized variables."""
+
+    name: str
+    version: int
+    epoch: str
+    revision: int
+    state: ModelState
+    device: str
+    variable_count: int
+    variable_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Type and shape of a tensor. Strings have dtype object; their elements are `bytes`."""
+
+    dtype: np.dtype[Any]
+    shape: PartialShape
+
+    def __str__(self) -> str:
+        return f"{tensors.dtype_name(self.dtype)} {shape_text(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class VariableSpec:
+    """A variable as it was when the service was last asked."""
+
+    name: str
+    path: str
+    dtype: np.dtype[Any]
+    shape: PartialShape
+    trainable: bool
+    device: str
+    initialized: bool
+    nbytes: int
+    """Bytes of the value; 0 when uninitialized, and for strings, whose size only a read tells."""
+    revision: int
+    """Revision of the last write; 0: as loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A Python value that is part of a function's signature. `is_repr`: `value` is its repr()."""
+
+    value: Value
+    is_repr: bool = False
+
+    def __str__(self) -> str:
+        return str(self.value) if self.is_repr else repr(self.value)
+
+    def matches(self, value: object) -> bool:
+        """The same value of the same type: True is not 1, and 1 is not 1.0."""
+        if self.is_repr:
+            return repr(value) == self.value
+        return type(value) is type(self.value) and value == self.value
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """A flat, named input. `optional`: the function has a default for it."""
+
+    name: str
+    kind: TensorSpec | Constant
+    optional: bool
+
+    def __str__(self) -> str:
+        if isinstance(self.kind, Constant):
+            return f"{self.name}={self.kind}"
+        return f"{self.name}: {self.kind}{' = ...' if self.optional else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """A flat, named output."""
+
+    name: str
+    tensor: TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Overload:
+    """One concrete function. `writes` not empty: a call is a commit."""
+
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    changes_other_state: bool
+
+    def __str__(self) -> str:
+        inputs = ", ".join(str(each) for each in self.inputs)
+        outputs = ", ".join(f"{each.name}: {each.tensor}" for each in self.outputs)
+        return f"({inputs}) -> {{{outputs}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSpec:
+    """A function and its overloads; a call takes the one that fits its inputs."""
+
+    name: str
+    path: str
+    kind: FunctionKind
+    overloads: tuple[Overload, ...]
+
+    @property
+    def may_write(self) -> bool:
+        """A call may change variables or other state."""
+        return any(each.writes or each.changes_other_state for each in self.overloads)
+
+    @property
+    def repeatable(self) -> bool:
+        """Nothing happens twice when one call arrives twice: it changes nothing, or by commit."""
+        return all(each.writes or not each.changes_other_state for each in self.overloads)
+
+
+@dataclass(frozen=True, slots=True)
+class TransferLimits:
+    """What the service accepts and sends, in bytes."""
+
+    message_bytes: int = 4 << 20
+    chunk_bytes: int = 1 << 20
+    body_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as it was when the service was last asked: all of its variables and functions."""
+
+    header: StateHeader
+    summary: ModelSummary
+    variables: tuple[VariableSpec, ...]
+    functions: tuple[FunctionSpec, ...]
+    limits: TransferLimits
+
+
+def shape_text(shape: PartialShape) -> str:
+    """A shape for people: `[2, ?]`, or `[...]` for one of unknown rank."""
+    if shape is None:
+        return "[...]"
+    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+
+
+# ---- from messages ----
+
+
+def header(message: model_pb2.StateHeader) -> StateHeader:
+    """Reads a StateHeader."""
+    return StateHeader(message.model, message.version, message.epoch, message.revision)
+
+
+def summary(message: model_pb2.ModelSummary) -> ModelSummary:
+    """Reads a ModelSummary."""
+    return ModelSummary(
+        name=message.header.model,
+        version=message.header.version,
+        epoch=message.header.epoch,
+        revision=message.header.revision,
+        state=_member(ModelState, "MODEL_STATE_", model_pb2.ModelState, message.state),
+        device=message.device,
+        variable_count=message.variable_count,
+        variable_bytes=message.variable_bytes,
+    )
+
+
+def model(message: model_service_pb2.GetModelResponse) -> ModelSpec:
+    """Reads a GetModelResponse. Raises TensorError for a dtype that the contract does not carry."""
+    limits = message.limits
+    default = TransferLimits()
+    return ModelSpec(
+        header=header(message.header),
+        summary=summary(message.summary),
+        variables=tuple(_variable(each) for each in message.variables),
+        functions=tuple(_function(each) for each in message.functions),
+        limits=TransferLimits(
+            limits.message_bytes or default.message_bytes,
+            limits.chunk_bytes or default.chunk_bytes,
+            limits.body_bytes,
+        ),
+    )
+
+
+def _member(cls: Any, prefix: str, enum: Any, number: int) -> Any:
+    # A number that a newer service added is none that this client knows.
+    known = number in enum.values()
+    return cls[enum.Name(number).removeprefix(prefix)] if known else cls.UNSPECIFIED
+
+
+def _dtype(number: int) -> np.dtype[Any]:
+    return tensors.numpy_dtype(tensors.from_wire_dtype(number))
+
+
+def _shape(message: model_pb2.PartialShape) -> PartialShape:
+    if message.unknown_rank:
+        return None
+    return tuple(None if size < 0 else size for size in message.dimensions)
+
+
+def _variable(message: model_pb2.VariableSpec) -> VariableSpec:
+    return VariableSpec(
+        name=message.name,
+        path=message.path,
+        dtype=_dtype(message.dtype),
+        shape=_shape(message.shape),
+        trainable=message.trainable,
+        device=message.device,
+        initialized=message.initialized,
+        nbytes=message.byte_length,
+        revision=message.revision,
+    )
+
+
+def _function(message: model_pb2.FunctionSpec) -> FunctionSpec:
+    return FunctionSpec(
+        name=message.name,
+        path=message.path,
+        kind=_member(FunctionKind, "FUNCTION_KIND_", model_pb2.FunctionKind, message.kind),
+        overloads=tuple(
+            Overload(
+                inputs=tuple(_input(item) for item in each.inputs),
+                outputs=tuple(OutputSpec(item.name, _tensor(item.tensor)) for item in each.outputs),
+                reads=tuple(each.reads),
+                writes=tuple(each.writes),
+                changes_other_state=each.changes_other_state,
+            )
+            for each in message.overloads
+        ),
+    )
+
+
+def _tensor(message: model_pb2.TensorSpec) -> TensorSpec:
+    return TensorSpec(_dtype(message.dtype), _shape(message.shape))
+
+
+def _input(message: model_pb2.InputSpec) -> InputSpec:
+    kind: TensorSpec | Constant
+    if message.WhichOneof("kind") == "constant":
+        which = message.constant.WhichOneof("value")
+        value = None if which in (None, "none_value") else getattr(message.constant, which)
+        kind = Constant(value, is_repr=which == "repr_value")
+    else:
+        kind = _tensor(message.tensor)
+    return InputSpec(message.name, kind, message.optional)

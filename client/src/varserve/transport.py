@@ -1,0 +1,349 @@
+"""How an operation reaches the wire, blocking or awaited.
+
+An operation is a generator: it yields the steps that it needs (`Call`, `Sleep`), is sent what
+each gave, and returns its result. It does no I/O of its own, so that one description of it serves
+both drivers here. Owns the channel and the mapping of everything that gRPC raises; knows nothing of
+what the calls mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import threading
+import time
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from dataclasses import dataclass
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    overload,
+)
+
+import grpc
+import grpc.aio
+from google.protobuf.message import EncodeError
+
+from . import errors
+from .frames import FrameError, write_message
+from .tensors import TensorError
+
+if TYPE_CHECKING:
+    # At run time grpcio's own; only its type checker's form has a default.
+    from typing_extensions import TypeVar
+else:
+    from typing import TypeVar as _TypeVar
+
+    def TypeVar(name, default=None, **options):
+        return _TypeVar(name, **options)
+
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+P = ParamSpec("P")
+
+
+# ---- what an operation is made of ----
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """An RPC: its path, how its answers are read, and which sides stream."""
+
+    path: str
+    read: Callable[[bytes], Any]
+    streams_requests: bool = False
+    streams_responses: bool = False
+
+    @property
+    def shape(self) -> str:
+        """The name of grpc.Channel's method for it."""
+        sides = (self.streams_requests, self.streams_responses)
+        return "_".join("stream" if streams else "unary" for streams in sides)
+
+
+class Budget:
+    """The seconds and retries that an operation may use, counted from now."""
+
+    def __init__(self, timeout: float, retries: int) -> None:
+        self.timeout = timeout
+        self.retries = retries
+        self._end = time.monotonic() + timeout
+
+    def remaining(self) -> float:
+        """Seconds left, not below 0; infinity when there is no deadline."""
+        return max(0.0, self._end - time.monotonic())
+
+
+class Receiver(Protocol):
+    """Takes the messages of one answering stream and makes one answer of them."""
+
+    def take(self, message: Any) -> None:
+        """One message, in order."""
+
+    def finish(self) -> Any:
+        """The stream has ended well: the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One attempt at an RPC.
+
+    `request` is the message, or for a streaming request what makes its messages. `receive` makes
+    the receiver of a streaming answer.
+    """
+
+    method: Method
+    request: Any
+    budget: Budget
+    receive: Callable[[], Receiver] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Let this many seconds pass."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the channel."""
+
+
+Step: TypeAlias = Call | Sleep | Close
+Op: TypeAlias = Generator[Step, Any, T]
+"""What returns a T from a blocking client and is awaited for a T from an asyncio one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The operation returned this."""
+
+    result: Any
+
+
+def _advance(op: Op[Any], outcome: Any, failure: Exception | None) -> Step | Done:
+    try:
+        return op.send(outcome) if failure is None else op.throw(failure)
+    except StopIteration as stop:
+        return Done(stop.value)
+    except (TensorError, FrameError) as error:
+        raise errors.from_reason(error.reason, error.message) from None
+
+
+# ---- drivers ----
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """How to reach a service."""
+
+    target: str
+    credentials: grpc.ChannelCredentials | None
+    options: Sequence[tuple[str, Any]]
+    metadata: Sequence[tuple[str, str | bytes]]
+
+    def channel(self, module: Any) -> Any:
+        """A channel of `grpc` or `grpc.aio`."""
+        if self.credentials is None:
+            return module.insecure_channel(self.target, options=self.options)
+        return module.secure_channel(self.target, self.credentials, options=self.options)
+
+
+class Driver:
+    """What both drivers share: the channel, opened at the first call, and the errors."""
+
+    module: Any
+
+    def __init__(self, dial: Dial) -> None:
+        self.dial = dial
+        self.closed = False
+        self._lock = threading.Lock()
+        self._channel: Any = None
+        self._stubs: dict[str, Any] = {}
+
+    def _start(self, call: Call) -> Any:
+        """The grpc call object of a streaming answer, or what a unary one returns."""
+        method = call.method
+        with self._lock:
+            if self.closed:
+                raise errors.ClientClosed("this client is closed")
+            if self._channel is None:
+                self._channel = self.dial.channel(self.module)
+            stub = self._stubs.get(method.path)
+            if stub is None:
+                self._stubs[method.path] = stub = getattr(self._channel, method.shape)(
+                    method.path,
+                    request_serializer=write_message,
+                    response_deserializer=method.read,
+                )
+        remaining = call.budget.remaining()
+        return stub(
+            call.request() if method.streams_requests else call.request,
+            timeout=None if math.isinf(remaining) else remaining,
+            metadata=self.dial.metadata or None,
+        )
+
+    def _hang_up(self) -> Any:
+        with self._lock:
+            self.closed = True
+            channel, self._channel = self._channel, None
+            self._stubs.clear()
+        return channel
+
+    def _error(self, error: BaseException) -> errors.VarserveError | None:
+        """What the user sees of an exception that a call raised; None for one to let pass."""
+        if isinstance(error, errors.VarserveError):
+            return error
+        if isinstance(error, (TensorError, FrameError)):
+            return errors.from_reason(error.reason, error.message)
+        if isinstance(error, MemoryError):
+            return errors.OutOfMemory("this process has not enough memory for the answer")
+        if self.closed:
+            return errors.ClientClosed("this client was closed during the call")
+        if isinstance(error, grpc.RpcError):
+            return errors.from_rpc(error, self.dial.target)
+        if isinstance(error, EncodeError):
+            return errors.InvalidRequest(f"the request cannot be sent: {error}")
+        return None
+
+
+class Sync(Driver):
+    """Runs operations in the calling thread. Any number of threads may share one."""
+
+    module = grpc
+
+    def run(self, op: Op[T]) -> T:
+        """The result of an operation. Raises VarserveError."""
+        outcome: Any = None
+        failure: Exception | None = None
+        while True:
+            step = _advance(op, outcome, failure)
+            outcome = failure = None
+            if isinstance(step, Done):
+                return step.result  # type: ignore[no-any-return]
+            try:
+                outcome = self._take(step)
+            except Exception as error:
+                failure = self._error(error)
+                if failure is None:
+                    raise
+
+    def _take(self, step: Step) -> Any:
+        if isinstance(step, Sleep):
+            return time.sleep(step.seconds)
+        if isinstance(step, Close):
+            channel = self._hang_up()
+            return channel and channel.close()
+        answer = self._start(step)
+        if step.receive is None:
+            return answer
+        try:
+            receiver = step.receive()
+            for message in answer:
+                receiver.take(message)
+            return receiver.finish()
+        finally:
+            answer.cancel()
+
+
+class Async(Driver):
+    """Runs operations as coroutines of one event loop."""
+
+    module = grpc.aio
+
+    async def run(self, op: Op[T]) -> T:
+        """The result of an operation. Raises VarserveError."""
+        outcome: Any = None
+        failure: Exception | None = None
+        while True:
+            step = _advance(op, outcome, failure)
+            outcome = failure = None
+            if isinstance(step, Done):
+                return step.result  # type: ignore[no-any-return]
+            try:
+                outcome = await self._take(step)
+            except asyncio.CancelledError as error:
+                # Closing the channel cancels its calls, which is not what cancels a task.
+                task = asyncio.current_task()
+                if not self.closed or (task is not None and task.cancelling()):
+                    raise
+                failure = self._error(error)
+            except Exception as error:
+                failure = self._error(error)
+                if failure is None:
+                    raise
+
+    async def _take(self, step: Step) -> Any:
+        if isinstance(step, Sleep):
+            return await asyncio.sleep(step.seconds)
+        if isinstance(step, Close):
+            channel = self._hang_up()
+            return channel and await channel.close()
+        answer = self._start(step)
+        if step.receive is None:
+            return await answer
+        try:
+            receiver = step.receive()
+            async for message in answer:
+                receiver.take(message)
+            return receiver.finish()
+        finally:
+            answer.cancel()
+
+
+# ---- handles: objects whose methods are operations ----
+
+D = TypeVar("D", bound=Sync | Async, default=Sync)
+D_co = TypeVar("D_co", bound=Sync | Async, default=Sync, covariant=True)
+
+
+class Handle(Generic[D_co]):
+    """An object whose methods are operations on a driver."""
+
+    _driver: Sync | Async
+
+    def _blocking(self, what: str, instead: str) -> Sync:
+        if isinstance(self._driver, Sync):
+            return self._driver
+        raise TypeError(f"{what} would block the event loop: use {instead}")
+
+    def _awaited(self, what: str, instead: str) -> Async:
+        if isinstance(self._driver, Async):
+            return self._driver
+        raise TypeError(f"{what} needs a client of varserve.aio: use {instead}")
+
+
+if TYPE_CHECKING:
+
+    class operation(Generic[P, T_co]):  # noqa: N801, RUF100
+        """A method that returns an operation: runs it, or gives what is to be awaited."""
+
+        def __init__(self, make: Callable[Concatenate[Any, P], Op[T_co]]) -> None: ...
+        @overload
+        def __get__(self, handle: None, owner: type) -> operation[P, T_co]: ...
+        @overload
+        def __get__(self, handle: Handle[Sync], owner: type) -> Callable[P, T_co]: ...
+        @overload
+        def __get__(
+            self, handle: Handle[Async], owner: type
+        ) -> Callable[P, Coroutine[Any, Any, T_co]]: ...
+        def __get__(self, handle: Any, owner: type) -> Any: ...
+
+else:
+
+    def operation(make):
+        """A method that returns an operation: runs it, or gives what is to be awaited."""
+
+        @functools.wraps(make)
+        def method(self, *args, **kwargs):
+            return self._driver.run(make(self, *args, **kwargs))
+
+        return method

@@ -1,0 +1,308 @@
+"""Handles of variables: `tf.Variable`'s own words over the wire.
+
+Owns `Variable`, `Region` (a part of one, `variable[0:3]`) and the mapping that finds them.
+Attributes never ask the service: they say what it last said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import tensors
+from .handles import OfModel
+from .known import part_bytes, part_of, prepared
+from .operations import AssignOperation, Write
+from .regions import Index, Part, Rows
+from .results import Commit
+from .specs import PartialShape, VariableSpec, shape_text
+from .tensors import Array
+from .transport import D_co, Op, operation
+
+
+class _Value(OfModel[D_co]):
+    """What a variable and a region of one have in common: a value to read and to change."""
+
+    _path: str
+    _part: Part | None
+    """None: the whole variable."""
+
+    @property
+    def spec(self) -> VariableSpec:
+        """All that the service last said of the variable."""
+        return self._known.variables.by_path[self._path]
+
+    @property
+    def name(self) -> str:
+        """The variable's TensorFlow name where it has one of its own, else its path."""
+        return self.spec.name
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy dtype; object (of `bytes`) for strings."""
+        return self.spec.dtype
+
+    @property
+    def shape(self) -> PartialShape:
+        """A size for each dimension, None where unknown; None when the rank is unknown."""
+        return self.spec.shape if self._part is None else self._part.shown_shape
+
+    @property
+    def ndim(self) -> int | None:
+        """The number of dimensions, None when unknown."""
+        return None if self.shape is None else len(self.shape)
+
+    def _resolved(self) -> Part:
+        return part_of(self.spec, self._part)
+
+    @operation
+    def numpy(self, *, timeout: float | None = None) -> Op[Array]:
+        """The value, as an array of its own: `shape`, `dtype`.
+
+        Any size; a large one takes the array and a few MiB. timeout: seconds, all in all.
+        Raises VariableUninitialized.
+        """
+        return self._read(self._resolved(), timeout)
+
+    read_value = numpy
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        driver = self._blocking("np.asarray", "await variable.numpy()")
+        if copy is False:
+            raise ValueError("the value comes over the wire: it cannot be had without a copy")
+        value: Array = driver.run(self._read(self._resolved(), None))
+        return value if dtype is None else value.astype(dtype, copy=False)
+
+    @operation
+    def assign(
+        self,
+        value: npt.ArrayLike,
+        *,
+        read_value: bool = False,
+        if_revision_match: int | None = None,
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """Set the value, as one commit.
+
+        value: of the dtype and shape of what is assigned; Python numbers and lists take the dtype.
+        read_value: `Commit.value` is what the variable (or region) holds after this commit.
+        if_revision_match: only if the variable's last write was at this revision.
+        Raises DtypeMismatch, ShapeMismatch, RevisionMismatch, EpochMismatch.
+        """
+        return self._change(
+            Write(self._path, value, AssignOperation.SET, self._part, if_revision_match),
+            read_value,
+            timeout,
+        )
+
+    @operation
+    def assign_add(
+        self,
+        delta: npt.ArrayLike,
+        *,
+        read_value: bool = False,
+        if_revision_match: int | None = None,
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """Add to the value, as one commit. As `assign`, and raises OperationUnsupported."""
+        return self._change(
+            Write(self._path, delta, AssignOperation.ADD, self._part, if_revision_match),
+            read_value,
+            timeout,
+        )
+
+    @operation
+    def assign_sub(
+        self,
+        delta: npt.ArrayLike,
+        *,
+        read_value: bool = False,
+        if_revision_match: int | None = None,
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """Subtract from the value, as one commit. As `assign`, and raises OperationUnsupported."""
+        return self._change(
+            Write(self._path, delta, AssignOperation.SUB, self._part, if_revision_match),
+            read_value,
+            timeout,
+        )
+
+    def _read(self, part: Part, timeout: float | None) -> Op[Array]:
+        budget = self._budget(timeout, part_bytes(self.spec, part))
+        reading = yield from self._known.read(self._path, part, budget)
+        assert reading.value is not None
+        return reading.value
+
+    def _change(self, write: Write, read_back: bool, timeout: float | None) -> Op[Commit]:
+        change = prepared(self.spec, write)
+        budget = self._budget(timeout, tensors.body_length(change.value))
+        # A revision means something in its epoch only.
+        epoch = "" if write.if_revision_match is None else self._known.header.epoch
+        conditions = self._conditions(epoch=epoch)
+        return (yield from self._known.write(change, budget, conditions, read_back=read_back))
+
+
+class Variable(_Value[D_co]):
+    """One variable of a served model.
+
+    `variable[index]` is a region of it: integers, slices with a positive step, `...`.
+    """
+
+    _part = None
+
+    def __init__(self, owner: OfModel[D_co], path: str) -> None:
+        super().__init__(owner._driver, owner._known, owner._defaults)
+        self._path = path
+
+    @property
+    def path(self) -> str:
+        """Path in the model's object graph: unique, and the identity that lasts."""
+        return self._path
+
+    @property
+    def trainable(self) -> bool:
+        """As the model was built."""
+        return self.spec.trainable
+
+    @property
+    def device(self) -> str:
+        """Where the value lives: `CPU:0`, `GPU:0`, ..."""
+        return self.spec.device
+
+    @property
+    def initialized(self) -> bool:
+        """It has a value. A whole assign gives it one."""
+        return self.spec.initialized
+
+    @property
+    def revision(self) -> int:
+        """Revision of its last write, as far as this client has heard; 0: as loaded."""
+        return self.spec.revision
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the value; 0 when uninitialized, and for strings."""
+        return self.spec.nbytes
+
+    def __getitem__(self, index: Index) -> Region[D_co]:
+        return Region(self, part_of(self.spec, index), index)
+
+    @operation
+    def sparse_read(self, rows: npt.ArrayLike, *, timeout: float | None = None) -> Op[Array]:
+        """Some rows, by their indices: shape [n, ...]. A row may be named twice."""
+        return self._read(part_of(self.spec, Rows(rows)), timeout)
+
+    @operation
+    def scatter_update(
+        self,
+        rows: npt.ArrayLike,
+        value: npt.ArrayLike,
+        *,
+        read_value: bool = False,
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """Set some rows, by their indices, each at most once. value: shape [n, ...]."""
+        return self._change(
+            Write(self._path, value, AssignOperation.SET, Rows(rows)), read_value, timeout
+        )
+
+    @operation
+    def scatter_add(
+        self,
+        rows: npt.ArrayLike,
+        delta: npt.ArrayLike,
+        *,
+        read_value: bool = False,
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """Add to some rows. delta: shape [n, ...]; a row that is named twice is added to twice."""
+        return self._change(
+            Write(self._path, delta, AssignOperation.ADD, Rows(rows)), read_value, timeout
+        )
+
+    @operation
+    def scatter_sub(
+        self,
+        rows: npt.ArrayLike,
+        delta: npt.ArrayLike,
+        *,
+        read_value: bool = False,
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """Subtract from some rows. As `scatter_add`."""
+        return self._change(
+            Write(self._path, delta, AssignOperation.SUB, Rows(rows)), read_value, timeout
+        )
+
+    # An index makes a region: iterating would make one after the other, without end.
+    __iter__ = None
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        state = f"revision {spec.revision}" if spec.initialized else "uninitialized"
+        return (
+            f"<varserve.Variable {spec.name!r} {tensors.dtype_name(spec.dtype)} "
+            f"{shape_text(spec.shape)} on {spec.device}, {state}>"
+        )
+
+
+class Region(_Value[D_co]):
+    """A part of a variable, to read and to change on its own."""
+
+    _part: Part
+
+    def __init__(self, variable: Variable[D_co], part: Part, index: Index) -> None:
+        super().__init__(variable._driver, variable._known, variable._defaults)
+        self.variable = variable
+        self.index = index
+        self._path = variable.path
+        self._part = part
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of the value, None when only a read tells."""
+        return part_bytes(self.spec, self._part)
+
+    def __repr__(self) -> str:
+        return (
+            f"<varserve.Region {self.name!r}[{_index_text(self.index)}] "
+            f"{tensors.dtype_name(self.dtype)} {shape_text(self.shape)}>"
+        )
+
+
+def _index_text(index: Index) -> str:
+    if isinstance(index, tuple):
+        return ", ".join(_index_text(each) for each in index) or "()"
+    if isinstance(index, slice):
+        bounds = [index.start, index.stop, *([] if index.step is None else [index.step])]
+        return ":".join("" if bound is None else str(bound) for bound in bounds)
+    return "..." if index is Ellipsis else str(index)
+
+
+class Variables(OfModel[D_co], Mapping[str, Variable[D_co]]):
+    """A model's variables: iterates names, finds by name or path.
+
+    Raises VariableNotFound, with the closest names, or NameAmbiguous.
+    """
+
+    def __getitem__(self, name: str) -> Variable[D_co]:
+        return Variable(self, self._known.variables.find(name).path)
+
+    def __iter__(self) -> Iterator[str]:
+        lookup = self._known.variables
+        return iter([lookup.key(path) for path in lookup.by_path])
+
+    def __len__(self) -> int:
+        return len(self._known.variables.by_path)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known.variables
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def __repr__(self) -> str:
+        return "\n".join([f"{len(self)} variables:", *(f"  {each!r}" for each in self.values())])

@@ -1,0 +1,24 @@
+"""SavedModels in memory: the only room that imports TensorFlow, behind the core's ports."""
+
+from __future__ import annotations
+
+import os
+
+# Before the first import of TensorFlow, which otherwise tells standard error about its CPU flags.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+try:
+    import tensorflow  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "tensorflow":
+        raise
+    raise ModuleNotFoundError(
+        'TensorFlow is not installed: pip install "varserve-service[cpu]", or '
+        '"varserve-service[gpu]" on a machine with an NVIDIA GPU',
+        name="tensorflow",
+    ) from None
+
+from .loader import load
+from .placement import Placement, configure_devices
+
+__all__ = ["Placement", "configure_devices", "load"]

@@ -1,0 +1,124 @@
+"""Loading: from a SavedModel's folder to the core's LoadedModel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from varserve_service.core.errors import ModelLoadError
+from varserve_service.core.ports import VariableSpec
+
+from .catalogue import find_functions, find_variables
+from .functions import SavedFunction, partial_shape
+from .object_graph import names_of, walk
+from .placement import Placement
+from .variables import SavedVariable
+
+
+class SavedModel:
+    """Implements the core's LoadedModel. Keeps the loaded object: its functions die with it."""
+
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        device: str,
+        root: Any,
+        variables: Sequence[SavedVariable],
+        functions: Sequence[SavedFunction],
+    ) -> None:
+        self._name = name
+        self._version = version
+        self._device = device
+        self._root = root
+        self._variables = tuple(variables)
+        self._functions = tuple(functions)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    @property
+    def device(self) -> str:
+        return self._device
+
+    @property
+    def variables(self) -> Sequence[SavedVariable]:
+        return self._variables
+
+    @property
+    def functions(self) -> Sequence[SavedFunction]:
+        return self._functions
+
+
+def load(name: str, path: Path, *, version: int = 0, placement: Placement) -> SavedModel:
+    """Load the SavedModel in the folder `path`.
+
+    Loading runs code of the model. Raises ModelLoadError with a message for the operator.
+    """
+    root = _restore(name, path, placement)
+    nodes = list(walk(root))
+    variables = find_variables(name, root, nodes)
+    functions, sparse = find_functions(nodes, variables, placement)
+    names = names_of(variables)
+    saved = []
+    for node_path, variable in variables.items():
+        spec = VariableSpec(
+            name=names[node_path],
+            path=node_path,
+            dtype=variable.dtype.name,
+            shape=partial_shape(variable.shape),
+            trainable=bool(variable.trainable),
+            device=placement.show(variable.handle.device),
+        )
+        saved.append(SavedVariable(variable, spec, sparse=node_path in sparse))
+    return SavedModel(name, version, placement.shown, root, saved, functions)
+
+
+def _restore(name: str, path: Path, placement: Placement) -> Any:
+    def failed(problem: str) -> ModelLoadError:
+        return ModelLoadError(f"model {name!r}: {problem}")
+
+    if not path.is_dir():
+        raise failed(f"{path} is not a folder")
+    if not ((path / "saved_model.pb").is_file() or (path / "saved_model.pbtxt").is_file()):
+        raise failed(f"{path} holds no saved_model.pb")
+    try:
+        with placement.scope():
+            return _load_serving(str(path))
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        raise failed(f"not enough memory to load {path}") from error
+    except DecodeError as error:
+        raise failed(f"{path}/saved_model.pb is damaged") from error
+    except Exception as error:
+        # Loading runs the model's own code: there is no list of what it may raise.
+        if "object has no attribute 'add_slot'" in str(error):
+            raise failed(
+                f"{path} was saved by Keras 2 with its optimizer, which takes tf-keras to load: "
+                "pip install --no-deps tf-keras==2.21.*"
+            ) from error
+        raise failed(f"TensorFlow cannot load {path}: {_in_short(error)}") from error
+
+
+def _load_serving(path: str) -> Any:
+    """Load; of several tag sets, the one that serving uses."""
+    try:
+        return tf.saved_model.load(path)
+    except ValueError as error:
+        if "tags=" not in str(error):
+            raise
+        return tf.saved_model.load(path, tags=["serve"])
+
+
+def _in_short(error: BaseException) -> str:
+    text = re.sub(r"\{\{[^}]*\}\}\s*|\s*\[Op:[^\]]*\].*", "", str(error)).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,108 @@
+"""The loaded object graph: which variables and functions hang where, and how they are called."""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+# Lists that Keras keeps beside the layers; a variable's way through its layer says more.
+_COLLECTIONS = frozenset(
+    {
+        "variables",
+        "trainable_variables",
+        "non_trainable_variables",
+        "weights",
+        "trainable_weights",
+        "non_trainable_weights",
+        "keras_api",
+    }
+)
+_DETOUR = 1000
+# How tables and assets make and destroy themselves; not for callers.
+_LIFE_CYCLE = frozenset({"_create_resource", "_initialize", "_destroy_resource"})
+
+
+def walk(root: Any) -> Iterator[tuple[str, Any]]:
+    """Every trackable object once, with its path: the shortest, first in the saved order.
+
+    Paths through collections and private attributes count as long, so that `dense/kernel` goes
+    before `variables/0`.
+    """
+    order = 0
+    heap: list[tuple[int, int, str, Any]] = [(0, order, "", root)]
+    seen: set[int] = set()
+    while heap:
+        cost, _, path, node = heapq.heappop(heap)
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield path, node
+        for name, child in _children(node):
+            if id(child) in seen:
+                continue
+            order += 1
+            detour = name in _COLLECTIONS or name.startswith("_")
+            step = 1 + (_DETOUR if detour else 0)
+            heapq.heappush(heap, (cost + step, order, _join(path, name), child))
+
+
+def is_function(node: Any) -> bool:
+    """Whether the node is a restored tf.function or a bare concrete function."""
+    return is_polymorphic(node) or hasattr(node, "structured_input_signature")
+
+
+def is_polymorphic(node: Any) -> bool:
+    """Whether the node is a restored tf.function, with overloads."""
+    return hasattr(node, "concrete_functions") and hasattr(node, "get_concrete_function")
+
+
+def _children(node: Any) -> list[tuple[str, Any]]:
+    if isinstance(node, tf.Variable) or is_function(node):
+        return []
+    if not hasattr(node, "_trackable_children"):
+        return []
+    children = dict(node._trackable_children(save_type="savedmodel"))
+    if isinstance(node, tf.saved_model.experimental.TrackableResource) or (
+        children.keys() >= _LIFE_CYCLE
+    ):
+        children = {name: child for name, child in children.items() if name not in _LIFE_CYCLE}
+    return [*children.items(), *_slots(node)]
+
+
+def _slots(node: Any) -> Iterator[tuple[str, Any]]:
+    """Slot variables of a Keras 2 optimizer, which are no children of anything."""
+    slots = getattr(node, "_slots", None)
+    if not isinstance(slots, Mapping) or not hasattr(node, "get_slot_names"):
+        return
+    for of_variable in slots.values():
+        for slot_name, variable in of_variable.items():
+            yield own_name(variable) or slot_name, variable
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name
+
+
+def own_name(variable: tf.Variable) -> str:
+    """The name that TensorFlow has for the variable, without `:0`."""
+    return str(variable.name).removesuffix(":0")
+
+
+_DEFAULT_NAME = re.compile(r"(.*/)?Variable(_\d+)?$")
+
+
+def names_of(variables: Mapping[str, tf.Variable]) -> dict[str, str]:
+    """The name of each variable, by path: its own where given and unique, else the path."""
+    own = {path: own_name(variable) for path, variable in variables.items()}
+    count = Counter(own.values())
+    names = {}
+    for path, name in own.items():
+        given = name and not _DEFAULT_NAME.fullmatch(name)
+        free = count[name] == 1 and (name == path or name not in variables)
+        names[path] = name if given and free else path
+    return names

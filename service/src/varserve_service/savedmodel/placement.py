@@ -1,0 +1,94 @@
+"""Where models live: which devices TensorFlow may use, and how the service calls them.
+
+Owns TensorFlow's device settings, which are process-wide and fixed by its first operation.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from varserve_service.core.errors import ModelLoadError
+
+_HOST = "CPU:0"
+
+
+def device_name(device: str) -> str:
+    """`/job:localhost/replica:0/task:0/device:GPU:0` as `GPU:0`; `` as `CPU:0`."""
+    match = re.search(r"(CPU|GPU|TPU|XLA_\w+):(\d+)$", device.upper())
+    return f"{match[1]}:{match[2]}" if match else _HOST
+
+
+def is_host(device: str) -> bool:
+    """Whether a tensor on this device can be read in place."""
+    return device_name(device) == _HOST
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The device on which models are loaded and functions run.
+
+    `logical` is TensorFlow's name for it in this process, `shown` the name that operators and
+    clients use: on a machine with four GPUs of which one is used, `GPU:0` is shown as `GPU:3`.
+    """
+
+    logical: str = _HOST
+    shown: str = _HOST
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Within it, this thread creates variables and runs operations on the device."""
+        return tf.device(self.logical)
+
+    def show(self, device: str) -> str:
+        """The shown name of any device string of TensorFlow."""
+        name = device_name(device)
+        return self.shown if name == self.logical else name
+
+
+def configure_devices(device: str = "auto", gpu_memory_limit_mib: int | None = None) -> Placement:
+    """Choose the device once, before anything else uses TensorFlow.
+
+    `device` is `auto` (the first GPU, else the CPU), `cpu` or `gpu:N`. GPU memory grows as it is
+    needed, or is bounded by `gpu_memory_limit_mib`. Raises ModelLoadError when there is no such
+    device, ValueError when `device` or the limit is not one of these.
+    """
+    wanted = device.strip().lower()
+    match = re.fullmatch(r"gpu:(\d+)", wanted)
+    if wanted not in ("auto", "cpu") and match is None:
+        raise ValueError(f"device: expected auto, cpu or gpu:N, found {device!r}")
+    if gpu_memory_limit_mib is not None and gpu_memory_limit_mib < 1:
+        raise ValueError(f"GPU memory limit: expected at least 1 MiB, found {gpu_memory_limit_mib}")
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if wanted == "cpu" or (wanted == "auto" and not gpus):
+        # A GPU that stays visible would be initialised, and its memory taken, for nothing.
+        _set_before_use(lambda: tf.config.set_visible_devices([], "GPU"))
+        return Placement()
+    number = int(match[1]) if match else 0
+    if number >= len(gpus):
+        there = ", ".join(f"gpu:{n}" for n in range(len(gpus))) or "no GPU"
+        raise ModelLoadError(f"device gpu:{number} is not there; found {there} and the CPU")
+
+    def settings() -> None:
+        tf.config.set_visible_devices([gpus[number]], "GPU")
+        if gpu_memory_limit_mib is None:
+            tf.config.experimental.set_memory_growth(gpus[number], True)
+        else:
+            limit = tf.config.LogicalDeviceConfiguration(memory_limit=gpu_memory_limit_mib)
+            tf.config.set_logical_device_configuration(gpus[number], [limit])
+
+    _set_before_use(settings)
+    return Placement(logical="GPU:0", shown=f"GPU:{number}")
+
+
+def _set_before_use(settings: Any) -> None:
+    try:
+        settings()
+    except RuntimeError as error:
+        raise ModelLoadError(
+            "devices must be configured before anything else uses TensorFlow in this process"
+        ) from error

@@ -1,0 +1,40 @@
+"""The straight way into TensorFlow's runtime: concrete functions by flat tensors, and nothing else.
+
+The only user of TensorFlow's private calling interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+FlatCall: TypeAlias = Callable[[list[tf.Tensor]], Sequence[tf.Tensor]]
+
+
+def flat_call(concrete: Any) -> FlatCall:
+    """A call of the concrete function with its inputs and captures in order.
+
+    Binding a signature in Python would cost more than a small function itself; and on this way
+    there is no trace to be made, whatever the inputs are. Errors come as tf.errors.OpError.
+    """
+    runtime = context.context()
+    inference = concrete.inference_fn
+    name, count = inference.name, len(concrete.outputs)
+
+    def call(inputs: list[tf.Tensor]) -> Sequence[tf.Tensor]:
+        return runtime.call_function(name, inputs, count) or ()
+
+    # The runtime forgets a function with the object that made it.
+    call.keep = concrete  # type: ignore[attr-defined]
+    return call
+
+
+def function_definition(name: str) -> Any | None:
+    """The FunctionDef of a function that this process knows, None where there is none."""
+    try:
+        return context.context().get_function_def(name)
+    except (tf.errors.OpError, ValueError):
+        return None

@@ -1,0 +1,250 @@
+"""Tensor values: how an eager tensor, or a part of one, is seen as the core's Value.
+
+Values on the host share the tensor's memory; values on a device are copied part by part.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from varserve_service.core.buffers import aligned_empty, is_aligned
+from varserve_service.core.errors import OutOfMemory
+from varserve_service.core.ports import Value
+from varserve_service.core.regions import Region, Rows, Slices, region_shape
+
+from .placement import device_name, is_host
+
+# DLPack has no name for bfloat16; TensorFlow bitcasts to it for free. For the float8 types it has
+# no bitcast either, so that they are copied.
+_CARRIERS = {"bfloat16": np.dtype(np.uint16)}
+_COPIED = "float8"
+
+NO_KERNEL = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.UnimplementedError,
+)
+"""What TensorFlow raises where a device has no kernel for a dtype."""
+
+
+def host_array(tensor: tf.Tensor) -> np.ndarray[Any, Any]:
+    """A read-only view of a host tensor's memory; a copy of a device's or of strings."""
+    array = np.asarray(tensor)
+    # Without this an array of bfloat16 is a writable alias of the variable.
+    array.flags.writeable = False
+    return array
+
+
+def to_tensor(array: np.ndarray[Any, Any], device: str) -> tf.Tensor:
+    """A tensor on `device` of the array's elements; takes the array over where that is safe.
+
+    The memory of a writable, C-contiguous, aligned array becomes the tensor's; anything else is
+    copied once. Raises OutOfMemory.
+    """
+    try:
+        with tf.device("CPU:0"):
+            tensor = _host_tensor(array)
+        if is_host(device):
+            return tensor
+        with tf.device(device):
+            return tf.identity(tensor)
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        raise OutOfMemory(f"no memory for a value of {array.nbytes} bytes") from error
+
+
+def _host_tensor(array: np.ndarray[Any, Any]) -> tf.Tensor:
+    if array.dtype.hasobject:
+        return tf.constant(array, tf.string, shape=array.shape)
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.name.startswith(_COPIED) or array.size == 0:
+        return tf.constant(array, tf.as_dtype(dtype.name), shape=array.shape)
+    if not (
+        array.flags.writeable
+        and array.flags.c_contiguous
+        and array.dtype == dtype
+        and array.dtype.isnative
+        and is_aligned(array)
+    ):
+        copy = aligned_empty(array.shape, dtype)
+        np.copyto(copy, array)
+        array = copy
+    carrier = _CARRIERS.get(dtype.name)
+    if carrier is None:
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    capsule = array.view(carrier).__dlpack__()
+    return tf.bitcast(tf.experimental.dlpack.from_dlpack(capsule), tf.as_dtype(dtype.name))
+
+
+class TensorValue:
+    """A whole eager tensor as a Value."""
+
+    __slots__ = ("_bytes", "_tensor")
+
+    def __init__(self, tensor: tf.Tensor) -> None:
+        self._tensor = tensor
+        self._bytes: np.ndarray[Any, Any] | None = None
+
+    @property
+    def dtype(self) -> str:
+        return str(self._tensor.dtype.name)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._tensor.shape.as_list())
+
+    @property
+    def nbytes(self) -> int:
+        if self.dtype == "string":
+            return sum(len(element) for element in self.numpy().flat)
+        return math.prod(self.shape) * int(self._tensor.dtype.size)
+
+    @property
+    def tensor(self) -> tf.Tensor:
+        """The tensor itself, wherever it lives."""
+        return self._tensor
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        return host_array(self._tensor)
+
+    def buffer(self, start: int, stop: int) -> memoryview:
+        if self.dtype == "string":
+            raise TypeError("strings have no buffer of elements")
+        if not is_host(self._tensor.backing_device):
+            return self._device_bytes(start, stop)
+        if self._bytes is None:
+            self._bytes = host_array(self._tensor).reshape(-1).view(np.uint8)
+        return memoryview(self._bytes)[start:stop]
+
+    def _device_bytes(self, start: int, stop: int) -> memoryview:
+        """Copy whole elements around the bytes from the device, and cut."""
+        size = int(self._tensor.dtype.size)
+        first, last = start // size, -(-stop // size)
+        with tf.device(self._tensor.backing_device):
+            part = tf.reshape(self._tensor, [-1])[first:last]
+        data = host_array(part).view(np.uint8)
+        return memoryview(data)[start - first * size : stop - first * size]
+
+
+class RegionValue:
+    """A region of a value: holds the whole and cuts the part out on first use."""
+
+    __slots__ = ("_dtype", "_lock", "_nbytes", "_part", "_region", "_shape", "_whole")
+
+    def __init__(self, whole: tf.Tensor, region: Region, *, variable: str) -> None:
+        self._whole: tf.Tensor | None = whole
+        self._region = region
+        self._dtype = str(whole.dtype.name)
+        self._shape = region_shape(region, tuple(whole.shape.as_list()), variable=variable)
+        self._nbytes = math.prod(self._shape) * int(whole.dtype.size)
+        self._part: TensorValue | HostValue | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def dtype(self) -> str:
+        return self._dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def nbytes(self) -> int:
+        return self._cut().nbytes if self._dtype == "string" else self._nbytes
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        return self._cut().numpy()
+
+    def buffer(self, start: int, stop: int) -> memoryview:
+        return self._cut().buffer(start, stop)
+
+    def _cut(self) -> TensorValue | HostValue:
+        with self._lock:
+            if self._part is None:
+                self._part = cut(self._whole, self._region)
+                # The whole may be a thousand times the part.
+                self._whole = None
+            return self._part
+
+
+class HostValue:
+    """A read-only, C-contiguous numpy array as a Value."""
+
+    __slots__ = ("_array", "_bytes")
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self._array = array
+        self._bytes = None if array.dtype.hasobject else array.reshape(-1).view(np.uint8)
+
+    @property
+    def dtype(self) -> str:
+        return "string" if self._bytes is None else self._array.dtype.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def nbytes(self) -> int:
+        if self._bytes is None:
+            return sum(len(element) for element in self._array.flat)
+        return self._array.nbytes
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        return self._array
+
+    def buffer(self, start: int, stop: int) -> memoryview:
+        if self._bytes is None:
+            raise TypeError("strings have no buffer of elements")
+        return memoryview(self._bytes)[start:stop]
+
+
+def cut(whole: tf.Tensor, region: Region) -> TensorValue | HostValue:
+    """The region of a tensor: on the host without a copy where it is contiguous."""
+    if not is_host(whole.backing_device):
+        try:
+            with tf.device(whole.backing_device):
+                return TensorValue(_cut_on_device(whole, region))
+        except NO_KERNEL:
+            pass  # For this dtype, on this device: by way of the host.
+    array = host_array(whole)
+    if isinstance(region, Rows):
+        part = np.take(array, region.indices, axis=0)
+    else:
+        part = np.ascontiguousarray(array[region.index()]).reshape(
+            region_shape(region, array.shape, variable="")
+        )
+    part.flags.writeable = False
+    return HostValue(part)
+
+
+def _cut_on_device(whole: tf.Tensor, region: Region) -> tf.Tensor:
+    if isinstance(region, Rows):
+        return tf.gather(whole, region.indices)
+    begin, end, strides = slice_bounds(region, tuple(whole.shape.as_list()))
+    return tf.raw_ops.StridedSlice(input=whole, begin=begin, end=end, strides=strides)
+
+
+def slice_bounds(
+    region: Slices, shape: tuple[int, ...]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Begin, end and stride of each dimension, int64 of shape [rank], as TensorFlow takes them."""
+    parts = [s.indices(size) for s, size in zip(region.index(), shape, strict=False)]
+    parts += [(0, size, 1) for size in shape[len(parts) :]]
+    bounds = np.array(parts, np.int64).reshape(-1, 3)
+    return bounds[:, 0].copy(), bounds[:, 1].copy(), bounds[:, 2].copy()
+
+
+def as_tensor(value: Value, device: str) -> tf.Tensor:
+    """The value as a tensor on `device`; its own tensor where it has one. Raises OutOfMemory."""
+    if isinstance(value, TensorValue):
+        tensor = value.tensor
+        if device_name(device) == device_name(tensor.backing_device):
+            return tensor
+        with tf.device(device):
+            return tf.identity(tensor)
+    return to_tensor(value.numpy(), device)

@@ -1,0 +1,94 @@
+"""Compiled access to variables: one trace for each kind and dtype serves every variable.
+
+The handle is an input, shapes are unknown: nothing that a client sends can cause another trace.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from .runtime import flat_call
+
+_HANDLE = tf.TensorSpec([], tf.resource, name="handle")
+_INDICES = tf.TensorSpec([None], tf.int64)
+
+
+def _read(dtype: tf.DType) -> Any:
+    @tf.function(input_signature=[_HANDLE])
+    def read(handle: Any) -> Any:
+        return tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
+
+    return read
+
+
+def _assign(dtype: tf.DType) -> Any:
+    @tf.function(input_signature=[_HANDLE, tf.TensorSpec(None, dtype)])
+    def assign(handle: Any, value: Any) -> None:
+        tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+
+    return assign
+
+
+def _gather(dtype: tf.DType) -> Any:
+    @tf.function(input_signature=[_HANDLE, _INDICES])
+    def gather(handle: Any, indices: Any) -> Any:
+        return tf.raw_ops.ResourceGather(resource=handle, indices=indices, dtype=dtype)
+
+    return gather
+
+
+def _scatter(dtype: tf.DType) -> Any:
+    @tf.function(input_signature=[_HANDLE, _INDICES, tf.TensorSpec(None, dtype)])
+    def scatter(handle: Any, indices: Any, rows: Any) -> None:
+        tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=indices, updates=rows)
+
+    return scatter
+
+
+def _assign_slices(dtype: tf.DType) -> Any:
+    value = tf.TensorSpec(None, dtype)
+
+    @tf.function(input_signature=[_HANDLE, _INDICES, _INDICES, _INDICES, value])
+    def assign_slices(handle: Any, begin: Any, end: Any, strides: Any, value: Any) -> None:
+        tf.raw_ops.ResourceStridedSliceAssign(
+            ref=handle, begin=begin, end=end, strides=strides, value=value
+        )
+
+    return assign_slices
+
+
+_KINDS: dict[str, Callable[[tf.DType], Any]] = {
+    "read": _read,
+    "assign": _assign,
+    "gather": _gather,
+    "scatter": _scatter,
+    "assign_slices": _assign_slices,
+}
+_compiled: dict[tuple[str, tf.DType], Callable[..., Any]] = {}
+_tracing = threading.Lock()
+
+
+def compiled(kind: str, dtype: tf.DType) -> Callable[..., Any]:
+    """The compiled access of this kind: takes the handle and tensors, returns a tensor or None."""
+    key = (kind, dtype)
+    access = _compiled.get(key)
+    if access is None:
+        with _tracing:
+            access = _compiled.get(key)
+            if access is None:
+                access = _compiled[key] = _flat(_KINDS[kind](dtype))
+    return access
+
+
+def _flat(function: Any) -> Callable[..., Any]:
+    call = flat_call(function.get_concrete_function())
+
+    def access(*inputs: tf.Tensor) -> Any:
+        outputs = call(list(inputs))
+        return outputs[0] if outputs else None
+
+    return access

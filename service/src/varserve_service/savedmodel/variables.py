@@ -1,0 +1,174 @@
+"""One variable of a loaded model: reading, staging, combining and writing its value."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from varserve_service.core.buffers import aligned_empty
+from varserve_service.core.errors import OutOfMemory
+from varserve_service.core.ports import Operation, Value, VariableSpec
+from varserve_service.core.regions import Region, Rows, Slice, Slices
+
+from .placement import is_host
+from .values import (
+    NO_KERNEL,
+    RegionValue,
+    TensorValue,
+    as_tensor,
+    host_array,
+    slice_bounds,
+    to_tensor,
+)
+from .variable_access import compiled
+
+_FLOAT8 = frozenset({"float8_e5m2", "float8_e4m3fn"})
+_IN_PLACE_ON_DEVICE = frozenset({"float16", "bfloat16", "float32", "float64"})
+_OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
+
+
+class SavedVariable:
+    """Implements the core's Variable over a tf.Variable.
+
+    `sparse` says that the model's own functions gather or scatter it. Such a variable holds its
+    memory alone (TensorFlow's copy-on-read mode), so that its rows can be read and written in
+    place. Every other variable is only ever replaced as a whole: one write in place would make
+    each later read a copy.
+    """
+
+    def __init__(self, variable: tf.Variable, spec: VariableSpec, *, sparse: bool) -> None:
+        self._variable = variable
+        self._handle = variable.handle
+        self._spec = spec
+        # Not the backing device: the handle itself is always in host memory.
+        self._device = variable.handle.device
+        self._dtype = tf.as_dtype(spec.dtype)
+        supported = is_host(self._device) or spec.dtype in _IN_PLACE_ON_DEVICE
+        self._in_place = sparse and supported and spec.dtype not in _FLOAT8
+        self._initialized = False
+        self._read = compiled("read", self._dtype)
+        self._assign = compiled("assign", self._dtype)
+
+    @property
+    def spec(self) -> VariableSpec:
+        return self._spec
+
+    @property
+    def writes_in_place(self) -> bool:
+        return self._in_place
+
+    def is_initialized(self) -> bool:
+        # No operation takes a variable's value away again.
+        if not self._initialized:
+            self._initialized = bool(tf.raw_ops.VarIsInitializedOp(resource=self._handle))
+        return self._initialized
+
+    def shape(self) -> tuple[int, ...]:
+        static = self._spec.shape
+        if static is not None and None not in static:
+            return tuple(size for size in static if size is not None)
+        if self._in_place:
+            shape = tf.raw_ops.VariableShape(input=self._handle, out_type=tf.int64)
+            return tuple(int(size) for size in shape.numpy())
+        return tuple(self._read(self._handle).shape.as_list())
+
+    def read(self, region: Region | None = None) -> Value:
+        if region is not None and self._in_place:
+            return self._read_in_place(region)
+        whole = self._read(self._handle)
+        if region is None:
+            return TensorValue(whole)
+        return RegionValue(whole, region, variable=self._spec.name)
+
+    def _read_in_place(self, region: Region) -> Value:
+        """Gather no more rows than the region touches; the rest of a slice is cut later."""
+        gather = compiled("gather", self._dtype)
+        if isinstance(region, Rows):
+            indices = tf.constant(region.indices, tf.int64)
+            return TensorValue(gather(self._handle, indices))
+        shape = self.shape()
+        if not shape:
+            return TensorValue(self._read(self._handle))
+        begin, end, strides = slice_bounds(region, shape)
+        rows = gather(self._handle, tf.range(begin[0], end[0], strides[0], dtype=tf.int64))
+        inner = Slices((Slice(), *region.dimensions[1:]))
+        return RegionValue(rows, inner, variable=self._spec.name)
+
+    def stage(self, array: np.ndarray[Any, Any]) -> Value:
+        return TensorValue(to_tensor(array, self._device))
+
+    def combine(self, operation: Operation, base: Value, operand: Value) -> Value:
+        if operation is Operation.SET:
+            return operand
+        add = operation is Operation.ADD
+        try:
+            if self._spec.dtype in _FLOAT8:
+                # TensorFlow has no arithmetic for them; numpy's goes by way of float32.
+                left, right = base.numpy(), operand.numpy()
+                return self.stage(np.asarray(left + right if add else left - right))
+            x, y = as_tensor(base, self._device), as_tensor(operand, self._device)
+            with tf.device(self._device):
+                op = tf.raw_ops.AddV2 if add else tf.raw_ops.Sub
+                return TensorValue(op(x=x, y=y))
+        except _OUT_OF_MEMORY as error:
+            raise self._out_of_memory() from error
+
+    def overlay(self, base: Value, value: Value, region: Region) -> Value:
+        try:
+            return TensorValue(self._overlay(as_tensor(base, self._device), value, region))
+        except _OUT_OF_MEMORY as error:
+            raise self._out_of_memory() from error
+
+    def _overlay(self, base: tf.Tensor, value: Value, region: Region) -> tf.Tensor:
+        if not is_host(base.backing_device):
+            try:
+                with tf.device(base.backing_device):
+                    return self._overlay_on_device(base, as_tensor(value, self._device), region)
+            except NO_KERNEL:
+                pass  # For this dtype, on this device: by way of the host.
+        old = host_array(base)
+        new = old.copy() if old.dtype.hasobject else aligned_empty(old.shape, old.dtype)
+        if not old.dtype.hasobject:
+            np.copyto(new, old)
+        index = region.indices if isinstance(region, Rows) else region.index()
+        new[index] = value.numpy()
+        return to_tensor(new, self._device)
+
+    def _overlay_on_device(self, base: tf.Tensor, value: tf.Tensor, region: Region) -> tf.Tensor:
+        if isinstance(region, Rows):
+            return tf.tensor_scatter_nd_update(base, region.indices[:, np.newaxis], value)
+        begin, end, strides = slice_bounds(region, tuple(base.shape.as_list()))
+        return tf.raw_ops.TensorStridedSliceUpdate(
+            input=base, begin=begin, end=end, strides=strides, value=value
+        )
+
+    def write(self, value: Value, region: Region | None = None) -> None:
+        try:
+            if region is None:
+                self._assign(self._handle, as_tensor(value, self._device))
+                self._initialized = True
+            elif self._in_place and self.shape():
+                self._write_in_place(as_tensor(value, self._device), region)
+            else:
+                whole = self._read(self._handle)
+                self._assign(self._handle, self._overlay(whole, value, region))
+        except _OUT_OF_MEMORY as error:
+            raise self._out_of_memory() from error
+
+    def _write_in_place(self, value: tf.Tensor, region: Region) -> None:
+        if math.prod(value.shape.as_list()) == 0:
+            return
+        if isinstance(region, Rows):
+            indices = tf.constant(region.indices, tf.int64)
+            compiled("scatter", self._dtype)(self._handle, indices, value)
+            return
+        bounds = slice_bounds(region, self.shape())
+        begin, end, strides = (tf.constant(bound, tf.int64) for bound in bounds)
+        compiled("assign_slices", self._dtype)(self._handle, begin, end, strides, value)
+
+    def _out_of_memory(self) -> OutOfMemory:
+        name = self._spec.name
+        return OutOfMemory(f"no memory for a new value of variable {name!r}", variable=name)

@@ -1,0 +1,93 @@
+"""A service over numpy fakes on a real socket, with limits so small that a kilobyte is large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import varserve
+from tests.fakes import FakeFunction, FakeModel, FakeVariable
+from tests.serving import serve_here
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.ports import TensorSpec
+
+from .scripted import Scripted
+
+MESSAGE_BYTES = 128 << 10
+CHUNK_BYTES = 1 << 10
+
+
+# Tests share two cores: how long an example takes says nothing.
+settings.register_profile("client", deadline=None)
+settings.load_profile("client")
+
+
+def fake_model() -> FakeModel:
+    """Variables of every kind that the client treats differently, and a few functions."""
+    weights = FakeVariable("weights", np.arange(60, dtype=np.float32).reshape(3, 4, 5))
+    counter = FakeVariable("counter", np.array(7, dtype=np.int64))
+
+    def double(x: np.ndarray) -> dict[str, np.ndarray]:
+        return {"y": x * 2, "half/0": x / 2}
+
+    def spread(n: np.ndarray) -> dict[str, np.ndarray]:
+        return {"ones": np.ones(int(n), np.float32)}
+
+    def divide(x: np.ndarray) -> dict[str, np.ndarray]:
+        raise ZeroDivisionError("division by zero")
+
+    vector = TensorSpec("float32", (None,))
+    return FakeModel(
+        [
+            weights,
+            counter,
+            FakeVariable("table", np.zeros((1000, 4), np.float32)),
+            FakeVariable("large", np.arange(100_003, dtype=np.float64)),
+            FakeVariable("labels", np.array([b"a", b"bb", b"ccc"], dtype=object)),
+            FakeVariable("novel", np.array([b"x" * 20_000] * 9, dtype=object)),
+            FakeVariable("flag", np.array([True, False])),
+            FakeVariable("unset", None, shape=(2,)),
+            FakeVariable("growing", np.zeros((2, 3), np.float32), shape=(None, 3)),
+            FakeVariable("twin", np.zeros(1, np.float32), path="left/twin"),
+            FakeVariable("kernel", np.zeros(1, np.float32), path="layers/0/kernel"),
+        ],
+        [
+            FakeFunction(
+                "double", double, inputs={"x": vector}, outputs={"y": vector, "half/0": vector}
+            ),
+            FakeFunction(
+                "spread",
+                spread,
+                inputs={"n": TensorSpec("int32", ())},
+                outputs={"ones": vector},
+            ),
+            FakeFunction("divide", divide, inputs={"x": vector}, outputs={"y": vector}),
+        ],
+    )
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    model = LiveModel(fake_model())
+    with serve_here(model, message_bytes=MESSAGE_BYTES, chunk_bytes=CHUNK_BYTES) as address:
+        yield address
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[varserve.Client]:
+    with varserve.connect(address) as client:
+        yield client
+
+
+@pytest.fixture
+def model(client: varserve.Client) -> varserve.Model:
+    return client.model("fake")
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    with Scripted() as server:
+        yield server

@@ -1,0 +1,215 @@
+"""The flat methods: one for each RPC, in both clients."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import varserve
+from varserve.v1 import model_service_pb2 as pb
+
+from .scripted import Scripted
+
+RPCS = [method.name for method in pb.DESCRIPTOR.services_by_name["ModelService"].methods]
+
+
+def snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+@pytest.mark.parametrize("rpc", RPCS)
+def test_every_rpc_has_a_method(rpc: str) -> None:
+    """Each RPC of the contract has a documented method of its name, with a timeout."""
+    method = getattr(varserve.Client, snake(rpc))
+    assert method.__doc__
+    assert "timeout" in inspect.signature(method).parameters
+
+
+def test_flat_methods(client: varserve.Client) -> None:
+    """Each flat method does what its RPC says."""
+    assert [each.name for each in client.list_models()] == ["fake"]
+    spec = client.get_model("fake")
+    assert {each.name for each in spec.functions} == {"double", "spread", "divide"}
+    reading = client.read_variable("fake", "weights", region=np.s_[0, 1:3])
+    assert (reading.value.shape, reading.variable_revision) == ((2, 5), 0)
+    assert client.read_variable("fake", "weights", if_newer_than=0).value is None
+    assert client.read_variable("fake", "weights", if_newer_than=0, epoch="other").value is not None
+    commit = client.assign_variable(
+        "fake", "counter", np.int64(3), operation="add", read_back=True, if_model_revision_match=0
+    )
+    assert (commit.revision, int(commit.value)) == (1, 10)
+    writes = [
+        varserve.Write("counter", np.int64(1)),
+        varserve.Write("weights", np.ones((1, 4, 5), np.float32), "sub", varserve.Rows([0])),
+    ]
+    assert client.assign_variables("fake", writes).revision == 2
+    assert client.assign_variables("fake", {"counter": np.int64(5)}).revision == 3
+    snapshot = client.read_variables("fake", ["counter", "large"])
+    assert (int(snapshot["counter"]), snapshot.revisions["counter"]) == (5, 3)
+    x = np.ones(3, np.float32)
+    assert client.run_function("fake", "double", {"x": x})["y"].tolist() == [2, 2, 2]
+    large = np.ones(100_000, np.float32)
+    assert client.stream_run_function("fake", "double", {"x": large})["y"].sum() == 200_000
+    with pytest.raises(varserve.MessageTooLarge):
+        client.read_variable("fake", "large")
+    with pytest.raises(varserve.EpochMismatch):
+        client.assign_variable("fake", "counter", np.int64(1), if_epoch_match="other")
+
+
+def test_request_id_is_done_once(client: varserve.Client) -> None:
+    """A write that comes again with its request_id is not done again."""
+    for _ in range(2):
+        commit = client.assign_variable(
+            "fake", "counter", np.int64(1), operation="add", request_id="one"
+        )
+        assert commit.revision == 1
+    with pytest.raises(varserve.RequestIdReused):
+        client.assign_variable("fake", "counter", np.int64(2), request_id="one")
+
+
+def test_signature_before_path(scripted: Scripted) -> None:
+    """Where a signature's key is a function's path, the key means the signature."""
+    with varserve.connect(scripted.address) as client:
+        functions = client.model("m").functions
+        assert functions["key"].path == functions["signatures/key"].path == "signatures/key"
+        assert functions["./key"].path == "key"
+        assert {each.name for each in functions.values()} == set(functions)
+
+
+def test_async_client_is_the_same(address: str) -> None:
+    """With await, the same names give the same answers."""
+
+    async def use() -> None:
+        async with varserve.aio.connect(address) as client:
+            await client.wait_ready()
+            await client.wait_ready("fake")
+            assert [each.name for each in await client.models()] == ["fake"]
+            model = await client.model("fake")
+            weights = model.variables["weights"]
+            before = await weights.numpy()
+            assert (await weights.assign(before + 1)).revision == 1
+            await weights[0].assign_add(np.ones((4, 5), np.float32))
+            assert (await weights[0, 0, 0].numpy()) == 2
+            large = model.variables["large"]
+            value = await large.numpy()
+            assert (await large.assign(value[::-1])).revision == 3
+            np.testing.assert_array_equal(await large.numpy(), value[::-1])
+            snapshot = await model.read(["counter", "large"])
+            async with model.transaction(if_revision_match=snapshot) as txn:
+                txn.assign("counter", snapshot["counter"] + 1)
+            assert txn.revision == 4
+            assert (await model.functions["double"](x=[1]))["y"].tolist() == [2]
+            assert (await model.functions["spread"](n=50_000))["ones"].sum() == 50_000
+            values = await asyncio.gather(*(weights.numpy() for _ in range(20)))
+            assert len({value.tobytes() for value in values}) == 1
+            with pytest.raises(varserve.VariableUninitialized):
+                await model.variables["unset"].numpy()
+            with pytest.raises(varserve.DtypeMismatch):
+                await weights.assign("text")
+            with pytest.raises(TypeError, match="await"):
+                np.asarray(weights)
+        with pytest.raises(varserve.ClientClosed):
+            await client.models()
+
+    asyncio.run(use())
+
+
+def test_wrong_kind_of_with(address: str) -> None:
+    """`with` on an asyncio client and `async with` on a blocking one say what to use instead."""
+    client = varserve.aio.connect(address)
+    with pytest.raises(TypeError, match="async with"), client:  # type: ignore[attr-defined]
+        pass
+
+    async def enter() -> None:
+        async with varserve.connect(address):  # type: ignore[attr-defined]
+            pass
+
+    with pytest.raises(TypeError, match="use with"):
+        asyncio.run(enter())
+
+
+def test_exported_members() -> None:
+    """What the package exports is what it imports, sorted, and each has a docstring."""
+    public = [
+        name
+        for name, value in vars(varserve).items()
+        if not name.startswith("_") and (name == "aio" or not inspect.ismodule(value))
+    ]
+    assert sorted(public) == varserve.__all__
+    assert all(getattr(varserve, name).__doc__ for name in public)
+
+
+def test_importing_brings_no_tensorflow() -> None:
+    """Importing the client imports no TensorFlow and nothing of the service."""
+    code = "import sys, varserve; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    unwanted = re.compile(r"(tensorflow|keras|varserve_service|structlog|grpc_health\.v1)\b")
+    assert [name for name in loaded.stdout.split() if unwanted.match(name)] == []
+
+
+TYPED = """
+import numpy as np
+import varserve
+from varserve import aio
+
+
+def blocking(client: varserve.Client) -> None:
+    model: varserve.Model = client.model("m")
+    kernel: varserve.Variable = model.variables["k"]
+    reveal_type(kernel.numpy())
+    reveal_type(kernel[0].assign([1], read_value=True))
+    reveal_type(model.functions["f"](x=1))
+    with model.transaction() as txn:
+        reveal_type(txn.assign("a", 1))
+    with client:
+        reveal_type(client.read_variable("m", "k"))
+    kernel.numpy(timeout="no")  # wrong: seconds are a number
+
+
+async def awaited(client: aio.Client) -> None:
+    model: aio.Model = await client.model("m")
+    kernel: aio.Variable = model.variables["k"]
+    reveal_type(await kernel.numpy())
+    reveal_type(await model.functions["f"](x=1))
+    async with aio.connect("x") as other:
+        reveal_type(await other.read_variable("m", "k"))
+    np.sum(kernel.numpy() + 1)  # wrong: not awaited
+    with client:  # wrong: async with
+        pass
+"""
+
+
+@pytest.mark.slow
+def test_types_for_users(tmp_path: Path) -> None:
+    """mypy --strict sees arrays from the blocking client and awaitables from the asyncio one."""
+    source = tmp_path / "user.py"
+    source.write_text(TYPED)
+    command = [sys.executable, "-m", "mypy", "--strict", "--ignore-missing-imports", str(source)]
+    found = subprocess.run(
+        [*command, "--cache-dir", str(tmp_path / "cache")], capture_output=True, text=True
+    ).stdout
+    # Some versions of mypy write `builtins.tuple`.
+    revealed = re.findall(r'Revealed type is "([^"]*)"', found.replace("builtins.", ""))
+    array = "numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]]"
+    assert revealed == [
+        array,
+        "varserve.results.Commit",
+        "varserve.results.Outputs",
+        "None",
+        "varserve.results.Reading",
+        array,
+        "varserve.results.Outputs",
+        "varserve.results.Reading",
+    ], found
+    lines = {int(line) for line in re.findall(r"user\.py:(\d+): error", found)}
+    wrong = {n for n, text in enumerate(TYPED.splitlines(), 1) if "# wrong" in text}
+    assert lines == wrong, found

@@ -1,0 +1,52 @@
+"""What tests of several rooms share: real SavedModels, built once, and the service over them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests import saved_models
+from tests.serving import ServiceProcess, service_process
+from varserve_service.logs import configure_logs
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+configure_logs("warning")
+
+DEMO_MODEL = Path(__file__).resolve().parents[1] / ".models" / "basic_pitch" / "1"
+
+Serve = Callable[..., AbstractContextManager[ServiceProcess]]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a SavedModel by its builder's name; built in a process of its own, once."""
+    root = tmp_path_factory.mktemp("models")
+    return lambda name: saved_models.build_apart(name, root)
+
+
+@pytest.fixture(scope="session")
+def serve(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Serve:
+    """`serve("counter", "slow", arguments=[...])`: the real service over SavedModels by name."""
+
+    def start(
+        *names: str, arguments: tuple[str, ...] = ()
+    ) -> AbstractContextManager[ServiceProcess]:
+        log = tmp_path_factory.mktemp("service") / "log"
+        return service_process({name: model_folder(name) for name in names}, log, arguments)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def demo_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """The service over basic-pitch, as `make serve` starts it."""
+    if not DEMO_MODEL.is_dir():
+        pytest.fail(f"{DEMO_MODEL} is not there: `make test` unpacks it")
+    log = tmp_path_factory.mktemp("demo") / "log"
+    with service_process({"basic_pitch": DEMO_MODEL}, log) as process:
+        yield process

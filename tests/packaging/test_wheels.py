@@ -1,0 +1,130 @@
+"""The wheels, as somebody else installs them: complete, small, and working on their own."""
+
+from __future__ import annotations
+
+import email
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.tools import ROOT, Environment, run, serving
+
+pytestmark = pytest.mark.slow
+
+# What TensorFlow alone brings in.
+TENSORFLOW = {"h5py", "keras", "libclang", "tensorflow", "tensorflow-cpu", "tf-keras"}
+
+USE_A_SERVICE = """
+import sys
+import numpy as np
+import varserve
+
+with varserve.connect(sys.argv[1]) as client:
+    model = client.model("counter")
+    v = model.variables["v"]
+    before = v.numpy()
+    v.assign(np.array([4, 5, 6], np.float32))
+    after = v.numpy()
+    scaled = model.functions["serving_default"](x=np.float32(2))["y"]
+assert "tensorflow" not in sys.modules
+print(before.tolist(), after.tolist(), scaled.tolist())
+"""
+
+
+def members(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def metadata(wheel: Path) -> email.message.Message:
+    (name,) = (name for name in members(wheel) if name.endswith(".dist-info/METADATA"))
+    with zipfile.ZipFile(wheel) as archive:
+        return email.message_from_bytes(archive.read(name))
+
+
+def without(requirements: Path, names: set[str], target: Path) -> Path:
+    """Write a locked file anew without some distributions and their hashes."""
+    blocks = re.split(r"^(?=[A-Za-z0-9])", requirements.read_text(), flags=re.MULTILINE)
+    kept = [block for block in blocks if re.split(r"[=\s]", block)[0] not in names]
+    assert len(kept) < len(blocks)
+    target.write_text("".join(kept))
+    return target
+
+
+@pytest.fixture(scope="module")
+def client_alone(
+    wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Environment:
+    """The client's wheel with what it declares to need, and nothing else."""
+    environment = Environment(tmp_path_factory.mktemp("client") / "venv")
+    environment.install(ROOT / "requirements" / "client.txt", wheels["client"])
+    return environment
+
+
+@pytest.fixture(scope="module")
+def service_without_tensorflow(
+    wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Environment:
+    """Both wheels with what the service needs, as from an install without any extra."""
+    folder = tmp_path_factory.mktemp("service")
+    locked = ROOT / "requirements" / "service-cpu.txt"
+    environment = Environment(folder / "venv")
+    environment.install(
+        without(locked, TENSORFLOW, folder / "service.txt"), wheels["client"], wheels["service"]
+    )
+    return environment
+
+
+def test_wheels_hold_the_package_and_its_licence_alone(wheels: dict[str, Path]) -> None:
+    """Each wheel has one package, its typing marker or entry point, and the licence."""
+    for folder, package in (("client", "varserve"), ("service", "varserve_service")):
+        names = members(wheels[folder])
+        tops = {name.split("/")[0] for name in names}
+        assert tops == {package, f"{package}-0.1.0.dist-info"}
+        assert f"{package}-0.1.0.dist-info/licenses/LICENSE" in names
+    assert "varserve/py.typed" in members(wheels["client"])
+    assert "varserve/v1/model_service_pb2.pyi" in members(wheels["client"])
+    assert "varserve_service-0.1.0.dist-info/entry_points.txt" in members(wheels["service"])
+
+
+def test_client_declares_no_more_than_it_needs(wheels: dict[str, Path]) -> None:
+    """Without an extra, the client depends on five small distributions."""
+    required = [
+        re.split(r"[^A-Za-z0-9_-]", value)[0].replace("_", "-")
+        for value in metadata(wheels["client"]).get_all("Requires-Dist", [])
+        if "extra ==" not in value
+    ]
+    assert sorted(required) == ["crc32c", "grpcio", "ml-dtypes", "numpy", "protobuf"]
+
+
+def test_client_installed_alone_is_whole(client_alone: Environment) -> None:
+    """It imports, its requirements agree with each other, and TensorFlow is not there."""
+    client_alone.pip("check")
+    found = "import varserve, importlib.util as u; print(u.find_spec('tensorflow'))"
+    assert client_alone.python("-c", found) == "None\n"
+
+
+def test_client_installed_alone_works_against_a_service(
+    client_alone: Environment, repository: Path
+) -> None:
+    """Read, assign and run work from an environment without TensorFlow."""
+    program = Path(sys.executable).with_name("varserve-service")
+    model = f"counter={repository / 'counter' / '1'}"
+    with serving([program, "serve", "--model", model, "--port", "0"]) as address:
+        printed = client_alone.python("-c", USE_A_SERVICE, address)
+    assert printed == "[1.0, 2.0, 3.0] [4.0, 5.0, 6.0] [8.0, 10.0, 12.0]\n"
+
+
+def test_service_without_tensorflow_says_what_to_install(
+    service_without_tensorflow: Environment, repository: Path
+) -> None:
+    """Without an extra, serving ends with status 2 and one message that names both extras."""
+    service_without_tensorflow.pip("check")
+    program = service_without_tensorflow.bin / "varserve-service"
+    printed = run([program, "serve", "--model-repository", repository, "--port", "0"], status=2)
+    assert "varserve-service[cpu]" in printed
+    assert "varserve-service[gpu]" in printed
+    assert "Traceback" not in printed

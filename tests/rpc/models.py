@@ -1,0 +1,44 @@
+"""Fake models for tests of the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tests.fakes import FakeFunction, FakeModel, FakeVariable
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.ports import TensorSpec
+
+INT64 = TensorSpec("int64", ())
+
+
+def strings(*elements: bytes) -> np.ndarray[Any, Any]:
+    """A string array of shape [n]."""
+    array = np.empty(len(elements), object)
+    array[:] = elements
+    return array
+
+
+def counter(*more: FakeVariable, functions: tuple[FakeFunction, ...] = ()) -> LiveModel:
+    """The model `counter` of the real SavedModels, in numpy, and whatever else is asked for."""
+    count = FakeVariable("count", np.zeros((), np.int64))
+    v = FakeVariable("v", np.ones(3, np.float32))
+
+    def add(n: Any) -> dict[str, Any]:
+        count.array = count.array + n  # type: ignore[operator]
+        return {"count": count.array}
+
+    def total(x: Any) -> dict[str, Any]:
+        return {"output_0": np.sum(x, dtype=np.float32).reshape(())}
+
+    own = [
+        FakeFunction(
+            "total",
+            total,
+            inputs={"x": TensorSpec("float32", (None,))},
+            outputs={"output_0": TensorSpec("float32", ())},
+        ),
+        FakeFunction("add", add, inputs={"n": INT64}, outputs={"count": INT64}, writes=("count",)),
+    ]
+    return LiveModel(FakeModel([count, v, *more], [*own, *functions], name="counter"))

@@ -1,0 +1,603 @@
+"""Small real SavedModels of every kind that people have, built where they are asked for.
+
+From a test whose process may use TensorFlow: `build("counter", folder)`. From any other:
+`python tests/saved_models.py counter FOLDER` in a process of its own. Both give `FOLDER/counter`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+BUILDERS: dict[str, Callable[[Path], Path]] = {}
+
+DTYPES = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "bfloat16",
+    "float8_e5m2",
+    "float8_e4m3fn",
+    "complex64",
+    "complex128",
+    "string",
+)
+"""Every dtype that a tf.Variable can hold and the contract carries."""
+
+
+def builder(function: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    """Make a builder available by name."""
+    BUILDERS[function.__name__] = function
+    return function
+
+
+def build(name: str, root: Path) -> Path:
+    """Build `root/name` in this process, which imports TensorFlow; once for each root."""
+    folder = root / name
+    return folder if folder.is_dir() else BUILDERS[name](folder)
+
+
+def build_apart(name: str, root: Path) -> Path:
+    """Build `root/name` in a process of its own; once for each root. Takes a few seconds."""
+    folder = root / name
+    if not folder.is_dir():
+        command = [sys.executable, __file__, name, str(root)]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    return folder
+
+
+def _save(module: Any, folder: Path, signatures: Any = None) -> Path:
+    import tensorflow as tf
+
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    return folder
+
+
+@builder
+def counter(folder: Path) -> Path:
+    """`count` int64 [] = 0 and `v` float32 [3] = 1 2 3; functions `add`, `get`, `total`, `fail`."""
+    import tensorflow as tf
+
+    class Counter(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = tf.Variable(0, dtype=tf.int64, name="count")
+            self.v = tf.Variable([1.0, 2.0, 3.0], name="v")
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
+        def add(self, n: Any) -> Any:
+            return {"count": self.count.assign_add(n)}
+
+        @tf.function(input_signature=[])
+        def get(self) -> Any:
+            return {"count": self.count.read_value()}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+        def total(self, x: Any) -> Any:
+            return tf.reduce_sum(x * self.v)
+
+        @tf.function(input_signature=[])
+        def fail(self) -> Any:
+            """Writes both variables, and then fails."""
+            first = self.count.assign(999)
+            with tf.control_dependencies([first]):
+                second = self.v.assign([9.0, 9.0, 9.0])
+            with tf.control_dependencies([second]):
+                tf.debugging.assert_less(self.count, tf.constant(0, tf.int64), "count too large")
+            return self.count.read_value()
+
+    module = Counter()
+    signatures = {"serving_default": module.total, "add": module.add, "get": module.get}
+    return _save(module, folder, signatures)
+
+
+@builder
+def nested(folder: Path) -> Path:
+    """Modules and variables in lists and dicts: `layers/0/kernel`, `loose/0`, `parts/head/bias`."""
+    import tensorflow as tf
+
+    class Layer(tf.Module):
+        def __init__(self, size: int) -> None:
+            super().__init__()
+            self.kernel = tf.Variable(tf.fill([size, 2], float(size)), name="kernel")
+            self.bias = tf.Variable(tf.zeros([2]))
+
+    class Nested(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = [Layer(2), Layer(3)]
+            self.loose = [tf.Variable(1), tf.Variable(2, name="second", trainable=False)]
+            self.parts = {
+                "head": Layer(4),
+                "scale": tf.Variable(2.0, name="the_scale"),
+                "shared": self.layers[0],
+            }
+
+    return _save(Nested(), folder)
+
+
+@builder
+def twins(folder: Path) -> Path:
+    """Two variables named `w`, one whose name is the path of another, and two unnamed."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.left = tf.Variable([1.0], name="w")
+    module.right = tf.Variable([2.0], name="w")
+    module.stolen = tf.Variable([3.0], name="left")
+    module.first = tf.Variable([4.0])
+    module.second = tf.Variable([5.0])
+    module.own = tf.Variable([6.0], name="scope/given")
+    return _save(module, folder)
+
+
+@builder
+def polymorphic(folder: Path) -> Path:
+    """`scale(x, by=2, training=False)` with tensor and constant overloads; nested arguments."""
+    import tensorflow as tf
+
+    class Polymorphic(tf.Module):
+        @tf.function
+        def scale(self, x: Any, by: Any = 2, training: bool = False, *, mode: Any = None) -> Any:
+            scaled = x * tf.cast(by, x.dtype)
+            return scaled + 100 if training else scaled
+
+        @tf.function
+        def nest(self, batch: Any, *rest: Any) -> Any:
+            total = batch["x"] + batch["pair"][0] + batch["pair"][1]
+            return {"total": total, "parts": (batch["x"], {"rest": rest[0]})}
+
+        @tf.function
+        def sizes(self, x: Any, flag: Any) -> Any:
+            return tf.shape(x)[0], None, tf.constant(str(flag))
+
+    module = Polymorphic()
+    vector = tf.TensorSpec([None], tf.float32)
+    module.scale.get_concrete_function(vector)
+    module.scale.get_concrete_function(vector, training=True)
+    module.scale.get_concrete_function(vector, 3)
+    module.scale.get_concrete_function(vector, mode="fast")
+    module.scale.get_concrete_function(vector, tf.TensorSpec([], tf.float32))
+    module.scale.get_concrete_function(tf.TensorSpec([None], tf.int32))
+    module.nest.get_concrete_function({"x": vector, "pair": (vector, vector)}, vector)
+    module.sizes.get_concrete_function(tf.TensorSpec(None, tf.float32), ("a", 1.5))
+    return _save(module, folder)
+
+
+@builder
+def strings_and_ints(folder: Path) -> Path:
+    """`labels` string [2, 2], `empty` string [0], `word` string [], `step` int32 []; `join`."""
+    import tensorflow as tf
+
+    class Words(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.labels = tf.Variable([[b"a", b"\xff\x00"], [b"", "ü".encode()]], name="labels")
+            self.empty = tf.Variable(tf.zeros([0], tf.string), name="empty")
+            self.word = tf.Variable(b"word", name="word")
+            self.step = tf.Variable(7, name="step")
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def join(self, parts: Any) -> Any:
+            return tf.strings.reduce_join(parts, separator="-")
+
+    return _save(Words(), folder)
+
+
+@builder
+def every_dtype(folder: Path) -> Path:
+    """A variable of shape [2, 3] for every dtype that TensorFlow can hold: `v_DTYPE`."""
+    import numpy as np
+    import tensorflow as tf
+
+    module = tf.Module()
+    for dtype in DTYPES:
+        if dtype == "string":
+            value = tf.constant([["a", "b", "c"], ["d", "e", "f"]])
+        else:
+            as_numpy = tf.as_dtype(dtype).as_numpy_dtype
+            value = tf.constant(np.array([[0, 1, 2], [3, 4, 5]]).astype(as_numpy))
+        setattr(module, f"v_{dtype}", tf.Variable(value, name=f"v_{dtype}"))
+    return _save(module, folder)
+
+
+@builder
+def unservable(folder: Path) -> Path:
+    """`fine` float32 [2], and `small` of a quantized type that the contract does not carry."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.fine = tf.Variable([1.0, 2.0], name="fine")
+    quantized = tf.quantization.quantize([0.0, 1.0], 0.0, 1.0, tf.quint8).output
+    module.small = tf.Variable(quantized, name="small", trainable=False)
+    return _save(module, folder)
+
+
+@builder
+def partial_shapes(folder: Path) -> Path:
+    """`anything` of unknown shape, `rows` [None, 3]; `grow` doubles the rows."""
+    import tensorflow as tf
+
+    class Partial(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.anything = tf.Variable(1.0, shape=tf.TensorShape(None), name="anything")
+            self.rows = tf.Variable(tf.ones([2, 3]), shape=[None, 3], name="rows")
+
+        @tf.function(input_signature=[])
+        def grow(self) -> Any:
+            return self.rows.assign(tf.concat([self.rows, self.rows], 0))
+
+    return _save(Partial(), folder)
+
+
+@builder
+def hash_table(folder: Path) -> Path:
+    """A table filled at load, a mutable one that `put` changes, `bias` float32 []."""
+    import tensorflow as tf
+
+    class Table(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = tf.Variable(0.5, name="bias")
+            pairs = tf.lookup.KeyValueTensorInitializer(["a", "b"], [1.0, 2.0])
+            self.fixed = tf.lookup.StaticHashTable(pairs, -1.0)
+            self.mutable = tf.lookup.experimental.MutableHashTable(tf.string, tf.float32, -1.0)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def look(self, keys: Any) -> Any:
+            return self.fixed.lookup(keys) + self.bias
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def put(self, keys: Any) -> Any:
+            self.mutable.insert(keys, tf.ones_like(keys, tf.float32))
+            return self.mutable.size()
+
+    return _save(Table(), folder)
+
+
+@builder
+def embedding(folder: Path) -> Path:
+    """`table` float32 [100, 4], row i is i; `look` gathers, `set_rows` scatters; random `draw`."""
+    import tensorflow as tf
+
+    class Embedding(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            rows = tf.repeat(tf.range(100, dtype=tf.float32)[:, tf.newaxis], 4, 1)
+            self.table = tf.Variable(rows, name="table")
+            self.dense = tf.Variable(tf.ones([4, 2]), name="dense")
+            self.random = tf.random.Generator.from_seed(1)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
+        def look(self, ids: Any) -> Any:
+            return tf.gather(self.table, ids) @ self.dense
+
+        @tf.function(
+            input_signature=[tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, 4], tf.float32)]
+        )
+        def set_rows(self, ids: Any, rows: Any) -> Any:
+            self.table.scatter_update(tf.IndexedSlices(rows, ids))
+            return tf.size(ids)
+
+        @tf.function(input_signature=[])
+        def draw(self) -> Any:
+            return self.random.uniform([2])
+
+    module = Embedding()
+    return _save(module, folder, {"serving_default": module.look})
+
+
+@builder
+def branches(folder: Path) -> Path:
+    """Variables that nested functions, tf.cond, tf.while_loop and tf.switch_case read and write."""
+    import tensorflow as tf
+
+    class Branches(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = tf.Variable(1.0, name="a")
+            self.b = tf.Variable(2.0, name="b")
+            self.c = tf.Variable(3.0, name="c")
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.bool)])
+        def cond(self, which: Any) -> Any:
+            return tf.cond(which, lambda: self.a.assign_add(1.0), lambda: self.b.read_value())
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+        def loop(self, steps: Any) -> Any:
+            for _ in tf.range(steps):
+                self.b.assign(self.b + self.a)
+            return self.b.read_value()
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+        def case(self, which: Any) -> Any:
+            cases = [lambda: self.a + 0.0, lambda: self.b + 0.0, lambda: self.c.assign(0.0) + 0.0]
+            return tf.switch_case(which, cases)
+
+        @tf.function(input_signature=[])
+        def outer(self) -> Any:
+            return self.inner() + self.a
+
+        @tf.function(input_signature=[])
+        def inner(self) -> Any:
+            return self.c.assign_add(1.0)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+        def mapped(self, x: Any) -> Any:
+            return tf.map_fn(lambda item: item * self.a, x)
+
+    return _save(Branches(), folder)
+
+
+@builder
+def failing(folder: Path) -> Path:
+    """`check(x)` fails by an assertion, `fold(x, size)` by a reshape, `pick(x, i)` by an index."""
+    import tensorflow as tf
+
+    class Failing(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([], tf.float32)])
+        def check(self, x: Any) -> Any:
+            tf.debugging.assert_positive(x, "x must be positive")
+            return tf.sqrt(x)
+
+        @tf.function(
+            input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int32)]
+        )
+        def fold(self, x: Any, size: Any) -> Any:
+            return tf.reshape(x, [size, size])
+
+        @tf.function(
+            input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32)]
+        )
+        def pick(self, x: Any, i: Any) -> Any:
+            return tf.gather(x, i)
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
+        def allocate(self, size: Any) -> Any:
+            return tf.fill([size], 1.0)
+
+    return _save(Failing(), folder)
+
+
+@builder
+def slow(folder: Path) -> Path:
+    """`count` int64 []; `spin(steps)` reads and `spin_and_add(steps)` writes it, after a loop."""
+    import tensorflow as tf
+
+    class Slow(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = tf.Variable(0, dtype=tf.int64, name="count")
+
+        def _spin(self, steps: Any) -> Any:
+            # About 10 us a step: 100,000 steps hold a lock for a second.
+            return tf.while_loop(lambda i: i < steps, lambda i: (i + 1,), (tf.zeros([], tf.int64),))
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
+        def spin(self, steps: Any) -> Any:
+            with tf.control_dependencies(self._spin(steps)):
+                return self.count.read_value()
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
+        def spin_and_add(self, steps: Any) -> Any:
+            with tf.control_dependencies(self._spin(steps)):
+                return self.count.assign_add(1)
+
+    return _save(Slow(), folder)
+
+
+@builder
+def uniform(folder: Path) -> Path:
+    """`big` float32 [1024, 1024] and eight `part_N`, always of one value when nothing is torn.
+
+    `extremes` gives `big`'s least and greatest element, each by a read of its own; `scatter` and
+    `slices` write `big` in place, one quarter after the other.
+    """
+    import tensorflow as tf
+
+    class Uniform(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.big = tf.Variable(tf.zeros([1024, 1024]), name="big")
+            self.parts = [tf.Variable(0.0, name=f"part_{n}") for n in range(8)]
+
+        @tf.function(input_signature=[])
+        def extremes(self) -> Any:
+            least = tf.reduce_min(self.big.read_value())
+            with tf.control_dependencies([least]):
+                return {"least": least, "greatest": tf.reduce_max(self.big.read_value())}
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.float32)])
+        def scatter(self, value: Any) -> Any:
+            done = []
+            for start in range(0, 1024, 256):
+                with tf.control_dependencies(done):
+                    rows = tf.IndexedSlices(
+                        tf.fill([256, 1024], value), tf.range(start, start + 256)
+                    )
+                    done = [self.big.scatter_update(rows)]
+            with tf.control_dependencies(done):
+                return tf.identity(value)
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.float32)])
+        def slices(self, value: Any) -> Any:
+            done = []
+            for start in range(0, 1024, 256):
+                with tf.control_dependencies(done):
+                    part = tf.fill([256, 1024], value)
+                    done = [self.big[start : start + 256].assign(part)]
+            with tf.control_dependencies(done):
+                return tf.identity(value)
+
+    return _save(Uniform(), folder)
+
+
+def large(folder: Path, mib: int) -> Path:
+    """`big` float32 [mib, 262144], that is `mib` MiB, of ones, and `small` int64 []."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.big = tf.Variable(tf.ones([mib, 262_144]), name="big")
+    module.small = tf.Variable(0, dtype=tf.int64, name="small")
+    return _save(module, folder)
+
+
+@builder
+def large_64(folder: Path) -> Path:
+    """A variable `big` of 64 MiB."""
+    return large(folder, 64)
+
+
+@builder
+def keras_3(folder: Path) -> Path:
+    """Keras 3 `model.export` of an embedding, two dense layers and a batch normalisation."""
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.layers.Input([3]),
+            keras.layers.Dense(4, name="first"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Dense(2, name="second"),
+        ]
+    )
+    model.export(str(folder), verbose=False)
+    return folder
+
+
+@builder
+def keras_2(folder: Path) -> Path:
+    """tf_keras model with Adam's slot variables: loading it takes tf-keras."""
+    import tensorflow as tf
+    import tf_keras
+
+    model = tf_keras.Sequential(
+        [
+            tf_keras.layers.Dense(4, name="first", input_shape=[3]),
+            tf_keras.layers.Dense(2, name="second"),
+        ]
+    )
+    model.compile(tf_keras.optimizers.legacy.Adam(), "mse")
+    model.fit(tf.ones([4, 3]), tf.ones([4, 2]), verbose=0)
+    model.save(str(folder), save_format="tf")
+    return folder
+
+
+def _tf1(
+    folder: Path,
+    key: str | None,
+    *,
+    tables: bool = False,
+    reference: bool = False,
+    partial: bool = False,
+) -> Path:
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None], name="x")
+        w = v1.get_variable("scope/w", initializer=[2.0, 3.0], use_resource=not reference)
+        step = v1.get_variable(
+            "step", initializer=tf.constant(5, tf.int64), trainable=False, use_resource=True
+        )
+        y = tf.reduce_sum(w) * x
+        with tf.control_dependencies([step.assign_add(1)]):
+            added = step.read_value()
+        initializers = [v1.global_variables_initializer()]
+        main_op = None
+        if tables:
+            pairs = tf.lookup.KeyValueTensorInitializer(["a"], [10.0])
+            y += tf.lookup.StaticHashTable(pairs, 0.0).lookup(tf.constant("a"))
+            main_op = v1.tables_initializer()
+            initializers.append(main_op)
+        session.run(initializers)
+        saver = v1.saved_model.Builder(str(folder))
+        signatures = {}
+        if key is not None:
+            info = v1.saved_model.build_tensor_info
+            define = v1.saved_model.build_signature_def
+            signatures = {
+                key: define({"x": info(x)}, {"y": info(y)}, "tensorflow/serving/predict"),
+                "count": define({}, {"step": info(added)}, "count"),
+            }
+        restored = [w] if partial else None
+        saver.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            signature_def_map=signatures,
+            main_op=main_op,
+            saver=v1.train.Saver(restored),
+        )
+        saver.save()
+    return folder
+
+
+@builder
+def tf1(folder: Path) -> Path:
+    """TensorFlow 1 format: `scope/w`, `step`; `serving_default`, and `count` that writes `step`."""
+    return _tf1(folder, "serving_default")
+
+
+@builder
+def tf1_no_default(folder: Path) -> Path:
+    """TensorFlow 1 format without `serving_default`: the signature is `predict`."""
+    return _tf1(folder, "predict")
+
+
+@builder
+def tf1_no_signature(folder: Path) -> Path:
+    """TensorFlow 1 format with variables and no signature at all."""
+    return _tf1(folder, None)
+
+
+@builder
+def tf1_table(folder: Path) -> Path:
+    """TensorFlow 1 format with a table that is filled at load."""
+    return _tf1(folder, "serving_default", tables=True)
+
+
+@builder
+def tf1_reference(folder: Path) -> Path:
+    """TensorFlow 1 format with a reference variable, `scope/w`."""
+    return _tf1(folder, "serving_default", reference=True)
+
+
+@builder
+def tf1_uninitialized(folder: Path) -> Path:
+    """TensorFlow 1 format whose saver leaves `step` out: it has no value after loading."""
+    return _tf1(folder, "serving_default", partial=True)
+
+
+def main(arguments: list[str]) -> int:
+    """`NAME FOLDER`: build one model; `--list`: show the names."""
+    if arguments == ["--list"]:
+        for name, function in sorted(BUILDERS.items()):
+            print(f"{name:20} {function.__doc__}")
+        return 0
+    if len(arguments) != 2 or arguments[0] not in BUILDERS:
+        print(f"usage: saved_models.py {{{','.join(sorted(BUILDERS))}}} FOLDER", file=sys.stderr)
+        return 2
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    print(build(arguments[0], Path(arguments[1])))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""Read and write sets of functions, as they are found in the graphs of real SavedModels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from varserve_service.core.ports import LoadedModel
+
+from .looking import overloads, variable
+
+Load = Callable[[str], LoadedModel]
+
+
+@pytest.mark.parametrize(
+    ("model", "function", "reads", "writes"),
+    [
+        ("counter", "get", ["count"], []),
+        ("counter", "add", ["count"], ["count"]),
+        ("counter", "total", ["v"], []),
+        ("counter", "fail", ["count"], ["count", "v"]),
+        ("branches", "cond", ["a", "b"], ["a"]),
+        ("branches", "loop", ["a", "b"], ["b"]),
+        ("branches", "case", ["a", "b", "c"], ["c"]),
+        ("branches", "inner", ["c"], ["c"]),
+        ("branches", "outer", ["a", "c"], ["c"]),
+        ("branches", "mapped", ["a"], []),
+        ("embedding", "look", ["dense", "table"], []),
+        ("embedding", "set_rows", [], ["table"]),
+        ("embedding", "draw", [], ["random/_state_var"]),
+        ("partial_shapes", "grow", ["rows"], ["rows"]),
+        ("hash_table", "look", ["bias"], []),
+        ("tf1", "serving_default", ["scope/w"], []),
+        ("tf1", "count", ["step"], ["step"]),
+    ],
+)
+def test_reads_and_writes(
+    load: Load, model: str, function: str, reads: list[str], writes: list[str]
+) -> None:
+    """A function's sets name what it reads and writes, in branches, loops and callees too."""
+    (overload,) = overloads(load(model), function)
+    assert (list(overload.reads), list(overload.writes)) == (reads, writes)
+
+
+@pytest.mark.parametrize(("function", "changes"), [("look", False), ("put", True)])
+def test_other_state(load: Load, function: str, changes: bool) -> None:
+    """Inserting into a table changes other state; looking up does not."""
+    (overload,) = overloads(load("hash_table"), function)
+    assert overload.changes_other_state is changes
+
+
+def test_only_sparse_variables_are_written_in_place(load: Load) -> None:
+    """A variable that the model's functions gather or scatter is written in place, no other one."""
+    model = load("embedding")
+    assert variable(model, "table").writes_in_place
+    assert not variable(model, "dense").writes_in_place

@@ -1,0 +1,113 @@
+"""Models on a device that is not the host: on a second logical CPU here, on a GPU where one is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import saved_models
+from varserve_service import savedmodel
+from varserve_service.savedmodel import Placement, configure_devices
+
+# In a process of its own: devices are fixed by the first use of TensorFlow in a process.
+ON_A_SECOND_CPU = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tests import saved_models
+from tests.savedmodel.looking import run, variable
+from varserve_service import savedmodel
+from varserve_service.core.ports import Operation
+from varserve_service.core.regions import Rows, Slice, Slices
+from varserve_service.savedmodel import Placement, placement as rules
+
+cpus = tf.config.list_physical_devices("CPU")
+two = [tf.config.LogicalDeviceConfiguration(), tf.config.LogicalDeviceConfiguration()]
+tf.config.set_logical_device_configuration(cpus[0], two)
+root = Path(sys.argv[1])
+place = Placement(logical="CPU:1", shown="GPU:3")
+
+
+def load(name):
+    return savedmodel.load(name, saved_models.build(name, root), placement=place)
+
+
+model = load("counter")
+assert model.device == "GPU:3", model.device
+v = variable(model, "v")
+assert v.spec.device == "GPU:3", v.spec.device
+value = v.read()
+assert not rules.is_host(value.tensor.backing_device), value.tensor.backing_device
+expected = np.array([1, 2, 3], np.float32)
+assert value.numpy().tolist() == [1, 2, 3]
+for start in range(13):
+    for stop in range(start, 13):
+        assert bytes(value.buffer(start, stop)) == expected.tobytes()[start:stop], (start, stop)
+staged = v.stage(np.array([10, 20, 30], np.float32))
+assert not rules.is_host(staged.tensor.backing_device)
+total = v.combine(Operation.ADD, value, staged)
+assert not rules.is_host(total.tensor.backing_device)
+v.write(total)
+assert v.read().numpy().tolist() == [11, 22, 33]
+assert value.numpy().tolist() == [1, 2, 3]
+assert run(model, "serving_default", x=np.ones(3, np.float32)) == {"output_0": 66}
+assert run(model, "add", n=np.int64(2)) == {"count": 2}
+
+words = variable(load("strings_and_ints"), "labels")
+assert words.read().numpy()[0, 1] == b"\\xff\\x00"
+
+model = load("every_dtype")
+for v in model.variables:
+    before = v.read()
+    rows, slices = Rows(np.array([1])), Slices((Slice(), Slice(0, 3, 2)))
+    for region, at in ((rows, [1]), (slices, (slice(None), slice(0, 3, 2)))):
+        part = v.read(region)
+        assert part.numpy().tolist() == before.numpy()[at].tolist(), v.spec
+        swapped = np.ascontiguousarray(before.numpy()[at][..., ::-1])
+        new = before.numpy().copy()
+        new[at] = swapped
+        v.write(v.stage(swapped.copy()), region)
+        assert v.read().numpy().tolist() == new.tolist(), v.spec
+        v.write(before)
+print("checked", len(model.variables))
+"""
+
+
+def test_on_a_second_logical_device(tmp_path: Path) -> None:
+    """Variables and functions live on the given device, and what is read is copied part by part."""
+    root = Path(saved_models.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_SECOND_CPU, str(tmp_path)],
+        cwd=root,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"checked {len(saved_models.DTYPES)}"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(tmp_path: Path) -> None:
+    """With a GPU, `auto` places variables there, and reads and writes go through it."""
+    import numpy as np
+    import tensorflow as tf
+
+    from .looking import run, variable
+
+    if not tf.config.list_physical_devices("GPU"):
+        pytest.skip("no GPU")
+    placement: Placement = configure_devices("auto")
+    path = saved_models.build("counter", tmp_path)
+    model = savedmodel.load("counter", path, placement=placement)
+    v = variable(model, "v")
+    assert v.spec.device == "GPU:0"
+    v.write(v.stage(np.ones(3, np.float32)))
+    assert run(model, "serving_default", x=np.ones(3, np.float32)) == {"output_0": 3}
