@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP := pip --disable-pip-version-check --no-input -qq
 PYTHON_SOURCES := client service tests proto $(wildcard demo benchmarks)
 # Folders of tests that need no TensorFlow.
-FAST_TESTS := $(wildcard tests/unit tests/rpc tests/contract)
+FAST_TESTS := tests/core tests/rpc tests/client tests/contract
 MODEL := .models/basic_pitch/1
 UPGRADE ?=
 
@@ -33,7 +33,7 @@ test-fast: .venv/.installed .venv-proto/.installed ## run the tests that need no
 lint: .venv/.installed ## check style, layers, protos and the Dockerfile
 	@$(BIN)/ruff check $(PYTHON_SOURCES)
 	@$(BIN)/ruff format --check $(PYTHON_SOURCES)
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/buf lint proto
 	@$(BIN)/buf format -d --exit-code proto
 	@$(BIN)/hadolint Dockerfile
@@ -73,7 +73,7 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 	done
 
 clean: ## remove everything that make and the tools made
-	rm -rf .venv .venv-proto .models dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-proto .models dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find client service tests proto -name __pycache__ -prune -exec rm -rf {} +
 
 # ---- set-up ----

@@ -1,7 +1,7 @@
 """The one place that knows how the Python stubs are made from the .proto files beside this file.
 
     generate.py DIR            write the stubs into DIR, and remove those whose .proto is gone
-    generate.py --check DIR    change nothing; name every stub in DIR that is not what would be written
+    generate.py --check DIR    change nothing; name every stub in DIR that would be written anew
 
 Needs grpcio-tools (requirements/proto.txt) and nothing of this project.
 """
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 PROTO_ROOT = Path(__file__).resolve().parent
-STUBS = "varserve/**/*_pb2*.py*"
+STUBS = ("varserve/*/__init__.py", "varserve/*/*_pb2*.py*")
 
 
 def generate(out: Path) -> None:
@@ -24,14 +24,14 @@ def generate(out: Path) -> None:
 
     # grpcio-tools carries the well-known types; protoc finds them only when told where they are.
     well_known_types = Path(protoc.__file__).with_name("_proto")
-    sources = sorted(PROTO_ROOT.glob("varserve/**/*.proto"))
+    sources = sorted(PROTO_ROOT.glob("varserve/*/*.proto"))
     # The plugin writes an empty module for a file without a service.
     services = [path for path in sources if re.search(r"^service ", path.read_text(), re.MULTILINE)]
     for outputs, inputs in (
         (("python_out", "pyi_out"), sources),
         (("grpc_python_out",), services),
     ):
-        # The path of a .proto is the path of its Python module, so what is written needs no patching.
+        # The path of a .proto is that of its Python module, so what is written needs no patching.
         status = protoc.main(
             [
                 "protoc",
@@ -43,13 +43,18 @@ def generate(out: Path) -> None:
         )
         if status:
             sys.exit(status)
+    # protoc leaves the folders without one; a package that says so is found by every tool.
+    for folder in {out / path.relative_to(PROTO_ROOT).parent for path in sources}:
+        (folder / "__init__.py").write_text(
+            '"""Generated from the .proto files by `make proto`."""\n'
+        )
 
 
 def read(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.glob(STUBS)
-        if "__pycache__" not in path.parts
+        for pattern in STUBS
+        for path in folder.glob(pattern)
     }
 
 

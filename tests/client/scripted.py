@@ -80,10 +80,7 @@ class Scripted(grpc.GenericRpcHandler):
     def __init__(self) -> None:
         self.script: dict[str, list[Answer]] = {"GetModel": [reply(model_reply())]}
         self.requests: dict[str, list[list[bytes]]] = {}
-        # Without reuse no two servers of one run can share a port.
-        self._server = grpc.server(
-            ThreadPoolExecutor(8), handlers=[self], options=[("grpc.so_reuseport", 0)]
-        )
+        self._server = grpc.server(ThreadPoolExecutor(8), handlers=[self])
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:

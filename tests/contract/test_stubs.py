@@ -1,4 +1,4 @@
-"""The checked-in stubs are what the generator writes: nobody edits them, nobody forgets to renew them."""
+"""The checked-in stubs are what the generator writes: never edited, never forgotten."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Carry out one target of the Dockerfile in a folder, without a container.
 
-Knows the few instructions that this Dockerfile uses and refuses any other, so that a step that it could not have
-carried out never passes for one that works. What it cannot show is the base image: the interpreter of the tests stands
-in for it. All stages share the folder, so absolute paths, those in the scripts of an environment included, stay true.
+Knows the few instructions that this Dockerfile uses and fails on any other, so that a step that it
+did not carry out never passes for one that works. What it cannot show is the base image: the
+interpreter of the tests stands in for it. All stages share the folder, so that absolute paths, also
+those inside an environment, stay true.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shlex
 import shutil
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.packaging.tools import ROOT, clean_environment, run
@@ -79,7 +80,7 @@ class _Build:
         if name not in self.done:
             stage = self.known[name]
             parent = self.image(stage.parent)
-            image = Image(**{**vars(parent), "environment": dict(parent.environment)})
+            image = replace(parent, environment=dict(parent.environment))
             for instruction, rest in stage.steps:
                 getattr(self, f"do_{instruction.lower()}")(image, rest)
             self.done[name] = image
@@ -116,9 +117,7 @@ class _Build:
         place.parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / source).is_dir():
             ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "dist")
-            shutil.copytree(
-                ROOT / source, place, ignore=ignored, symlinks=True, dirs_exist_ok=True
-            )
+            shutil.copytree(ROOT / source, place, ignore=ignored, symlinks=True, dirs_exist_ok=True)
         else:
             shutil.copy(ROOT / source, place)
 

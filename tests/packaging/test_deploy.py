@@ -1,4 +1,4 @@
-"""The Kubernetes manifests render, fit the API of Kubernetes, and ask for no more rights than they need."""
+"""The manifests render, fit the API of Kubernetes, and ask for no more rights than they need."""
 
 from __future__ import annotations
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import email
 import re
-import sys
 import zipfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from tests.packaging.tools import ROOT, Environment, run, serving
+from tests.packaging.tools import ROOT, Environment, run
+from tests.serving import ServiceProcess
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +30,9 @@ with varserve.connect(sys.argv[1]) as client:
     before = v.numpy()
     v.assign(np.array([4, 5, 6], np.float32))
     after = v.numpy()
-    scaled = model.functions["serving_default"](x=np.float32(2))["y"]
+    counted = model.functions["add"](n=np.int64(5))
 assert "tensorflow" not in sys.modules
-print(before.tolist(), after.tolist(), scaled.tolist())
+print(before.tolist(), after.tolist(), [int(value) for value in counted.values()])
 """
 
 
@@ -55,9 +57,7 @@ def without(requirements: Path, names: set[str], target: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client_alone(
-    wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Environment:
+def client_alone(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """The client's wheel with what it declares to need, and nothing else."""
     environment = Environment(tmp_path_factory.mktemp("client") / "venv")
     environment.install(ROOT / "requirements" / "client.txt", wheels["client"])
@@ -108,23 +108,21 @@ def test_client_installed_alone_is_whole(client_alone: Environment) -> None:
 
 
 def test_client_installed_alone_works_against_a_service(
-    client_alone: Environment, repository: Path
+    client_alone: Environment, serve: Callable[..., AbstractContextManager[ServiceProcess]]
 ) -> None:
     """Read, assign and run work from an environment without TensorFlow."""
-    program = Path(sys.executable).with_name("varserve-service")
-    model = f"counter={repository / 'counter' / '1'}"
-    with serving([program, "serve", "--model", model, "--port", "0"]) as address:
-        printed = client_alone.python("-c", USE_A_SERVICE, address)
-    assert printed == "[1.0, 2.0, 3.0] [4.0, 5.0, 6.0] [8.0, 10.0, 12.0]\n"
+    with serve("counter") as service:
+        printed = client_alone.python("-c", USE_A_SERVICE, service.address)
+    assert printed == "[1.0, 2.0, 3.0] [4.0, 5.0, 6.0] [5]\n"
 
 
 def test_service_without_tensorflow_says_what_to_install(
-    service_without_tensorflow: Environment, repository: Path
+    service_without_tensorflow: Environment, tmp_path: Path
 ) -> None:
     """Without an extra, serving ends with status 2 and one message that names both extras."""
     service_without_tensorflow.pip("check")
     program = service_without_tensorflow.bin / "varserve-service"
-    printed = run([program, "serve", "--model-repository", repository, "--port", "0"], status=2)
+    printed = run([program, "serve", "--model", f"m={tmp_path}", "--port", "0"], status=2)
     assert "varserve-service[cpu]" in printed
     assert "varserve-service[gpu]" in printed
     assert "Traceback" not in printed

@@ -1,4 +1,4 @@
-"""Commands, empty environments, and a service as a process of its own, for the packaging tests."""
+"""Commands, empty environments, and a service by any command line, for the packaging tests."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def serving(
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """Run a service until the block ends; give its HOST:PORT as soon as it says that it is ready."""
+    """Run a service until the block ends; give its HOST:PORT once it says that it is ready."""
     process = subprocess.Popen(
         command,
         cwd=cwd,

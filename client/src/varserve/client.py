@@ -25,15 +25,13 @@ from .specs import ModelSpec, ModelSummary, TransferLimits, Value
 from .transport import Async, Budget, Close, D_co, Dial, Handle, Op, Sync, operation
 
 # Connecting again after a failure is for the retries to pace, not for the channel to put off; and
-# how large an answer may be is for the service to say.
+# how large an answer may be is for the service to say. (`min_reconnect_backoff_ms` is no backoff
+# but the time that one attempt to connect may take: it stays as it is.)
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A connection of its own: closing a client closes it, and two clients take turns at nothing.
-    ("grpc.use_local_subchannel_pool", 1),
     # The reading thread waits for the network itself: one hand-over less for each chunk.
     ("SingleThreadedUnaryStream", 1),
 )

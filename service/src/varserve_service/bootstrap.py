@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from typing import NoReturn
 
 import structlog
 
@@ -79,15 +80,14 @@ async def run_server(models: Models, settings: Settings) -> bool:
     return await server.stop(settings.grace)
 
 
-def serve(settings: Settings) -> None:
-    """Load the models and serve them until a signal says stop."""
+def serve(settings: Settings) -> NoReturn:
+    """Load the models, serve them until a signal says stop, and end the process."""
     configure_logs(settings.log_level)
     models = load_models(settings)
     finished = asyncio.run(run_server(models, settings))
     log.info("stopped", finished=finished)
-    if not finished:
-        # A TensorFlow kernel that runs cannot be stopped, and the interpreter would wait for its
-        # thread. What was acknowledged is done; leave the rest.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    # Everything that was acknowledged is done. Taking TensorFlow down in good order needs seconds
+    # that Kubernetes does not give, and would wait for kernels that cannot be stopped.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -187,9 +187,14 @@ class LiveModel:
         found = [(self._variables.find(read.variable), read.region) for read in reads]
         known = if_newer_than if epoch in ("", self._epoch) else None
         with self._lock.shared(deadline):
+            # All are checked before the first is taken.
+            taken = [self._check_read(variable, part, known, admit) for variable, part in found]
             return Snapshot(
                 self.header,
-                tuple(self._entry(variable, part, known, admit) for variable, part in found),
+                tuple(
+                    self._entry(variable, part, take=take)
+                    for (variable, part), take in zip(found, taken, strict=True)
+                ),
             )
 
     def assign(
@@ -402,28 +407,31 @@ class LiveModel:
             if not variable.is_initialized():
                 raise changes.uninitialized(variable)
 
-    def _entry(
-        self,
-        variable: Variable,
-        region: Region | None,
-        known: int | None = None,
-        admit: Admit | None = None,
-    ) -> Entry:
+    def _check_read(
+        self, variable: Variable, region: Region | None, known: int | None, admit: Admit | None
+    ) -> bool:
+        """Whether the value is to be taken: False when it is not newer than `known`."""
         spec = variable.spec
-        revision = self._variable_revisions[spec.path]
         self._check_initialized([variable])
-        if known is not None and revision <= known:
-            return Entry(spec.name, revision, None)
+        if known is not None and self._variable_revisions[spec.path] <= known:
+            return False
         if region is not None or admit is not None:
             shape = variable.shape()
             if region is not None:
                 shape = region_shape(region, shape, variable=spec.name)
             if admit is not None:
                 admit(spec, region, shape)
-        return Entry(spec.name, revision, variable.read(region))
+        return True
+
+    def _entry(self, variable: Variable, region: Region | None, *, take: bool = True) -> Entry:
+        spec = variable.spec
+        value = variable.read(region) if take else None
+        return Entry(spec.name, self._variable_revisions[spec.path], value)
 
     def _read_back(self, read: Read, max_bytes: int | None) -> dict[str, Value]:
-        entry = self._entry(self._variables.find(read.variable), read.region)
+        variable = self._variables.find(read.variable)
+        self._check_read(variable, read.region, None, None)
+        entry = self._entry(variable, read.region)
         assert entry.value is not None
         nbytes = sent_bytes(entry.value)
         if max_bytes is not None and nbytes > max_bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from .runtime import flat_call
+from .runtime import FlatCall, flat_call
 
 _HANDLE = tf.TensorSpec([], tf.resource, name="handle")
 _INDICES = tf.TensorSpec([None], tf.int64)
@@ -68,27 +68,30 @@ _KINDS: dict[str, Callable[[tf.DType], Any]] = {
     "scatter": _scatter,
     "assign_slices": _assign_slices,
 }
-_compiled: dict[tuple[str, tf.DType], Callable[..., Any]] = {}
+_calls: dict[tuple[str, tf.DType], FlatCall] = {}
 _tracing = threading.Lock()
 
 
-def compiled(kind: str, dtype: tf.DType) -> Callable[..., Any]:
-    """The compiled access of this kind: takes the handle and tensors, returns a tensor or None."""
-    key = (kind, dtype)
-    access = _compiled.get(key)
-    if access is None:
-        with _tracing:
-            access = _compiled.get(key)
-            if access is None:
-                access = _compiled[key] = _flat(_KINDS[kind](dtype))
-    return access
+def compiled(kind: str, dtype: tf.DType, device: str) -> Callable[..., Any]:
+    """The access of this kind to variables on `device`: takes the handle and tensors.
 
-
-def _flat(function: Any) -> Callable[..., Any]:
-    call = flat_call(function.get_concrete_function())
+    Returns the tensor that was read, on the device, or None.
+    """
+    call = _call(kind, dtype)
 
     def access(*inputs: tf.Tensor) -> Any:
-        outputs = call(list(inputs))
+        # A function's results land on the device of the call, not on that of its variables:
+        # without this, a read would copy the whole value to the host.
+        with tf.device(device):
+            outputs = call(list(inputs))
         return outputs[0] if outputs else None
 
     return access
+
+
+def _call(kind: str, dtype: tf.DType) -> FlatCall:
+    key = (kind, dtype)
+    with _tracing:
+        if key not in _calls:
+            _calls[key] = flat_call(_KINDS[kind](dtype).get_concrete_function())
+        return _calls[key]

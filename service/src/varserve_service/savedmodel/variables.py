@@ -49,8 +49,9 @@ class SavedVariable:
         supported = is_host(self._device) or spec.dtype in _IN_PLACE_ON_DEVICE
         self._in_place = sparse and supported and spec.dtype not in _FLOAT8
         self._initialized = False
-        self._read = compiled("read", self._dtype)
-        self._assign = compiled("assign", self._dtype)
+        kinds = ("read", "assign", "gather", "scatter", "assign_slices")
+        used = kinds if self._in_place else kinds[:2]
+        self._access = {kind: compiled(kind, self._dtype, self._device) for kind in used}
 
     @property
     def spec(self) -> VariableSpec:
@@ -73,27 +74,28 @@ class SavedVariable:
         if self._in_place:
             shape = tf.raw_ops.VariableShape(input=self._handle, out_type=tf.int64)
             return tuple(int(size) for size in shape.numpy())
-        return tuple(self._read(self._handle).shape.as_list())
+        return tuple(self._access["read"](self._handle).shape.as_list())
 
     def read(self, region: Region | None = None) -> Value:
         if region is not None and self._in_place:
             return self._read_in_place(region)
-        whole = self._read(self._handle)
+        whole = self._access["read"](self._handle)
         if region is None:
             return TensorValue(whole)
         return RegionValue(whole, region, variable=self._spec.name)
 
     def _read_in_place(self, region: Region) -> Value:
         """Gather no more rows than the region touches; the rest of a slice is cut later."""
-        gather = compiled("gather", self._dtype)
         if isinstance(region, Rows):
             indices = tf.constant(region.indices, tf.int64)
-            return TensorValue(gather(self._handle, indices))
+            return TensorValue(self._access["gather"](self._handle, indices))
         shape = self.shape()
         if not shape:
-            return TensorValue(self._read(self._handle))
+            return TensorValue(self._access["read"](self._handle))
         begin, end, strides = slice_bounds(region, shape)
-        rows = gather(self._handle, tf.range(begin[0], end[0], strides[0], dtype=tf.int64))
+        rows = self._access["gather"](
+            self._handle, tf.range(begin[0], end[0], strides[0], dtype=tf.int64)
+        )
         inner = Slices((Slice(), *region.dimensions[1:]))
         return RegionValue(rows, inner, variable=self._spec.name)
 
@@ -148,13 +150,13 @@ class SavedVariable:
     def write(self, value: Value, region: Region | None = None) -> None:
         try:
             if region is None:
-                self._assign(self._handle, as_tensor(value, self._device))
+                self._access["assign"](self._handle, as_tensor(value, self._device))
                 self._initialized = True
             elif self._in_place and self.shape():
                 self._write_in_place(as_tensor(value, self._device), region)
             else:
-                whole = self._read(self._handle)
-                self._assign(self._handle, self._overlay(whole, value, region))
+                whole = self._access["read"](self._handle)
+                self._access["assign"](self._handle, self._overlay(whole, value, region))
         except _OUT_OF_MEMORY as error:
             raise self._out_of_memory() from error
 
@@ -163,11 +165,11 @@ class SavedVariable:
             return
         if isinstance(region, Rows):
             indices = tf.constant(region.indices, tf.int64)
-            compiled("scatter", self._dtype)(self._handle, indices, value)
+            self._access["scatter"](self._handle, indices, value)
             return
         bounds = slice_bounds(region, self.shape())
         begin, end, strides = (tf.constant(bound, tf.int64) for bound in bounds)
-        compiled("assign_slices", self._dtype)(self._handle, begin, end, strides, value)
+        self._access["assign_slices"](self._handle, begin, end, strides, value)
 
     def _out_of_memory(self) -> OutOfMemory:
         name = self._spec.name
