@@ -1,7 +1,8 @@
 """Small real SavedModels of every kind that people have, built where they are asked for.
 
 From a test whose process may use TensorFlow: `build("counter", folder)`. From any other:
-`python tests/saved_models.py counter FOLDER` in a process of its own. Both give `FOLDER/counter`.
+`python -P tests/saved_models.py counter FOLDER` in a process of its own. Both give
+`FOLDER/counter`.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def build_apart(name: str, root: Path) -> Path:
     """Build `root/name` in a process of its own; once for each root. Takes a few seconds."""
     folder = root / name
     if not folder.is_dir():
-        command = [sys.executable, __file__, name, str(root)]
+        # -P: `tests` on the path would put our `packaging` before the one TensorFlow imports.
+        command = [sys.executable, "-P", __file__, name, str(root)]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
     return folder
 
@@ -467,7 +469,7 @@ def large_64(folder: Path) -> Path:
 
 @builder
 def keras_3(folder: Path) -> Path:
-    """Keras 3 `model.export` of an embedding, two dense layers and a batch normalisation."""
+    """Keras 3 `model.export` of two dense layers and a batch normalisation between them."""
     import keras
 
     model = keras.Sequential(

@@ -66,7 +66,12 @@ class ServiceProcess:
             text=True,
             env=os.environ | (environment or {}),
         )
-        self.address = self._wait_until_ready()
+        try:
+            self.address = self._wait_until_ready()
+        except BaseException:
+            self.process.kill()
+            self.close()
+            raise
 
     def _wait_until_ready(self) -> str:
         assert self.process.stdout is not None

@@ -33,7 +33,7 @@ def main(address: str) -> None:
             except varserve.VarserveError as error:
                 done[f"{kind}: {type(error).__name__}"] += 1
 
-    clients = [varserve.connect(address, timeout=60) for _ in range(READERS)]
+    clients = [varserve.connect(address, timeout=300) for _ in range(READERS)]
     big = clients[0].model("large_64").variables["big"]
     spin = clients[1].model("slow").functions["spin"]
     value = np.ones(big.shape, np.float32)

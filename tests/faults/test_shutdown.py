@@ -2,92 +2,102 @@
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
+from collections.abc import Callable
 
 import grpc
-import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import varserve
 from tests.conftest import Serve
+from varserve.v1 import model_service_pb2 as pb
+from varserve.v1 import model_service_pb2_grpc as pb_grpc
 
-GRACE = 5.0
+GRACE = 3.0
+STREAMS = 100
+TOLD_SECONDS = 0.100
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
+def _seconds(check: Callable[..., object]) -> float:
+    started = time.monotonic()
+    check(health_pb2.HealthCheckRequest(), timeout=30)
+    return time.monotonic() - started
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_sigterm_under_load(serve: Serve) -> None:
     """100 streams, a long function and writes in flight: not ready at once, and exit code 0.
 
-    Health says so within 100 ms, acknowledged writes keep their order and number, new calls are
-    refused as UNAVAILABLE, and the process is gone within the grace period and two seconds.
+    Health says so within 100 ms (on a machine where ten checks take longer, within those), and
+    acknowledged writes keep their order and number, whoever is
+    refused is told UNAVAILABLE, and the process is gone within the grace period and two seconds.
     """
-    with serve("slow", "large_64", arguments=("--grace", str(GRACE))) as service:
-        acknowledged: list[int] = []
-        refusals: list[varserve.VarserveError] = []
-        served = threading.Event()
+    acknowledged: list[int] = []
+    refusals: list[varserve.VarserveError] = []
+    wrote, running = threading.Event(), threading.Event()
+
+    with serve("slow", "counter", "large_64", arguments=("--grace", str(GRACE))) as service:
 
         def write() -> None:
             with varserve.connect(service.address) as client:
-                count = client.model("slow").variables["count"]
+                v = client.model("counter").variables["count"]
                 try:
                     while True:
-                        acknowledged.append(count.assign_add(1, timeout=5).revision)
-                        served.set()
+                        acknowledged.append(v.assign_add(1, timeout=5).revision)
+                        wrote.set()
                 except varserve.VarserveError as error:
                     refusals.append(error)
 
         def run_long() -> None:
             with varserve.connect(service.address) as client:
+                spin = client.model("slow").functions["spin"]
+                running.set()
                 try:
                     # Far longer than the grace period: it has to be left behind.
-                    client.model("large_64").refresh()
-                    client.model("slow").functions["spin"].call({"steps": 10**9}, timeout=300)
+                    spin(steps=10**9, timeout=300)
                 except varserve.VarserveError as error:
                     refusals.append(error)
 
-        channel = grpc.insecure_channel(service.address)
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-        assert next(watch).status == SERVING
-        streams = [varserve.connect(service.address) for _ in range(100)]
-        opened = [
-            threading.Thread(target=_read_until_refused, args=(client,)) for client in streams
-        ]
-        writer, runner = threading.Thread(target=write), threading.Thread(target=run_long)
-        for thread in (writer, *opened):
-            thread.start()
-        assert served.wait(30)
-        runner.start()
+        with grpc.insecure_channel(service.address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert next(watch).status == SERVING
+            # Each reads the beginning of 64 MiB, and then nothing: flow control holds the rest.
+            read = pb.ReadVariablesRequest(
+                model="large_64", reads=[pb.ReadSelection(variable="big")]
+            )
+            stub = pb_grpc.ModelServiceStub(channel)
+            streams = [stub.ReadVariables(read) for _ in range(STREAMS)]
+            for stream in streams:
+                assert next(stream).HasField("manifest")
+            threads = [threading.Thread(target=write), threading.Thread(target=run_long)]
+            for thread in threads:
+                thread.start()
+            assert wrote.wait(30)
+            assert running.wait(30)
 
-        started = time.monotonic()
-        service.process.terminate()
-        assert next(watch).status == NOT_SERVING
-        told = time.monotonic() - started
-        code = service.process.wait(60)
-        ended = time.monotonic() - started
-        for thread in (writer, runner, *opened):
-            thread.join(60)
-            assert not thread.is_alive()
-        channel.close()
-        for client in streams:
-            client.close()
-    print({"told": told, "ended": ended, "acknowledged": len(acknowledged)})
+            # What a health check takes on this machine now, with all that goes on beside it.
+            check = health_pb2_grpc.HealthStub(channel).Check
+            usual = statistics.median(_seconds(check) for _ in range(15))
+
+            started = time.monotonic()
+            service.process.terminate()
+            assert next(watch).status == NOT_SERVING
+            told = time.monotonic() - started
+            code = service.process.wait(60)
+            ended = time.monotonic() - started
+            for thread in threads:
+                thread.join(60)
+                assert not thread.is_alive()
+    print({"told": told, "a check": usual, "ended": ended, "acknowledged": len(acknowledged)})
     assert code == 0
-    assert told <= 0.100 * 5  # five times the promise: this machine's own load is not the service's
+    assert told <= max(TOLD_SECONDS, 10 * usual)
     assert ended <= GRACE + 2
     assert acknowledged == list(range(1, len(acknowledged) + 1))
     assert refusals
     assert all(isinstance(error, varserve.Unavailable) for error in refusals)
-
-
-def _read_until_refused(client: varserve.Client) -> None:
-    try:
-        model = client.model("large_64")
-        while True:
-            value = model.variables["big"][0:4].numpy(timeout=30)
-            assert np.all(value == 1)
-    except varserve.VarserveError:
-        return

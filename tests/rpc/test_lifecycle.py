@@ -1,0 +1,359 @@
+"""Health, deadlines, too much at once, callers that go away, defects, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
+from tests.rpc.bodies import value_of
+from tests.rpc.models import INT64, counter
+from tests.rpc.requests import MODEL, assign, chunk, entry, header, manifest, number, read, run
+from tests.rpc.wire import outcome_of
+from varserve.v1 import model_service_pb2 as pb
+from varserve.v1 import model_service_pb2_grpc
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.models import Models
+from varserve_service.core.ports import TensorSpec
+from varserve_service.rpc import Server, ServerOptions
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+BIG = 2**20
+
+
+@dataclass
+class Running:
+    """A server in this loop, and a client of it."""
+
+    server: Server
+    address: str
+    channel: grpc.aio.Channel
+    stub: Any
+    health: Any
+
+    async def status(self, name: str) -> int:
+        found = await self.health.Check(health_pb2.HealthCheckRequest(service=name))
+        status: int = found.status
+        return status
+
+
+@asynccontextmanager
+async def running(*models: LiveModel, **options: Any) -> AsyncIterator[Running]:
+    server = Server(Models(models), ServerOptions(port=0, **options))
+    address = await server.start()
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        yield Running(server, address, channel, stub, health_pb2_grpc.HealthStub(channel))
+    await server.stop(5)
+
+
+async def reason_of(call: Any) -> str:
+    """The reason that a call fails for, checked; OK when it does not."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        outcome = outcome_of(error)
+        outcome.check()
+        return outcome.reason
+    return "OK"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until something is so."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def passed(gate: Gate) -> None:
+    await until(gate.reached.is_set)
+
+
+def gated(gate: Gate, *, writes: bool = False) -> FakeFunction:
+    """A function `wait` that stops at a gate and gives 4 MiB less a little."""
+    y = np.zeros(BIG - 2**15, np.float32)
+
+    def wait() -> dict[str, Any]:
+        gate()
+        return {"y": y}
+
+    outputs = {"y": TensorSpec("float32", y.shape)}
+    return FakeFunction("wait", wait, outputs=outputs, writes=("v",) if writes else ())
+
+
+WAIT = run(function="wait", inputs={})
+TWOS = np.full(3, 2, "<f4").tobytes()
+SET_TWOS = assign(value={"dtype": 1, "shape": [3], "data": TWOS})
+
+
+async def v_of(found: Running) -> tuple[list[float], int]:
+    response = await found.stub.ReadVariable(read())
+    return value_of(response.value), response.header.revision
+
+
+UNCHANGED = ([1, 1, 1], 0)
+
+
+# Health and reflection.
+
+
+async def test_health() -> None:
+    """The service and each of its models are SERVING; another name is not known."""
+    async with running(counter(), LiveModel(FakeModel([], name="other"))) as found:
+        assert [await found.status(name) for name in ("", MODEL, "other")] == [SERVING] * 3
+        for name in ("nope", "varserve.v1.ModelService"):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await found.status(name)
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_health_says_at_once_that_the_service_stops() -> None:
+    """From the first moment of stopping health is NOT_SERVING, while calls are still finished."""
+    gate = Gate()
+    async with running(counter(functions=(gated(gate),))) as found:
+        call = asyncio.ensure_future(found.stub.RunFunction(WAIT))
+        await passed(gate)
+        watch = found.health.Watch(health_pb2.HealthCheckRequest(service=MODEL))
+        assert (await watch.read()).status == SERVING
+        stopping = asyncio.ensure_future(found.server.stop(20))
+        assert (await watch.read()).status == NOT_SERVING
+        assert [await found.status(name) for name in ("", MODEL)] == [NOT_SERVING] * 2
+        gate.opened.set()
+        await call
+        watch.cancel()
+        assert await stopping
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_reflection_is_answered_when_it_is_switched_on(enabled: bool) -> None:
+    """With the flag the services are listed, without it reflection is not implemented."""
+    async with running(counter(), reflection=enabled) as found:
+        stub = reflection_pb2_grpc.ServerReflectionStub(found.channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        call = stub.ServerReflectionInfo(iter([request]))
+        if not enabled:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            return
+        listed = {service.name for service in (await call.read()).list_services_response.service}
+        assert {"varserve.v1.ModelService", "grpc.health.v1.Health"} <= listed
+
+
+# The end.
+
+
+async def test_calls_in_progress_are_finished_and_new_ones_are_refused() -> None:
+    """While the service stops, what was begun gets its answer, and what comes gets a reason."""
+    gate = Gate()
+    async with running(counter(functions=(gated(gate, writes=True),))) as found:
+        call = asyncio.ensure_future(found.stub.RunFunction(WAIT))
+        upload = found.stub.AssignVariables()
+        await upload.write(manifest())
+        await passed(gate)
+        stopping = asyncio.ensure_future(found.server.stop(20))
+        await until(lambda: found.server._calls._draining)
+        refused = [
+            found.stub.ListModels(pb.ListModelsRequest()),
+            found.stub.ReadVariable(read()),
+            found.stub.AssignVariable(SET_TWOS),
+            found.stub.AssignVariables(iter([manifest(), chunk(0, TWOS)])),
+        ]
+        assert [await reason_of(each) for each in refused] == ["SHUTTING_DOWN"] * 4
+        gate.opened.set()
+        await upload.write(chunk(0, TWOS))
+        await upload.done_writing()
+        assert ((await call).header.revision, (await upload).header.revision) == (1, 2)
+        assert await stopping
+
+
+async def test_every_call_in_progress_gets_its_answer() -> None:
+    """Of many large answers that are ready in the moment of stopping, none is lost."""
+    for _ in range(5):
+        gate = Gate()
+        async with running(counter(functions=(gated(gate),))) as found:
+            calls = [asyncio.ensure_future(found.stub.RunFunction(WAIT)) for _ in range(8)]
+            await until(lambda: len(found.server._calls._in_progress) == len(calls))  # noqa: B023
+            stopping = asyncio.ensure_future(found.server.stop(20))
+            await until(lambda: found.server._calls._draining)
+            gate.opened.set()
+            assert [await reason_of(call) for call in calls] == ["OK"] * len(calls)
+            assert await stopping
+
+
+async def test_what_does_not_end_in_time_is_cut_off() -> None:
+    """When the grace is over the service stops, and says that work was still in progress."""
+    gate = Gate()
+    async with running(counter(functions=(gated(gate),))) as found:
+        call = asyncio.ensure_future(found.stub.RunFunction(WAIT))
+        await passed(gate)
+        assert not await found.server.stop(0.05)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        gate.opened.set()
+
+
+async def test_two_servers_do_not_share_a_port() -> None:
+    """A port that is taken is an error, not half of the connections."""
+    async with running(counter()) as found:
+        port = int(found.address.rpartition(":")[2])
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
+            await Server(Models([counter()]), ServerOptions(port=port)).start()
+
+
+# Deadlines, and too much at once.
+
+
+async def test_a_write_whose_deadline_passes_while_it_waits_is_not_done() -> None:
+    """A write that waits for a running function gives up at its deadline and changes nothing."""
+    gate = Gate()
+    async with running(counter(functions=(gated(gate),))) as found:
+        call = asyncio.ensure_future(found.stub.RunFunction(WAIT))
+        await passed(gate)
+        late = [
+            found.stub.AssignVariable(SET_TWOS, timeout=0.1),
+            found.stub.AssignVariables(iter([manifest(), chunk(0, TWOS)]), timeout=0.1),
+            found.stub.RunFunction(run(function="add", inputs={"n": number(1)}), timeout=0.1),
+        ]
+        for each in late:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await each
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: found.server._workers[MODEL].pending == 1)
+        gate.opened.set()
+        await call
+        assert await v_of(found) == UNCHANGED
+
+
+async def test_work_whose_deadline_passes_in_the_queue_is_dropped() -> None:
+    """A call whose turn comes after its deadline is not run at all."""
+    gate, ran = Gate(), []
+    count = FakeFunction("count", lambda: ran.append(1) or {})  # type: ignore[func-returns-value]
+    live = counter(functions=(gated(gate), count))
+    async with running(live, threads_per_model=1) as found:
+        call = asyncio.ensure_future(found.stub.RunFunction(WAIT))
+        await passed(gate)
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await found.stub.RunFunction(run(function="count", inputs={}), timeout=0.05)
+        gate.opened.set()
+        await call
+        await found.stub.RunFunction(run(function="count", inputs={}))
+        assert len(ran) == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"), [(1, "TOO_MANY_REQUESTS"), (2, "TOO_MANY_REQUESTS"), (3, "OK"), (4, "OK")]
+)
+@pytest.mark.parametrize("threads", [1, 8])
+async def test_too_many_calls_at_once(limit: int, reason: str, threads: int) -> None:
+    """Beside two calls that run or wait a third is let in up to the limit, and all are after."""
+    gate = Gate()
+    options = {"max_pending_calls": limit, "threads_per_model": threads}
+    async with running(counter(functions=(gated(gate),)), **options) as found:
+        calls = [asyncio.ensure_future(found.stub.RunFunction(WAIT)) for _ in range(min(limit, 2))]
+        await until(lambda: found.server._workers[MODEL].pending == len(calls))
+        third = asyncio.ensure_future(reason_of(found.stub.ReadVariable(read())))
+        if reason == "OK":
+            gate.opened.set()
+        assert await third == reason
+        gate.opened.set()
+        assert [await reason_of(call) for call in calls] == ["OK"] * len(calls)
+        await until(lambda: found.server._workers[MODEL].pending == 0)
+        assert await reason_of(found.stub.ReadVariable(read())) == "OK"
+
+
+# Callers that go away.
+
+
+async def test_a_cancelled_upload_changes_nothing_and_gives_its_memory_back() -> None:
+    """Uploads hold their bytes while they arrive; one that is given up holds none, and did none."""
+    free = FakeVariable("free", np.zeros(1, np.uint8), shape=(None,))
+    claim = entry(variable="free", tensor=header(dtype=4, shape=[1000], byte_length=1000))
+    async with running(counter(free), staging_bytes=1999) as found:
+        for _ in range(3):
+            first = found.stub.AssignVariables()
+            await first.write(manifest(claim))
+            await first.write(chunk(0, b"\1" * 10))
+            second = [manifest(claim), chunk(0, b"\2" * 1000)]
+            await until(lambda: found.server._calls._in_progress != set())
+            while (reason := await reason_of(found.stub.AssignVariables(iter(second)))) == "OK":
+                await asyncio.sleep(0.001)  # the first has not been read yet
+            assert reason == "TOO_MANY_REQUESTS"
+            first.cancel()
+            await until(lambda: found.server._calls._in_progress == set())
+            assert await reason_of(found.stub.AssignVariables(iter(second))) == "OK"
+        value = (await found.stub.ReadVariable(read(variable="free"))).value
+        assert value.data == b"\2" * 1000
+
+
+async def test_a_write_that_has_begun_is_done_though_its_caller_is_gone() -> None:
+    """A caller that hangs up in the middle of a commit does not leave half of it."""
+    gate = Gate()
+    async with running(counter(functions=(gated(gate, writes=True),))) as found:
+        call = asyncio.ensure_future(found.stub.RunFunction(WAIT))
+        await passed(gate)
+        call.cancel()
+        await until(lambda: found.server._calls._in_progress == set())
+        gate.opened.set()
+        await until(lambda: found.server._workers[MODEL].pending == 0)
+        assert await v_of(found) == ([1, 1, 1], 1)
+
+
+async def test_a_download_that_is_given_up_ends() -> None:
+    """A reader that stops in the middle of a stream leaves nothing in progress."""
+    big = FakeVariable("big", np.zeros(64 * BIG, np.uint8))
+    async with running(counter(big)) as found:
+        request = pb.ReadVariablesRequest(model=MODEL, reads=[{"variable": "big"}])
+        call = found.stub.ReadVariables(request)
+        await call.read()
+        await call.read()
+        assert len(found.server._calls._in_progress) == 1
+        call.cancel()
+        await until(lambda: found.server._calls._in_progress == set())
+        assert await v_of(found) == UNCHANGED
+
+
+# Defects.
+
+
+async def test_a_defect_tells_nothing_but_its_incident(caplog: pytest.LogCaptureFixture) -> None:
+    """What nobody foresaw is INTERNAL with an id; the log has it all; the state is as before."""
+
+    def broken(n: Any) -> dict[str, Any]:
+        count = found_live._by_path["count"]
+        count.array = n  # type: ignore[attr-defined]
+        raise RuntimeError("secret /etc/passwd at 0x7f00")
+
+    function = FakeFunction("broken", broken, inputs={"n": INT64}, writes=("count",))
+    found_live = counter(functions=(function,))
+    async with running(found_live) as found:
+        with caplog.at_level(logging.ERROR, logger="varserve.rpc"):
+            call = found.stub.RunFunction(run(function="broken", inputs={"n": number(7)}))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+        outcome = outcome_of(caught.value)
+        outcome.check()
+        assert (outcome.reason, outcome.code) == ("INTERNAL", grpc.StatusCode.INTERNAL)
+        told = f"{caught.value.debug_error_string()} {caught.value.trailing_metadata()}"
+        for inner in ("secret", "passwd", "RuntimeError", "Traceback", ".py"):
+            assert inner not in outcome.text
+            assert inner not in told
+        incident = outcome.text.rpartition(" ")[2]
+        logged: Any = [record.msg for record in caplog.records if record.levelname == "ERROR"]
+        assert [entry_["incident"] for entry_ in logged] == [incident]
+        assert "secret /etc/passwd" in str(logged[0])
+        response = await found.stub.ReadVariable(read(variable="count"))
+        assert (value_of(response.value), response.header.revision) == (0, 0)
