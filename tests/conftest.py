@@ -24,9 +24,9 @@ Serve = Callable[..., AbstractContextManager[ServiceProcess]]
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a SavedModel by its builder's name; built in a process of its own, once."""
+    """The folder of a SavedModel by its builder's name; built once, in this process."""
     root = tmp_path_factory.mktemp("models")
-    return lambda name: saved_models.build_apart(name, root)
+    return lambda name: saved_models.build(name, root)
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,13 @@
 """Small real SavedModels of every kind that people have, built where they are asked for.
 
-From a test whose process may use TensorFlow: `build("counter", folder)`. From any other:
-`python -P tests/saved_models.py counter FOLDER` in a process of its own. Both give
-`FOLDER/counter`.
+From a test: `build("counter", folder)`, which imports TensorFlow. By hand:
+`python -P tests/saved_models.py counter FOLDER`. Both give `FOLDER/counter`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,16 +50,6 @@ def build(name: str, root: Path) -> Path:
     """Build `root/name` in this process, which imports TensorFlow; once for each root."""
     folder = root / name
     return folder if folder.is_dir() else BUILDERS[name](folder)
-
-
-def build_apart(name: str, root: Path) -> Path:
-    """Build `root/name` in a process of its own; once for each root. Takes a few seconds."""
-    folder = root / name
-    if not folder.is_dir():
-        # -P: `tests` on the path would put our `packaging` before the one TensorFlow imports.
-        command = [sys.executable, "-P", __file__, name, str(root)]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-    return folder
 
 
 def _save(module: Any, folder: Path, signatures: Any = None) -> Path:
