@@ -88,7 +88,7 @@ done; \
 if [ -z "$$found" ]; then \
 	echo "varserve needs Python 3.11, 3.12 or 3.13 with its venv module, and found none as: $(or $(PYTHON),python3 python3.13 python3.12 python3.11)"; \
 	for candidate in $(or $(PYTHON),python3); do \
-		echo "  $$candidate is $$("$$candidate" --version 2>&1 | head -n 1)"; \
+		echo "  $$candidate --version: $$("$$candidate" --version 2>&1 | head -n 1)"; \
 	done; \
 	echo "Name one with: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; \
 	echo "(On Debian and Ubuntu the venv module is the package python3-venv.)"; \

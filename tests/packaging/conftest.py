@@ -1,7 +1,7 @@
 """What is built once for all packaging tests.
 
-This folder has no __init__.py: to a program that is started from tests/ it would be `packaging`, the
-distribution that TensorFlow imports.
+This folder has no __init__.py: to a program that is started from tests/ it would be `packaging`,
+the distribution that TensorFlow imports.
 """
 
 from __future__ import annotations

@@ -133,6 +133,8 @@ class Calls:
         assert task is not None
         self._in_progress.add(task)
         self._idle.clear()
+        # Not when the handler is done: its answer is still on its way then.
+        context.add_done_callback(lambda _: self._finished(task))
         try:
             if self._draining:
                 raise StateError(
@@ -155,9 +157,11 @@ class Calls:
         finally:
             if asyncio.iscoroutine(call):
                 call.close()  # a call that was refused before it began
-            self._in_progress.discard(task)
-            if not self._in_progress:
-                self._idle.set()
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._in_progress.discard(task)
+        if not self._in_progress:
+            self._idle.set()
 
     async def drain(self, grace: float) -> int:
         """Refuse new calls and wait for those in progress, at most `grace` seconds.
