@@ -198,7 +198,7 @@ def frame(offset: int, data: bytes, checksum: int | None = None) -> ChunkFrame:
     return ChunkFrame(offset, crc32c(data) if checksum is None else checksum, memoryview(data))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     parts=st.lists(st.binary(max_size=40), max_size=8),
     chunk_bytes=st.integers(1, 50),

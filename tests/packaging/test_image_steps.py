@@ -11,7 +11,8 @@ import pytest
 from tests.packaging.dockerfile import Image, build, stages
 from tests.packaging.tools import ROOT, run, serving
 
-pytestmark = pytest.mark.slow
+# TensorFlow is installed anew and started without byte code: minutes on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -39,16 +39,10 @@ def fail(n: Any) -> dict[str, Any]:
     raise FunctionFailed("it does not like " + "\U0001f600" * 5000)
 
 
-@pytest.fixture
-def full() -> FakeVariable:
-    """A variable whose next write finds no memory."""
-    variable = FakeVariable("full", np.zeros(3, np.float32))
-    variable.fail_after = 0
-    return variable
-
-
-@pytest.fixture
-def live(full: FakeVariable) -> LiveModel:
+def model() -> LiveModel:
+    """Has something to refuse for each reason; the next write of `full` finds no memory."""
+    full = FakeVariable("full", np.zeros(3, np.float32))
+    full.fail_after = 0
     return counter(
         full,
         FakeVariable("flag", np.array([True, False])),
@@ -70,8 +64,15 @@ def live(full: FakeVariable) -> LiveModel:
 
 
 @pytest.fixture
-def wire(live: LiveModel) -> Iterator[Wire]:
-    with serve_here(live) as address, connected(address) as wire:
+def wire() -> Iterator[Wire]:
+    with serve_here(model()) as address, connected(address) as wire:
+        yield wire
+
+
+@pytest.fixture(scope="module")
+def unchanged() -> Iterator[Wire]:
+    """The same for all tests that change nothing."""
+    with serve_here(model()) as address, connected(address) as wire:
         yield wire
 
 
@@ -230,10 +231,10 @@ REFUSALS: dict[str, tuple[str, str, Any, str, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_a_refusal_names_the_thing_and_says_what_was_expected(wire: Wire, case: str) -> None:
+def test_a_refusal_names_the_thing_and_says_what_was_expected(unchanged: Wire, case: str) -> None:
     """Every reason comes with its code, a message for people and metadata for programs."""
     reason, method, request, text, metadata = REFUSALS[case]
-    outcome = wire.ask(method, request)
+    outcome = unchanged.ask(method, request)
     outcome.check()
     assert outcome.failure is not None
     assert outcome.reason == reason
@@ -241,7 +242,7 @@ def test_a_refusal_names_the_thing_and_says_what_was_expected(wire: Wire, case: 
     assert text in outcome.text
     assert len(outcome.text.encode()) <= 1100
     header_ = pb.GetModelResponse.FromString(
-        wire.ask("GetModel", pb.GetModelRequest(model=MODEL)).responses[0]
+        unchanged.ask("GetModel", pb.GetModelRequest(model=MODEL)).responses[0]
     ).header
     assert header_.revision == 0
 
@@ -322,8 +323,9 @@ def test_a_refused_write_may_come_again_under_its_id(wire: Wire) -> None:
     assert wire.ask("AssignVariable", assign(if_model_revision_match=2)).reason == "OK"
 
 
-def test_an_answer_too_large_to_keep_is_told(live: LiveModel) -> None:
+def test_an_answer_too_large_to_keep_is_told() -> None:
     """A write that was done and cannot be answered again is not done again."""
+    live = model()
     live._answers = Answers(max_bytes=7)
     with serve_here(live) as address, connected(address) as wire:
         request = one_more("AssignVariable", "id", 5)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import grpc
@@ -73,10 +74,15 @@ def serve(config: Path | None, models: tuple[tuple[str, Path], ...], **flags: An
         for problem in error.errors():
             setting = ".".join(str(part) for part in problem["loc"])
             _complain(f"setting {setting}: {problem['msg']}, found {problem['input']!r}")
-        sys.exit(EXIT_CANNOT_SERVE)
+        _give_up()
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow":
+            raise
+        _complain(str(error))
+        _give_up()
     except (ModelLoadError, RepositoryError, OSError, ValueError, yaml.YAMLError) as error:
         _complain(str(error))
-        sys.exit(EXIT_CANNOT_SERVE)
+        _give_up()
 
 
 @main.command()
@@ -96,6 +102,13 @@ def health(address: str, service: str, timeout: float) -> None:
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     click.echo(status)
     sys.exit(0 if response.status == health_pb2.HealthCheckResponse.SERVING else 1)
+
+
+def _give_up() -> NoReturn:
+    # At once: by now TensorFlow may be loaded, and taking it down in good order takes seconds.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_CANNOT_SERVE)
 
 
 def _complain(message: str) -> None:

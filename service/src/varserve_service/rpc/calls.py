@@ -101,6 +101,11 @@ class StagingBudget:
         self._max_bytes = max_bytes
         self._held = 0
 
+    @property
+    def held(self) -> int:
+        """Bytes that are held now."""
+        return self._held
+
     @contextmanager
     def hold(self, nbytes: int) -> Iterator[None]:
         """Hold bytes while a body arrives and is used. Raises StateError TOO_MANY_REQUESTS."""

@@ -25,8 +25,8 @@ from .model_service import ModelService
 
 log = structlog.get_logger("varserve.rpc")
 
-# Seconds that finished calls get at shutdown to send their answers.
-ANSWERS_GRACE = 1.0
+# Seconds at shutdown for connections that have no call in progress, those that watch health say.
+CLOSE_GRACE = 1.0
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"]
 
@@ -53,6 +53,7 @@ class Server:
         self._models = models
         self._options = options
         self._calls = Calls()
+        self._budget = StagingBudget(options.staging_bytes)
         self._workers = {
             live.name: Workers(live.name, options.threads_per_model, options.max_pending_calls)
             for live in models.sorted
@@ -99,8 +100,7 @@ class Server:
         left = await self._calls.drain(grace)
         if left:
             log.warning("calls cut off at shutdown", calls=left)
-        # A call is done before its answer is on its way: let the answers go out.
-        await self._server.stop(0 if left else ANSWERS_GRACE)
+        await self._server.stop(0 if left else CLOSE_GRACE)
         busy = sum(workers.pending for workers in self._workers.values())
         for workers in (*self._workers.values(), self._lister):
             workers.close()
@@ -115,7 +115,7 @@ class Server:
             self._workers,
             self._lister,
             self._senders,
-            StagingBudget(self._options.staging_bytes),
+            self._budget,
             pb.TransferLimits(
                 message_bytes=self._options.message_bytes,
                 chunk_bytes=self._options.chunk_bytes,

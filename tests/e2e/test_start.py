@@ -1,0 +1,83 @@
+"""Starting the service: where settings come from, and what an operator is told when it cannot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from varserve_service.settings import load_settings
+
+
+def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`varserve-service serve` that is expected to give up."""
+    return subprocess.run(
+        [sys.executable, "-m", "varserve_service", "serve", "--port", "0", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each setting is taken from the first that has it: flag, environment, file, default."""
+    file = tmp_path / "settings.yaml"
+    file.write_text("port: 1\ngrace: 1\nlog_level: error\nmodels: {a: /m/a}\n")
+    monkeypatch.setenv("VARSERVE_PORT", "2")
+    monkeypatch.setenv("VARSERVE_GRACE", "2")
+    settings = load_settings({"port": 3}, file)
+    found = (settings.port, settings.grace, settings.log_level, settings.host)
+    assert found == (3, 2.0, "error", "127.0.0.1")
+    assert settings.models == {"a": Path("/m/a")}
+
+
+def test_models_can_be_named_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VARSERVE_MODELS is a JSON object of names and paths."""
+    monkeypatch.setenv("VARSERVE_MODELS", '{"a": "/m/a"}')
+    assert load_settings({}, None).models == {"a": Path("/m/a")}
+
+
+def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    """A misspelt setting in the file is named, not ignored."""
+    file = tmp_path / "settings.yaml"
+    file.write_text("prot: 1\n")
+    with pytest.raises(pydantic.ValidationError, match="prot"):
+        load_settings({}, file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "no model to serve"),
+        (("--model", "a"), "expected NAME=PATH"),
+        (("--model", "a=/nowhere"), "/nowhere is not a folder"),
+        (("--model-repository", "/nowhere"), "/nowhere is not a folder"),
+        (("--model", "a=/tmp", "--device", "tpu"), "setting device"),
+        (("--model", "a=/tmp", "--port", "70000"), "setting port"),
+        (("--config", "/nowhere.yaml"), "/nowhere.yaml"),
+    ],
+)
+def test_a_mistake_is_told_with_exit_code_2(arguments: tuple[str, ...], said: str) -> None:
+    """What cannot be served is one message on standard error and exit code 2; no traceback."""
+    ended = start(*arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_load_is_told_with_exit_code_2(tmp_path: Path) -> None:
+    """A broken SavedModel is named in the message, and nothing is served."""
+    (tmp_path / "saved_model.pb").write_bytes(b"this is no SavedModel")
+    ended = start("--model", f"broken={tmp_path}")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "broken" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
