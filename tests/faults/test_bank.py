@@ -118,6 +118,7 @@ def test_without_the_lock_the_sum_changes() -> None:
     pytest.fail("no wrong sum was seen without the lock")
 
 
+@pytest.mark.load
 def test_the_sum_never_changes_over_the_wire(
     serve: Callable[..., AbstractContextManager[ServiceProcess]],
 ) -> None:

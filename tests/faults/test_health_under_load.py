@@ -48,7 +48,7 @@ def p99(*stubs: health_pb2_grpc.HealthStub) -> list[float]:
     return [float(np.percentile(times, 99)) for times in seconds]
 
 
-@pytest.mark.slow
+@pytest.mark.load
 @pytest.mark.timeout(900)
 def test_health_is_answered_under_load(serve: Serve) -> None:
     """Beside a 256 MiB upload, three functions and 64 clients, 99 % of checks take 100 ms at most.

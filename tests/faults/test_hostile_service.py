@@ -17,7 +17,7 @@ SEED = int(os.environ.get("VARSERVE_TEST_SEED", random.SystemRandom().randrange(
 MIB = 2**20
 
 
-@pytest.mark.slow
+@pytest.mark.load
 async def test_ten_thousand_bad_requests_leave_the_service_as_it_was(
     serve: Callable[..., AbstractContextManager[ServiceProcess]],
 ) -> None:

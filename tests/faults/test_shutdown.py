@@ -29,7 +29,7 @@ def _seconds(check: Callable[..., object]) -> float:
     return time.monotonic() - started
 
 
-@pytest.mark.slow
+@pytest.mark.load
 @pytest.mark.timeout(900)
 def test_sigterm_under_load(serve: Serve) -> None:
     """100 streams, a long function and writes in flight: not ready at once, and exit code 0.
