@@ -106,9 +106,9 @@ endef
 
 # $(call install,FILE,ENVIRONMENT). By uv, since pip takes minutes of computing over the same; by pip after all where uv
 # reaches no index (it does not read pip's settings). --no-deps: the locked file is complete, and tf-keras would ask for
-# a second TensorFlow.
+# a second TensorFlow. Compiled to bytecode as pip does it: the import of TensorFlow takes twice as long without.
 define install
-$(BIN)/uv pip install --quiet --python $2 --no-deps --require-hashes -r $1 || { \
+$(BIN)/uv pip install --quiet --compile-bytecode --python $2 --no-deps --require-hashes -r $1 || { \
 	echo "set-up: once more with pip, which takes some minutes"; \
 	$(BIN)/python -m $(PIP) --python $2/bin/python install --no-deps --require-hashes -r $1; \
 }

@@ -142,13 +142,12 @@ def test_a_message_cut_off_anywhere_is_read_as_the_generated_class_reads_it(name
     rng = random.Random(f"{SEED} {name} cut")
     read, cls = READERS[name]
     cuts = 0
-    for _ in range(8):
+    while cuts < 5000:
         for message in messages_of(name, rng):
             for end in range(len(message)):
                 part = message[:end]
                 assert outcome(read, part) == outcome(cls.FromString, part), part.hex()
                 cuts += 1
-    assert cuts > 5000, f"too little was tried: {cuts} cuts"
 
 
 @EACH_STREAM

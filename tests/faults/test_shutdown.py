@@ -49,7 +49,7 @@ def test_sigterm_under_load(serve: Serve) -> None:
                 v = client.model("counter").variables["count"]
                 try:
                     while True:
-                        acknowledged.append(v.assign_add(1, timeout=5).revision)
+                        acknowledged.append(v.assign_add(1, timeout=120).revision)
                         wrote.set()
                 except varserve.VarserveError as error:
                     refusals.append(error)
