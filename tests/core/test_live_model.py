@@ -13,7 +13,8 @@ from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
 from varserve_service.core.answers import Answers, WriteRequest
 from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.live_model import Conditions, LiveModel, Read
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.messages import Conditions, Read
 from varserve_service.core.ports import Operation, TensorSpec
 from varserve_service.core.regions import Rows, Slice, Slices
 

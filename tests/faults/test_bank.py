@@ -14,8 +14,9 @@ import varserve
 from tests.fakes import FakeModel, FakeVariable
 from tests.serving import ServiceProcess
 from varserve_service.core.changes import Write
-from varserve_service.core.live_model import LiveModel, Read
+from varserve_service.core.live_model import LiveModel
 from varserve_service.core.lock import ReadersWriterLock
+from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation
 
 ACCOUNTS = [f"account_{n}" for n in range(8)]

@@ -60,12 +60,17 @@ def test_sigterm_under_load(serve: Serve) -> None:
                 running.set()
                 try:
                     # Far longer than the grace period: it has to be left behind.
-                    spin(steps=10**9, timeout=300)
+                    spin.call({"steps": 10**9}, timeout=300)
                 except varserve.VarserveError as error:
                     refusals.append(error)
 
-        with grpc.insecure_channel(service.address) as channel:
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        # Health is asked over a connection of its own, as a kubelet does.
+        own = (("grpc.use_local_subchannel_pool", 1),)
+        with (
+            grpc.insecure_channel(service.address) as channel,
+            grpc.insecure_channel(service.address, options=own) as prober,
+        ):
+            watch = health_pb2_grpc.HealthStub(prober).Watch(health_pb2.HealthCheckRequest())
             assert next(watch).status == SERVING
             # Each reads the beginning of 64 MiB, and then nothing: flow control holds the rest.
             read = pb.ReadVariablesRequest(
@@ -82,7 +87,7 @@ def test_sigterm_under_load(serve: Serve) -> None:
             assert running.wait(30)
 
             # What a health check takes on this machine now, with all that goes on beside it.
-            check = health_pb2_grpc.HealthStub(channel).Check
+            check = health_pb2_grpc.HealthStub(prober).Check
             usual = statistics.median(_seconds(check) for _ in range(15))
 
             started = time.monotonic()
@@ -100,4 +105,4 @@ def test_sigterm_under_load(serve: Serve) -> None:
     assert ended <= GRACE + 2
     assert acknowledged == list(range(1, len(acknowledged) + 1))
     assert refusals
-    assert all(isinstance(error, varserve.Unavailable) for error in refusals)
+    assert [e for e in refusals if not isinstance(e, varserve.Unavailable)] == []

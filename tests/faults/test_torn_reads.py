@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from varserve_service.core.changes import Write
-from varserve_service.core.live_model import LiveModel, Read
+from varserve_service.core.live_model import LiveModel
 from varserve_service.core.lock import ReadersWriterLock
+from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation
 from varserve_service.core.regions import Region, Rows, Slice, Slices
 

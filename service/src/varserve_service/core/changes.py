@@ -65,6 +65,12 @@ class Change:
             return None
         return self.variable.read(self._written_region)
 
+    def previous(self, preimage: Value | None) -> Value | None:
+        """What the region holds before the change; None for a variable without a value."""
+        if preimage is None or self.whole is None:
+            return preimage
+        return self.variable.read(self.region)
+
     def apply(self) -> None:
         """Make it so."""
         self.variable.write(self.whole or self.value, self._written_region)

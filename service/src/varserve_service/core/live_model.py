@@ -6,97 +6,36 @@ nothing of TensorFlow, gRPC or disk.
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from . import changes
 from .answers import Answers, WriteRequest
 from .changes import Change, StagedWrite, Write
+from .commits import UNKNOWN_ORIGIN, Changed, Commit, CommitKind, History, Origin
 from .errors import Reason, StateError
 from .lock import ReadersWriterLock
+from .messages import (
+    UNCONDITIONAL,
+    Admit,
+    Answer,
+    Conditions,
+    Description,
+    Entry,
+    Header,
+    Read,
+    Snapshot,
+    VariableState,
+    sent_bytes,
+)
 from .naming import Directory
 from .overloads import choose
-from .ports import Constant, Function, FunctionSpec, LoadedModel, Value, Variable, VariableSpec
+from .ports import Constant, Function, LoadedModel, Value, Variable
 from .regions import Region, region_shape
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """Which state an answer speaks of."""
-
-    model: str
-    version: int
-    epoch: str
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What must hold for a write or run to happen. None and empty: nothing must."""
-
-    model_revision: int | None = None
-    epoch: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """One variable, by name or path, or a region of it."""
-
-    variable: str
-    region: Region | None = None
-
-
-Admit: TypeAlias = Callable[[VariableSpec, Region | None, tuple[int, ...]], None]
-"""Raises StateError when a value of this variable, region and shape is not to be taken."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """One value of a snapshot. `value` is None when it was asked for only if newer, and is not."""
-
-    variable: str
-    revision: int
-    value: Value | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Snapshot:
-    """Values of several variables at one revision, in the order they were asked for."""
-
-    header: Header
-    entries: tuple[Entry, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """What a write or run came to. `values` are outputs by name, or what was read back."""
-
-    header: Header
-    values: Mapping[str, Value] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class VariableState:
-    """A variable's spec and what is true of it now. `shape` is None while it has no value."""
-
-    spec: VariableSpec
-    shape: tuple[int, ...] | None
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """All about a model at one revision."""
-
-    header: Header
-    device: str
-    variables: tuple[VariableState, ...]
-    functions: tuple[FunctionSpec, ...]
 
 
 class LiveModel:
@@ -112,10 +51,12 @@ class LiveModel:
         *,
         lock: ReadersWriterLock | None = None,
         answers: Answers[Answer] | None = None,
+        history: History | None = None,
     ) -> None:
         self._loaded = loaded
         self._lock = lock or ReadersWriterLock()
         self._answers: Answers[Answer] = answers or Answers()
+        self._history = history or History()
         self._epoch = secrets.token_hex(8)
         self._revision = 0
         self._variables: Directory[Variable] = Directory(
@@ -201,8 +142,9 @@ class LiveModel:
         self,
         writes: Sequence[Write],
         *,
-        conditions: Conditions = Conditions(),
+        conditions: Conditions = UNCONDITIONAL,
         request: WriteRequest | None = None,
+        origin: Origin = UNKNOWN_ORIGIN,
         read_back: Read | None = None,
         max_read_back_bytes: int | None = None,
         deadline: float | None = None,
@@ -225,7 +167,9 @@ class LiveModel:
                 change if not self._written_since(revision, group) else self._fresh(group)
                 for group, (revision, change) in zip(staged, worked_out, strict=True)
             ]
-            undo = self._apply(ready)
+            preimages = [change.preimage() for change in ready]
+            previous = [c.previous(before) for c, before in zip(ready, preimages, strict=True)]
+            undo = self._apply(ready, preimages)
             values: dict[str, Value] = {}
             try:
                 if read_back is not None:
@@ -233,7 +177,11 @@ class LiveModel:
             except BaseException:
                 undo()
                 raise
-            self._commit([change.variable.spec.path for change in ready])
+            changed = [
+                Changed(change.variable.spec, change.region, change.value, before)
+                for change, before in zip(ready, previous, strict=True)
+            ]
+            self._commit(CommitKind.ASSIGN, origin, request, changed)
             answer = Answer(self.header, values)
             self._answers.keep(request, answer, _nbytes(values))
             return answer
@@ -245,8 +193,9 @@ class LiveModel:
         constants: Mapping[str, Constant],
         *,
         outputs: Sequence[str] = (),
-        conditions: Conditions = Conditions(),
+        conditions: Conditions = UNCONDITIONAL,
         request: WriteRequest | None = None,
+        origin: Origin = UNKNOWN_ORIGIN,
         max_output_bytes: int | None = None,
         deadline: float | None = None,
     ) -> Answer:
@@ -305,7 +254,8 @@ class LiveModel:
                         variable.write(preimage)
                 raise
             if written:
-                self._commit(overload.writes)
+                changed = [Changed(v.spec, None, v.read(), before) for v, before in preimages]
+                self._commit(CommitKind.RUN, origin, request, changed)
             answer = Answer(self.header, values)
             self._answers.keep(request, answer, _nbytes(values))
             return answer
@@ -352,9 +302,8 @@ class LiveModel:
     def _fresh(self, group: Sequence[StagedWrite]) -> Change:
         return changes.work_out(group, changes.capture(group))
 
-    def _apply(self, ready: Sequence[Change]) -> _Undo:
+    def _apply(self, ready: Sequence[Change], preimages: Sequence[Value | None]) -> _Undo:
         """Apply all changes or none; the result takes them back."""
-        preimages = [change.preimage() for change in ready]
         undo = _Undo()
         try:
             for change, preimage in zip(ready, preimages, strict=True):
@@ -365,10 +314,19 @@ class LiveModel:
             raise
         return undo
 
-    def _commit(self, paths: Sequence[str]) -> None:
+    def _commit(
+        self,
+        kind: CommitKind,
+        origin: Origin,
+        request: WriteRequest | None,
+        changed: Sequence[Changed],
+    ) -> None:
         self._revision += 1
-        for path in paths:
-            self._variable_revisions[path] = self._revision
+        for each in changed:
+            self._variable_revisions[each.variable.path] = self._revision
+        self._history.add(
+            Commit(self._revision, time.time_ns(), kind, origin, request, tuple(changed))
+        )
 
     # What is checked and read under the lock.
 
@@ -460,12 +418,6 @@ class _Undo:
     def __call__(self) -> None:
         for change, preimage in reversed(self.steps):
             change.undo(preimage)
-
-
-def sent_bytes(value: Value) -> int:
-    """Bytes that a value takes on its way: 8 more for each string, as much as its length takes."""
-    lengths = 8 * math.prod(value.shape) if value.dtype == "string" else 0
-    return value.nbytes + lengths
 
 
 def _nbytes(values: Mapping[str, Value]) -> int:

@@ -14,7 +14,8 @@ from varserve import frames
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.live_model import Admit, LiveModel, Read, sent_bytes
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.messages import Admit, Read, sent_bytes
 from varserve_service.core.models import Models
 from varserve_service.core.ports import VariableSpec
 from varserve_service.core.regions import Region

@@ -14,7 +14,7 @@ from varserve import tensors
 from varserve.v1 import model_pb2, model_service_pb2, tensor_pb2
 from varserve_service.core.answers import WriteRequest
 from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.live_model import Conditions, Description, Header
+from varserve_service.core.messages import Conditions, Description, Header
 from varserve_service.core.ports import (
     Constant,
     FunctionKind,
