@@ -13,7 +13,7 @@ FAST_TESTS := tests/core tests/rpc tests/client tests/contract
 MODEL := .models/basic_pitch/1
 UPGRADE ?=
 
-.PHONY: help demo serve test test-fast test-load lint types proto proto-check lock bench clean
+.PHONY: help demo serve test test-fast lint types proto proto-check lock bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,9 +29,6 @@ test: .venv/.installed .venv-proto/.installed $(MODEL)/saved_model.pb ## run eve
 
 test-fast: .venv/.installed .venv-proto/.installed ## run the tests that need no TensorFlow
 	@$(BIN)/python -m pytest $(FAST_TESTS) $(ARGS)
-
-test-load: .venv/.installed ## run the tests that need two cores to themselves
-	@$(BIN)/python -m pytest -m load $(ARGS)
 
 lint: .venv/.installed ## check style, layers, protos and the Dockerfile
 	@$(BIN)/ruff check $(PYTHON_SOURCES)

@@ -366,3 +366,26 @@ def test_a_deadline_that_passes_while_waiting_changes_nothing() -> None:
     assert value_of(live, "a").tolist() == [1]
     gate.opened.set()
     thread.join(10)
+
+
+def test_header_unless_written() -> None:
+    """A reader that knows a variable learns at once whether it still does, even beside a write."""
+    v, gate = FakeVariable("v", np.zeros((2, 1), np.float32), in_place=True), Gate()
+    live = LiveModel(FakeModel([v, FakeVariable("w", np.zeros(1, np.float32))]))
+    assert live.header_unless_written("v", since=0) == live.header
+    live.assign([Write("w", Operation.SET, np.ones(1, np.float32))])
+    found = live.header_unless_written("v", since=0)
+    assert found is not None
+    assert found.revision == 1
+    assert live.header_unless_written("w", since=0) is None
+    v.between_rows = gate
+    writer = threading.Thread(
+        target=live.assign, args=[[Write("v", Operation.SET, np.ones((2, 1), np.float32))]]
+    )
+    writer.start()
+    assert gate.reached.wait(10)
+    assert live.header_unless_written("w", since=1) is None
+    gate.opened.set()
+    writer.join(10)
+    assert live.header_unless_written("v", since=0) is None
+    assert live.header_unless_written("v", since=2) is not None

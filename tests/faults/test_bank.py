@@ -119,11 +119,10 @@ def test_without_the_lock_the_sum_changes() -> None:
     pytest.fail("no wrong sum was seen without the lock")
 
 
-@pytest.mark.load
 def test_the_sum_never_changes_over_the_wire(
     serve: Callable[..., AbstractContextManager[ServiceProcess]],
 ) -> None:
-    """2,000 transfers as transactions against the real service, watched by 4 clients."""
+    """400 transfers as transactions against the real service, watched by 4 clients."""
     names = [f"part_{n}" for n in range(8)]
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -139,13 +138,13 @@ def test_the_sum_never_changes_over_the_wire(
             return sum(int(snapshot[name]) for name in names)
 
         with Watched(seen, readers=4) as watched:
-            for _ in range(2_000):
+            for _ in range(400):
                 giver, taker = choose.sample(names, 2)
                 amount = np.float32(choose.randrange(100))
                 with model.transaction() as transfer:
                     transfer.assign_sub(giver, amount)
                     transfer.assign_add(taker, amount)
-        assert transfer.revision == 2_001
+        assert transfer.revision == 401
         assert seen() == START * len(names)
     assert watched.reads >= 100
     assert watched.wrong == []

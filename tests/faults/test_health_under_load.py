@@ -12,12 +12,12 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conftest import Serve
 
 CHECKS = 300
+ROUNDS = 3
 LIMIT_SECONDS = 0.100
 LOAD = Path(__file__).with_name("load.py")
 IDLE = Path(__file__).with_name("idle_health.py")
@@ -48,14 +48,16 @@ def p99(*stubs: health_pb2_grpc.HealthStub) -> list[float]:
     return [float(np.percentile(times, 99)) for times in seconds]
 
 
-@pytest.mark.load
-@pytest.mark.timeout(900)
+def within_limit(ours: float, bare: float) -> bool:
+    return ours <= max(LIMIT_SECONDS, 3 * bare)
+
+
 def test_health_is_answered_under_load(serve: Serve) -> None:
     """Beside a 256 MiB upload, three functions and 64 clients, 99 % of checks take 100 ms at most.
 
     The load has the same two cores as the service. Where even a bare server that does nothing else
-    needs a third of that, three times what it needs is the limit. The best of three rounds counts;
-    no check may fail in any.
+    needs a third of that, three times what it needs is the limit. The best of three rounds counts,
+    and no check may fail in any.
     """
     with serve("slow", "large_64") as service, idle_health_server() as idle:
         load = subprocess.Popen(
@@ -68,9 +70,11 @@ def test_health_is_answered_under_load(serve: Serve) -> None:
         assert load.stdout.readline().strip() == "running"
         with grpc.insecure_channel(service.address) as ours, grpc.insecure_channel(idle) as bare:
             stubs = health_pb2_grpc.HealthStub(ours), health_pb2_grpc.HealthStub(bare)
-            rounds = [p99(*stubs) for _ in range(3)]
+            rounds: list[list[float]] = []
+            while len(rounds) < ROUNDS and not any(within_limit(*each) for each in rounds):
+                rounds.append(p99(*stubs))
         output, _ = load.communicate("", timeout=300)
     done = json.loads(output)
     print({"p99 of each round, ours and bare, seconds": rounds, "done beside them": done})
     assert set(done) == {"upload", "run", "read"}, "some of the load failed, or was not there"
-    assert any(ours <= max(LIMIT_SECONDS, 3 * bare) for ours, bare in rounds)
+    assert within_limit(*rounds[-1])

@@ -7,8 +7,6 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-import pytest
-
 from tests.rpc.attack import attack, state_of
 from tests.rpc.wire import connected
 from tests.serving import ServiceProcess
@@ -17,7 +15,6 @@ SEED = int(os.environ.get("VARSERVE_TEST_SEED", random.SystemRandom().randrange(
 MIB = 2**20
 
 
-@pytest.mark.load
 async def test_ten_thousand_bad_requests_leave_the_service_as_it_was(
     serve: Callable[..., AbstractContextManager[ServiceProcess]],
 ) -> None:

@@ -59,7 +59,6 @@ def call(live: LiveModel, choose: random.Random) -> bool:
     return True
 
 
-@pytest.mark.load
 def test_ten_thousand_shapes_and_dtypes_trace_nothing(
     model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from varserve.v1 import model_service_pb2_grpc as pb_grpc
 
 GRACE = 3.0
 STREAMS = 100
+CHECKS = 20
 TOLD_SECONDS = 0.100
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -26,16 +26,17 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 def _seconds(check: Callable[..., object]) -> float:
     started = time.monotonic()
     check(health_pb2.HealthCheckRequest(), timeout=30)
-    return time.monotonic() - started
+    taken = time.monotonic() - started
+    time.sleep(0.1)  # the pace of the checks, not a wait for something
+    return taken
 
 
-@pytest.mark.load
 @pytest.mark.timeout(900)
 def test_sigterm_under_load(serve: Serve) -> None:
     """100 streams, a long function and writes in flight: not ready at once, and exit code 0.
 
-    Health says so within 100 ms (on a machine where ten checks take longer, within those), and
-    acknowledged writes keep their order and number, whoever is
+    Health says so within 100 ms (where the slowest of the checks before needed a third of that,
+    within three times what it needed), acknowledged writes keep their order and number, whoever is
     refused is told UNAVAILABLE, and the process is gone within the grace period and two seconds.
     """
     acknowledged: list[int] = []
@@ -88,7 +89,7 @@ def test_sigterm_under_load(serve: Serve) -> None:
 
             # What a health check takes on this machine now, with all that goes on beside it.
             check = health_pb2_grpc.HealthStub(prober).Check
-            usual = statistics.median(_seconds(check) for _ in range(15))
+            usual = max(_seconds(check) for _ in range(CHECKS))
 
             started = time.monotonic()
             service.process.terminate()
@@ -101,7 +102,7 @@ def test_sigterm_under_load(serve: Serve) -> None:
                 assert not thread.is_alive()
     print({"told": told, "a check": usual, "ended": ended, "acknowledged": len(acknowledged)})
     assert code == 0
-    assert told <= max(TOLD_SECONDS, 10 * usual)
+    assert told <= max(TOLD_SECONDS, 3 * usual)
     assert ended <= GRACE + 2
     assert acknowledged == list(range(1, len(acknowledged) + 1))
     assert refusals

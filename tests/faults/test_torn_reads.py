@@ -22,8 +22,6 @@ from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation
 from varserve_service.core.regions import Region, Rows, Slice, Slices
 
-pytestmark = pytest.mark.load
-
 SECONDS = 4.0
 LONGEST_SECONDS = 300.0  # on a machine that is far too busy
 LEAST_READS = 1_000

@@ -129,6 +129,26 @@ def test_read_variable(stub: Stub, variable: str, region: Any, value: Any) -> No
     assert (response.header, response.variable_revision) == (first.manifest.header, 0)
 
 
+def test_read_again(stub: Stub) -> None:
+    """The same request again is answered with the state as it is now, in value and in header."""
+    first = stub.ReadVariable(read())
+    assert stub.ReadVariable(read()) == first
+    stub.AssignVariable(assign(variable="count", value=number(5)))
+    beside = stub.ReadVariable(read())
+    assert (beside.value, beside.variable_revision) == (first.value, 0)
+    assert beside.header.revision == 1
+    stub.AssignVariable(assign(value=floats(4, 5, 6)))
+    after = stub.ReadVariable(read())
+    assert (value_of(after.value), after.variable_revision, after.header.revision) == (
+        [4, 5, 6],
+        2,
+        2,
+    )
+    assert stub.ReadVariable(read()) == after
+    assert not stub.ReadVariable(read(if_newer_than=2)).HasField("value")
+    assert value_of(stub.ReadVariable(read(region=slices({"stop": 1}))).value) == [4]
+
+
 def test_read_by_path(stub: Stub) -> None:
     """A variable is found by its path too, and answers with its name."""
     stub.AssignVariable(assign(variable="deep/later", value=tensor(shape=[1, 2], data=bytes(8))))

@@ -78,6 +78,19 @@ class LiveModel:
         """The state as it is now."""
         return Header(self._loaded.name, self._loaded.version, self._epoch, self._revision)
 
+    def header_unless_written(self, variable: str, *, since: int) -> Header | None:
+        """The state as it is now, at once, when nobody has written the variable since a revision.
+
+        None when somebody has, or is about to.
+        """
+        path = self._variables.find(variable).spec.path
+        if not self._lock.acquire_shared_at_once():
+            return None
+        try:
+            return self.header if self._variable_revisions[path] <= since else None
+        finally:
+            self._lock.release_shared()
+
     def describe(self, deadline: float | None = None) -> Description:
         """All variables and functions, sorted by name, at one revision."""
         with self._lock.shared(deadline):

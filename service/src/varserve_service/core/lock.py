@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from .errors import Reason, StateError
 
@@ -31,17 +31,24 @@ class ReadersWriterLock:
         self._writers_waiting = 0
         self._writes = 0
 
-    @contextmanager
-    def shared(self, deadline: float | None = None) -> Iterator[None]:
-        """Hold the lock with other readers. Raises StateError DEADLINE_EXCEEDED."""
+    def shared(self, deadline: float | None = None) -> AbstractContextManager[None]:
+        """Hold the lock with other readers. Entering raises StateError DEADLINE_EXCEEDED."""
+        return _Shared(self, deadline)
+
+    def acquire_shared_at_once(self) -> bool:
+        """Take the lock shared where that needs no waiting; give it back by `release_shared`."""
+        with self._changed:
+            if self._writing or self._writers_waiting:
+                return False
+            self._readers += 1
+            return True
+
+    def acquire_shared(self, deadline: float | None) -> None:
+        """Take the lock shared. Raises StateError DEADLINE_EXCEEDED."""
         with self._changed:
             if self._writing or self._writers_waiting:
                 self._wait_for_a_write(deadline)
             self._readers += 1
-        try:
-            yield
-        finally:
-            self._leave_shared()
 
     def _wait_for_a_write(self, deadline: float | None) -> None:
         writes = self._writes
@@ -56,7 +63,8 @@ class ReadersWriterLock:
                 self._readers_admitted -= 1
                 self._changed.notify_all()
 
-    def _leave_shared(self) -> None:
+    def release_shared(self) -> None:
+        """Give back what was taken shared."""
         with self._changed:
             self._readers -= 1
             if not self._readers and self._writers_waiting:
@@ -100,3 +108,18 @@ class ReadersWriterLock:
                 Reason.DEADLINE_EXCEEDED,
                 "the deadline passed while the model was busy; nothing was changed",
             )
+
+
+class _Shared(AbstractContextManager[None]):
+    # A generator would cost more than the lock.
+    __slots__ = ("_deadline", "_lock")
+
+    def __init__(self, lock: ReadersWriterLock, deadline: float | None) -> None:
+        self._lock = lock
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._lock.acquire_shared(self._deadline)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release_shared()

@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -38,60 +36,6 @@ def deadline_of(context: Context) -> float | None:
     """The caller's deadline in seconds of `time.monotonic`; None when there is none."""
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
-
-
-class Workers:
-    """Threads that do one model's blocking work, with a bounded number of calls that wait."""
-
-    def __init__(self, name: str, threads: int, max_pending: int) -> None:
-        self._name = name
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"varserve-{name}")
-        self._max_pending = max_pending
-        self._pending = 0
-
-    @property
-    def pending(self) -> int:
-        """Calls that run or wait."""
-        return self._pending
-
-    async def run(self, work: Callable[[], T], deadline: float | None) -> T:
-        """Do `work` on a thread and give its result.
-
-        Work whose deadline has passed when its turn comes is dropped. Work that has begun is
-        finished even when the caller goes away. Raises StateError TOO_MANY_REQUESTS,
-        DEADLINE_EXCEEDED, and whatever `work` raises.
-        """
-        if self._pending >= self._max_pending:
-            raise StateError(
-                Reason.TOO_MANY_REQUESTS,
-                f"{self._pending} calls are in progress or waiting for {self._name!r}; "
-                f"expected at most {self._max_pending}; retry later",
-            )
-        self._pending += 1
-        loop = asyncio.get_running_loop()
-        future = self._executor.submit(_in_time, work, deadline)
-        future.add_done_callback(partial(self._finished, loop))
-        return await asyncio.wrap_future(future)
-
-    def _finished(self, loop: asyncio.AbstractEventLoop, _: Future[Any]) -> None:
-        def count() -> None:
-            self._pending -= 1
-
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(count)
-
-    def close(self) -> None:
-        """Take no more work; what waits is dropped, what runs goes on."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _in_time(work: Callable[[], T], deadline: float | None) -> T:
-    if deadline is not None and time.monotonic() >= deadline:
-        raise StateError(
-            Reason.DEADLINE_EXCEEDED,
-            "the deadline passed before the call's turn came; nothing was changed",
-        )
-    return work()
 
 
 class StagingBudget:

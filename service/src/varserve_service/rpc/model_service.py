@@ -22,7 +22,9 @@ from varserve_service.core.regions import Region
 
 from . import translate
 from .bodies import ClaimedTensor, Download, Upload, total_bytes
-from .calls import Context, StagingBudget, Workers, deadline_of
+from .calls import Context, StagingBudget, deadline_of
+from .small_reads import SmallReads
+from .workers import Workers
 
 T = TypeVar("T")
 
@@ -52,6 +54,7 @@ class ModelService:
         self._senders = senders
         self._budget = budget
         self._limits = limits
+        self._small_reads = SmallReads()
         self._max_unary_bytes = limits.message_bytes - _ENVELOPE_BYTES
 
     # Unary calls.
@@ -82,8 +85,11 @@ class ModelService:
 
         return await self._on_model(request.model, context, work)
 
-    async def read_variable(self, data: bytes, context: Context) -> pb.ReadVariableResponse:
+    async def read_variable(self, data: bytes, context: Context) -> pb.ReadVariableResponse | bytes:
         """ReadVariable."""
+        answer = self._small_reads.answer(data)
+        if answer is not None:
+            return answer
         request = pb.ReadVariableRequest.FromString(data)
         read = Read(request.variable, translate.region(request))
 
@@ -106,7 +112,9 @@ class ModelService:
                 response.value.CopyFrom(translate.tensor(entry.value))
             return response
 
-        return await self._on_model(request.model, context, work)
+        response = await self._on_model(request.model, context, work)
+        self._small_reads.keep(data, self._models.find(request.model), response)
+        return response
 
     async def assign_variable(self, data: bytes, context: Context) -> pb.AssignVariableResponse:
         """AssignVariable."""

@@ -20,8 +20,9 @@ from varserve import frames
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.models import Models
 
-from .calls import Calls, StagingBudget, Workers
+from .calls import Calls, StagingBudget
 from .model_service import ModelService
+from .workers import Workers
 
 log = structlog.get_logger("varserve.rpc")
 

@@ -1,0 +1,67 @@
+"""Answers to reads of small variables that nobody has written since the last read.
+
+Such a read needs no thread, no TensorFlow and no message object: what was sent for it is sent
+again, under the header of the state as it is now.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from varserve.v1 import model_service_pb2 as pb
+from varserve_service.core.live_model import LiveModel
+
+from . import translate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    live: LiveModel
+    variable: str
+    revision: int
+    body: bytes
+
+
+class SmallReads:
+    """The last answers by the bytes of their requests, bounded by count and by size.
+
+    Used from the event loop alone.
+    """
+
+    def __init__(self, max_count: int = 1024, max_bytes: int = 16 * 1024) -> None:
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+
+    def answer(self, data: bytes) -> bytes | None:
+        """The ReadVariableResponse to a request that was answered before, when it can be had now.
+
+        None when the variable was written since, or a write is in progress.
+        """
+        kept = self._kept.get(data)
+        if kept is None:
+            return None
+        header = kept.live.header_unless_written(kept.variable, since=kept.revision)
+        if header is None:
+            return None
+        # Two parts of one message: protobuf takes the bytes of one after those of the other.
+        response = pb.ReadVariableResponse(header=translate.header(header))
+        return response.SerializeToString() + kept.body
+
+    def keep(self, data: bytes, live: LiveModel, response: pb.ReadVariableResponse) -> None:
+        """Remember an answer to a request for a whole variable, whatever its revision."""
+        request = pb.ReadVariableRequest.FromString(data)
+        if request.HasField("region") or request.HasField("if_newer_than"):
+            return
+        if len(data) + response.ByteSize() > self._max_bytes:
+            return
+        body = pb.ReadVariableResponse(
+            variable_revision=response.variable_revision, value=response.value
+        )
+        self._kept[data] = _Kept(
+            live, request.variable, response.variable_revision, body.SerializeToString()
+        )
+        self._kept.move_to_end(data)
+        if len(self._kept) > self._max_count:
+            self._kept.popitem(last=False)

@@ -1,0 +1,117 @@
+"""Threads that do one model's blocking work, so that the event loop never waits for it.
+
+Knows asyncio and the core's errors; knows nothing of what the work is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+from varserve_service.core.errors import Reason, StateError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    work: Callable[[], Any]
+    deadline: float | None
+    answer: asyncio.Future[Any]
+
+
+class Workers:
+    """A fixed number of threads, with a bounded number of calls that run or wait.
+
+    A plain queue and one wake-up of the event loop for each call: an executor and its futures cost
+    more than many a call itself.
+    """
+
+    def __init__(self, name: str, threads: int, max_pending: int) -> None:
+        self._name = name
+        self._max_pending = max_pending
+        self._pending = 0
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads = [
+            Thread(target=self._serve, name=f"varserve-{name}-{n}", daemon=True)
+            for n in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pending(self) -> int:
+        """Calls that run or wait."""
+        return self._pending
+
+    async def run(self, work: Callable[[], T], deadline: float | None) -> T:
+        """Do `work` on a thread and give its result.
+
+        Work whose deadline has passed, or whose caller has gone, when its turn comes is dropped.
+        Work that has begun is finished. Raises StateError TOO_MANY_REQUESTS, DEADLINE_EXCEEDED, and
+        whatever `work` raises.
+        """
+        if self._pending >= self._max_pending:
+            raise StateError(
+                Reason.TOO_MANY_REQUESTS,
+                f"{self._pending} calls are in progress or waiting for {self._name!r}; "
+                f"expected at most {self._max_pending}; retry later",
+            )
+        self._pending += 1
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put(_Job(work, deadline, answer))
+        return await answer
+
+    def close(self) -> None:
+        """Take no more work; what waits is dropped, what runs goes on. From the event loop."""
+        try:
+            while True:
+                job = self._jobs.get_nowait()
+                if job is not None:
+                    self._pending -= 1
+                    job.answer.cancel()
+        except Empty:
+            pass
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            result = error = None
+            try:
+                result = _in_time(job)
+            except BaseException as raised:
+                error = raised
+            # Without a loop there is nobody left who could be told.
+            with suppress(RuntimeError):
+                job.answer.get_loop().call_soon_threadsafe(self._settle, job.answer, result, error)
+            # Values must not live on until the next job comes.
+            del job, result, error
+
+    def _settle(
+        self, answer: asyncio.Future[Any], result: Any, error: BaseException | None
+    ) -> None:
+        self._pending -= 1
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(error)
+
+
+def _in_time(job: _Job) -> Any:
+    if job.answer.cancelled():
+        return None
+    if job.deadline is not None and time.monotonic() >= job.deadline:
+        raise StateError(
+            Reason.DEADLINE_EXCEEDED,
+            "the deadline passed before the call's turn came; nothing was changed",
+        )
+    return job.work()
