@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import ml_dtypes
@@ -95,7 +96,12 @@ def dtype_name(dtype: npt.DTypeLike) -> str:
 
     Raises TensorError DTYPE_UNSUPPORTED for a dtype that the contract does not carry.
     """
-    found = np.dtype(dtype)
+    return _dtype_name(np.dtype(dtype))
+
+
+# numpy takes microseconds to put a dtype's name together.
+@lru_cache(maxsize=256)
+def _dtype_name(found: np.dtype[Any]) -> str:
     if found.kind in "OSU" or found.kind == "T":
         return STRING
     name = found.newbyteorder("=").name
@@ -152,7 +158,7 @@ def element_count(shape: Sequence[int]) -> int:
             "SHAPE_MISMATCH",
             f"shape has {len(shape)} dimensions; expected at most {MAX_RANK}",
         )
-    if any(size < 0 for size in shape):
+    if shape and min(shape) < 0:
         raise TensorError(
             "SHAPE_MISMATCH", f"shape {_brief(shape)} has a negative size; expected none"
         )
@@ -298,9 +304,9 @@ def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
     there before anything is allocated.
     """
     name = from_wire_dtype(tensor.dtype)
-    count = element_count(tensor.shape)
-    check_numpy_rank(tensor.shape)
     shape = tuple(tensor.shape)
+    count = element_count(shape)
+    check_numpy_rank(shape)
     if name == STRING:
         if tensor.data:
             raise TensorError("LENGTH_MISMATCH", "a string tensor has bytes in `data`")

@@ -6,6 +6,10 @@ Knows numpy and nothing of who fills or takes the memory.
 from __future__ import annotations
 
 import math
+import mmap
+import threading
+import weakref
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -16,7 +20,7 @@ ALIGNMENT = 64
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, Any]:
-    """A fresh, writable, C-contiguous array that starts at a multiple of ALIGNMENT bytes.
+    """A writable, C-contiguous array that starts at a multiple of ALIGNMENT bytes.
 
     Its elements are whatever the memory held. Not for object dtypes, which raise ValueError.
     """
@@ -24,7 +28,9 @@ def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, A
     if dtype.hasobject:
         raise ValueError(f"expected a dtype of plain bytes, found {dtype}")
     nbytes = math.prod(shape) * dtype.itemsize
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    memory = _recycler.take(nbytes)
+    if memory is None:
+        memory = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + nbytes].view(dtype).reshape(shape)
 
@@ -32,3 +38,64 @@ def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, A
 def is_aligned(array: np.ndarray[Any, Any]) -> bool:
     """Whether the array starts at a multiple of ALIGNMENT bytes."""
     return int(array.ctypes.data) % ALIGNMENT == 0
+
+
+class Recycler:
+    """Memory of large arrays that nobody holds any more, for the next of about its size.
+
+    The first touch of fresh memory costs several times the copy into it. A variable that is
+    assigned again and again swaps between two pieces of memory that have both been touched.
+    `max_idle_bytes` bounds what is kept for later.
+    """
+
+    def __init__(self, min_bytes: int = 2**20, max_idle_bytes: int = 512 * 2**20) -> None:
+        self._min_bytes = min_bytes
+        self._max_idle_bytes = max_idle_bytes
+        self._lock = threading.Lock()
+        self._idle: list[mmap.mmap] = []  # the longest idle first
+        # Filled by finalizers, which may run at any point of any thread: without the lock.
+        self._returned: deque[mmap.mmap] = deque()
+
+    def take(self, nbytes: int) -> np.ndarray[Any, Any] | None:
+        """At least so many bytes, aligned to a page; None for few, which are not worth it.
+
+        The memory comes back when the array and all its views are gone. Raises MemoryError.
+        """
+        if nbytes < self._min_bytes:
+            return None
+        memory = self._fitting(nbytes)
+        if memory is None:
+            try:
+                memory = mmap.mmap(-1, nbytes)
+            except (OSError, OverflowError) as error:
+                raise MemoryError(f"no memory for {nbytes} bytes") from error
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        array = np.frombuffer(memory, np.uint8)
+        weakref.finalize(array, self._returned.append, memory).atexit = False
+        return array
+
+    def idle_bytes(self) -> int:
+        """Bytes that are kept for later."""
+        with self._lock:
+            self._collect()
+            return sum(len(memory) for memory in self._idle)
+
+    def _fitting(self, nbytes: int) -> mmap.mmap | None:
+        with self._lock:
+            self._collect()
+            for index in reversed(range(len(self._idle))):
+                if nbytes <= len(self._idle[index]) <= nbytes + nbytes // 4:
+                    return self._idle.pop(index)
+        return None
+
+    def _collect(self) -> None:
+        while self._returned:
+            self._idle.append(self._returned.popleft())
+        total = sum(len(memory) for memory in self._idle)
+        while total > self._max_idle_bytes:
+            total -= len(self._idle[0])
+            # Its pages go back to the system with its last reference.
+            self._idle.pop(0)
+
+
+_recycler = Recycler()
