@@ -57,6 +57,16 @@ def main() -> None:
 @click.option("--max-pending-calls", type=int, help="Calls of one model that run or wait.")
 @click.option("--max-body-bytes", type=int, help="Largest body of one streaming request.")
 @click.option("--max-staging-bytes", type=int, help="Bytes of all bodies arriving at once.")
+@click.option(
+    "--warm-up/--no-warm-up",
+    default=None,
+    help="Before ready, run every function that changes nothing on zeros.",
+)
+@click.option(
+    "--warm-up-requests",
+    type=click.Path(path_type=Path),
+    help="Before ready, run a file's requests: one RunFunctionRequest a line, as JSON.",
+)
 @click.option("--grace", type=float, help="Seconds for calls in progress at shutdown.")
 @click.option("--log-level", help="debug, info, warning or error.")
 def serve(config: Path | None, models: tuple[tuple[str, Path], ...], **flags: Any) -> None:

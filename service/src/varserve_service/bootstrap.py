@@ -10,12 +10,12 @@ from typing import NoReturn
 
 import structlog
 
-from .core.errors import ModelLoadError
+from .core.errors import ModelLoadError, StateError
 from .core.live_model import LiveModel
 from .core.models import Models
 from .logs import configure_logs
 from .repository import find_models
-from .rpc import Server, ServerOptions
+from .rpc import BatchOptions, Server, ServerOptions, run_everything, run_requests, unfit
 from .settings import Settings
 
 log = structlog.get_logger("varserve.bootstrap")
@@ -52,8 +52,23 @@ def load_models(settings: Settings) -> Models:
     return Models(models)
 
 
-def server_options(settings: Settings) -> ServerOptions:
-    """What the settings say about the server."""
+def batch_options(models: Models, settings: Settings) -> dict[tuple[str, str], BatchOptions]:
+    """The batching that the settings ask for. Raises ModelLoadError for what cannot be batched."""
+    found = {}
+    for model, functions in settings.batching.items():
+        for function, batching in functions.items():
+            try:
+                problem = unfit(models.find(model).function(function))
+            except StateError as error:
+                problem = error.message
+            if problem:
+                raise ModelLoadError(f"batching of {function!r} of model {model!r}: {problem}")
+            found[model, function] = BatchOptions(**batching.model_dump())
+    return found
+
+
+def server_options(models: Models, settings: Settings) -> ServerOptions:
+    """What the settings say about the server. Raises ModelLoadError."""
     return ServerOptions(
         host=settings.host,
         port=settings.port,
@@ -62,16 +77,26 @@ def server_options(settings: Settings) -> ServerOptions:
         max_pending_calls=settings.max_pending_calls,
         body_bytes=settings.max_body_bytes,
         staging_bytes=settings.max_staging_bytes,
+        batching=batch_options(models, settings),
     )
 
 
-async def run_server(models: Models, settings: Settings) -> bool:
+def warm_up(models: Models, settings: Settings, options: ServerOptions) -> None:
+    """Run what the settings ask for before anybody else does. Raises ModelLoadError."""
+    done = run_everything(models, options.batching) if settings.warm_up else 0
+    if settings.warm_up_requests is not None:
+        done += run_requests(models, settings.warm_up_requests)
+    if done:
+        log.info("warmed up", runs=done)
+
+
+async def run_server(models: Models, settings: Settings, options: ServerOptions) -> bool:
     """Serve until SIGTERM or SIGINT. Returns whether all work in progress was finished."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    server = Server(models, server_options(settings))
+    server = Server(models, options)
     address = await server.start()
     print(f"varserve ready on {address}", flush=True)
     log.info("ready", address=address)
@@ -84,7 +109,9 @@ def serve(settings: Settings) -> NoReturn:
     """Load the models, serve them until a signal says stop, and end the process."""
     configure_logs(settings.log_level)
     models = load_models(settings)
-    finished = asyncio.run(run_server(models, settings))
+    options = server_options(models, settings)
+    warm_up(models, settings, options)
+    finished = asyncio.run(run_server(models, settings, options))
     log.info("stopped", finished=finished)
     # Everything that was acknowledged is done. Taking TensorFlow down in good order needs seconds
     # that Kubernetes does not give, and would wait for kernels that cannot be stopped.

@@ -6,9 +6,9 @@ A flag wins over the environment, the environment over the file, the file over t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -18,6 +18,37 @@ from pydantic_settings import (
 
 MIB = 2**20
 GIB = 2**30
+
+
+class Batching(BaseModel):
+    """How the calls of one function are put together. Rows are counted along dimension 0."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_rows: int = Field(ge=2, description="rows of one batch at most")
+    max_delay: float = Field(
+        0.0, ge=0, le=1, description="seconds that a first call waits for others"
+    )
+    allowed_rows: tuple[int, ...] = Field(
+        (), description="sizes that a batch is filled up to; none: batches stay as they are"
+    )
+    max_waiting_rows: int = Field(4096, ge=1, description="rows that wait at once at most")
+
+    @field_validator("allowed_rows")
+    @classmethod
+    def _ascending(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if list(sizes) != sorted(set(sizes)) or any(size < 1 for size in sizes):
+            raise ValueError(f"expected sizes from 1 on, each larger than the last, found {sizes}")
+        return sizes
+
+    @model_validator(mode="after")
+    def _reaches_max_rows(self) -> Self:
+        if self.allowed_rows and self.allowed_rows[-1] != self.max_rows:
+            raise ValueError(
+                f"expected the last of allowed_rows to be max_rows, {self.max_rows}, "
+                f"found {self.allowed_rows[-1]}"
+            )
+        return self
 
 
 class Settings(BaseSettings):
@@ -47,6 +78,15 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(8 * GIB, ge=1, description="largest body of one streaming request")
     max_staging_bytes: int = Field(
         16 * GIB, ge=1, description="bytes of all bodies that are arriving at once"
+    )
+    batching: dict[str, dict[str, Batching]] = Field(
+        default_factory=dict, description="by model and function: run small calls as one"
+    )
+    warm_up: bool = Field(
+        False, description="before ready, run every function that changes nothing on zeros"
+    )
+    warm_up_requests: Path | None = Field(
+        None, description="before ready, run a file's requests: one RunFunctionRequest a line, JSON"
     )
     grace: float = Field(20.0, ge=0, description="seconds that calls in progress get at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

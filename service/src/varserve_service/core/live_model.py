@@ -34,7 +34,7 @@ from .messages import (
 )
 from .naming import Directory
 from .overloads import choose
-from .ports import Constant, Function, LoadedModel, Value, Variable
+from .ports import Constant, Function, FunctionSpec, LoadedModel, Value, Variable
 from .regions import Region, region_shape
 
 
@@ -101,6 +101,10 @@ class LiveModel:
                 tuple(function.spec for function in self._functions.sorted),
             )
 
+    def function(self, name: str) -> FunctionSpec:
+        """The spec of a function, by name or path. Raises StateError FUNCTION_NOT_FOUND."""
+        return self._functions.find(name).spec
+
     def check(self, writes: Sequence[Write]) -> None:
         """Check writes as far as dtypes and shapes tell, before their bytes are there.
 
@@ -114,12 +118,13 @@ class LiveModel:
         function: str,
         inputs: Mapping[str, np.ndarray[Any, Any]],
         constants: Mapping[str, Constant],
-    ) -> None:
+    ) -> int:
         """Check a run as far as dtypes and shapes tell, before its bytes are there.
 
-        Of each input only dtype and shape are looked at. Raises StateError.
+        Of each input only dtype and shape are looked at. Returns the index of the overload that
+        they mean. Raises StateError.
         """
-        choose(self._functions.find(function).spec, inputs, constants)
+        return choose(self._functions.find(function).spec, inputs, constants)
 
     def read(
         self,

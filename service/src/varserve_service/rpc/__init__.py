@@ -1,5 +1,14 @@
 """gRPC: check, call the core, translate. Knows the contract and the core; no TensorFlow or disk."""
 
+from .batching import BatchOptions, unfit
 from .server import Server, ServerOptions
+from .warm_up import run_everything, run_requests
 
-__all__ = ["Server", "ServerOptions"]
+__all__ = [
+    "BatchOptions",
+    "Server",
+    "ServerOptions",
+    "run_everything",
+    "run_requests",
+    "unfit",
+]

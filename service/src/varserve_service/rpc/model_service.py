@@ -10,17 +10,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from varserve import frames
+from varserve import frames, tensors
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Admit, Read, sent_bytes
+from varserve_service.core.messages import UNCONDITIONAL, Admit, Read, sent_bytes
 from varserve_service.core.models import Models
 from varserve_service.core.ports import VariableSpec
 from varserve_service.core.regions import Region
 
 from . import translate
+from .batching import Batcher, Ran
 from .bodies import ClaimedTensor, Download, Upload, total_bytes
 from .calls import Context, StagingBudget, deadline_of
 from .small_reads import SmallReads
@@ -47,6 +48,7 @@ class ModelService:
         senders: Executor,
         budget: StagingBudget,
         limits: pb.TransferLimits,
+        batchers: Mapping[tuple[str, str], Batcher],
     ) -> None:
         self._models = models
         self._workers = workers
@@ -54,6 +56,7 @@ class ModelService:
         self._senders = senders
         self._budget = budget
         self._limits = limits
+        self._batchers = batchers
         self._small_reads = SmallReads()
         self._max_unary_bytes = limits.message_bytes - _ENVELOPE_BYTES
 
@@ -152,6 +155,13 @@ class ModelService:
         request = pb.RunFunctionRequest.FromString(data)
         inputs = translate.inputs(request.inputs)
         constants = translate.constants(request.constants)
+        conditions = translate.conditions(request)
+        batcher = self._batchers.get((request.model, request.function))
+        # A call that wants anything of its own has a run of its own.
+        if batcher and not (constants or request.outputs or conditions != UNCONDITIONAL):
+            ran = await batcher.run(inputs, deadline_of(context))
+            if ran is not None:
+                return self._batch_response(request.function, ran)
         write_request = translate.write_request(request.request_id, _fingerprint(request))
 
         def work(live: LiveModel, deadline: float | None) -> pb.RunFunctionResponse:
@@ -160,7 +170,7 @@ class ModelService:
                 inputs,
                 constants,
                 outputs=request.outputs,
-                conditions=translate.conditions(request),
+                conditions=conditions,
                 request=write_request,
                 max_output_bytes=self._max_unary_bytes,
                 deadline=deadline,
@@ -171,6 +181,15 @@ class ModelService:
             return response
 
         return await self._on_model(request.model, context, work)
+
+    def _batch_response(self, function: str, ran: Ran) -> pb.RunFunctionResponse:
+        response = pb.RunFunctionResponse(header=translate.header(ran.header))
+        nbytes = sum(tensors.body_length(array) for array in ran.outputs.values())
+        if nbytes > self._max_unary_bytes:
+            raise translate.too_large(f"function {function!r}", nbytes, self._max_unary_bytes)
+        for name, array in ran.outputs.items():
+            response.outputs[name].CopyFrom(tensors.to_tensor(array))
+        return response
 
     # Streaming calls.
 

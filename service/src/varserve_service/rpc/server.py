@@ -6,9 +6,9 @@ Owns the socket. Knows gRPC, the handlers and the registry of models.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -20,6 +20,7 @@ from varserve import frames
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.models import Models
 
+from .batching import Batcher, BatchOptions
 from .calls import Calls, StagingBudget
 from .model_service import ModelService
 from .workers import Workers
@@ -45,6 +46,8 @@ class ServerOptions:
     chunk_bytes: int = 2**20
     body_bytes: int = 8 * 2**30
     staging_bytes: int = 16 * 2**30
+    batching: Mapping[tuple[str, str], BatchOptions] = field(default_factory=dict)
+    """By model and function, which must be fit for it: `batching.unfit`."""
 
 
 class Server:
@@ -122,6 +125,12 @@ class Server:
                 chunk_bytes=self._options.chunk_bytes,
                 body_bytes=self._options.body_bytes,
             ),
+            {
+                (model, function): Batcher(
+                    self._models.find(model), function, options, self._workers[model]
+                )
+                for (model, function), options in self._options.batching.items()
+            },
         )
         calls = {
             "ListModels": service.list_models,

@@ -1,0 +1,251 @@
+"""Several small runs of one function as one: calls that wait together become one batch.
+
+Owns who waits, what is run together and how answers are taken apart. A function is batched only
+where the operator says so: that its rows do not see each other cannot be told from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import structlog
+
+from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.messages import Header
+from varserve_service.core.ports import FunctionSpec, PartialShape, TensorSpec
+
+from .workers import Workers
+
+log = structlog.get_logger("varserve.batching")
+
+Arrays: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """How the calls of one function are put together. Rows are counted along dimension 0.
+
+    `max_rows`: of one batch. `max_delay`: seconds that a first call waits for others; with 0 a
+    batch is what came while the one before it ran. `allowed_rows`: sizes that a batch is filled up
+    to, by repeating its last row. `max_waiting_rows`: beyond it calls are refused.
+    """
+
+    max_rows: int
+    max_delay: float = 0.0
+    allowed_rows: tuple[int, ...] = ()
+    max_waiting_rows: int = 4096
+
+
+class Ran(NamedTuple):
+    """A call's own part of a batch's answer."""
+
+    header: Header
+    outputs: dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    inputs: Arrays
+    rows: int
+    deadline: float | None
+    answer: asyncio.Future[Ran]
+
+
+def unfit(function: FunctionSpec) -> str | None:
+    """Why a function cannot be batched; None when it can."""
+    for overload in function.overloads:
+        if overload.writes or overload.changes_other_state:
+            return "it changes state"
+        shapes: dict[str, PartialShape] = {o.name: o.tensor.shape for o in overload.outputs}
+        for spec in overload.inputs:
+            if not isinstance(spec.kind, TensorSpec):
+                return f"its input {spec.name!r} is a constant"
+            shapes[spec.name] = spec.kind.shape
+        for name, shape in shapes.items():
+            if not shape or shape[0] is not None:
+                return f"dimension 0 of {name!r} is not one of any size"
+    return None
+
+
+class Batcher:
+    """The calls of one function. Used from the event loop alone."""
+
+    def __init__(
+        self, live: LiveModel, function: str, options: BatchOptions, workers: Workers
+    ) -> None:
+        self._live = live
+        self._function = function
+        self._options = options
+        self._workers = workers
+        self._groups: dict[object, _Group] = {}
+        self._waiting_rows = 0
+
+    async def run(self, inputs: Arrays, deadline: float | None) -> Ran | None:
+        """Run with whoever else is there. None for inputs that are a batch of their own.
+
+        Raises what `LiveModel.run` raises of this call, and StateError TOO_MANY_REQUESTS,
+        DEADLINE_EXCEEDED.
+        """
+        overload = self._live.check_run(self._function, inputs, {})
+        sizes = {array.shape[0] for array in inputs.values()}
+        rows = sizes.pop() if len(sizes) == 1 else 0
+        if not 0 < rows < self._options.max_rows:
+            return None
+        if self._waiting_rows + rows > self._options.max_waiting_rows:
+            raise StateError(
+                Reason.TOO_MANY_REQUESTS,
+                f"{self._waiting_rows} rows wait for function {self._function!r}; "
+                f"expected at most {self._options.max_waiting_rows}; retry later",
+            )
+        # Only what agrees in all but dimension 0 can be put together.
+        key = (overload, *sorted((n, a.dtype.str, a.shape[1:]) for n, a in inputs.items()))
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group(partial(self._flush, key))
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(inputs, rows, deadline, loop.create_future())
+        self._waiting_rows += rows
+        group.waiting.append(waiting)
+        group.rows += rows
+        if not group.running:
+            full = group.rows >= self._options.max_rows
+            group.wake(loop, 0.0 if full else self._options.max_delay)
+        return await waiting.answer
+
+    def _flush(self, key: object) -> None:
+        group = self._groups[key]
+        batch = self._next_batch(group)
+        if not batch:
+            del self._groups[key]
+            return
+        group.running = asyncio.get_running_loop().create_task(self._run(batch))
+        group.running.add_done_callback(partial(self._ended, group))
+
+    def _ended(self, group: _Group, task: asyncio.Task[None]) -> None:
+        group.running = None
+        if not task.cancelled():
+            task.result()
+        group.flush()
+
+    def _next_batch(self, group: _Group) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        total, now = 0, time.monotonic()
+        while group.waiting and total + group.waiting[0].rows <= self._options.max_rows:
+            waiting = group.waiting.popleft()
+            group.rows -= waiting.rows
+            self._waiting_rows -= waiting.rows
+            if waiting.answer.done():
+                continue  # its caller has gone
+            if waiting.deadline is not None and now >= waiting.deadline:
+                waiting.answer.set_exception(
+                    StateError(
+                        Reason.DEADLINE_EXCEEDED,
+                        "the deadline passed before the call's turn came; nothing was changed",
+                    )
+                )
+                continue
+            batch.append(waiting)
+            total += waiting.rows
+        return batch
+
+    async def _run(self, batch: Sequence[_Waiting]) -> None:
+        deadlines = [waiting.deadline for waiting in batch]
+        last = None if None in deadlines else max(d for d in deadlines if d is not None)
+        try:
+            answers = await self._workers.run(partial(self._together, batch), last)
+        except Exception as error:
+            # Whose fault it is shows when each runs alone.
+            if len(batch) > 1 and not _of_all(error):
+                for waiting in batch:
+                    await self._run([waiting])
+                return
+            for waiting in batch:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
+            return
+        for waiting, answer in zip(batch, answers, strict=True):
+            if not waiting.answer.done():
+                waiting.answer.set_result(answer)
+
+    def _together(self, batch: Sequence[_Waiting]) -> list[Ran]:
+        """On a thread: one run, taken apart again."""
+        total = sum(waiting.rows for waiting in batch)
+        filled = min((n for n in self._options.allowed_rows if n >= total), default=total)
+        header, outputs = self._ran(_joined([w.inputs for w in batch], filled - total))
+        if any(array.shape[:1] != (filled,) for array in outputs.values()):
+            log.warning("outputs do not follow the rows of the inputs", function=self._function)
+            if len(batch) > 1:
+                raise _NotByRows
+            return [self._ran(batch[0].inputs)]
+        answers, start = [], 0
+        for waiting in batch:
+            stop = start + waiting.rows
+            parts = {name: array[start:stop] for name, array in outputs.items()}
+            answers.append(Ran(header, parts))
+            start = stop
+        return answers
+
+    def _ran(self, inputs: Arrays) -> Ran:
+        answer = self._live.run(self._function, inputs, {})
+        return Ran(answer.header, {name: value.numpy() for name, value in answer.values.items()})
+
+
+class _NotByRows(Exception):
+    """The function's outputs cannot be taken apart."""
+
+
+class _Group:
+    """Calls that can be run together."""
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        self.waiting: deque[_Waiting] = deque()
+        self.rows = 0
+        self.running: asyncio.Task[None] | None = None
+        self._flush = flush
+        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._at_once = False
+
+    def wake(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
+        """Flush after a delay; a shorter one than is under way already counts."""
+        if self._timer is not None:
+            if delay or self._at_once:
+                return
+            self._timer.cancel()
+        self._at_once = not delay
+        # Not at this very moment: calls that the loop has at hand come along.
+        self._timer = loop.call_later(delay, self.flush) if delay else loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Run what waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._flush()
+
+
+def _of_all(error: Exception) -> bool:
+    """A failure that no run of one alone would change."""
+    return isinstance(error, StateError) and error.reason in (
+        Reason.TOO_MANY_REQUESTS,
+        Reason.DEADLINE_EXCEEDED,
+        Reason.VARIABLE_UNINITIALIZED,
+    )
+
+
+def _joined(batch: Sequence[Arrays], filling: int) -> Arrays:
+    """One after the other along dimension 0, and the last row so many times more."""
+    if len(batch) == 1 and not filling:
+        return batch[0]
+    joined = {}
+    for name in batch[0]:
+        parts = [inputs[name] for inputs in batch]
+        joined[name] = np.concatenate([*parts, *[parts[-1][-1:]] * filling])
+    return joined
