@@ -20,12 +20,12 @@ from .sides import sides
 FOLDER = Path(".benchmarks")
 
 
-def built_model() -> Path:
-    """The folder of the SavedModel, which is built anew when what builds it has changed."""
+def built_models() -> Path:
+    """The folder of the SavedModels, which are built anew when what builds them has changed."""
     source = Path(model.__file__).read_bytes()
     folder = FOLDER / "models" / hashlib.sha256(source).hexdigest()[:12]
-    if not (folder / "saved_model.pb").is_file():
-        print("building the model ...", flush=True)
+    if not (folder / model.OTHER / "saved_model.pb").is_file():
+        print("building the models ...", flush=True)
         shutil.rmtree(folder.parent, ignore_errors=True)
         subprocess.run(
             [sys.executable, "-m", "benchmarks.model", str(folder)],
@@ -73,7 +73,7 @@ def main() -> int:
         sys.exit("no figure of these families has that in its name")
     needed = list(dict.fromkeys(work.side for _, figure in chosen for work in figure.works))
     budget = Budget(given.seconds or (1.0 if given.quick else 4.0))
-    folder = built_model()
+    folder = built_models()
     logs = FOLDER / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     results: list[tuple[str, Result]] = []

@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import inspect
 import json
+import os
 import sys
 import threading
 import time
@@ -114,10 +115,10 @@ class Works:
 
 async def main(side: str, address: str) -> None:
     """Do what standard input says until it closes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
     client = importlib.import_module(f"benchmarks.sides.{side}").Client(address)
     works = Works(client)
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # what a library prints is no answer
     for line in sys.stdin:
         command = json.loads(line)
         try:
@@ -125,7 +126,7 @@ async def main(side: str, address: str) -> None:
             answer = {"result": result}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"[:1000]}
-        print(f"agent: {json.dumps(answer)}", file=answers, flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

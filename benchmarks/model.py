@@ -1,7 +1,8 @@
-"""The SavedModel that is measured: `python -m benchmarks.model FOLDER`. Needs TensorFlow.
+"""The SavedModels that are measured: `python -m benchmarks.model FOLDER`. Needs TensorFlow.
 
-It is small on disk: variables beyond a message's size have no rows until their `fill_NAME(rows)`
-gives them some, in the service itself.
+`FOLDER/bench` has everything; `FOLDER/other` lacks the snapshot's variables, and is there to be
+busy with. They are small on disk: variables beyond a message's size have no rows until their
+`fill_NAME(rows)` gives them some, in the service itself.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ PEER_STATE = 64 * MIB
 SNAPSHOT = 1000
 """So many variables `small_N` of 16 by 16."""
 
+BENCH, OTHER = "bench", "other"
+
 
 def variable_name(dtype: str, nbytes: int) -> str:
     """The variable of a dtype and a size."""
@@ -41,7 +44,7 @@ def rows(dtype: str, nbytes: int) -> int:
 
 
 def build(folder: str) -> None:
-    """Save the model."""
+    """Save the models."""
     import tensorflow as tf
 
     def filler(variable: Any) -> Any:
@@ -54,7 +57,7 @@ def build(folder: str) -> None:
         return fill
 
     class Model(tf.Module):
-        def __init__(self) -> None:
+        def __init__(self, snapshot: int) -> None:
             super().__init__()
             for dtype, sizes in SIZES.items():
                 for nbytes in sizes:
@@ -64,7 +67,7 @@ def build(folder: str) -> None:
             )
             self.alone = tf.Variable(tf.ones([ALONE_ROWS, TABLE_ROW]), name="alone")
             self.small = [
-                tf.Variable(tf.ones([16, 16]), name=f"small_{n}") for n in range(SNAPSHOT)
+                tf.Variable(tf.ones([16, 16]), name=f"small_{n}") for n in range(snapshot)
             ]
             self.bias = tf.Variable(1.0, name="bias")
 
@@ -91,7 +94,8 @@ def build(folder: str) -> None:
         def add(self, x: Any) -> Any:
             return {"y": x + self.bias}
 
-    tf.saved_model.save(Model(), folder)
+    tf.saved_model.save(Model(SNAPSHOT), f"{folder}/{BENCH}")
+    tf.saved_model.save(Model(0), f"{folder}/{OTHER}")
 
 
 if __name__ == "__main__":

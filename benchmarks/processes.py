@@ -39,12 +39,11 @@ class Process:
         self.pid = self._popen.pid
         self._family = psutil.Process(self.pid)
 
-    def line(self, start: str = "") -> str:
-        """The next line on its standard output that begins with `start`, without it."""
+    def line(self) -> str:
+        """The next line on its standard output. Raises DidNotStart when there will be none."""
         assert self._popen.stdout is not None
-        for line in self._popen.stdout:
-            if line.startswith(start):
-                return line.removeprefix(start).strip()
+        if line := self._popen.stdout.readline():
+            return line.strip()
         self._popen.wait(END_SECONDS)
         said = self.log.read_text(errors="replace").strip()[-2000:]
         raise DidNotStart(f"{self.log.stem} ended with {self._popen.returncode}: {said}")
@@ -114,7 +113,7 @@ class Agent(Process):
 
     def told(self) -> Any:
         """What came of the oldest command. Raises DidNotStart when it failed."""
-        answer = json.loads(self.line("agent: "))
+        answer = json.loads(self.line())
         if "error" in answer:
             raise DidNotStart(f"{self.log.stem}: {answer['error']}")
         return answer["result"]

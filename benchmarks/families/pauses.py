@@ -7,6 +7,7 @@ model of the same service: what is left is the pause, the time under the model's
 from __future__ import annotations
 
 from benchmarks.figures import KIB, MIB, Figure, Work, at_most_more, peer, size, work
+from benchmarks.model import BENCH, OTHER
 from benchmarks.samples import P50, P99
 
 
@@ -16,11 +17,11 @@ def _beside(nbytes: int) -> Figure:
 
     return Figure(
         name=f"RunFunction beside commits of {size(nbytes)}",
-        ours=run("bench"),
+        ours=run(BENCH),
         peers=(
             peer(
                 "beside commits elsewhere",
-                run("other"),
+                run(OTHER),
                 targets={P99: at_most_more(5, "ms")},
             ),
         ),

@@ -1,6 +1,6 @@
 """The sides: who serves, and whose client asks. One module for each, both halves in it.
 
-A module has `serve()`, which says `ready on HOST:PORT` and serves until it is ended, and `Client`,
+A module has `serve(ready)`, which says where it listens and serves until it is ended, and `Client`,
 whose methods are works. The same work has the same name and does the same for its user on every
 side; each module says what its buffers are.
 """
@@ -8,8 +8,14 @@ side; each module says what its buffers are.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.model import BENCH, OTHER
+
+Ready = Callable[[str], None]
+"""Takes the address that a server listens on, once it does."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,10 @@ class Side:
         return [self.python, "-m", "benchmarks.agent", self.module, address]
 
 
-def sides(model: Path) -> dict[str, Side]:
-    """The sides by name, over the SavedModel in a folder."""
+def sides(models: Path) -> dict[str, Side]:
+    """The sides by name, over the SavedModels in a folder."""
     service = (sys.executable, "-m", "varserve_service", "serve", "--port", "0")
-    served = ("--model", f"bench={model}", "--model", f"other={model}")
+    served = ("--model", f"{BENCH}={models / BENCH}", "--model", f"{OTHER}={models / OTHER}")
     return {
         "ours": Side(
             "ours",
@@ -74,7 +80,9 @@ def sides(model: Path) -> dict[str, Side]:
             "what is assigned is one warm array",
         ),
         "in_process": Side(
-            "in_process", "the model's function in process, from and to numpy", address=str(model)
+            "in_process",
+            "the model's function in process, from and to numpy",
+            address=str(models / OTHER),
         ),
         "imports": Side("imports", "a fresh interpreter, without its own start", address="none"),
         "pytriton": Side(

@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from benchmarks.sides import Ready
 from varserve.v1 import tensor_pb2
 
 CHUNK = 2**20
@@ -56,7 +57,7 @@ class _Server:
         return Chunk()
 
 
-async def _serve() -> None:
+async def _serve(ready: Ready) -> None:
     own = _Server()
     options = {"request_deserializer": Chunk.FromString, "response_serializer": _written}
     handlers = {
@@ -67,7 +68,7 @@ async def _serve() -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    print(f"ready on 127.0.0.1:{port}", flush=True)
+    ready(f"127.0.0.1:{port}")
     await server.wait_for_termination()
 
 
@@ -76,8 +77,8 @@ def _written(message: Any) -> bytes:
     return data
 
 
-def serve() -> None:
-    asyncio.run(_serve())
+def serve(ready: Ready) -> None:
+    asyncio.run(_serve(ready))
 
 
 class Client:

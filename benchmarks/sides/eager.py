@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.sides import Ready
+
 _DEVICE = "/job:worker/replica:0/task:0/device:CPU:0"
 
 
-def serve() -> None:
+def serve(ready: Ready) -> None:
     # It takes no port 0.
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     server = tf.distribute.Server({"worker": [address]}, job_name="worker", task_index=0)
-    print(f"ready on {address}", flush=True)
+    ready(address)
     server.join()
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from benchmarks.sides import Ready
+
 PATH = "/benchmarks.Peer/Echo"
 
 
-async def _serve() -> None:
+async def _serve(ready: Ready) -> None:
     async def echo(request: bytes, context: Any) -> bytes:
         return request
 
@@ -23,12 +25,12 @@ async def _serve() -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    print(f"ready on 127.0.0.1:{port}", flush=True)
+    ready(f"127.0.0.1:{port}")
     await server.wait_for_termination()
 
 
-def serve() -> None:
-    asyncio.run(_serve())
+def serve(ready: Ready) -> None:
+    asyncio.run(_serve(ready))
 
 
 class Client:

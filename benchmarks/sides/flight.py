@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.flight
 
+from benchmarks.sides import Ready
+
 
 def _batch(nbytes: int) -> pa.RecordBatch:
     return pa.record_batch([pa.array(np.ones(nbytes // 4, np.float32))], names=["value"])
@@ -34,9 +36,9 @@ class _Server(pa.flight.FlightServerBase):  # type: ignore[misc]
         self._batch = reader.read_chunk().data
 
 
-def serve() -> None:
+def serve(ready: Ready) -> None:
     server = _Server()
-    print(f"ready on 127.0.0.1:{server.port}", flush=True)
+    ready(f"127.0.0.1:{server.port}")
     server.serve()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from benchmarks.sides import Ready
 from benchmarks.sides.open_inference import ADD, READ, Client
 
 __all__ = ["Client", "serve"]
@@ -16,7 +17,7 @@ def _free_port() -> int:
     return port
 
 
-def serve() -> None:
+def serve(ready: Ready) -> None:
     from mlserver import MLServer, ModelSettings, Settings
 
     from benchmarks.sides import mlserver_runtimes
@@ -34,5 +35,5 @@ def serve() -> None:
         ModelSettings(name=READ, implementation=mlserver_runtimes.Read),
         ModelSettings(name=ADD, implementation=mlserver_runtimes.Add),
     ]
-    print(f"ready on 127.0.0.1:{port}", flush=True)
+    ready(f"127.0.0.1:{port}")
     asyncio.run(MLServer(settings).start(models))

@@ -11,11 +11,7 @@ import numpy as np
 
 import varserve
 import varserve.aio
-from benchmarks.model import FILLED_FROM, ROW, SNAPSHOT, TABLE_ROW, rows, variable_name
-
-MODEL = "bench"
-OTHER = "other"
-"""The same SavedModel once more: what goes on in it costs the same, and holds no lock of MODEL."""
+from benchmarks.model import BENCH, FILLED_FROM, ROW, SNAPSHOT, TABLE_ROW, rows, variable_name
 
 Act = Callable[[], Any]
 
@@ -28,14 +24,14 @@ class Client:
         self._client = varserve.connect(address)
         self._models: dict[str, varserve.Model[Any]] = {}
 
-    def _model(self, name: str = MODEL) -> varserve.Model[Any]:
+    def _model(self, name: str = BENCH) -> varserve.Model[Any]:
         if name not in self._models:
             self._models[name] = self._client.model(name)
         return self._models[name]
 
     @contextmanager
     def _filled(
-        self, nbytes: int, dtype: str, model: str = MODEL
+        self, nbytes: int, dtype: str, model: str = BENCH
     ) -> Iterator[varserve.Variable[Any]]:
         """The variable of this size, which has its rows until the block ends."""
         name = variable_name(dtype, nbytes)
@@ -54,7 +50,7 @@ class Client:
             yield variable.numpy
 
     @contextmanager
-    def assign(self, nbytes: int, dtype: str = "float32", model: str = MODEL) -> Iterator[Act]:
+    def assign(self, nbytes: int, dtype: str = "float32", model: str = BENCH) -> Iterator[Act]:
         with self._filled(nbytes, dtype, model) as variable:
             shape = (rows(dtype, nbytes), ROW) if nbytes >= FILLED_FROM else variable.shape
             kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
@@ -62,14 +58,14 @@ class Client:
             yield lambda: variable.assign(value)
 
     @contextmanager
-    def call(self, model: str = MODEL) -> Iterator[Act]:
+    def call(self, model: str = BENCH) -> Iterator[Act]:
         add, x = self._model(model).functions["add"], np.ones(4, np.float32)
         yield lambda: add(x=x)
 
     @asynccontextmanager
     async def call_aio(self) -> AsyncIterator[Act]:
         async with varserve.aio.connect(self._address) as client:
-            add = (await client.model(MODEL)).functions["add"]
+            add = (await client.model(BENCH)).functions["add"]
             x = np.ones(4, np.float32)
 
             async def act() -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.model import PEER_STATE
+from benchmarks.sides import Ready
 from benchmarks.sides.open_inference import ADD, READ, Client
 
 __all__ = ["Client", "serve"]
@@ -19,7 +20,7 @@ def _free_port() -> int:
     return port
 
 
-def serve() -> None:
+def serve(ready: Ready) -> None:
     from pytriton.model_config import ModelConfig, Tensor
     from pytriton.triton import Triton, TritonConfig
 
@@ -51,5 +52,5 @@ def serve() -> None:
                 config=one,
             )
         triton.run()
-        print(f"ready on 127.0.0.1:{port}", flush=True)
+        ready(f"127.0.0.1:{port}")
         triton.serve()

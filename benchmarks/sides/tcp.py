@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from benchmarks.sides import Ready
+
 _REQUEST = struct.Struct("<cQ")
 _DONE = b"."
 
@@ -27,9 +29,9 @@ def _receive(connection: socket.socket, buffer: memoryview) -> None:
         got += count
 
 
-def serve() -> None:
+def serve(ready: Ready) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
-    print(f"ready on 127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    ready(f"127.0.0.1:{listener.getsockname()[1]}")
     while True:
         connection, _ = listener.accept()
         threading.Thread(target=_answer, args=(connection,), daemon=True).start()

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, tensor_pb2
 
 from benchmarks.model import SNAPSHOT
+from benchmarks.sides import Ready
 
 _SERVICE = "benchmarks.TensorProto"
 _UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
@@ -58,7 +59,7 @@ def _written(message: Any) -> bytes:
     return data
 
 
-def serve() -> None:
+def serve(ready: Ready) -> None:
     own = _Server()
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
@@ -70,7 +71,7 @@ def serve() -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    print(f"ready on 127.0.0.1:{port}", flush=True)
+    ready(f"127.0.0.1:{port}")
     server.wait_for_termination()
 
 
