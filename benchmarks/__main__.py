@@ -94,13 +94,14 @@ def main() -> int:
 
     print()
     print(report.table([row for family, each in results for row in report.rows(family, each)]))
-    print("\n" + "\n".join(known[name].about for name in needed))
+    about = {name: known[name].about for name in needed}
+    print("\n" + "\n".join(about.values()))
     problems = [each for _, each in results if each.problem]
     for each in problems:
         print(f"\n{each.figure.name}: not measured: {each.problem}")
     command = ["python", "-m", "benchmarks", *sys.argv[1:]]
     took = time.monotonic() - started
-    report.write(given.output, report.document(results, command, took))
+    report.write(given.output, report.document(results, about, command, took))
     print(f"\n{took:.0f} s; written to {given.output}")
     return 1 if problems else 0
 

@@ -56,7 +56,7 @@ def _panel(axes: Any, title: str, groups: Sequence[tuple[str, Bars]], unit: str)
     at = 0.0
     ticks: list[tuple[float, str]] = []
     for heading, found in groups:
-        axes.text(0, at - 0.65, heading, fontweight="bold", va="center")
+        axes.text(0, at - 0.8, heading, fontweight="bold", va="center")
         for name, value, more in found:
             axes.barh(
                 at,
@@ -69,7 +69,7 @@ def _panel(axes: Any, title: str, groups: Sequence[tuple[str, Bars]], unit: str)
             axes.text(value + more, at, f"  {value:.3g}", va="center", fontsize=8)
             ticks.append((at, name))
             at += 1
-        at += 1.2
+        at += 1.3
     axes.set_yticks([y for y, _ in ticks], [name for _, name in ticks])
     axes.invert_yaxis()
     axes.set_title(title, loc="left")

@@ -187,9 +187,12 @@ def _commit() -> str:
 
 
 def document(
-    results: Iterable[tuple[str, Result]], command: Sequence[str], seconds: float
+    results: Iterable[tuple[str, Result]],
+    sides: Mapping[str, str],
+    command: Sequence[str],
+    seconds: float,
 ) -> Mapping[str, Any]:
-    """Everything that was measured, for JSON."""
+    """Everything that was measured, for JSON. `sides`: what each is, by name."""
     return {
         "command": shlex.join(command),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -197,6 +200,7 @@ def document(
         "seconds": round(seconds),
         "machine": machine(),
         "versions": dict(_versions()),
+        "sides": dict(sides),
         "figures": [_figure(family, result) for family, result in results],
     }
 

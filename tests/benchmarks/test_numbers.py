@@ -162,7 +162,7 @@ def test_document_is_strict_json() -> None:
         ("memory", Result(alone, [rounds(1.0), rounds(1.0)])),
         ("memory", Result(alone, problem="needs 5 GiB of memory")),
     ]
-    made = report.document(results, ["python", "-m", "benchmarks"], 1.0)
+    made = report.document(results, {"ours": "varserve"}, ["python", "-m", "benchmarks"], 1.0)
     read = json.loads(json.dumps(made, allow_nan=False))
     bulk, memory, missing = read["figures"]
     assert [side["side"] for side in bulk["sides"]] == ["ours", "peer", "other"]
