@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import model, report
 from .families import BY_DEFAULT, FAMILIES
-from .processes import DidNotStart
+from .processes import Failed
 from .runner import Budget, Pool, Result, measure
 from .sides import sides
 
@@ -82,7 +82,7 @@ def main() -> int:
         print(f"starting {', '.join(needed)} ...", flush=True)
         try:
             pool.start(needed)
-        except DidNotStart as error:
+        except Failed as error:
             sys.exit(str(error))
 
         def say(what: str) -> None:

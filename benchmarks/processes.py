@@ -14,9 +14,11 @@ import psutil
 from .samples import Usage
 
 END_SECONDS = 20
+LOG_SHOWN = 1000
+"""Characters of a log that an error quotes."""
 
 
-class DidNotStart(Exception):
+class Failed(Exception):
     """A process ended before it said what it had to say, or said that it could not."""
 
 
@@ -27,7 +29,7 @@ class Process:
         self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
         self.log = log
-        with log.open("ab") as errors:
+        with log.open("wb") as errors:
             self._popen = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -40,19 +42,25 @@ class Process:
         self._family = psutil.Process(self.pid)
 
     def line(self) -> str:
-        """The next line on its standard output. Raises DidNotStart when there will be none."""
+        """The next line on its standard output. Raises Failed when there will be none."""
         assert self._popen.stdout is not None
         if line := self._popen.stdout.readline():
             return line.strip()
+        raise self._ended()
+
+    def _ended(self) -> Failed:
         self._popen.wait(END_SECONDS)
-        said = self.log.read_text(errors="replace").strip()[-2000:]
-        raise DidNotStart(f"{self.log.stem} ended with {self._popen.returncode}: {said}")
+        said = self.log.read_text(errors="replace").strip()[-LOG_SHOWN:]
+        return Failed(f"{self.log.stem} ended with {self._popen.returncode}: {said}")
 
     def say(self, line: str) -> None:
-        """One line to its standard input."""
+        """One line to its standard input. Raises Failed when it has ended."""
         assert self._popen.stdin is not None
-        self._popen.stdin.write(line + "\n")
-        self._popen.stdin.flush()
+        try:
+            self._popen.stdin.write(line + "\n")
+            self._popen.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
 
     def end(self) -> None:
         """Ask it to end, then make it. Its children with it."""
@@ -112,10 +120,10 @@ class Agent(Process):
         self.say(json.dumps({"do": do, **arguments}))
 
     def told(self) -> Any:
-        """What came of the oldest command. Raises DidNotStart when it failed."""
+        """What came of the oldest command. Raises Failed when it failed."""
         answer = json.loads(self.line())
         if "error" in answer:
-            raise DidNotStart(f"{self.log.stem}: {answer['error']}")
+            raise Failed(f"{self.log.stem}: {answer['error']}")
         return answer["result"]
 
     def ask(self, do: str, **arguments: Any) -> Any:

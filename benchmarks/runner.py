@@ -14,12 +14,13 @@ from typing import Any
 import psutil
 
 from .figures import Figure, Work, size
-from .processes import Agent, DidNotStart, Process
+from .processes import Agent, Failed, Process
 from .samples import Round, Rounds, Usage
 from .sides import Side
 
-ROUNDS_LEAST = 5
-ROUNDS_MOST = 40
+ROUNDS_LEAST, ROUNDS_MOST = 5, 40
+SLOW_SECONDS, SLOW_ROUNDS = 60, 3
+"""A figure that has taken so long is content with so many rounds."""
 CALLS_MOST = 2000
 MEMORY_SPARE = 2**30
 
@@ -29,6 +30,12 @@ class Budget:
     """How long a figure is measured: at least ROUNDS_LEAST rounds, then until so many seconds."""
 
     seconds: float = 4.0
+
+    def spent(self, rounds: int, seconds: float) -> bool:
+        """Whether so many rounds in so many seconds are enough."""
+        if seconds > SLOW_SECONDS:
+            return rounds >= SLOW_ROUNDS
+        return rounds >= ROUNDS_LEAST and seconds > self.seconds
 
 
 @dataclass
@@ -140,10 +147,11 @@ class OpenWork:
         return Round(answer["times"], answer["wall"], self._nbytes, client[-1], server[-1])
 
     def close(self) -> None:
-        """Have its clients let go of it."""
-        self._agent.ask("close", number=self._number)
-        if self._beside is not None:
-            self._beside[0].ask("close", number=self._beside[1])
+        """Have its clients let go of it, those that still can."""
+        with contextlib.suppress(Failed):
+            self._agent.ask("close", number=self._number)
+            if self._beside is not None:
+                self._beside[0].ask("close", number=self._beside[1])
 
 
 def measure(
@@ -159,7 +167,7 @@ def measure(
         say(figure.name)
         try:
             yield Result(figure, _rounds(figure, pool, budget))
-        except DidNotStart as error:
+        except Failed as error:
             yield Result(figure, problem=str(error))
 
 
@@ -174,7 +182,7 @@ def _rounds(figure: Figure, pool: Pool, budget: Budget) -> list[Rounds]:
         rounds: list[list[Round]] = [[] for _ in works]
         started = time.monotonic()
         for count in range(ROUNDS_MOST):
-            if count >= ROUNDS_LEAST and time.monotonic() - started > budget.seconds:
+            if budget.spent(count, time.monotonic() - started):
                 break
             for measured, each in zip(rounds, works, strict=True):
                 measured.append(each.round())

@@ -11,7 +11,7 @@ import pytest
 import benchmarks.sides
 from benchmarks.families import FAMILIES
 from benchmarks.figures import Figure, Work, peer, work
-from benchmarks.processes import DidNotStart
+from benchmarks.processes import Failed
 from benchmarks.runner import ROUNDS_LEAST, Budget, Pool, measure
 from benchmarks.samples import PEAK_CLIENT, SPEED
 from benchmarks.sides import Side, sides
@@ -93,6 +93,14 @@ def test_a_figure_is_measured(pool: Pool) -> None:
         assert all(one.moved == nbytes * len(one.times) / 1e9 for one in each)
 
 
+def test_a_budget_is_rounds_and_seconds() -> None:
+    """Five rounds at least and until the time is up; three where they take minutes."""
+    budget = Budget(seconds=4)
+    assert [budget.spent(rounds, 3.9) for rounds in (4, 5, 39)] == [False] * 3
+    assert [budget.spent(rounds, 4.1) for rounds in (4, 5)] == [False, True]
+    assert [budget.spent(rounds, 61) for rounds in (2, 3)] == [False, True]
+
+
 def test_a_figure_that_fails_is_a_problem_of_its_own(pool: Pool) -> None:
     """A work that fails says why, and the next figure is measured."""
     wrong = Figure("wrong", work("tcp", "fly"), (), (SPEED,), round_seconds=0)
@@ -107,5 +115,5 @@ def test_a_figure_that_fails_is_a_problem_of_its_own(pool: Pool) -> None:
 
 def test_a_side_that_does_not_start_says_so(pool: Pool) -> None:
     """A server that ends before it is ready is an error with what it said."""
-    with pytest.raises(DidNotStart, match="nowhere"):
+    with pytest.raises(Failed, match="nowhere"):
         pool.start(["broken"])
