@@ -80,6 +80,7 @@ class Pool:
             side = self._sides[name]
             if side.address:
                 self._addresses[name] = side.address
+                self.agent(name)
             else:
                 self._servers[name] = self._started(Process, f"{name}-server", side.server)
         for name, server in self._servers.items():

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from benchmarks import report
+from benchmarks import picture, report
 from benchmarks.figures import (
     Figure,
     at_least,
@@ -170,3 +170,12 @@ def test_document_is_strict_json() -> None:
     assert memory["rows"][0]["ratio"] is None
     assert missing["problem"] == "needs 5 GiB of memory"
     assert missing["rows"] == missing["sides"] == []
+
+
+def test_bars_of_the_picture() -> None:
+    """A figure of the file is drawn with ours first, then its peers in their order."""
+    made = report.document([("bulk", result())], {}, ["python", "-m", "benchmarks"], 1.0)
+    found = picture.bars(made["figures"][0], "speed", until="CPU, server")
+    assert found == [("varserve", 0.5, 2.5), ("first", 1.0, 0.0), ("second", 0.5, 0.0)]
+    assert picture.bars(made["figures"][0], "p50") == []
+    assert picture.caption(made).startswith("python -m benchmarks  (20")
