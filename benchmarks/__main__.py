@@ -1,198 +1,110 @@
-"""`python -m benchmarks`: measure, print a table, and write `.benchmarks/latest.json`.
-
-Server, peers and client are processes of their own on loopback. Sides are interleaved, so that a
-machine that slows down slows both; a figure is the median of its rounds, a ratio the median of the
-rounds' ratios.
-"""
+"""`python -m benchmarks [FAMILY ...]`: measure, print the table, keep everything as JSON."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import socket
-import statistics
+import argparse
+import hashlib
+import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import grpc
-import numpy as np
+from . import model, report
+from .families import BY_DEFAULT, FAMILIES
+from .processes import Failed
+from .runner import Budget, Pool, Result, measure
+from .sides import sides
 
-import varserve
-
-from .peers import ECHO
-
-BULK_MIB = 256
-BULK_BYTES = BULK_MIB * 2**20
-BULK_ROUNDS = 7
-CALL_ROUNDS = 7
-CALLS = 300
-OUTPUT = Path(".benchmarks/latest.json")
+FOLDER = Path(".benchmarks")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One row. `ratio` is ours to the peer's, and the target says on which side it should be."""
-
-    name: str
-    ours: str
-    peer: str
-    ratio: float
-    target: str
-    met: bool
-
-
-@contextmanager
-def process(*arguments: str) -> Iterator[str]:
-    """A Python process until the block ends; gives the first line that it prints."""
-    running = subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert running.stdout is not None
-    line = running.stdout.readline().strip()
-    if not line:
-        sys.exit(f"{' '.join(arguments)} did not start")
-    try:
-        yield line
-    finally:
-        running.terminate()
-        running.wait()
-
-
-def seconds(act: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    act()
-    return time.perf_counter() - started
-
-
-def rounds(count: int, *sides: Callable[[], float]) -> list[list[float]]:
-    """Measure the sides in turn, `count` times after a warm-up; one list for each side."""
-    for side in sides:
-        side()
-    measured: list[list[float]] = [[] for _ in sides]
-    for _ in range(count):
-        for times, side in zip(measured, sides, strict=True):
-            times.append(side())
-    return measured
-
-
-def ratio(ours: list[float], peer: list[float]) -> float:
-    """Median of the rounds' ratios of time."""
-    return statistics.median(a / b for a, b in zip(ours, peer, strict=True))
-
-
-def gbps(times: list[float]) -> str:
-    return f"{BULK_BYTES / statistics.median(times) / 1e9:.2f} GB/s"
-
-
-def bulk(model: varserve.Model[Any], port: int) -> Iterator[Figure]:
-    big = model.variables["big"]
-    value = np.full(big.shape, 2, np.float32)
-    warm = np.ones(BULK_BYTES, np.uint8).data
-    with socket.create_connection(("127.0.0.1", port)) as peer:
-
-        def receive() -> None:
-            peer.sendall(b"x")
-            got = 0
-            while got < BULK_BYTES:
-                got += peer.recv_into(warm[got:])
-
-        read, assign, bare = rounds(
-            BULK_ROUNDS,
-            lambda: seconds(big.numpy),
-            lambda: seconds(lambda: big.assign(value)),
-            lambda: seconds(receive),
-        )
-    faster = 1 / ratio(read, bare)
-    name = f"read {BULK_MIB} MiB"
-    yield Figure(
-        f"{name}, to a bare TCP socket", gbps(read), gbps(bare), faster, ">= 0.5", faster >= 0.5
-    )
-    faster = 1 / ratio(assign, read)
-    yield Figure(
-        f"assign {BULK_MIB} MiB, to the read",
-        gbps(assign),
-        gbps(read),
-        faster,
-        ">= 0.8",
-        faster >= 0.8,
-    )
-
-
-def calls(model: varserve.Model[Any], port: str) -> Iterator[Figure]:
-    small, bump = model.variables["small"], model.functions["bump"]
-    x = np.ones(4, np.float32)
-    payload = bytes(4096)
-
-    def p50(act: Callable[[], object]) -> float:
-        return statistics.median(seconds(act) for _ in range(CALLS))
-
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        echo = channel.unary_unary(ECHO)
-        read, run, bare = rounds(
-            CALL_ROUNDS,
-            lambda: p50(small.numpy),
-            lambda: p50(lambda: bump(x=x)),
-            lambda: p50(lambda: echo(payload)),
-        )
-
-    def us(times: list[float]) -> str:
-        return f"{statistics.median(times) * 1e6:.0f} us"
-
-    slower = ratio(read, bare)
-    yield Figure(
-        "ReadVariable of 4 KiB, p50, to a bare grpc.aio echo",
-        us(read),
-        us(bare),
-        slower,
-        "<= 1.3",
-        slower <= 1.3,
-    )
-    slower = ratio(run, bare)
-    yield Figure(
-        "RunFunction, small, p50, to the same echo", us(run), us(bare), slower, "(none yet)", True
-    )
-
-
-def main() -> None:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
-        print("building a model ...", flush=True)
+def built_models() -> Path:
+    """The folder of the SavedModels, which are built anew when what builds them has changed."""
+    source = Path(model.__file__).read_bytes()
+    folder = FOLDER / "models" / hashlib.sha256(source).hexdigest()[:12]
+    if not (folder / model.OTHER / "saved_model.pb").is_file():
+        print("building the models ...", flush=True)
+        shutil.rmtree(folder.parent, ignore_errors=True)
         subprocess.run(
-            [sys.executable, "-m", "benchmarks.model", str(folder), str(BULK_MIB)],
+            [sys.executable, "-m", "benchmarks.model", str(folder)],
             check=True,
-            capture_output=True,
+            stderr=subprocess.DEVNULL,
         )
-        print("starting the service and its peers ...", flush=True)
-        service = ("varserve_service", "serve", "--port", "0", "--model", f"bench={folder}")
-        address = stack.enter_context(process(*service)).split()[-1]
-        bare = stack.enter_context(process("benchmarks.peers", "socket", str(BULK_BYTES)))
-        echo = stack.enter_context(process("benchmarks.peers", "echo"))
-        client = stack.enter_context(varserve.connect(address))
-        model = client.model("bench")
-        print("measuring ...", flush=True)
-        figures = [*bulk(model, int(bare)), *calls(model, echo)]
+    return folder
 
-    print(f"\n{'figure':<54}{'ours':>12}{'peer':>12}{'ratio':>8}  target")
-    for f in figures:
-        met = "met" if f.met else "NOT met"
-        print(f"{f.name:<54}{f.ours:>12}{f.peer:>12}{f.ratio:>8.2f}  {f.target:<11}{met}")
-    OUTPUT.parent.mkdir(exist_ok=True)
-    machine = {"cpus": os.cpu_count(), "python": platform.python_version()}
-    OUTPUT.write_text(json.dumps({"machine": machine, "figures": [asdict(f) for f in figures]}))
-    print(f"\nwritten to {OUTPUT}")
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Each figure beside its peer, in one run."
+    )
+    families = ", ".join(FAMILIES)
+    parser.add_argument(
+        "families", nargs="*", metavar="FAMILY", help=f"of {families}; all but peers"
+    )
+    parser.add_argument("--quick", action="store_true", help="the figures with targets, briefly")
+    parser.add_argument("--only", default="", help="figures whose name has this in it")
+    parser.add_argument(
+        "--seconds", type=float, help="for each figure, after its first 5 rounds; 4, quick: 1"
+    )
+    parser.add_argument("--output", type=Path, default=FOLDER / "latest.json", help="[%(default)s]")
+    given = parser.parse_args()
+    for family in given.families:
+        if family not in FAMILIES:
+            parser.error(f"no family {family!r}; expected some of {families}")
+    return given
+
+
+def main() -> int:
+    """0 when every figure was measured, whether or not it is what it should be."""
+    given = _arguments()
+    # However it ends, it ends the processes that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    started = time.monotonic()
+    chosen = [
+        (family, figure)
+        for family, figures in FAMILIES.items()
+        if family in (given.families or BY_DEFAULT)
+        for figure in figures
+        if given.only in figure.name and (figure.quick or not given.quick)
+    ]
+    if not chosen:
+        sys.exit("no figure of these families has that in its name")
+    needed = list(dict.fromkeys(work.side for _, figure in chosen for work in figure.works))
+    budget = Budget(given.seconds or (1.0 if given.quick else 4.0))
+    folder = built_models()
+    logs = FOLDER / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    results: list[tuple[str, Result]] = []
+    known = sides(folder)
+    with Pool(known, logs) as pool:
+        print(f"starting {', '.join(needed)} ...", flush=True)
+        try:
+            pool.start(needed)
+        except Failed as error:
+            sys.exit(str(error))
+
+        def say(what: str) -> None:
+            print(f"[{time.monotonic() - started:4.0f} s] {what}", flush=True)
+
+        measured = measure([figure for _, figure in chosen], pool, budget, say)
+        for (family, _), result in zip(chosen, measured, strict=True):
+            results.append((family, result))
+
+    print()
+    print(report.table([row for family, each in results for row in report.rows(family, each)]))
+    about = {name: known[name].about for name in needed}
+    print("\n" + "\n".join(about.values()))
+    problems = [each for _, each in results if each.problem]
+    for each in problems:
+        print(f"\n{each.figure.name}: not measured: {each.problem}")
+    command = ["python", "-m", "benchmarks", *sys.argv[1:]]
+    took = time.monotonic() - started
+    report.write(given.output, report.document(results, about, command, took))
+    print(f"\n{took:.0f} s; written to {given.output}")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

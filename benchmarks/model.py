@@ -1,27 +1,102 @@
-"""A SavedModel to measure with: `python -m benchmarks.model FOLDER MIB`. Needs TensorFlow."""
+"""The SavedModels that are measured: `python -m benchmarks.model FOLDER`. Needs TensorFlow.
+
+`FOLDER/bench` has everything; `FOLDER/other` lacks the snapshot's variables, and is there to be
+busy with. They are small on disk: variables beyond a message's size have no rows until their
+`fill_NAME(rows)` gives them some, in the service itself.
+"""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
+KIB, MIB, GIB = 2**10, 2**20, 2**30
 
-def main(folder: str, mib: int) -> None:
-    """`big` float32 of so many MiB, `small` float32 of 4 KiB, `bump(x)` that adds to `x`."""
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+SIZES = {
+    "float32": (4, 4 * KIB, MIB, 64 * MIB, 256 * MIB, GIB),
+    "bfloat16": (4 * KIB, 64 * MIB, 256 * MIB),
+}
+ROW = 1024
+"""Elements of a row of a variable that is filled."""
+FILLED_FROM = 4 * MIB
+
+TABLE_ROW = 256
+"""Elements of a row of `table`, which is looked up in, as an embedding is."""
+ALONE_ROWS = 100
+"""Rows of `alone`, a variable of as many rows as are read of the table."""
+PEER_STATE = 64 * MIB
+"""The state of the servings that have no variables: an array of this size."""
+SNAPSHOT = 1000
+"""So many variables `small_N` of 16 by 16."""
+
+BENCH, OTHER = "bench", "other"
+
+
+def variable_name(dtype: str, nbytes: int) -> str:
+    """The variable of a dtype and a size."""
+    return f"{dtype}_{nbytes}"
+
+
+def rows(dtype: str, nbytes: int) -> int:
+    """Rows of a variable that is filled, so that it has this size."""
+    return nbytes // (ROW * ITEM_BYTES[dtype])
+
+
+def build(folder: str) -> None:
+    """Save the models."""
     import tensorflow as tf
 
+    def filler(variable: Any) -> Any:
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+        def fill(rows: Any) -> Any:
+            shape = [rows, variable.shape[1]]
+            variable.assign(tf.fill(shape, tf.ones([], variable.dtype)))
+            return {"rows": rows}
+
+        return fill
+
     class Model(tf.Module):
-        def __init__(self) -> None:
+        def __init__(self, snapshot: int) -> None:
             super().__init__()
-            self.big = tf.Variable(tf.ones([mib, 262_144]), name="big")
-            self.small = tf.Variable(tf.ones([1024]), name="small")
+            for dtype, sizes in SIZES.items():
+                for nbytes in sizes:
+                    self._add(variable_name(dtype, nbytes), dtype, nbytes)
+            self.table = tf.Variable(
+                tf.zeros([0, TABLE_ROW]), shape=[None, TABLE_ROW], name="table"
+            )
+            self.alone = tf.Variable(tf.ones([ALONE_ROWS, TABLE_ROW]), name="alone")
+            self.small = [
+                tf.Variable(tf.ones([16, 16]), name=f"small_{n}") for n in range(snapshot)
+            ]
+            self.bias = tf.Variable(1.0, name="bias")
+
+        def _add(self, name: str, dtype: str, nbytes: int) -> None:
+            if nbytes < FILLED_FROM:
+                value = tf.ones([nbytes // ITEM_BYTES[dtype]], dtype)
+                setattr(self, name, tf.Variable(value, name=name))
+                return
+            variable = tf.Variable(tf.zeros([0, ROW], dtype), shape=[None, ROW], name=name)
+            setattr(self, name, variable)
+            setattr(self, f"fill_{name}", filler(variable))
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+        def fill_table(self, rows: Any) -> Any:
+            """Takes memory that nobody has touched: who reads rows of it writes them first."""
+            self.table.assign(tf.raw_ops.Empty(shape=[rows, TABLE_ROW], dtype=tf.float32))
+            return {"rows": rows}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
+        def look_up(self, ids: Any) -> Any:
+            return {"rows": tf.gather(self.table, ids)}
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
-        def bump(self, x: Any) -> Any:
-            return {"y": x + self.small[0]}
+        def add(self, x: Any) -> Any:
+            return {"y": x + self.bias}
 
-    tf.saved_model.save(Model(), folder)
+    tf.saved_model.save(Model(SNAPSHOT), f"{folder}/{BENCH}")
+    tf.saved_model.save(Model(0), f"{folder}/{OTHER}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    build(sys.argv[1])

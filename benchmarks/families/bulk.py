@@ -1,0 +1,92 @@
+"""Whole variables, read and assigned."""
+
+from __future__ import annotations
+
+from benchmarks.figures import GIB, MIB, Figure, at_least, peer, size, work
+from benchmarks.samples import CPU_CLIENT, CPU_SERVER, PEAK_CLIENT, PEAK_SERVER, SPEED
+
+SIZES = (MIB, 64 * MIB, 256 * MIB, GIB)
+HEADLINE = 256 * MIB
+COSTS = (CPU_CLIENT, CPU_SERVER, PEAK_CLIENT, PEAK_SERVER)
+
+
+def _read(nbytes: int) -> Figure:
+    peers = [peer("TCP socket", work("tcp", "read", nbytes=nbytes))]
+    if nbytes == HEADLINE:
+        peers = [
+            peer("TCP socket", *peers[0].works, targets={SPEED: at_least(0.5)}),
+            peer("TCP socket, fresh buffer", work("tcp", "read", nbytes=nbytes, fresh=True)),
+            peer(
+                "unary TensorProto",
+                work("tensor_proto", "read", nbytes=nbytes),
+                targets={SPEED: at_least(10)},
+            ),
+            peer(
+                "1 MiB protobuf chunks",
+                work("chunks", "read", nbytes=nbytes),
+                targets={SPEED: at_least(2)},
+            ),
+            peer(
+                "Arrow Flight do_get",
+                work("flight", "read", nbytes=nbytes),
+                targets={SPEED: at_least(0.6)},
+            ),
+            peer("remote eager", work("eager", "read", nbytes=nbytes)),
+        ]
+    return Figure(
+        name=f"read {size(nbytes)}",
+        ours=work("ours", "read", nbytes=nbytes),
+        peers=tuple(peers),
+        measures=(SPEED,),
+        costs=COSTS if nbytes == HEADLINE else (),
+        nbytes=nbytes,
+        needs=6 * nbytes,
+        quick=nbytes in (MIB, HEADLINE),
+    )
+
+
+def _assign(nbytes: int) -> Figure:
+    read = peer("its own read", work("ours", "read", nbytes=nbytes))
+    peers = [read, peer("TCP socket", work("tcp", "assign", nbytes=nbytes))]
+    if nbytes == HEADLINE:
+        peers = [
+            peer(read.name, *read.works, targets={SPEED: at_least(0.8)}),
+            *peers[1:],
+            peer("unary TensorProto", work("tensor_proto", "assign", nbytes=nbytes)),
+            peer("1 MiB protobuf chunks", work("chunks", "assign", nbytes=nbytes)),
+            peer("Arrow Flight do_put", work("flight", "assign", nbytes=nbytes)),
+            peer("remote eager", work("eager", "assign", nbytes=nbytes)),
+        ]
+    return Figure(
+        name=f"assign {size(nbytes)}",
+        ours=work("ours", "assign", nbytes=nbytes),
+        peers=tuple(peers),
+        measures=(SPEED,),
+        costs=COSTS if nbytes == HEADLINE else (),
+        nbytes=nbytes,
+        needs=8 * nbytes,
+        quick=nbytes in (MIB, HEADLINE),
+    )
+
+
+def _bfloat16(name: str) -> Figure:
+    nbytes = HEADLINE
+    return Figure(
+        name=f"{name} {size(nbytes)} of bfloat16",
+        ours=work("ours", name, nbytes=nbytes, dtype="bfloat16"),
+        peers=(
+            peer("the same of float32", work("ours", name, nbytes=nbytes)),
+            peer("TCP socket", work("tcp", name, nbytes=nbytes)),
+        ),
+        measures=(SPEED,),
+        nbytes=nbytes,
+        needs=6 * nbytes,
+    )
+
+
+FIGURES = (
+    *(_read(nbytes) for nbytes in SIZES),
+    *(_assign(nbytes) for nbytes in SIZES),
+    _bfloat16("read"),
+    _bfloat16("assign"),
+)

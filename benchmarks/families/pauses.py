@@ -1,0 +1,35 @@
+"""What a running function notices of the commits of others.
+
+A commit also takes the service's cores from the function. So the peer is the same load on another
+model of the same service: what is left is the pause, the time under the model's lock.
+"""
+
+from __future__ import annotations
+
+from benchmarks.figures import KIB, MIB, Figure, Work, at_most_more, peer, size, work
+from benchmarks.model import BENCH, OTHER
+from benchmarks.samples import P50, P99
+
+
+def _beside(nbytes: int) -> Figure:
+    def run(model: str) -> Work:
+        return work("ours", "call", beside=work("ours", "assign", nbytes=nbytes, model=model))
+
+    return Figure(
+        name=f"RunFunction beside commits of {size(nbytes)}",
+        ours=run(BENCH),
+        peers=(
+            peer(
+                "beside commits elsewhere",
+                run(OTHER),
+                targets={P99: at_most_more(5, "ms")},
+            ),
+        ),
+        measures=(P50, P99),
+        round_seconds=2,
+        needs=6 * nbytes,
+        quick=nbytes > MIB,
+    )
+
+
+FIGURES = (_beside(4 * KIB), _beside(64 * MIB))

@@ -1,0 +1,132 @@
+"""Processes of a benchmark: started, waited for, looked at and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from .samples import Usage
+
+END_SECONDS = 20
+LOG_SHOWN = 1000
+"""Characters of a log that an error quotes."""
+
+
+class Failed(Exception):
+    """A process ended before it said what it had to say, or said that it could not."""
+
+
+class Process:
+    """A child that says one line when it is ready. Its log keeps what it says to standard error."""
+
+    def __init__(
+        self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.log = log
+        with log.open("wb") as errors:
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=None if environment is None else dict(environment),
+            )
+        self.pid = self._popen.pid
+        self._family = psutil.Process(self.pid)
+
+    def line(self) -> str:
+        """The next line on its standard output. Raises Failed when there will be none."""
+        assert self._popen.stdout is not None
+        if line := self._popen.stdout.readline():
+            return line.strip()
+        raise self._ended()
+
+    def _ended(self) -> Failed:
+        self._popen.wait(END_SECONDS)
+        said = self.log.read_text(errors="replace").strip()[-LOG_SHOWN:]
+        return Failed(f"{self.log.stem} ended with {self._popen.returncode}: {said}")
+
+    def say(self, line: str) -> None:
+        """One line to its standard input. Raises Failed when it has ended."""
+        assert self._popen.stdin is not None
+        try:
+            self._popen.stdin.write(line + "\n")
+            self._popen.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def end(self) -> None:
+        """Ask it to end, then make it. Its children with it."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = self._family.children(recursive=True)
+            self._popen.terminate()
+            try:
+                self._popen.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+                self._popen.wait()
+            for child in children:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+        for stream in (self._popen.stdin, self._popen.stdout):
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[list[Usage]]:
+        """The block's list has one Usage, of the process and its children, after the block."""
+        found: list[Usage] = []
+        members = [self._family, *self._family.children(recursive=True)]
+        for member in members:
+            _reset_peak(member.pid)
+        cpu, memory = _cpu(members), _status(members, "VmRSS")
+        yield found
+        peak = _status(members, "VmHWM")
+        found.append(Usage(_cpu(members) - cpu, peak, peak - memory))
+
+
+def _cpu(members: Sequence[psutil.Process]) -> float:
+    times = [member.cpu_times() for member in members]
+    return sum(each.user + each.system for each in times)
+
+
+def _reset_peak(pid: int) -> None:
+    # 5: VmHWM falls back to what is resident now. See proc(5).
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _status(members: Sequence[psutil.Process], field: str) -> int:
+    total = 0
+    for member in members:
+        for line in Path(f"/proc/{member.pid}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+class Agent(Process):
+    """A client in a process of its own (`benchmarks.agent`), told what to do line by line."""
+
+    def tell(self, do: str, **arguments: Any) -> None:
+        """A command, without waiting for what comes of it."""
+        self.say(json.dumps({"do": do, **arguments}))
+
+    def told(self) -> Any:
+        """What came of the oldest command. Raises Failed when it failed."""
+        answer = json.loads(self.line())
+        if "error" in answer:
+            raise Failed(f"{self.log.stem}: {answer['error']}")
+        return answer["result"]
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """A command, and what came of it."""
+        self.tell(do, **arguments)
+        return self.told()

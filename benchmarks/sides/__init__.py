@@ -1,0 +1,98 @@
+"""The sides: who serves, and whose client asks. One module for each, both halves in it.
+
+A module has `serve(ready)`, which says where it listens and serves until it is ended, and `Client`,
+whose methods are works. The same work has the same name and does the same for its user on every
+side; each module says what its buffers are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.model import BENCH, OTHER
+
+Ready = Callable[[str], None]
+"""Takes the address that a server listens on, once it does."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """How the two processes of a side are started.
+
+    `command` is the server's where it is not `serve()` of the module; `address` stands for a server
+    where the client needs none. `python` is the interpreter of the side's environment. `about` says
+    what the side is, and which buffers it reads into and sends from.
+    """
+
+    module: str
+    about: str
+    command: tuple[str, ...] = ()
+    address: str = ""
+    python: str = sys.executable
+
+    @property
+    def server(self) -> list[str]:
+        """The server's command line."""
+        return list(self.command) or [self.python, "-m", "benchmarks.serve", self.module]
+
+    def client(self, address: str) -> list[str]:
+        """The client's command line."""
+        return [self.python, "-m", "benchmarks.agent", self.module, address]
+
+
+def sides(models: Path) -> dict[str, Side]:
+    """The sides by name, over the SavedModels in a folder."""
+    service = (sys.executable, "-m", "varserve_service", "serve", "--port", "0")
+    served = ("--model", f"{BENCH}={models / BENCH}", "--model", f"{OTHER}={models / OTHER}")
+    return {
+        "ours": Side(
+            "ours",
+            "varserve: a read gives a fresh array; what is assigned is one warm array",
+            (*service, "--log-level", "warning", *served),
+        ),
+        "tcp": Side(
+            "tcp",
+            "a bare TCP socket: sendall from a warm buffer, recv_into a warm one, "
+            "or a fresh one where it says so",
+        ),
+        "echo": Side("echo", "a bare grpc.aio server that answers with the bytes it was sent"),
+        "chunks": Side(
+            "chunks",
+            "1 MiB chunks as protobuf objects over a grpc.aio stream: warm memory in the server, "
+            "a read gives a fresh array",
+        ),
+        "flight": Side(
+            "flight",
+            "Arrow Flight, one record batch: warm memory in the server, "
+            "what is received is fresh on both sides",
+        ),
+        "tensor_proto": Side(
+            "tensor_proto",
+            "a blocking unary gRPC service of TensorProto, tf.make_tensor_proto and "
+            "tf.make_ndarray: all fresh, but what is assigned is one warm array",
+        ),
+        "eager": Side(
+            "eager",
+            "TensorFlow's remote eager, experimental_connect_to_host: a read gives a fresh array; "
+            "what is assigned is one warm array",
+        ),
+        "in_process": Side(
+            "in_process",
+            "the model's function in process, from and to numpy",
+            address=str(models / OTHER),
+        ),
+        "imports": Side("imports", "a fresh interpreter, without its own start", address="none"),
+        "pytriton": Side(
+            "pytriton",
+            "PyTriton and tritonclient over gRPC: a warm array in the server, a fresh one read",
+            python=".venv-pytriton/bin/python",
+        ),
+        "mlserver": Side(
+            "mlserver",
+            "MLServer and tritonclient over gRPC: a warm array in the server, a fresh one read",
+            python=".venv-mlserver/bin/python",
+        ),
+    }

@@ -1,0 +1,100 @@
+"""varserve itself. A read gives a fresh array each time; what is assigned is one warm array."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+import varserve
+import varserve.aio
+from benchmarks.model import BENCH, FILLED_FROM, ROW, SNAPSHOT, TABLE_ROW, rows, variable_name
+
+Act = Callable[[], Any]
+
+
+class Client:
+    """Works over the clients that a user has: `varserve`, and for `..._aio` `varserve.aio`."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._client = varserve.connect(address)
+        self._models: dict[str, varserve.Model[Any]] = {}
+
+    def _model(self, name: str = BENCH) -> varserve.Model[Any]:
+        if name not in self._models:
+            self._models[name] = self._client.model(name)
+        return self._models[name]
+
+    @contextmanager
+    def _filled(
+        self, nbytes: int, dtype: str, model: str = BENCH
+    ) -> Iterator[varserve.Variable[Any]]:
+        """The variable of this size, which has its rows until the block ends."""
+        name = variable_name(dtype, nbytes)
+        of = self._model(model)
+        if nbytes < FILLED_FROM:
+            yield of.variables[name]
+            return
+        fill = of.functions[f"fill_{name}"]
+        fill(rows=rows(dtype, nbytes))
+        yield of.variables[name]
+        fill(rows=0)
+
+    @contextmanager
+    def read(self, nbytes: int, dtype: str = "float32") -> Iterator[Act]:
+        with self._filled(nbytes, dtype) as variable:
+            yield variable.numpy
+
+    @contextmanager
+    def assign(self, nbytes: int, dtype: str = "float32", model: str = BENCH) -> Iterator[Act]:
+        with self._filled(nbytes, dtype, model) as variable:
+            shape = (rows(dtype, nbytes), ROW) if nbytes >= FILLED_FROM else variable.shape
+            kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
+            value = np.full(shape, 2, kind)
+            yield lambda: variable.assign(value)
+
+    @contextmanager
+    def call(self, model: str = BENCH) -> Iterator[Act]:
+        add, x = self._model(model).functions["add"], np.ones(4, np.float32)
+        yield lambda: add(x=x)
+
+    @asynccontextmanager
+    async def call_aio(self) -> AsyncIterator[Act]:
+        async with varserve.aio.connect(self._address) as client:
+            add = (await client.model(BENCH)).functions["add"]
+            x = np.ones(4, np.float32)
+
+            async def act() -> Any:
+                return await add(x=x)
+
+            yield act
+
+    @contextmanager
+    def transform(self, nbytes: int) -> Iterator[Act]:
+        add, x = self._model().functions["add"], np.ones(nbytes // 4, np.float32)
+        yield lambda: add(x=x)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Act]:
+        model = self._model()
+        names = [f"small_{n}" for n in range(SNAPSHOT)]
+        yield lambda: model.read(names)
+
+    @contextmanager
+    def rows(self, table: int, count: int) -> Iterator[Act]:
+        model = self._model()
+        wanted = np.linspace(0, table // (TABLE_ROW * 4) - 1, count).astype(np.int64)
+        model.functions["fill_table"](rows=table // (TABLE_ROW * 4))
+        variable = model.variables["table"]
+        variable.scatter_update(wanted, np.ones((count, TABLE_ROW), np.float32))
+        yield lambda: variable.sparse_read(wanted)
+        model.functions["fill_table"](rows=0)
+
+    @contextmanager
+    def rows_alone(self) -> Iterator[Act]:
+        """As many rows that are a variable of their own."""
+        yield self._model().variables["alone"].numpy

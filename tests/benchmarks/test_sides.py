@@ -1,0 +1,119 @@
+"""What the families declare exists on the sides, and one figure is measured for real."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import benchmarks.sides
+from benchmarks.families import FAMILIES
+from benchmarks.figures import Figure, Work, peer, work
+from benchmarks.processes import Failed
+from benchmarks.runner import ROUNDS_LEAST, Budget, Pool, measure
+from benchmarks.samples import PEAK_CLIENT, SPEED
+from benchmarks.sides import Side, sides
+
+FOLDER = Path(benchmarks.sides.__file__).parent
+SIDES = sides(Path("model"))
+
+
+def works() -> Iterator[Work]:
+    for figures in FAMILIES.values():
+        for figure in figures:
+            for each in figure.works:
+                yield each
+                if each.beside is not None:
+                    yield each.beside
+
+
+def methods(module: str) -> dict[str, ast.arguments]:
+    """The methods of a side's Client, without importing what the side needs."""
+    tree = ast.parse((FOLDER / f"{module}.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and "Client" in {name.name for name in node.names}:
+            assert node.module is not None
+            return methods(node.module.rpartition(".")[2])
+        if isinstance(node, ast.ClassDef) and node.name == "Client":
+            kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+            return {each.name: each.args for each in node.body if isinstance(each, kinds)}
+    raise AssertionError(f"{module} has no Client")
+
+
+def test_every_declared_work_exists() -> None:
+    """Each work of each family is a method of its side's client, with the arguments it takes."""
+    seen = 0
+    for each in works():
+        arguments = methods(SIDES[each.side].module)[each.name]
+        names = [argument.arg for argument in arguments.args[1:]]
+        required = names[: len(names) - len(arguments.defaults)]
+        assert set(required) <= set(each.arguments) <= set(names), each
+        seen += 1
+    assert seen > 50
+
+
+def test_names_of_figures_are_unique_in_their_family() -> None:
+    """A figure is found in the file by its family and name."""
+    for family, figures in FAMILIES.items():
+        assert len({figure.name for figure in figures}) == len(figures), family
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Pool]:
+    with Pool({"tcp": SIDES["tcp"], "broken": Side("nowhere", "nothing")}, tmp_path) as started:
+        yield started
+
+
+def test_a_figure_is_measured(pool: Pool) -> None:
+    """Servers and clients in processes of their own give rounds that moved the bytes asked for."""
+    nbytes = 2**16
+    figure = Figure(
+        name="sockets",
+        ours=work("tcp", "read", nbytes=nbytes),
+        peers=(
+            peer("fresh", work("tcp", "read", nbytes=nbytes, fresh=True)),
+            peer(
+                "beside", work("tcp", "assign", nbytes=nbytes, beside=work("tcp", "read", nbytes=8))
+            ),
+        ),
+        measures=(SPEED,),
+        nbytes=nbytes,
+        in_flight=1,
+        round_seconds=0.001,
+    )
+    pool.start(["tcp"])
+    (result,) = measure([figure], pool, Budget(seconds=0), say=lambda what: None)
+    assert not result.problem
+    assert [len(each) for each in result.rounds] == [ROUNDS_LEAST] * 3
+    for each in result.rounds:
+        assert SPEED.compute(each) > 0
+        assert PEAK_CLIENT.compute(each) > 1
+        assert all(one.moved == nbytes * len(one.times) / 1e9 for one in each)
+
+
+def test_a_budget_is_rounds_and_seconds() -> None:
+    """Five rounds at least and until the time is up; three where they take minutes."""
+    budget = Budget(seconds=4)
+    assert [budget.spent(rounds, 3.9) for rounds in (4, 5, 39)] == [False] * 3
+    assert [budget.spent(rounds, 4.1) for rounds in (4, 5)] == [False, True]
+    assert [budget.spent(rounds, 61) for rounds in (2, 3)] == [False, True]
+
+
+def test_a_figure_that_fails_is_a_problem_of_its_own(pool: Pool) -> None:
+    """A work that fails says why, and the next figure is measured."""
+    wrong = Figure("wrong", work("tcp", "fly"), (), (SPEED,), round_seconds=0)
+    huge = Figure("huge", work("tcp", "read", nbytes=1), (), (SPEED,), needs=2**60)
+    right = Figure("right", work("tcp", "read", nbytes=1), (), (SPEED,), round_seconds=0)
+    pool.start(["tcp"])
+    found = [*measure([wrong, huge, right], pool, Budget(seconds=0), say=lambda what: None)]
+    assert "fly" in found[0].problem
+    assert "memory" in found[1].problem
+    assert not found[2].problem
+
+
+def test_a_side_that_does_not_start_says_so(pool: Pool) -> None:
+    """A server that ends before it is ready is an error with what it said."""
+    with pytest.raises(Failed, match="nowhere"):
+        pool.start(["broken"])
