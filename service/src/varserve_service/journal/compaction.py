@@ -64,6 +64,7 @@ class Compactor:
         self._answers = 0
         self._since_checkpoint = 0
         self._named: set[str] = set()
+        self._working = threading.Lock()
         self._due = threading.Event()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="varserve-compact", daemon=True)
@@ -139,6 +140,10 @@ class Compactor:
 
     def compact(self) -> None:
         """Bring the journal within its bounds. Raises StateStoreFull, with nothing changed."""
+        with self._working:
+            self._compact()
+
+    def _compact(self) -> None:
         horizon = self._next_horizon()
         started = time.monotonic()
         if horizon > self._state["horizon"]:

@@ -64,9 +64,6 @@ class Database:
         execute("PRAGMA synchronous = FULL")
         # Checkpoints are asked for where their failures are seen.
         execute("PRAGMA wal_autocheckpoint = 0")
-        problems = [row[0] for row in execute("PRAGMA integrity_check(3)")]
-        if problems != ["ok"]:
-            raise JournalError(f"{self.path} is damaged: {'; '.join(problems)}")
         if not execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             self._connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
 

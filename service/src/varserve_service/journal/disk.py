@@ -60,8 +60,11 @@ class Head:
 
     _FORMAT = struct.Struct("<QI")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, new: bool) -> None:
+        """`new`: there is nothing yet that it could be the head of. Raises JournalError."""
         self._path = path
+        if not new and not path.exists():
+            raise JournalError(f"{path} is damaged: it is gone")
         new = not path.exists()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if new:

@@ -109,7 +109,7 @@ class PayloadFiles:
             serialize_file(specs, path)
         except (SafetensorError, OSError) as error:
             # Nothing depends on this file yet: whatever the reason, it is as if it never was.
-            path.unlink(missing_ok=True)
+            self.remove([path.name])
             log.warning("a payload could not be written", path=str(path), error=str(error))
             nbytes = sum(each.nbytes for each in data.values())
             raise StateStoreFull(
@@ -131,7 +131,7 @@ class PayloadFiles:
             if error.errno not in NO_ROOM:
                 end_process(str(path), error)
             # File systems that find room only at the sync. The file is not used either.
-            path.unlink(missing_ok=True)
+            self.remove([path.name])
             raise StateStoreFull(
                 "the disk that keeps the state is full; nothing was changed; retry when it has room"
             ) from error
@@ -163,9 +163,12 @@ class PayloadFiles:
         return {path.name for path in self._folder.glob("*.safetensors")}
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files that no row names."""
+        """Remove files that no row names; what cannot be removed now is at the next start."""
         for name in names:
-            (self._folder / name).unlink(missing_ok=True)
+            try:
+                (self._folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("a file is left over", path=str(self._folder / name), error=str(error))
 
 
 def _tensor_spec(data: Array, record: TensorRecord) -> TensorSpec:
