@@ -174,6 +174,7 @@ class FakeModel:
     ) -> None:
         self.name = name
         self.version = 1
+        self.fingerprint = "fake"
         self.device = "CPU:0"
         self.variables = variables
         self.functions = functions or []

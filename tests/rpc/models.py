@@ -20,8 +20,15 @@ def strings(*elements: bytes) -> np.ndarray[Any, Any]:
     return array
 
 
-def counter(*more: FakeVariable, functions: tuple[FakeFunction, ...] = ()) -> LiveModel:
+def counter(
+    *more: FakeVariable, functions: tuple[FakeFunction, ...] = (), **options: Any
+) -> LiveModel:
     """The model `counter` of the real SavedModels, in numpy, and whatever else is asked for."""
+    return LiveModel(counter_model(*more, functions=functions), **options)
+
+
+def counter_model(*more: FakeVariable, functions: tuple[FakeFunction, ...] = ()) -> FakeModel:
+    """The same, as it is loaded."""
     count = FakeVariable("count", np.zeros((), np.int64))
     v = FakeVariable("v", np.ones(3, np.float32))
 
@@ -41,4 +48,4 @@ def counter(*more: FakeVariable, functions: tuple[FakeFunction, ...] = ()) -> Li
         ),
         FakeFunction("add", add, inputs={"n": INT64}, outputs={"count": INT64}, writes=("count",)),
     ]
-    return LiveModel(FakeModel([count, v, *more], [*own, *functions], name="counter"))
+    return FakeModel([count, v, *more], [*own, *functions], name="counter")

@@ -33,7 +33,8 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     │   ├── MessageTooLarge
     │   ├── ValueTooLarge
     │   ├── TooManyRequests
-    │   └── OutOfMemory
+    │   ├── OutOfMemory
+    │   └── StateStoreFull
     ├── DeadlineExceeded (TimeoutError)
     ├── AccessDenied                    credentials missing or not sufficient
     ├── ClientClosed                    this client was closed, before or during the call
@@ -282,6 +283,12 @@ class OutOfMemory(ResourceExhausted):
     """Memory does not suffice, in the service or in this process. Nothing was changed."""
 
     reason = "OUT_OF_MEMORY"
+
+
+class StateStoreFull(ResourceExhausted):
+    """The service's disk has no room to keep a write. Nothing was changed."""
+
+    reason = "STATE_STORE_FULL"
 
 
 class DeadlineExceeded(VarserveError, TimeoutError):

@@ -14,7 +14,7 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from .bootstrap import serve as serve_settings
-from .core.errors import ModelLoadError
+from .core.errors import JournalError, ModelLoadError
 from .repository import RepositoryError
 from .settings import load_settings
 
@@ -67,6 +67,17 @@ def main() -> None:
     type=click.Path(path_type=Path),
     help="Before ready, run a file's requests: one RunFunctionRequest a line, as JSON.",
 )
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Keep the state in this folder.")
+@click.option(
+    "--state-reset",
+    is_flag=True,
+    default=None,
+    help="Move a kept state that is refused aside, and begin anew.",
+)
+@click.option("--history-commits", type=int, help="Commits of a model to keep.  [default: 10000]")
+@click.option("--history-bytes", type=int, help="Bytes of a model's commits to keep.")
+@click.option("--request-ids", type=int, help="Writes to remember by request_id.  [default: 10000]")
+@click.option("--request-id-age", type=float, help="Seconds to remember them.  [default: 86400]")
 @click.option("--grace", type=float, help="Seconds for calls in progress at shutdown.")
 @click.option("--log-level", help="debug, info, warning or error.")
 def serve(config: Path | None, models: tuple[tuple[str, Path], ...], **flags: Any) -> None:
@@ -90,7 +101,14 @@ def serve(config: Path | None, models: tuple[tuple[str, Path], ...], **flags: An
             raise
         _complain(str(error))
         _give_up()
-    except (ModelLoadError, RepositoryError, OSError, ValueError, yaml.YAMLError) as error:
+    except (
+        JournalError,
+        ModelLoadError,
+        RepositoryError,
+        OSError,
+        ValueError,
+        yaml.YAMLError,
+    ) as error:
         _complain(str(error))
         _give_up()
 

@@ -6,13 +6,21 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 import structlog
 
+from .core.answers import Answers
+from .core.commits import History
 from .core.errors import ModelLoadError, StateError
+from .core.journal import Journal
 from .core.live_model import LiveModel
+from .core.messages import Answer
 from .core.models import Models
+from .core.ports import LoadedModel
+from .journal import JournalOptions, StateDirectory
 from .logs import configure_logs
 from .repository import find_models
 from .rpc import BatchOptions, Server, ServerOptions, run_everything, run_requests, unfit
@@ -22,14 +30,19 @@ log = structlog.get_logger("varserve.bootstrap")
 
 
 def load_models(settings: Settings) -> Models:
-    """Load every model that the settings name.
+    """Load every model that the settings name, and bring each to where it was.
 
-    Raises RepositoryError or ModelLoadError, whose messages are for the operator.
+    Raises RepositoryError, ModelLoadError or JournalError, whose messages are for the operator.
     """
     sources = find_models(settings.models, settings.model_repository)
     if not sources:
         raise ModelLoadError(
             "no model to serve: give --model NAME=PATH or a --model-repository that has one"
+        )
+    states = None
+    if settings.state_dir is not None:
+        states = StateDirectory(
+            settings.state_dir, journal_options(settings), reset=settings.state_reset
         )
     # Imported here: it takes seconds, and a wrong path should be told at once.
     from . import savedmodel
@@ -38,16 +51,19 @@ def load_models(settings: Settings) -> Models:
     models = []
     for source in sources:
         log.info("loading model", model=source.name, version=source.version)
-        loaded = savedmodel.load(
-            source.name, source.path, version=source.version, placement=placement
+        load = partial(
+            savedmodel.load, source.name, source.path, version=source.version, placement=placement
         )
-        models.append(LiveModel(loaded))
+        live = _live(load(), settings) if states is None else _kept(states, load, settings)
+        models.append(live)
+        found = live.describe()
         log.info(
             "loaded model",
             model=source.name,
-            variables=len(loaded.variables),
-            functions=len(loaded.functions),
-            device=loaded.device,
+            variables=len(found.variables),
+            functions=len(found.functions),
+            device=found.device,
+            revision=found.header.revision,
         )
     return Models(models)
 
@@ -65,6 +81,26 @@ def batch_options(models: Models, settings: Settings) -> dict[tuple[str, str], B
                 raise ModelLoadError(f"batching of {function!r} of model {model!r}: {problem}")
             found[model, function] = BatchOptions(**batching.model_dump())
     return found
+
+
+def _kept(states: StateDirectory, load: Callable[[], LoadedModel], settings: Settings) -> LiveModel:
+    return states.take_up(load, partial(_live, settings=settings))[0]
+
+
+def _live(loaded: LoadedModel, settings: Settings, *, journal: Journal | None = None) -> LiveModel:
+    answers: Answers[Answer] = Answers(settings.request_ids, max_age=settings.request_id_age)
+    history = History(settings.history_commits, settings.history_bytes)
+    return LiveModel(loaded, answers=answers, history=history, journal=journal)
+
+
+def journal_options(settings: Settings) -> JournalOptions:
+    """What the settings say about the journal."""
+    return JournalOptions(
+        history_commits=settings.history_commits,
+        history_bytes=settings.history_bytes,
+        answer_count=settings.request_ids,
+        answer_age=settings.request_id_age,
+    )
 
 
 def server_options(models: Models, settings: Settings) -> ServerOptions:

@@ -88,6 +88,22 @@ class Settings(BaseSettings):
     warm_up_requests: Path | None = Field(
         None, description="before ready, run a file's requests: one RunFunctionRequest a line, JSON"
     )
+    state_dir: Path | None = Field(
+        None, description="folder that keeps the state; unset: a restart begins anew"
+    )
+    state_reset: bool = Field(
+        False, description="move a kept state that is refused aside and begin anew"
+    )
+    history_commits: int = Field(10_000, ge=1, description="commits of a model that are kept")
+    history_bytes: int = Field(
+        256 * MIB, ge=1, description="bytes of values of a model's commits that are kept"
+    )
+    request_ids: int = Field(
+        10_000, ge=1, description="writes of a model whose request_id is remembered"
+    )
+    request_id_age: float = Field(
+        86_400.0, gt=0, description="seconds that a write's request_id is remembered"
+    )
     grace: float = Field(20.0, ge=0, description="seconds that calls in progress get at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"

@@ -38,6 +38,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_VALUE_TOO_LARGE: _ClassVar[ErrorReason]
     ERROR_REASON_TOO_MANY_REQUESTS: _ClassVar[ErrorReason]
     ERROR_REASON_OUT_OF_MEMORY: _ClassVar[ErrorReason]
+    ERROR_REASON_STATE_STORE_FULL: _ClassVar[ErrorReason]
     ERROR_REASON_DEADLINE_EXCEEDED: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
@@ -68,6 +69,7 @@ ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason
 ERROR_REASON_VALUE_TOO_LARGE: ErrorReason
 ERROR_REASON_TOO_MANY_REQUESTS: ErrorReason
 ERROR_REASON_OUT_OF_MEMORY: ErrorReason
+ERROR_REASON_STATE_STORE_FULL: ErrorReason
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 

@@ -131,8 +131,8 @@ class ModelServiceServicer(object):
         Errors: VARIABLE_NOT_FOUND, NAME_AMBIGUOUS, VARIABLE_UNINITIALIZED (ADD, SUB or a region),
         REGION_INVALID, DTYPE_UNSUPPORTED, DTYPE_MISMATCH, SHAPE_MISMATCH, LENGTH_MISMATCH,
         OPERATION_UNSUPPORTED, REVISION_MISMATCH, EPOCH_MISMATCH, REQUEST_ID_REUSED,
-        ANSWER_NOT_KEPT, MESSAGE_TOO_LARGE (the value asked to be read back does not fit; nothing was
-        changed).
+        ANSWER_NOT_KEPT, STATE_STORE_FULL, MESSAGE_TOO_LARGE (the value asked to be read back does not
+        fit; nothing was changed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,8 +152,9 @@ class ModelServiceServicer(object):
         """Runs a function. One that may write variables is a commit, and fails whole.
         Errors: FUNCTION_NOT_FOUND, INPUT_MISMATCH, OVERLOAD_MISMATCH, DTYPE_UNSUPPORTED,
         DTYPE_MISMATCH, SHAPE_MISMATCH, LENGTH_MISMATCH, VARIABLE_UNINITIALIZED, FUNCTION_FAILED,
-        EPOCH_MISMATCH, REVISION_MISMATCH, REQUEST_ID_REUSED, ANSWER_NOT_KEPT, MESSAGE_TOO_LARGE (the
-        outputs do not fit; nothing was changed; use StreamRunFunction).
+        EPOCH_MISMATCH, REVISION_MISMATCH, REQUEST_ID_REUSED, ANSWER_NOT_KEPT, STATE_STORE_FULL (of
+        functions that write), MESSAGE_TOO_LARGE (the outputs do not fit; nothing was changed; use
+        StreamRunFunction).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

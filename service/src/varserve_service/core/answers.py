@@ -1,11 +1,14 @@
 """Answers to writes that were done, kept so that a write which comes again is not done again.
 
-Bounded by count and bytes; the oldest go first. The caller holds the model's lock exclusively.
+Bounded by age, count and bytes; the oldest go first. The caller holds the model's lock: exclusive
+to keep, shared to find.
 """
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -27,14 +30,23 @@ class _Kept(Generic[Answer]):
     fingerprint: bytes
     answer: Answer | None
     nbytes: int
+    time: int
 
 
 class Answers(Generic[Answer]):
-    """The last answers by request id."""
+    """The last answers by request id. `max_age` is in seconds; `clock` gives ns since 1970."""
 
-    def __init__(self, max_count: int = 10_000, max_bytes: int = 64 * 2**20) -> None:
+    def __init__(
+        self,
+        max_count: int = 10_000,
+        max_bytes: int = 64 * 2**20,
+        max_age: float = 86_400.0,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._max_count = max_count
         self._max_bytes = max_bytes
+        self._max_age = int(max_age * 1e9)
+        self._clock = clock
         self._kept: OrderedDict[str, _Kept[Answer]] = OrderedDict()
         self._nbytes = 0
 
@@ -47,7 +59,7 @@ class Answers(Generic[Answer]):
         if request is None:
             return None
         kept = self._kept.get(request.id)
-        if kept is None:
+        if kept is None or kept.time < self._clock() - self._max_age:
             return None
         if kept.fingerprint != request.fingerprint:
             raise StateError(
@@ -62,15 +74,31 @@ class Answers(Generic[Answer]):
             )
         return kept.answer
 
-    def keep(self, request: WriteRequest | None, answer: Answer, nbytes: int) -> None:
-        """Remember an answer whose values take `nbytes` of memory."""
+    def keep(
+        self,
+        request: WriteRequest | None,
+        answer: Answer | None,
+        nbytes: int,
+        time: int | None = None,
+    ) -> None:
+        """Remember an answer whose values take `nbytes` of memory; None: it was too large to keep.
+
+        `time` is when it was given, in nanoseconds since 1970; unset: now.
+        """
         if request is None:
             return
-        kept = _Kept(request.fingerprint, answer, nbytes)
-        if nbytes > self._max_bytes:
-            kept = _Kept(request.fingerprint, None, 0)
-        self._kept[request.id] = kept
-        self._nbytes += kept.nbytes
-        while len(self._kept) > self._max_count or self._nbytes > self._max_bytes:
+        now = self._clock()
+        if answer is None or nbytes > self._max_bytes:
+            answer, nbytes = None, 0
+        before = self._kept.pop(request.id, None)
+        self._nbytes += nbytes - (before.nbytes if before is not None else 0)
+        self._kept[request.id] = _Kept(
+            request.fingerprint, answer, nbytes, now if time is None else time
+        )
+        while self._kept and (
+            len(self._kept) > self._max_count
+            or self._nbytes > self._max_bytes
+            or next(iter(self._kept.values())).time < now - self._max_age
+        ):
             _, oldest = self._kept.popitem(last=False)
             self._nbytes -= oldest.nbytes

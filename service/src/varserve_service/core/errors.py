@@ -43,6 +43,7 @@ class Reason(StrEnum):
     VALUE_TOO_LARGE = auto()
     TOO_MANY_REQUESTS = auto()
     OUT_OF_MEMORY = auto()
+    STATE_STORE_FULL = auto()
     DEADLINE_EXCEEDED = auto()
     INTERNAL = auto()
 
@@ -65,6 +66,10 @@ class ModelLoadError(Exception):
     """A SavedModel could not be loaded; the message is for the operator who named it."""
 
 
+class JournalError(Exception):
+    """What was kept of a model's state cannot be used; the message is for the operator."""
+
+
 class OutOfMemory(StateError):
     """Host or device memory does not suffice; nothing was changed."""
 
@@ -77,3 +82,10 @@ class FunctionFailed(StateError):
 
     def __init__(self, message: str, **metadata: object) -> None:
         super().__init__(Reason.FUNCTION_FAILED, message, **metadata)
+
+
+class StateStoreFull(StateError):
+    """The disk that keeps the state has no room; nothing was changed."""
+
+    def __init__(self, message: str, **metadata: object) -> None:
+        super().__init__(Reason.STATE_STORE_FULL, message, **metadata)

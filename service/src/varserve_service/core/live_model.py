@@ -7,7 +7,6 @@ nothing of TensorFlow, gRPC or disk.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,9 +14,12 @@ import numpy as np
 
 from . import changes
 from .answers import Answers, WriteRequest
-from .changes import Change, StagedWrite, Write
-from .commits import UNKNOWN_ORIGIN, Changed, Commit, CommitKind, History, Origin
+from .assignment import Assignment
+from .changes import StagedWrite, Write
+from .commits import UNKNOWN_ORIGIN, Changed, CommitKind, History, Origin
+from .committer import Attempt, Committer, Done
 from .errors import Reason, StateError
+from .journal import Journal
 from .lock import ReadersWriterLock
 from .messages import (
     UNCONDITIONAL,
@@ -36,6 +38,8 @@ from .naming import Directory
 from .overloads import choose
 from .ports import Constant, Function, FunctionSpec, LoadedModel, Value, Variable
 from .regions import Region, region_shape
+from .replay import replay
+from .revisions import Revisions
 
 
 class LiveModel:
@@ -52,13 +56,12 @@ class LiveModel:
         lock: ReadersWriterLock | None = None,
         answers: Answers[Answer] | None = None,
         history: History | None = None,
+        journal: Journal | None = None,
     ) -> None:
+        """With a `journal`, the model takes up what it kept. Raises JournalError."""
         self._loaded = loaded
         self._lock = lock or ReadersWriterLock()
-        self._answers: Answers[Answer] = answers or Answers()
         self._history = history or History()
-        self._epoch = secrets.token_hex(8)
-        self._revision = 0
         self._variables: Directory[Variable] = Directory(
             "variable", loaded.variables, Reason.VARIABLE_NOT_FOUND, loaded.name
         )
@@ -66,7 +69,14 @@ class LiveModel:
             "function", loaded.functions, Reason.FUNCTION_NOT_FOUND, loaded.name
         )
         self._by_path = {variable.spec.path: variable for variable in loaded.variables}
-        self._variable_revisions = dict.fromkeys(self._by_path, 0)
+        epoch = secrets.token_hex(8) if journal is None else journal.epoch
+        self._revisions = Revisions(loaded.name, self._by_path, epoch)
+        answers = answers if answers is not None else Answers()
+        if journal is not None:
+            replay(journal, self._by_path, self._revisions, self._history, answers, self._answer_of)
+        self._committer = Committer(
+            lambda: self.header, self._lock, self._revisions, answers, self._history, journal
+        )
 
     @property
     def name(self) -> str:
@@ -76,7 +86,13 @@ class LiveModel:
     @property
     def header(self) -> Header:
         """The state as it is now."""
-        return Header(self._loaded.name, self._loaded.version, self._epoch, self._revision)
+        return self._header_at(self._revisions.current)
+
+    def _header_at(self, revision: int) -> Header:
+        return Header(self._loaded.name, self._loaded.version, self._revisions.epoch, revision)
+
+    def _answer_of(self, revision: int, values: Mapping[str, Value]) -> Answer:
+        return Answer(self._header_at(revision), values)
 
     def header_unless_written(self, variable: str, *, since: int) -> Header | None:
         """The state as it is now, at once, when nobody has written the variable since a revision.
@@ -87,7 +103,7 @@ class LiveModel:
         if not self._lock.acquire_shared_at_once():
             return None
         try:
-            return self.header if self._variable_revisions[path] <= since else None
+            return self.header if self._revisions.of(path) <= since else None
         finally:
             self._lock.release_shared()
 
@@ -144,7 +160,7 @@ class LiveModel:
         raises.
         """
         found = [(self._variables.find(read.variable), read.region) for read in reads]
-        known = if_newer_than if epoch in ("", self._epoch) else None
+        known = if_newer_than if epoch in ("", self._revisions.epoch) else None
         with self._lock.shared(deadline):
             # All are checked before the first is taken.
             taken = [self._check_read(variable, part, known, admit) for variable, part in found]
@@ -172,37 +188,18 @@ class LiveModel:
         A `request` that was done before gets its first answer. `read_back` is read after the
         writes and before anyone else can write. Raises StateError, with nothing changed.
         """
-        staged = self._stage(writes)
-        worked_out = self._work_out(staged, deadline)
-        with self._lock.exclusive(deadline):
-            answer = self._answers.find(request)
-            if answer is not None:
-                return answer
-            self._check(conditions)
-            for write in [write for group in staged for write in group]:
-                self._check_variable_revision(write)
-            ready = [
-                change if not self._written_since(revision, group) else self._fresh(group)
-                for group, (revision, change) in zip(staged, worked_out, strict=True)
-            ]
-            preimages = [change.preimage() for change in ready]
-            previous = [c.previous(before) for c, before in zip(ready, preimages, strict=True)]
-            undo = self._apply(ready, preimages)
-            values: dict[str, Value] = {}
-            try:
-                if read_back is not None:
-                    values = self._read_back(read_back, max_read_back_bytes)
-            except BaseException:
-                undo()
-                raise
-            changed = [
-                Changed(change.variable.spec, change.region, change.value, before)
-                for change, before in zip(ready, previous, strict=True)
-            ]
-            self._commit(CommitKind.ASSIGN, origin, request, changed)
-            answer = Answer(self.header, values)
-            self._answers.keep(request, answer, _nbytes(values))
-            return answer
+        assignment = Assignment(self._stage(writes), self._revisions)
+        assignment.work_out(self._lock, deadline)
+
+        def values() -> dict[str, Value]:
+            return {} if read_back is None else self._read_back(read_back, max_read_back_bytes)
+
+        with self._committer.staged(assignment.values(), request, conditions, deadline) as staged:
+            return self._committer.commit(
+                Attempt(
+                    lambda: assignment.make(values), request, conditions, origin, deadline, staged
+                )
+            )
 
     def run(
         self,
@@ -254,31 +251,28 @@ class LiveModel:
 
         if not written and not overload.changes_other_state:
             with self._lock.shared(deadline):
-                self._check(conditions)
+                self._revisions.check(conditions)
                 self._check_initialized(needed)
                 return Answer(self.header, checked())
-        with self._lock.exclusive(deadline):
-            answer = self._answers.find(request)
-            if answer is not None:
-                return answer
-            self._check(conditions)
+
+        def make() -> Done:
             self._check_initialized(needed)
             preimages = [(v, v.read() if v.is_initialized() else None) for v in written]
-            try:
-                values = checked()
-            except BaseException:
+
+            def undo() -> None:
                 for variable, preimage in reversed(preimages):
                     if preimage is not None:
                         variable.write(preimage)
-                raise
-            if written:
-                changed = [Changed(v.spec, None, v.read(), before) for v, before in preimages]
-                self._commit(CommitKind.RUN, origin, request, changed)
-            answer = Answer(self.header, values)
-            self._answers.keep(request, answer, _nbytes(values))
-            return answer
 
-    # The steps of a commit.
+            try:
+                values = checked()
+                changed = [Changed(v.spec, None, v.read(), before) for v, before in preimages]
+            except BaseException:
+                undo()
+                raise
+            return Done(CommitKind.RUN, changed, values, undo)
+
+        return self._committer.commit(Attempt(make, request, conditions, origin, deadline))
 
     def _stage(self, writes: Sequence[Write]) -> list[list[StagedWrite]]:
         """Check every write before the first value is staged; one group for each variable."""
@@ -290,93 +284,7 @@ class LiveModel:
             groups.setdefault(variable.spec.path, []).append(changes.stage(write, variable))
         return list(groups.values())
 
-    def _work_out(
-        self, staged: Sequence[Sequence[StagedWrite]], deadline: float | None
-    ) -> list[tuple[int | None, Change]]:
-        """Work the changes out before the exclusive lock, against the values there are now.
-
-        Each comes with its variable's revision, or None when it holds whatever the revision. Should
-        somebody write a variable before the lock is had, its change is worked out once more.
-        """
-        empty = changes.Base(None, None)
-        bases: list[tuple[int | None, changes.Base]] = [(None, empty)] * len(staged)
-        if any(changes.needs_base(group) for group in staged):
-            with self._lock.shared(deadline):
-                bases = [
-                    (self._variable_revisions[group[0].variable.spec.path], changes.capture(group))
-                    if changes.needs_base(group)
-                    else (None, empty)
-                    for group in staged
-                ]
-        return [
-            (revision, changes.work_out(group, base))
-            for group, (revision, base) in zip(staged, bases, strict=True)
-        ]
-
-    def _written_since(self, revision: int | None, group: Sequence[StagedWrite]) -> bool:
-        path = group[0].variable.spec.path
-        return revision is not None and self._variable_revisions[path] != revision
-
-    def _fresh(self, group: Sequence[StagedWrite]) -> Change:
-        return changes.work_out(group, changes.capture(group))
-
-    def _apply(self, ready: Sequence[Change], preimages: Sequence[Value | None]) -> _Undo:
-        """Apply all changes or none; the result takes them back."""
-        undo = _Undo()
-        try:
-            for change, preimage in zip(ready, preimages, strict=True):
-                undo.steps.append((change, preimage))
-                change.apply()
-        except BaseException:
-            undo()
-            raise
-        return undo
-
-    def _commit(
-        self,
-        kind: CommitKind,
-        origin: Origin,
-        request: WriteRequest | None,
-        changed: Sequence[Changed],
-    ) -> None:
-        self._revision += 1
-        for each in changed:
-            self._variable_revisions[each.variable.path] = self._revision
-        self._history.add(
-            Commit(self._revision, time.time_ns(), kind, origin, request, tuple(changed))
-        )
-
     # What is checked and read under the lock.
-
-    def _check(self, conditions: Conditions) -> None:
-        if conditions.epoch and conditions.epoch != self._epoch:
-            raise StateError(
-                Reason.EPOCH_MISMATCH,
-                f"model {self.name!r}: expected epoch {conditions.epoch[:64]!r}, found "
-                f"{self._epoch!r}: its state began anew; read it again",
-                model=self.name,
-                current_epoch=self._epoch,
-            )
-        expected = conditions.model_revision
-        if expected is not None and expected != self._revision:
-            raise StateError(
-                Reason.REVISION_MISMATCH,
-                f"model {self.name!r}: expected revision {expected}, found {self._revision}",
-                model=self.name,
-                current_revision=self._revision,
-            )
-
-    def _check_variable_revision(self, write: StagedWrite) -> None:
-        spec = write.variable.spec
-        current = self._variable_revisions[spec.path]
-        expected = write.if_revision_match
-        if expected is not None and expected != current:
-            raise StateError(
-                Reason.REVISION_MISMATCH,
-                f"variable {spec.name!r}: expected revision {expected}, found {current}",
-                variable=spec.name,
-                current_revision=current,
-            )
 
     def _check_initialized(self, variables: Sequence[Variable]) -> None:
         for variable in variables:
@@ -389,7 +297,7 @@ class LiveModel:
         """Whether the value is to be taken: False when it is not newer than `known`."""
         spec = variable.spec
         self._check_initialized([variable])
-        if known is not None and self._variable_revisions[spec.path] <= known:
+        if known is not None and self._revisions.of(spec.path) <= known:
             return False
         if region is not None or admit is not None:
             shape = variable.shape()
@@ -402,7 +310,7 @@ class LiveModel:
     def _entry(self, variable: Variable, region: Region | None, *, take: bool = True) -> Entry:
         spec = variable.spec
         value = variable.read(region) if take else None
-        return Entry(spec.name, self._variable_revisions[spec.path], value)
+        return Entry(spec.name, self._revisions.of(spec.path), value)
 
     def _read_back(self, read: Read, max_bytes: int | None) -> dict[str, Value]:
         variable = self._variables.find(read.variable)
@@ -423,19 +331,8 @@ class LiveModel:
         return VariableState(
             variable.spec,
             variable.shape() if variable.is_initialized() else None,
-            self._variable_revisions[variable.spec.path],
+            self._revisions.of(variable.spec.path),
         )
-
-
-class _Undo:
-    """Takes back what was applied, last first."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[Change, Value | None]] = []
-
-    def __call__(self) -> None:
-        for change, preimage in reversed(self.steps):
-            change.undo(preimage)
 
 
 def _nbytes(values: Mapping[str, Value]) -> int:

@@ -226,6 +226,11 @@ class LoadedModel(Protocol):
     def device(self) -> str: ...
 
     @property
+    def fingerprint(self) -> str:
+        """Tells models apart whose variables begin with different values."""
+        ...
+
+    @property
     def variables(self) -> Sequence[Variable]: ...
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ class SavedModel:
         name: str,
         version: int,
         device: str,
+        fingerprint: str,
         root: Any,
         variables: Sequence[SavedVariable],
         functions: Sequence[SavedFunction],
@@ -35,6 +37,7 @@ class SavedModel:
         self._name = name
         self._version = version
         self._device = device
+        self._fingerprint = fingerprint
         self._root = root
         self._variables = tuple(variables)
         self._functions = tuple(functions)
@@ -50,6 +53,10 @@ class SavedModel:
     @property
     def device(self) -> str:
         return self._device
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
 
     @property
     def variables(self) -> Sequence[SavedVariable]:
@@ -81,7 +88,17 @@ def load(name: str, path: Path, *, version: int = 0, placement: Placement) -> Sa
             device=placement.show(variable.handle.device),
         )
         saved.append(SavedVariable(variable, spec, sparse=node_path in sparse))
-    return SavedModel(name, version, placement.shown, root, saved, functions)
+    return SavedModel(name, version, placement.shown, _fingerprint(path), root, saved, functions)
+
+
+def _fingerprint(path: Path) -> str:
+    """A digest of the values that the variables begin with.
+
+    The checkpoint's index has the checksum of each of them: gigabytes need not be read.
+    """
+    index = path / "variables" / "variables.index"
+    data = index.read_bytes() if index.is_file() else b""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _restore(name: str, path: Path, placement: Placement) -> Any:

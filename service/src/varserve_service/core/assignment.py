@@ -1,0 +1,100 @@
+"""One assign from the caller's writes to what it did: staged and worked out, then made or undone.
+
+Knows changes and revisions; the lock is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from . import changes
+from .changes import Change, StagedWrite
+from .commits import Changed, CommitKind
+from .committer import Done
+from .lock import ReadersWriterLock
+from .ports import Value
+from .revisions import Revisions
+
+_EMPTY = changes.Base(None, None)
+
+
+class Assignment:
+    """Writes that were checked and whose values are on the device; one group for each variable."""
+
+    def __init__(self, groups: Sequence[Sequence[StagedWrite]], revisions: Revisions) -> None:
+        self._groups = groups
+        self._revisions = revisions
+        self._worked_out: list[tuple[int | None, Change]] = []
+
+    def work_out(self, lock: ReadersWriterLock, deadline: float | None) -> None:
+        """Work the changes out before the exclusive lock, against the values there are now.
+
+        Each comes with its variable's revision, or None when it holds whatever the revision. Should
+        somebody write a variable before the lock is had, its change is worked out once more.
+        """
+        bases: list[tuple[int | None, changes.Base]] = [(None, _EMPTY)] * len(self._groups)
+        if any(changes.needs_base(group) for group in self._groups):
+            with lock.shared(deadline):
+                bases = [
+                    (self._revisions.of(_path(group)), changes.capture(group))
+                    if changes.needs_base(group)
+                    else (None, _EMPTY)
+                    for group in self._groups
+                ]
+        self._worked_out = [
+            (revision, changes.work_out(group, base))
+            for group, (revision, base) in zip(self._groups, bases, strict=True)
+        ]
+
+    def values(self) -> dict[str, Value]:
+        """What was worked out, by path of the variable."""
+        return {change.variable.spec.path: change.value for _, change in self._worked_out}
+
+    def make(self, read_back: Callable[[], Mapping[str, Value]]) -> Done:
+        """Do all of it or nothing; `read_back` is part of all. The exclusive lock is held.
+
+        Raises StateError REVISION_MISMATCH, and what working out and reading back raise.
+        """
+        for write in [write for group in self._groups for write in group]:
+            self._revisions.check_variable(write.variable.spec, write.if_revision_match)
+        ready = [
+            change if not self._overtaken(group, revision) else self._fresh(group)
+            for group, (revision, change) in zip(self._groups, self._worked_out, strict=True)
+        ]
+        preimages = [change.preimage() for change in ready]
+        previous = [c.previous(before) for c, before in zip(ready, preimages, strict=True)]
+        undo = Undo()
+        try:
+            for change, preimage in zip(ready, preimages, strict=True):
+                undo.steps.append((change, preimage))
+                change.apply()
+            values = read_back()
+        except BaseException:
+            undo()
+            raise
+        changed = [
+            Changed(change.variable.spec, change.region, change.value, before)
+            for change, before in zip(ready, previous, strict=True)
+        ]
+        return Done(CommitKind.ASSIGN, changed, values, undo)
+
+    def _overtaken(self, group: Sequence[StagedWrite], revision: int | None) -> bool:
+        return revision is not None and self._revisions.of(_path(group)) != revision
+
+    def _fresh(self, group: Sequence[StagedWrite]) -> Change:
+        return changes.work_out(group, changes.capture(group))
+
+
+class Undo:
+    """Takes back what was applied, last first."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Change, Value | None]] = []
+
+    def __call__(self) -> None:
+        for change, preimage in reversed(self.steps):
+            change.undo(preimage)
+
+
+def _path(group: Sequence[StagedWrite]) -> str:
+    return group[0].variable.spec.path

@@ -1,0 +1,9 @@
+"""Commits on disk: SQLite for the log and small values, safetensors files for large ones.
+
+Knows the core's port, the disk, and how the contract lays out strings; no gRPC, no TensorFlow.
+"""
+
+from .journal import JournalOptions, SqliteJournal
+from .state_directory import StateDirectory
+
+__all__ = ["JournalOptions", "SqliteJournal", "StateDirectory"]

@@ -1,0 +1,286 @@
+"""What is superseded leaves: the state at a later horizon becomes the base, commits before it go.
+
+A thread of its own, in this order: values of the new base in files, synced; one transaction that
+puts the base in place of the commits; then the files that nothing names any more. A crash between
+any two leaves the state as it was, and at most files that the next start removes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from varserve_service.core.errors import StateStoreFull
+from varserve_service.core.folding import fold
+from varserve_service.core.journal import KeptChange
+
+from . import records
+from .database import Database
+from .disk import end_process, log
+from .options import JournalOptions
+from .payloads import Inline, PayloadFiles, stored_bytes
+from .records import Record, Row
+from .rows import (
+    base_key,
+    change_record,
+    commit_key,
+    files_of,
+    next_base_checksum,
+    read_change,
+    read_part,
+    write_state,
+)
+
+_CHECKPOINT_COMMITS = 1_000
+"""After so many commits the write-ahead log is moved into the database."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Change:
+    """A change as it is in its row."""
+
+    revision: int
+    record: Record
+    payload: bytes
+    crc: int
+
+
+class Compactor:
+    """Keeps one journal within its bounds. `state` is the journal's, and moves with the horizon."""
+
+    def __init__(
+        self, database: Database, files: PayloadFiles, state: Record, options: JournalOptions
+    ) -> None:
+        self._database = database
+        self._files = files
+        self._state = state
+        self._options = options
+        self._counting = threading.Lock()
+        self._commits: deque[tuple[int, int]] = deque()  # revision and bytes of values
+        self._nbytes = 0
+        self._answers = 0
+        self._since_checkpoint = 0
+        self._named: set[str] = set()
+        self._working = threading.Lock()
+        self._due = threading.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="varserve-compact", daemon=True)
+
+    # What there is.
+
+    def know_base(self, row: Row) -> None:
+        """A row of the base was read at the start."""
+        self._named |= files_of([row.record["change"]["value"]])
+
+    def named_files(self) -> set[str]:
+        """Files that rows named at the start."""
+        return self._named
+
+    def count(self, revision: int, record: Record) -> None:
+        """There is this commit."""
+        values = [change["value"] for change in record["changes"]]
+        nbytes = sum(value["bytes"] for value in values)
+        with self._counting:
+            self._commits.append((revision, nbytes))
+            self._nbytes += nbytes
+            self._since_checkpoint += 1
+            if not self._thread.is_alive():
+                self._named |= files_of(values)
+
+    def count_answer(self, number: int = 1) -> None:
+        """There are so many answers more."""
+        with self._counting:
+            self._answers += number
+
+    # When it is time.
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+        self._named = set()
+        self.wake_when_due()
+
+    def wake_when_due(self) -> None:
+        """Let the thread see to it when a bound is passed by a tenth."""
+        options = self._options
+        if (
+            len(self._commits) * 10 > options.history_commits * 11
+            or self._nbytes * 10 > options.history_bytes * 11
+            or self._answers * 10 > options.answer_count * 11
+            or self._since_checkpoint >= _CHECKPOINT_COMMITS
+        ):
+            self._due.set()
+
+    def stop(self) -> None:
+        """Finish what is going on, and no more."""
+        self._stopped = True
+        self._due.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._due.wait()
+            self._due.clear()
+            if self._stopped:
+                return
+            try:
+                self.compact()
+            except StateStoreFull as error:
+                log.warning(
+                    "no room to compact; tried again after the next commits", error=str(error)
+                )
+            except BaseException as error:
+                end_process("compaction", error)
+
+    # How it is done.
+
+    def compact(self) -> None:
+        """Bring the journal within its bounds. Raises StateStoreFull, with nothing changed."""
+        with self._working:
+            self._compact()
+
+    def _compact(self) -> None:
+        horizon = self._next_horizon()
+        started = time.monotonic()
+        if horizon > self._state["horizon"]:
+            self._move_to(horizon)
+            log.info("compacted", horizon=horizon, seconds=round(time.monotonic() - started, 3))
+        self._drop_answers()
+        with self._counting:
+            self._since_checkpoint = 0
+        self._database.checkpoint()
+
+    def _next_horizon(self) -> int:
+        with self._counting:
+            count, nbytes = len(self._commits), self._nbytes
+            horizon = int(self._state["horizon"])
+            for revision, size in self._commits:
+                options = self._options
+                if count <= options.history_commits and nbytes <= options.history_bytes:
+                    break
+                horizon, count, nbytes = revision, count - 1, nbytes - size
+            return horizon
+
+    def _move_to(self, horizon: int) -> None:
+        gone, kept = self._read(horizon)
+        base, written = self._base_at(gone, kept)
+        checksum = 0
+        for path in sorted(kept | base):
+            crc = base[path].encoded()[2] if path in base else kept[path].crc
+            checksum = next_base_checksum(checksum, crc)
+        state = self._state | {"horizon": horizon, "base": checksum}
+        try:
+            with self._database.writing() as connection:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO base VALUES (?, ?, ?, ?)",
+                    [(path, *row.encoded()) for path, row in base.items()],
+                )
+                connection.execute("DELETE FROM commits WHERE revision <= ?", (horizon,))
+                write_state(connection, state)
+        except StateStoreFull:
+            self._files.remove(written)
+            raise
+        with self._counting:
+            self._state.update(state)
+            while self._commits and self._commits[0][0] <= horizon:
+                self._nbytes -= self._commits.popleft()[1]
+        named = _named(row.record["change"] for row in base.values())
+        named |= _named(each.record for path, each in kept.items() if path not in base)
+        before = _named(each.record for each in kept.values())
+        self._files.remove((before | _named(each.record for each in gone)) - named)
+
+    def _read(self, horizon: int) -> tuple[list[_Change], dict[str, _Change]]:
+        """The changes up to the new horizon, and the base as it is by path."""
+        gone: list[_Change] = []
+        with self._database.reading() as connection:
+            for revision, record, payload, crc in connection.execute(
+                "SELECT revision, record, payload, crc FROM commits WHERE revision <= ? "
+                "ORDER BY revision",
+                (horizon,),
+            ):
+                row = records.decode(commit_key(revision), record, payload, crc)
+                gone += [_Change(revision, each, payload, crc) for each in row.record["changes"]]
+            kept = {}
+            for path, record, payload, crc in connection.execute(
+                "SELECT path, record, payload, crc FROM base"
+            ):
+                row = records.decode(base_key(path), record, payload, crc)
+                kept[path] = _Change(row.record["revision"], row.record["change"], payload, crc)
+        return gone, kept
+
+    def _base_at(
+        self, gone: Sequence[_Change], kept: Mapping[str, _Change]
+    ) -> tuple[dict[str, Row], set[str]]:
+        """The rows of the base that are new at the horizon, and the files written for them."""
+        found = {path: [change] for path, change in kept.items()}
+        for change in gone:
+            found.setdefault(change.record["path"], []).append(change)
+        last = {path: _after_last_whole(changes) for path, changes in found.items()}
+        touched = {change.record["path"] for change in gone}
+        moved = {p for p in touched if len(last[p]) == 1 and "file" in last[p][0].record["value"]}
+        # What stays in a file of which less than half is needed still is written anew, too.
+        live: Counter[str] = Counter()
+        for path in moved | (kept.keys() - touched):
+            for file in files_of([last[path][0].record["value"]]):
+                live[file] += last[path][0].record["value"]["bytes"]
+        wasteful = {file for file, nbytes in live.items() if 2 * nbytes < self._files.size(file)}
+        anew = {
+            path
+            for path in last
+            if (path in touched and path not in moved)
+            or files_of([last[path][0].record["value"]]) & wasteful
+        }
+        values = {path: self._fold(path, last[path]) for path in anew}
+        large = {
+            path: change.value
+            for path, change in values.items()
+            if stored_bytes(change.value) > self._options.inline_bytes
+        }
+        places = self._files.write(large) if large else {}
+        written = files_of(places.values())
+        rows = {}
+        for path in anew | moved:
+            inline, revision = Inline(), last[path][-1].revision
+            if path in moved and path not in anew:
+                only = last[path][0]
+                part = read_part(only.record, only.payload, self._files)
+                places[path] = only.record["value"]
+            else:
+                part = values[path].part
+                if path not in large:
+                    places[path] = inline.add(values[path].value)
+            record = {"revision": revision, "change": change_record(path, part, places, inline)}
+            rows[path] = Row(base_key(path), record, inline.payload())
+        return rows, written
+
+    def _fold(self, path: str, changes: Sequence[_Change]) -> KeptChange:
+        begins_as = self._state["model"]["variables"][path]["begins_as"]
+        shape = None if begins_as is None else tuple(begins_as)
+        return fold([read_change(c.record, c.payload, self._files) for c in changes], shape)
+
+    def _drop_answers(self) -> None:
+        oldest = time.time_ns() - int(self._options.answer_age * 1e9)
+        with self._database.writing() as connection:
+            connection.execute("DELETE FROM answers WHERE time < ?", (oldest,))
+            connection.execute(
+                "DELETE FROM answers WHERE revision <= (SELECT revision FROM answers "
+                "ORDER BY revision DESC LIMIT 1 OFFSET ?)",
+                (self._options.answer_count,),
+            )
+            (left,) = connection.execute("SELECT count(*) FROM answers").fetchone()
+        with self._counting:
+            self._answers = left
+
+
+def _after_last_whole(changes: Sequence[_Change]) -> Sequence[_Change]:
+    """What is left of changes to one variable: those before the last whole value are superseded."""
+    whole = [number for number, change in enumerate(changes) if change.record["part"] is None]
+    return changes[whole[-1] :] if whole else changes
+
+
+def _named(changes: Iterable[Record]) -> set[str]:
+    return files_of(change["value"] for change in changes)

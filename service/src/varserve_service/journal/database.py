@@ -1,0 +1,124 @@
+"""The SQLite file of one journal: its tables, its transactions, and what its failures mean.
+
+One connection for everything, guarded by a lock. Nothing else may open the file meanwhile.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from varserve_service.core.errors import JournalError, StateStoreFull
+
+from .disk import end_process
+
+# Every row has the CRC32C of all that is in it: SQLite has checksums for its write-ahead log alone.
+_SCHEMA = """
+    CREATE TABLE state (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        record BLOB NOT NULL, payload BLOB NOT NULL, crc INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE base (
+        path TEXT PRIMARY KEY,
+        record BLOB NOT NULL, payload BLOB NOT NULL, crc INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE commits (
+        revision INTEGER PRIMARY KEY,
+        record BLOB NOT NULL, payload BLOB NOT NULL, crc INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE answers (
+        revision INTEGER PRIMARY KEY, time INTEGER NOT NULL,
+        record BLOB NOT NULL, payload BLOB NOT NULL, crc INTEGER NOT NULL
+    ) STRICT;
+"""
+
+
+class Database:
+    """An open SQLite file in WAL mode, synced at every commit."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises JournalError when the file is damaged."""
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise self.damaged(error) from error
+        try:
+            self._set_up()
+        except BaseException as error:
+            self._connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise self.damaged(error) from error
+            raise
+
+    def _set_up(self) -> None:
+        execute = self._connection.execute
+        # Exclusive: the index of the log is then kept in memory, not in a mapped file that a full
+        # disk could take away.
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = FULL")
+        # Checkpoints are asked for where their failures are seen.
+        execute("PRAGMA wal_autocheckpoint = 0")
+        if not execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            self._connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+
+    def damaged(self, error: object) -> JournalError:
+        """The error for what cannot be read from this file."""
+        return JournalError(f"{self.path} is damaged: {error}")
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Read while nobody writes. Raises JournalError."""
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                raise self.damaged(error) from error
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction, durable at the end of the block.
+
+        Raises StateStoreFull with nothing written. Any other failure of the disk ends the process.
+        """
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                self._take_back(error)
+                raise
+
+    def checkpoint(self) -> None:
+        """Move the write-ahead log into the file, and begin it anew. Raises StateStoreFull."""
+        with self._lock:
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except sqlite3.Error as error:
+                self._judge(error)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def _take_back(self, error: BaseException) -> None:
+        if isinstance(error, sqlite3.Error):
+            self._judge(error)
+        elif self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _judge(self, error: sqlite3.Error) -> None:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
+            end_process(str(self.path), error)
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        raise StateStoreFull(
+            "the disk that keeps the state is full; nothing was changed; retry when it has room"
+        ) from error

@@ -1,0 +1,94 @@
+"""Files that are durable or not there, and what happens when the disk fails.
+
+A sync that failed once tells nothing when it is tried again: the kernel may have dropped the pages.
+So the first one ends the process; what is on disk decides when it starts again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+from crc32c import crc32c
+
+from varserve_service.core.errors import JournalError
+
+log = structlog.get_logger("varserve.journal")
+
+EXIT_DISK_FAILED = 3
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def end_process(what: str, error: BaseException) -> NoReturn:
+    """End the process at once: nothing is acknowledged any more."""
+    log.critical("the state directory failed; the process ends", what=what, error=str(error))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_DISK_FAILED)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, durably. Raises OSError."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
+
+
+class Head:
+    """The last acknowledged revision, beside the log that it is checked against.
+
+    SQLite takes a damaged write-ahead log for one that ends earlier. This number, written after
+    each commit and never waited for, tells the two apart: it survives the process, and all but the
+    last seconds of it the machine.
+    """
+
+    _FORMAT = struct.Struct("<QI")
+
+    def __init__(self, path: Path, *, new: bool) -> None:
+        """`new`: there is nothing yet that it could be the head of. Raises JournalError."""
+        self._path = path
+        if not new and not path.exists():
+            raise JournalError(f"{path} is damaged: it is gone")
+        new = not path.exists()
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if new:
+            self.write(0)
+            os.fsync(self._descriptor)
+            sync_folder(path.parent)
+
+    def read(self) -> int:
+        """The revision. Raises JournalError when the file is damaged."""
+        data = os.pread(self._descriptor, self._FORMAT.size + 1, 0)
+        if len(data) == self._FORMAT.size:
+            revision, checksum = self._FORMAT.unpack(data)
+            if checksum == _checksum(revision):
+                return int(revision)
+        raise JournalError(f"{self._path} is damaged")
+
+    def write(self, revision: int) -> None:
+        """Set it. Raises OSError."""
+        os.pwrite(self._descriptor, self._FORMAT.pack(revision, _checksum(revision)), 0)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._descriptor)
+
+
+def _checksum(revision: int) -> int:
+    return int(crc32c(b"varserve head" + revision.to_bytes(8, "little")))

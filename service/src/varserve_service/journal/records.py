@@ -1,0 +1,95 @@
+"""What a row says of a commit, a base or an answer: JSON, and its checksum.
+
+Owns the layout of the records; knows nothing of where they are.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from crc32c import crc32c
+
+from varserve_service.core.answers import WriteRequest
+from varserve_service.core.commits import Commit
+from varserve_service.core.journal import Elements, Part
+from varserve_service.core.regions import Rows, Slice, Slices
+
+Record = dict[str, Any]
+TensorRecord = dict[str, Any]
+"""Dtype, shape and bytes of a value, and where they are: `at` in its row, or `key` of a `file`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One row of any table, as it is written and read. `key` is what tells it from the others."""
+
+    key: str
+    record: Record
+    payload: bytes
+
+    def encoded(self) -> tuple[bytes, bytes, int]:
+        """The columns record, payload and crc."""
+        data = json.dumps(self.record, separators=(",", ":"), sort_keys=True).encode()
+        return data, self.payload, checksum(self.key, data, self.payload)
+
+
+def checksum(key: str, record: bytes, payload: bytes) -> int:
+    """The CRC32C of a row."""
+    return int(crc32c(payload, crc32c(record, crc32c(key.encode()))))
+
+
+def decode(key: str, record: bytes, payload: bytes, crc: int) -> Row:
+    """A row that was read. Raises ValueError when it is not what was written."""
+    if checksum(key, record, payload) != crc:
+        raise ValueError(f"row {key} does not have the checksum that was written with it")
+    return Row(key, json.loads(record), payload)
+
+
+def commit_record(commit: Commit, changes: list[Record]) -> Record:
+    """The record of a commit whose values are described by `changes`."""
+    return {
+        "time": commit.time,
+        "kind": commit.kind.value,
+        "subject": commit.origin.subject,
+        "message": commit.origin.message,
+        "request": request_record(commit.request),
+        "changes": changes,
+    }
+
+
+def request_record(request: WriteRequest | None) -> Record | None:
+    """The record of a write request."""
+    if request is None:
+        return None
+    return {"id": request.id, "fingerprint": request.fingerprint.hex()}
+
+
+def read_request(record: Record | None) -> WriteRequest | None:
+    """The write request of a record."""
+    if record is None:
+        return None
+    return WriteRequest(record["id"], bytes.fromhex(record["fingerprint"]))
+
+
+def part_record(part: Part) -> Record | None:
+    """The record of a part; indices are arrays, and kept as such beside it."""
+    match part:
+        case None:
+            return None
+        case Slices():
+            return {"slices": [[s.start, s.stop, s.step] for s in part.dimensions]}
+        case Rows():
+            return {"indices_of": "rows"}
+        case Elements():
+            return {"indices_of": "elements"}
+
+
+def read_part(record: Record | None, indices: Any) -> Part:
+    """The part of a record."""
+    if record is None:
+        return None
+    if "slices" in record:
+        return Slices(tuple(Slice(*each) for each in record["slices"]))
+    return Rows(indices) if record["indices_of"] == "rows" else Elements(indices)

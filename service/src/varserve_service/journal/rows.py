@@ -1,0 +1,74 @@
+"""The rows of the journal's tables: what tells them apart, and the changes in them.
+
+Knows records and payloads.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from crc32c import crc32c
+
+from varserve_service.core.journal import Elements, KeptChange, Part
+from varserve_service.core.regions import Rows
+
+from . import records
+from .payloads import Inline, PayloadFiles
+from .records import Record, Row, TensorRecord
+
+STATE_KEY = "state"
+
+
+def commit_key(revision: int) -> str:
+    """Key of a row of `commits`."""
+    return f"commit {revision}"
+
+
+def answer_key(revision: int, time: int) -> str:
+    """Key of a row of `answers`."""
+    return f"answer {revision} {time}"
+
+
+def base_key(path: str) -> str:
+    """Key of a row of `base`."""
+    return f"base {path}"
+
+
+def next_base_checksum(before: int, row_checksum: int) -> int:
+    """One checksum over those of all rows of `base`, in the order of their paths."""
+    return int(crc32c(row_checksum.to_bytes(4, "little"), before))
+
+
+def write_state(connection: sqlite3.Connection, state: Record) -> None:
+    """Replace the row of `state`."""
+    columns = Row(STATE_KEY, state, b"").encoded()
+    connection.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?)", columns)
+
+
+def change_record(
+    path: str, part: Part, places: Mapping[str, TensorRecord], inline: Inline
+) -> Record:
+    """The record of a change whose value is in its place; its indices go inline."""
+    record: Record = {"path": path, "part": records.part_record(part), "value": places[path]}
+    if isinstance(part, Rows | Elements):
+        record["indices"] = inline.add(np.asarray(part.indices, np.int64))
+    return record
+
+
+def read_change(record: Record, payload: bytes, files: PayloadFiles) -> KeptChange:
+    """The change of a record. Raises JournalError."""
+    part = read_part(record, payload, files)
+    return KeptChange(record["path"], part, files.read(record["value"], payload))
+
+
+def read_part(record: Record, payload: bytes, files: PayloadFiles) -> Part:
+    """The part of a change's record."""
+    indices = files.read(record["indices"], payload) if "indices" in record else None
+    return records.read_part(record["part"], indices)
+
+
+def files_of(places: Iterable[TensorRecord]) -> set[str]:
+    """Names of the files that values are in."""
+    return {place["file"] for place in places if "file" in place}

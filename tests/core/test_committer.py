@@ -1,0 +1,259 @@
+"""What commits promise when they are made durable together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.fakes import FakeModel, FakeVariable, Gate
+from varserve_service.core.answers import Answers, WriteRequest
+from varserve_service.core.changes import Write
+from varserve_service.core.errors import Reason, StateError, StateStoreFull
+from varserve_service.core.journal import Entry
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.messages import Conditions, Read
+from varserve_service.core.ports import Operation, Value
+
+ADD, SET = Operation.ADD, Operation.SET
+
+
+class MemoryJournal:
+    """Keeps commits in a list; `before_sync` runs before each append is done."""
+
+    epoch = "memory"
+    horizon = 0
+    inline_bytes = 64
+
+    def __init__(self) -> None:
+        self.appended: list[list[int]] = []
+        self.staged = 0
+        self.discarded = 0
+        self.before_sync: Callable[[], None] = lambda: None
+
+    def base(self) -> Iterator[Any]:
+        return iter(())
+
+    commits = answers = base
+
+    def start(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        self.discarded += 1
+
+    def stage(self, values: Mapping[str, Value]) -> MemoryJournal:
+        self.staged += 1
+        return self
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        self.before_sync()
+        self.appended.append([entry.commit.revision for entry in entries])
+
+
+def model(journal: MemoryJournal, size: int = 1) -> LiveModel:
+    a, b = (FakeVariable(name, np.zeros(size, np.float32)) for name in "ab")
+    return LiveModel(FakeModel([a, b]), journal=journal)  # type: ignore[arg-type]
+
+
+def one_more(live: LiveModel, **options: Any) -> Any:
+    return live.assign([Write("a", ADD, np.ones(1, np.float32))], **options)
+
+
+def put(live: LiveModel, number: float = 7, **options: Any) -> Any:
+    """A whole SET needs nothing of what is there, so it queues up while others wait for a sync."""
+    return live.assign([Write("a", SET, np.full(1, number, np.float32))], **options)
+
+
+def value(live: LiveModel) -> float:
+    (entry,) = live.read([Read("a")]).entries
+    assert entry.value is not None
+    return float(entry.value.numpy()[0])
+
+
+def in_threads(count: int, act: Callable[[int], None]) -> list[threading.Thread]:
+    threads = [threading.Thread(target=act, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def join(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def held_sync(journal: MemoryJournal) -> Gate:
+    """The next sync waits at the gate; those after it do not."""
+    gate = Gate()
+
+    def once() -> None:
+        journal.before_sync = lambda: None
+        gate()
+
+    journal.before_sync = once
+    return gate
+
+
+def test_commits_that_come_while_one_waits_for_the_disk_share_a_sync() -> None:
+    """Seven that queue up behind a sync are one append, in one order, each with its revision."""
+    journal = MemoryJournal()
+    live, gate = model(journal), held_sync(journal)
+    revisions: list[int] = []
+
+    def act(number: int) -> None:
+        revisions.append(put(live, number).header.revision)
+
+    threads = in_threads(1, act)
+    assert gate.reached.wait(30)
+    threads += in_threads(7, act)
+    wait_for(lambda: len(live._committer._queue) == 7)
+    gate.opened.set()
+    join(threads)
+    assert journal.appended == [[1], [2, 3, 4, 5, 6, 7, 8]]
+    assert sorted(revisions) == list(range(1, 9))
+
+
+def test_nobody_reads_what_is_not_durable() -> None:
+    """A reader that comes during a sync waits, and sees the commit only when it is kept."""
+    journal = MemoryJournal()
+    live, gate = model(journal), held_sync(journal)
+    seen: list[float] = []
+    writer = in_threads(1, lambda _: one_more(live))
+    assert gate.reached.wait(30)
+    reader = in_threads(1, lambda _: seen.append(value(live)))
+    wait_for(lambda: live._lock._readers_waiting == 1)
+    assert seen == []
+    gate.opened.set()
+    join(writer + reader)
+    assert seen == [1]
+
+
+def test_a_full_disk_takes_back_all_that_shared_the_sync() -> None:
+    """Values, revisions and request ids are as before; the same writes go through later."""
+    journal = MemoryJournal()
+    live, gate = model(journal), held_sync(journal)
+    failed: list[StateError] = []
+
+    def act(number: int) -> None:
+        try:
+            put(live, number + 2, request=WriteRequest(f"r{number}", b""))
+        except StateError as error:
+            failed.append(error)
+
+    def full() -> None:
+        raise StateStoreFull("full")
+
+    first = in_threads(1, lambda _: one_more(live))
+    assert gate.reached.wait(30)
+    threads = in_threads(5, act)
+    wait_for(lambda: len(live._committer._queue) == 5)
+    journal.before_sync = full
+    gate.opened.set()
+    join(first + threads)
+    assert [error.reason for error in failed] == [Reason.STATE_STORE_FULL] * 5
+    assert (value(live), live.header.revision) == (1, 1)
+    assert [v.revision for v in live.describe().variables] == [1, 0]
+    journal.before_sync = lambda: None
+    failed.clear()
+    join(in_threads(5, act))
+    assert (failed, live.header.revision) == ([], 6)
+    assert value(live) >= 2
+
+
+def test_one_that_is_refused_does_not_take_the_others_with_it() -> None:
+    """Conditions are checked one after the other, each against what those before it left."""
+    journal = MemoryJournal()
+    live, gate = model(journal), held_sync(journal)
+    outcomes: list[str] = []
+
+    def act(_: int) -> None:
+        try:
+            put(live, conditions=Conditions(model_revision=1))
+            outcomes.append("done")
+        except StateError as error:
+            outcomes.append(error.reason.value)
+
+    first = in_threads(1, lambda _: one_more(live))
+    assert gate.reached.wait(30)
+    threads = in_threads(4, act)
+    wait_for(lambda: len(live._committer._queue) == 4)
+    gate.opened.set()
+    join(first + threads)
+    assert sorted(outcomes) == ["REVISION_MISMATCH"] * 3 + ["done"]
+    assert (value(live), live.header.revision) == (7, 2)
+
+
+def test_the_same_request_twice_in_the_queue_is_done_once() -> None:
+    """The second waits until the first is durable, and gets its answer."""
+    journal = MemoryJournal()
+    live, gate = model(journal), held_sync(journal)
+    answers: list[Any] = []
+    request = WriteRequest("r", b"")
+    first = in_threads(1, lambda _: one_more(live))
+    assert gate.reached.wait(30)
+    threads = in_threads(3, lambda _: answers.append(put(live, request=request)))
+    wait_for(lambda: len(live._committer._queue) == 3)
+    gate.opened.set()
+    join(first + threads)
+    assert answers[0] is answers[1] is answers[2]
+    assert (value(live), journal.appended) == (7, [[1], [2]])
+
+
+def test_a_deadline_that_passes_in_the_queue_withdraws_the_write() -> None:
+    """What was not begun in time is never done."""
+    journal = MemoryJournal()
+    live, gate = model(journal), held_sync(journal)
+    first = in_threads(1, lambda _: one_more(live))
+    assert gate.reached.wait(30)
+    with pytest.raises(StateError) as caught:
+        put(live, deadline=time.monotonic() + 0.05)
+    assert caught.value.reason is Reason.DEADLINE_EXCEEDED
+    gate.opened.set()
+    join(first)
+    one_more(live)
+    assert (value(live), journal.appended) == (2, [[1], [2]])
+
+
+def test_large_values_are_on_disk_before_the_lock_is_taken() -> None:
+    """Readers go on while they are written, and what no commit needs is let go of."""
+    journal = MemoryJournal()
+    live = model(journal, size=100)
+    stage, seen = journal.stage, []
+
+    def reading(values: Mapping[str, Value]) -> MemoryJournal:
+        seen.append(value(live))
+        return stage(values)
+
+    journal.stage = reading  # type: ignore[method-assign]
+    live.assign([Write("a", SET, np.ones(100, np.float32))])
+    assert (seen, journal.staged, value(live)) == ([0], 1, 1)
+    with pytest.raises(StateError):
+        live.assign(
+            [Write("a", SET, np.ones(100, np.float32))], conditions=Conditions(model_revision=7)
+        )
+    assert (journal.staged, journal.discarded) == (1, 1)
+
+
+def test_answers_leave_by_age() -> None:
+    """An id is remembered for as long as was set, by the service's clock, and no longer."""
+    now = 1_000_000_000
+    answers: Answers[str] = Answers(max_age=2.0, clock=lambda: now)
+    for name in "ab":
+        answers.keep(WriteRequest(name, b""), name, 1)
+        now += 1_500_000_000
+    assert [answers.find(WriteRequest(name, b"")) for name in "ab"] == [None, "b"]
+    answers.keep(WriteRequest("c", b""), "c", 1)
+    assert len(answers._kept) == 2

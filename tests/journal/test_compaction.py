@@ -1,0 +1,231 @@
+"""What is superseded leaves the disk, and the state stays what it was."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.fakes import FakeModel, FakeVariable
+from tests.journal.kept import kept, value_of
+from varserve_service.core.answers import WriteRequest
+from varserve_service.core.changes import Write
+from varserve_service.core.folding import fold
+from varserve_service.core.journal import Elements, KeptChange
+from varserve_service.core.ports import Operation
+from varserve_service.core.regions import Region, Rows, Slice, Slices
+
+SET = Operation.SET
+SHAPE = (6, 5, 4)
+
+
+def random_region(chance: random.Random) -> Region:
+    if chance.random() < 0.4:
+        count = chance.randrange(SHAPE[0] + 1)
+        return Rows(np.array(chance.sample(range(SHAPE[0]), count), np.int64))
+    dimensions = []
+    for size in SHAPE[: chance.randrange(len(SHAPE) + 1)]:
+        start = chance.randrange(size + 1)
+        stop = chance.choice([None, chance.randrange(start, size + 1)])
+        dimensions.append(Slice(start, stop, chance.randrange(1, 4)))
+    return Slices(tuple(dimensions))
+
+
+def index_of(part: Any) -> Any:
+    return part.indices if isinstance(part, Rows) else part.index()
+
+
+def test_folded_changes_leave_what_the_changes_leave() -> None:
+    """Any sequence of regions and whole values, over a value that the folding does not know."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance, values = random.Random(seed), np.random.default_rng(seed)
+    kinds: set[str] = set()
+    for _ in range(500):
+        start = values.random(SHAPE)
+        expected, changes = start.copy(), []
+        for _ in range(chance.randrange(1, 6)):
+            if chance.random() < 0.1:
+                change = KeptChange("v", None, values.random(SHAPE))
+                expected = change.value.copy()
+            else:
+                part = random_region(chance)
+                change = KeptChange("v", part, values.random(expected[index_of(part)].shape))
+                expected[index_of(part)] = change.value
+            changes.append(change)
+            if chance.random() < 0.3:  # a fold of folds
+                changes = [fold(changes, SHAPE)]
+        folded, found = fold(changes, SHAPE), start.copy()
+        if isinstance(folded.part, Elements):
+            found.reshape(-1)[folded.part.indices] = folded.value
+        elif folded.part is None:
+            found = folded.value
+        else:
+            found[index_of(folded.part)] = folded.value
+        assert found.tolist() == expected.tolist()
+        kinds.add(type(folded.part).__name__)
+    assert kinds == {"Elements", "NoneType", "Rows", "Slices"}
+
+
+def model(in_place: bool = False) -> FakeModel:
+    return FakeModel(
+        [
+            FakeVariable("whole", np.zeros(200, np.float32)),
+            FakeVariable("regions", np.zeros((20, 3), np.float32), in_place=in_place),
+            FakeVariable("both", np.zeros((20, 3), np.float32)),
+            FakeVariable("words", np.array([b"", b""], object)),
+            FakeVariable("untouched", np.arange(3)),
+        ]
+    )
+
+
+def write(live: Any, number: int) -> None:
+    rows = Rows(np.array([number % 20, (7 * number + 1) % 20]))
+    if rows.indices[0] == rows.indices[1]:
+        rows = Rows(rows.indices[:1])
+    three = np.full((len(rows.indices), 3), number, np.float32)
+    writes = [Write("regions", SET, three, rows), Write("both", SET, three + 1, rows)]
+    if number % 4 == 0:
+        writes.append(Write("whole", SET, np.full(200, number, np.float32)))
+    if number % 5 == 0:
+        writes.append(Write("both", SET, np.full((20, 3), number, np.float32)))
+    if number % 6 == 0:
+        word = np.array([b"%d" % number * number], object)
+        writes.append(Write("words", SET, word, Slices((Slice(number % 2, number % 2 + 1),))))
+    live.assign(writes, request=WriteRequest(f"r{number}", b""))
+
+
+def values(live: Any) -> dict[str, Any]:
+    names = ("whole", "regions", "both", "words", "untouched")
+    return {name: value_of(live, name).tolist() for name in names}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("inline_bytes", [0, 400, 2**20])
+def test_a_compacted_journal_gives_the_same_state(
+    tmp_path: Path, in_place: bool, inline_bytes: int
+) -> None:
+    """After every few commits and a restart at each: values, revisions, and what is kept."""
+    options: dict[str, Any] = {"inline_bytes": inline_bytes, "history_commits": 5}
+    with kept(tmp_path / "plain", lambda: model(in_place)) as (plain, _):
+        number = 0
+        for _ in range(8):
+            with kept(tmp_path / "compacted", lambda: model(in_place), **options) as (
+                live,
+                journal,
+            ):
+                assert values(live) == values(plain)
+                revisions = [[v.revision for v in m.describe().variables] for m in (live, plain)]
+                assert revisions[0] == revisions[1]
+                for _ in range(7):
+                    number += 1
+                    write(live, number)
+                    write(plain, number)
+                journal._compactor.compact()
+                assert journal.horizon == number - 5
+        payloads = list((tmp_path / "compacted/models/fake/payloads").iterdir())
+        named = journal_files(tmp_path / "compacted", lambda: model(in_place))
+        assert {path.name for path in payloads} == named
+        assert len(payloads) <= 5 + 4
+
+
+def journal_files(directory: Path, make: Any) -> set[str]:
+    with kept(directory, make, history_commits=5) as (_, journal):
+        journal._compactor.compact()
+        return journal._files.names()
+
+
+def test_the_disk_stays_within_its_bounds(tmp_path: Path) -> None:
+    """Whole values written over and over: the bytes that are kept stop growing, by themselves."""
+
+    def make() -> FakeModel:
+        return FakeModel([FakeVariable("v", np.zeros(25_000, np.float32))])
+
+    def on_disk() -> int:
+        return sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+
+    options = {"inline_bytes": 50_000, "history_bytes": 1_000_000, "history_commits": 1_000}
+    with kept(tmp_path, make, **options) as (live, journal):
+        for number in range(100):
+            live.assign([Write("v", SET, np.full(25_000, number, np.float32))])
+        journal._compactor.compact()
+        assert on_disk() < 1_500_000
+        assert len(list(journal._files.names())) == 11  # ten of the history, one of the base
+    with kept(tmp_path, make, **options) as (live, _):
+        assert (live.header.revision, value_of(live, "v")[0]) == (100, 99)
+
+
+def test_a_file_of_which_little_is_needed_is_written_anew(tmp_path: Path) -> None:
+    """A commit of many variables, all but one of them overwritten, does not keep its whole file."""
+    names = [f"v{number}" for number in range(10)]
+
+    def make() -> FakeModel:
+        return FakeModel([FakeVariable(name, np.zeros(1000, np.float32)) for name in names])
+
+    options = {"inline_bytes": 100, "history_commits": 1}
+    with kept(tmp_path, make, **options) as (live, journal):
+        live.assign([Write(name, SET, np.ones(1000, np.float32)) for name in names])
+        for name in names[1:]:
+            live.assign([Write(name, SET, np.full(1000, 2, np.float32))])
+            journal._compactor.compact()
+        sizes = sum(journal._files.size(name) for name in journal._files.names())
+        assert sizes < 15 * 4096
+    with kept(tmp_path, make, **options) as (live, _):
+        assert [value_of(live, name)[7] for name in names] == [1] + [2] * 9
+
+
+def test_answers_leave_by_count_and_age(tmp_path: Path) -> None:
+    """Beyond either bound an id is forgotten on disk as in memory, and only then."""
+    options = {"answer_count": 3, "history_commits": 100}
+
+    def ids(**options: Any) -> list[str]:
+        with kept(tmp_path, model, **options) as (_, journal):
+            journal._compactor.compact()
+            with journal._database.reading() as connection:
+                rows = connection.execute("SELECT record FROM answers ORDER BY revision")
+                return [row[0].split(b'"id":"')[1].split(b'"')[0].decode() for row in rows]
+
+    with kept(tmp_path, model, **options) as (live, _):
+        for number in range(1, 6):
+            write(live, number)
+    assert ids(**options) == ["r3", "r4", "r5"]
+    assert ids(answer_age=0.000001) == []
+
+
+def test_a_crash_at_any_step_of_a_compaction_is_harmless(tmp_path: Path) -> None:
+    """The disk as it is before the transaction, after it, and after the files are gone."""
+
+    options: dict[str, Any] = {"inline_bytes": 100, "history_commits": 3}
+    running = tmp_path / "running"
+    images = 0
+    with kept(running, model, **options) as (live, journal):
+        with journal._compactor._working:
+            for number in range(1, 20):
+                write(live, number)
+            expected = values(live)
+        files, database = journal._files, journal._database
+        for step in ("write", "remove", "checkpoint"):
+            owner: Any = database if step == "checkpoint" else files
+            real = getattr(owner, step)
+
+            def around(*arguments: Any, step: str = step, real: Any = real) -> Any:
+                nonlocal images
+                images += 1
+                shutil.copytree(running, tmp_path / f"{images} before {step}")
+                result = real(*arguments)
+                shutil.copytree(running, tmp_path / f"{images} after {step}")
+                return result
+
+            setattr(owner, step, around)
+        journal._compactor.compact()
+    assert images >= 3
+    for image in tmp_path.iterdir():
+        with kept(image, model, **options) as (live, journal):
+            assert values(live) == expected, image.name
+            assert live.header.revision == 19
+            journal._compactor.compact()
+            assert values(live) == expected

@@ -1,0 +1,134 @@
+"""Whose state it is: one server at a time, and the model that it was written for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.fakes import FakeModel, FakeVariable
+from tests.journal.kept import kept, refused, value_of
+from varserve_service.core.changes import Write
+from varserve_service.core.errors import JournalError
+from varserve_service.core.ports import Operation
+from varserve_service.core.regions import Rows
+from varserve_service.journal import StateDirectory
+
+
+def model(*variables: FakeVariable, fingerprint: str = "fake") -> Callable[[], FakeModel]:
+    def make() -> FakeModel:
+        made = FakeModel(
+            [
+                FakeVariable(v.spec.name, v.array, path=v.spec.path, shape=v.spec.shape)
+                for v in variables
+            ]
+        )
+        made.fingerprint = fingerprint
+        return made
+
+    return make
+
+
+def variable(name: str = "v", shape: Any = 3, dtype: str = "float32", **more: Any) -> FakeVariable:
+    return FakeVariable(name, np.zeros(shape, dtype), **more)
+
+
+ORIGINAL = model(variable(), variable("w"))
+
+
+def begin(directory: Path) -> str:
+    """A state with one commit; its epoch."""
+    with kept(directory, ORIGINAL) as (live, _):
+        live.assign([Write("v", Operation.SET, np.ones(1, np.float32), Rows(np.array([1])))])
+        return live.header.epoch
+
+
+def test_a_second_server_is_refused(tmp_path: Path) -> None:
+    """While one has the directory another is told so, with the process that has it."""
+    told = pytest.raises(JournalError, match=r"in use by another server \(process \d+\)")
+    with kept(tmp_path, ORIGINAL), told:
+        StateDirectory(tmp_path)
+    begin(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (model(variable()), "variable 'w' is gone"),
+        (model(variable(), variable("w", 4)), "variable 'w': expected shape [3], found [4]"),
+        (
+            model(variable(), variable("w", dtype="float64")),
+            "variable 'w': expected dtype float32, found float64",
+        ),
+        (model(variable(), variable("w"), variable("x")), "variable 'x' is new"),
+        (
+            model(variable(), variable("w", shape=4), variable("x", 1)),
+            "variable 'w': expected shape [3], found [4]; variable 'x' is new",
+        ),
+        (
+            model(variable(), variable("w"), fingerprint="another"),
+            "its variables begin with other values",
+        ),
+    ],
+    ids=["gone", "reshaped", "another dtype", "new", "two differences", "other values"],
+)
+def test_another_model_is_refused_with_what_differs(
+    tmp_path: Path, changed: Callable[[], FakeModel], said: str
+) -> None:
+    """The message names model, folder, what differs and the way on; the state stays as it was."""
+    epoch = begin(tmp_path)
+    message = refused(tmp_path, changed)
+    assert said in message
+    for part in ("model 'fake'", str(tmp_path / "models" / "fake"), "--state-reset"):
+        assert part in message
+    with kept(tmp_path, ORIGINAL) as (live, _):
+        assert (live.header.epoch, live.header.revision) == (epoch, 1)
+
+
+def test_a_new_name_of_a_variable_is_not_another_model(tmp_path: Path) -> None:
+    """The path is what a variable is known by."""
+    begin(tmp_path)
+    renamed = model(variable("neu", path="v"), variable("w"))
+    with kept(tmp_path, renamed) as (live, _):
+        assert value_of(live, "neu").tolist() == [0, 1, 0]
+
+
+def test_a_reset_moves_the_refused_state_aside_and_begins_anew(tmp_path: Path) -> None:
+    """What is moved aside is whole: put back, it is taken up again."""
+    epoch = begin(tmp_path)
+    other = model(variable(), variable("w"), fingerprint="another")
+    with kept(tmp_path, other, reset=True) as (live, _):
+        assert live.header.revision == 0
+        assert live.header.epoch != epoch
+        assert value_of(live, "v").tolist() == [0, 0, 0]
+        live.assign([Write("v", Operation.SET, np.full(3, 2, np.float32))])
+    with kept(tmp_path, other, reset=True) as (live, _):
+        assert value_of(live, "v").tolist() == [2, 2, 2]  # not refused, so not moved
+    (aside,) = (tmp_path / "aside").iterdir()
+    again = tmp_path / "again" / "models" / "fake"
+    again.parent.mkdir(parents=True)
+    aside.rename(again)
+    with kept(tmp_path / "again", ORIGINAL) as (live, _):
+        assert (live.header.epoch, live.header.revision) == (epoch, 1)
+        assert value_of(live, "v").tolist() == [0, 1, 0]
+
+
+def test_a_reset_after_damage_begins_with_the_models_own_values(tmp_path: Path) -> None:
+    """A state that turns out damaged half way through the replay leaves nothing in the model."""
+
+    def make() -> FakeModel:
+        return FakeModel([FakeVariable("v", np.zeros(300, np.float32), in_place=True)])
+
+    with kept(tmp_path, make, inline_bytes=0) as (live, _):
+        for number in (1, 2):
+            live.assign([Write("v", Operation.SET, np.full(300, number, np.float32))])
+    payloads = sorted(
+        (tmp_path / "models/fake/payloads").iterdir(), key=lambda path: path.stat().st_mtime_ns
+    )
+    payloads[1].write_bytes(payloads[1].read_bytes()[:-1])
+    assert str(payloads[1]) in refused(tmp_path, make)
+    with kept(tmp_path, make, reset=True) as (live, _):
+        assert (live.header.revision, value_of(live, "v").tolist()) == (0, [0] * 300)
