@@ -12,6 +12,7 @@ import pytest
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
 from varserve_service.core.answers import Answers, WriteRequest
 from varserve_service.core.changes import Write
+from varserve_service.core.commits import History
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Conditions, Read
@@ -389,3 +390,13 @@ def test_header_unless_written() -> None:
     writer.join(10)
     assert live.header_unless_written("v", since=0) is None
     assert live.header_unless_written("v", since=2) is not None
+
+
+def test_history_is_bounded_as_asked() -> None:
+    """A model that is given a history keeps that one, however empty, and so no more than it may."""
+    history = History(max_commits=2, max_bytes=2**20)
+    live = LiveModel(FakeModel([FakeVariable("v", np.zeros(1, np.float32))]), history=history)
+    for _ in range(5):
+        live.assign([Write("v", Operation.SET, np.ones(1, np.float32))])
+    assert [commit.revision for commit in history.after(0)] == [4, 5]
+    assert (history.reaches(3), history.reaches(2)) == (True, False)

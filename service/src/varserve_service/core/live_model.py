@@ -61,7 +61,7 @@ class LiveModel:
         """With a `journal`, the model takes up what it kept. Raises JournalError."""
         self._loaded = loaded
         self._lock = lock or ReadersWriterLock()
-        self._history = history or History()
+        self._history = History() if history is None else history
         self._variables: Directory[Variable] = Directory(
             "variable", loaded.variables, Reason.VARIABLE_NOT_FOUND, loaded.name
         )
