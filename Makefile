@@ -9,11 +9,11 @@ BIN := .venv/bin
 PIP := pip --disable-pip-version-check --no-input -qq
 PYTHON_SOURCES := client service tests proto $(wildcard demo benchmarks)
 # Folders of tests that need no TensorFlow.
-FAST_TESTS := tests/core tests/rpc tests/client tests/contract
+FAST_TESTS := tests/core tests/rpc tests/client tests/contract tests/journal
 MODEL := .models/basic_pitch/1
 UPGRADE ?=
 
-.PHONY: help demo serve test test-fast test-load lint types proto proto-check lock bench clean
+.PHONY: help demo serve test test-fast test-load test-faults lint types proto proto-check lock bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-fast: .venv/.installed .venv-proto/.installed ## run the tests that need no
 
 test-load: .venv/.installed ## run the tests that need two cores to themselves
 	@$(BIN)/python -m pytest -m load $(ARGS)
+
+test-faults: .venv/.installed ## run the tests of crashes and failing disks in full, for hours
+	@$(BIN)/python -m pytest -m full $(ARGS)
 
 lint: .venv/.installed ## check style, layers, protos and the Dockerfile
 	@$(BIN)/ruff check $(PYTHON_SOURCES)
