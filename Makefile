@@ -9,11 +9,11 @@ BIN := .venv/bin
 PIP := pip --disable-pip-version-check --no-input -qq
 PYTHON_SOURCES := client service tests proto $(wildcard demo benchmarks)
 # Folders of tests that need no TensorFlow.
-FAST_TESTS := tests/core tests/rpc tests/client tests/contract tests/benchmarks
+FAST_TESTS := tests/core tests/rpc tests/client tests/contract tests/journal tests/benchmarks
 MODEL := .models/basic_pitch/1
 UPGRADE ?=
 
-.PHONY: help demo serve test test-fast lint types proto proto-check lock bench bench-peers clean
+.PHONY: help demo serve test test-fast test-faults lint types proto proto-check lock bench bench-peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: .venv/.installed .venv-proto/.installed $(MODEL)/saved_model.pb ## run eve
 
 test-fast: .venv/.installed .venv-proto/.installed ## run the tests that need no TensorFlow
 	@$(BIN)/python -m pytest $(FAST_TESTS) $(ARGS)
+
+test-faults: .venv/.installed ## run the tests of crashes and failing disks in full, for hours
+	@$(BIN)/python -m pytest -m full $(ARGS)
 
 lint: .venv/.installed ## check style, layers, protos and the Dockerfile
 	@$(BIN)/ruff check $(PYTHON_SOURCES)
