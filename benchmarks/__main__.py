@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from . import model, report
 from .families import BY_DEFAULT, FAMILIES
+from .figures import Figure
 from .processes import Failed
 from .runner import Budget, Pool, Result, measure
-from .sides import sides
+from .sides import Side, sides
 
 FOLDER = Path(".benchmarks")
 
@@ -56,46 +58,63 @@ def _arguments() -> argparse.Namespace:
     return given
 
 
-def main() -> int:
-    """0 when every figure was measured, whether or not it is what it should be."""
-    given = _arguments()
-    # However it ends, it ends the processes that it started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    started = time.monotonic()
-    chosen = [
+Chosen = list[tuple[str, Figure]]
+Results = list[tuple[str, Result]]
+
+
+def _chosen(given: argparse.Namespace) -> Chosen:
+    return [
         (family, figure)
         for family, figures in FAMILIES.items()
         if family in (given.families or BY_DEFAULT)
         for figure in figures
         if given.only in figure.name and (figure.quick or not given.quick)
     ]
-    if not chosen:
-        sys.exit("no figure of these families has that in its name")
-    needed = list(dict.fromkeys(work.side for _, figure in chosen for work in figure.works))
-    budget = Budget(given.seconds or (1.0 if given.quick else 4.0))
-    folder = built_models()
+
+
+def _measured(chosen: Chosen, known: Mapping[str, Side], budget: Budget) -> Results:
+    """The results of the figures; of the first of them when somebody interrupts."""
+    started = time.monotonic()
+    needed = dict.fromkeys(work.side for _, figure in chosen for work in figure.works)
     logs = FOLDER / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    results: list[tuple[str, Result]] = []
-    known = sides(folder)
+    results: Results = []
+
+    def say(what: str) -> None:
+        print(f"[{time.monotonic() - started:4.0f} s] {what}", flush=True)
+
     with Pool(known, logs) as pool:
         print(f"starting {', '.join(needed)} ...", flush=True)
+        pool.start(needed)
         try:
-            pool.start(needed)
-        except Failed as error:
-            sys.exit(str(error))
+            measured = measure([figure for _, figure in chosen], pool, budget, say)
+            for (family, _), result in zip(chosen, measured, strict=True):
+                results.append((family, result))
+        except KeyboardInterrupt:
+            print("interrupted; what was measured so far:")
+    return results
 
-        def say(what: str) -> None:
-            print(f"[{time.monotonic() - started:4.0f} s] {what}", flush=True)
 
-        measured = measure([figure for _, figure in chosen], pool, budget, say)
-        for (family, _), result in zip(chosen, measured, strict=True):
-            results.append((family, result))
+def main() -> int:
+    """0 when every figure was measured, whether or not it is what it should be."""
+    given = _arguments()
+    # As Ctrl-C: it ends the processes that it started, and tells what it has measured.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    started = time.monotonic()
+    chosen = _chosen(given)
+    if not chosen:
+        sys.exit("no figure of these families has that in its name")
+    known = sides(built_models())
+    try:
+        results = _measured(chosen, known, Budget(given.seconds or (1.0 if given.quick else 4.0)))
+    except Failed as error:
+        sys.exit(str(error))
 
+    about = {work.side: known[work.side].about for _, figure in chosen for work in figure.works}
     print()
     print(report.table([row for family, each in results for row in report.rows(family, each)]))
-    about = {name: known[name].about for name in needed}
-    print("\n" + "\n".join(about.values()))
+    print()
+    print("\n".join(about.values()))
     problems = [each for _, each in results if each.problem]
     for each in problems:
         print(f"\n{each.figure.name}: not measured: {each.problem}")
@@ -103,7 +122,7 @@ def main() -> int:
     took = time.monotonic() - started
     report.write(given.output, report.document(results, about, command, took))
     print(f"\n{took:.0f} s; written to {given.output}")
-    return 1 if problems else 0
+    return 1 if problems or len(results) < len(chosen) else 0
 
 
 if __name__ == "__main__":
