@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ import numpy as np
 from . import changes
 from .answers import Answers, WriteRequest
 from .changes import Change, StagedWrite, Write
-from .commits import UNKNOWN_ORIGIN, Changed, Commit, CommitKind, History, Origin
+from .commits import UNKNOWN_ORIGIN, Changed, Commit, CommitKind, Origin
 from .errors import Reason, StateError
+from .history import History
+from .leases import Leases
 from .lock import ReadersWriterLock
 from .messages import (
     UNCONDITIONAL,
@@ -34,8 +36,11 @@ from .messages import (
 )
 from .naming import Directory
 from .overloads import choose
+from .past import restored
 from .ports import Constant, Function, LoadedModel, Value, Variable
 from .regions import Region, region_shape
+from .timeline import Timeline
+from .watchers import Watchers
 
 
 class LiveModel:
@@ -52,11 +57,14 @@ class LiveModel:
         lock: ReadersWriterLock | None = None,
         answers: Answers[Answer] | None = None,
         history: History | None = None,
+        watchers: Watchers | None = None,
     ) -> None:
         self._loaded = loaded
         self._lock = lock or ReadersWriterLock()
         self._answers: Answers[Answer] = answers or Answers()
-        self._history = history or History()
+        self._history = History() if history is None else history
+        self._watchers = Watchers() if watchers is None else watchers
+        self._leases = Leases(self._expire)
         self._epoch = secrets.token_hex(8)
         self._revision = 0
         self._variables: Directory[Variable] = Directory(
@@ -67,6 +75,9 @@ class LiveModel:
         )
         self._by_path = {variable.spec.path: variable for variable in loaded.variables}
         self._variable_revisions = dict.fromkeys(self._by_path, 0)
+        self.timeline = Timeline(
+            self._lock, lambda: self.header, self._variables, self._history, self._watchers
+        )
 
     @property
     def name(self) -> str:
@@ -117,7 +128,7 @@ class LiveModel:
         admit: Admit | None = None,
         deadline: float | None = None,
     ) -> Snapshot:
-        """Values of several variables or regions at one revision.
+        """Values of several variables or regions, all at the present revision.
 
         `if_newer_than`: leave out values whose variable was not written since that revision of
         `epoch`. `admit` is asked before a value is taken: a region is a copy, and one of rows that
@@ -145,46 +156,114 @@ class LiveModel:
         conditions: Conditions = UNCONDITIONAL,
         request: WriteRequest | None = None,
         origin: Origin = UNKNOWN_ORIGIN,
+        lease_seconds: float | None = None,
         read_back: Read | None = None,
         max_read_back_bytes: int | None = None,
         deadline: float | None = None,
     ) -> Answer:
         """Change one or more variables as one commit; all of it happens or nothing.
 
-        A `request` that was done before gets its first answer. `read_back` is read after the
-        writes and before anyone else can write. Raises StateError, with nothing changed.
+        A `request` that was done before gets its first answer. `lease_seconds`: what is written is
+        taken back after so many seconds, unless `renew_lease` is called in time with the commit's
+        revision. `read_back` is read after the writes and before anyone else can write. Raises
+        StateError, with nothing changed.
         """
         staged = self._stage(writes)
         worked_out = self._work_out(staged, deadline)
-        with self._lock.exclusive(deadline):
-            answer = self._answers.find(request)
-            if answer is not None:
-                return answer
-            self._check(conditions)
+
+        def ready() -> list[Change]:
             for write in [write for group in staged for write in group]:
                 self._check_variable_revision(write)
-            ready = [
+            return [
                 change if not self._written_since(revision, group) else self._fresh(group)
                 for group, (revision, change) in zip(staged, worked_out, strict=True)
             ]
-            preimages = [change.preimage() for change in ready]
-            previous = [c.previous(before) for c, before in zip(ready, preimages, strict=True)]
-            undo = self._apply(ready, preimages)
-            values: dict[str, Value] = {}
-            try:
-                if read_back is not None:
-                    values = self._read_back(read_back, max_read_back_bytes)
-            except BaseException:
-                undo()
-                raise
-            changed = [
-                Changed(change.variable.spec, change.region, change.value, before)
-                for change, before in zip(ready, previous, strict=True)
-            ]
-            self._commit(CommitKind.ASSIGN, origin, request, changed)
-            answer = Answer(self.header, values)
-            self._answers.keep(request, answer, _nbytes(values))
-            return answer
+
+        def read() -> dict[str, Value]:
+            return {} if read_back is None else self._read_back(read_back, max_read_back_bytes)
+
+        with self._lock.exclusive(deadline):
+            return self._change(
+                CommitKind.ASSIGN,
+                ready,
+                conditions=conditions,
+                request=request,
+                origin=origin,
+                lease_seconds=lease_seconds,
+                read=read,
+            )
+
+    def revert(
+        self,
+        revision: int,
+        variables: Sequence[str] = (),
+        *,
+        conditions: Conditions = UNCONDITIONAL,
+        request: WriteRequest | None = None,
+        origin: Origin = UNKNOWN_ORIGIN,
+        deadline: float | None = None,
+    ) -> Answer:
+        """Give variables the values that they had at a revision, as one new commit.
+
+        `variables`: names or paths; none: all that were written since. Raises StateError, with
+        nothing changed: REVISION_COMPACTED, REVISION_IN_FUTURE, VARIABLE_UNINITIALIZED.
+        """
+        paths = {self._variables.find(name).spec.path for name in variables}
+        with self._lock.shared(deadline):
+            seen = self._revision
+            reversals = self.timeline.reversals(revision, paths, conditions.epoch)
+        worked_out = [each.change() for each in reversals]
+
+        def ready() -> list[Change]:
+            if self._revision == seen:
+                return worked_out
+            again = self.timeline.reversals(revision, paths, conditions.epoch)
+            return [each.change() for each in again]
+
+        with self._lock.exclusive(deadline):
+            return self._change(
+                CommitKind.REVERT, ready, conditions=conditions, request=request, origin=origin
+            )
+
+    def renew_lease(self, lease: int, epoch: str = "") -> float:
+        """Let a lease last for its seconds, which are returned, from now on.
+
+        Raises StateError LEASE_NOT_FOUND, EPOCH_MISMATCH.
+        """
+        self._check(Conditions(epoch=epoch))
+        return self._leases.renew(lease)
+
+    def revoke_lease(
+        self, lease: int, epoch: str = "", *, keep: bool = False, deadline: float | None = None
+    ) -> Answer:
+        """End a lease: take back now what its write left, or keep that for good.
+
+        Raises StateError LEASE_NOT_FOUND, EPOCH_MISMATCH.
+        """
+        with self._lock.exclusive(deadline):
+            self._check(Conditions(epoch=epoch))
+            return self._end_lease(lease, "revoked", keep=keep)
+
+    def _expire(self, lease: int) -> None:
+        with self._lock.exclusive():
+            if self._leases.is_due(lease):  # and was not renewed at the last moment
+                self._end_lease(lease, "expired")
+
+    def _end_lease(self, lease: int, how: str, *, keep: bool = False) -> Answer:
+        """The caller holds the lock exclusively."""
+        untouched = [
+            held.changed
+            for held in self._leases.held(lease)
+            if self._variable_revisions[held.changed.variable.path] == held.own and not keep
+        ]
+        answer = self._change(
+            CommitKind.EXPIRE,
+            lambda: [restored(self._by_path[each.variable.path], each) for each in untouched],
+            origin=Origin(message=f"lease {lease} {how}"),
+        )
+        paths = {each.variable.path for each in untouched}
+        self._leases.settle(lease, paths, self._revision, keep=keep)
+        return answer
 
     def run(
         self,
@@ -262,6 +341,50 @@ class LiveModel:
 
     # The steps of a commit.
 
+    def _change(
+        self,
+        kind: CommitKind,
+        ready: Callable[[], Sequence[Change]],
+        *,
+        conditions: Conditions = UNCONDITIONAL,
+        request: WriteRequest | None = None,
+        origin: Origin = UNKNOWN_ORIGIN,
+        lease_seconds: float | None = None,
+        read: Callable[[], dict[str, Value]] = dict,
+    ) -> Answer:
+        """Make the changes that are `ready` one commit; none: nothing is committed.
+
+        The caller holds the lock exclusively. What `read` gives, after the changes, is part of the
+        answer. Raises StateError, with nothing changed.
+        """
+        answer = self._answers.find(request)
+        if answer is not None:
+            return answer
+        self._check(conditions)
+        changes = ready()
+        preimages = [change.preimage() for change in changes]
+        previous = [c.previous(before) for c, before in zip(changes, preimages, strict=True)]
+        if lease_seconds is not None:
+            self._check_initialized([change.variable for change in changes])
+        undo = self._apply(changes, preimages)
+        try:
+            values = read()
+        except BaseException:
+            undo()
+            raise
+        if changes:
+            changed = [
+                Changed(change.variable.spec, change.region, change.value, before)
+                for change, before in zip(changes, previous, strict=True)
+            ]
+            under = {c.variable.path: self._variable_revisions[c.variable.path] for c in changed}
+            self._commit(kind, origin, request, changed)
+            if lease_seconds is not None:
+                self._leases.grant(self._revision, lease_seconds, changed, under)
+        answer = Answer(self.header, values)
+        self._answers.keep(request, answer, _nbytes(values))
+        return answer
+
     def _stage(self, writes: Sequence[Write]) -> list[list[StagedWrite]]:
         """Check every write before the first value is staged; one group for each variable."""
         found = [(write, self._variables.find(write.variable)) for write in writes]
@@ -324,9 +447,9 @@ class LiveModel:
         self._revision += 1
         for each in changed:
             self._variable_revisions[each.variable.path] = self._revision
-        self._history.add(
-            Commit(self._revision, time.time_ns(), kind, origin, request, tuple(changed))
-        )
+        commit = Commit(self._revision, time.time_ns(), kind, origin, request, tuple(changed))
+        self._history.add(commit)
+        self._watchers.tell(commit)
 
     # What is checked and read under the lock.
 
