@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -65,6 +66,12 @@ class Timeline:
         self._variables = variables
         self._history = history
         self.watchers = watchers
+        names = Counter(variable.spec.name for variable in variables.sorted)
+        self.labels = {
+            spec.path: spec.name if names[spec.name] == 1 else spec.path
+            for spec in (variable.spec for variable in variables.sorted)
+        }
+        """What to call each variable, by path: its name where that fits it alone, else its path."""
 
     def select(self, patterns: Sequence[str]) -> frozenset[str] | None:
         """Paths of the variables whose name or path fits one of the patterns; None for all.
