@@ -81,6 +81,8 @@ class Server:
                 # A client whose machine is gone says nothing: ask, or its watches stay for ever.
                 ("grpc.keepalive_time_ms", int(options.keepalive_seconds * 1000)),
                 ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout * 1000)),
+                # That one is for what TCP has not had acknowledged, this for the answer to a ping.
+                ("grpc.http2.ping_timeout_ms", int(options.keepalive_timeout * 1000)),
                 ("grpc.http2.max_pings_without_data", 0),
                 # ... and let clients ask as often.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5000),
