@@ -170,19 +170,18 @@ def test_a_slow_reader_misses_nothing() -> None:
     """One who is cut off for slowness gets every commit all the same."""
     limits = TellingLimits(waiting_bytes=50_000)
     live = LiveModel(fake_model(), watchers=Watchers(limits))
-    with serve_here(live) as address, varserve.connect(address) as client:
+    small_window = [("grpc.http2.bdp_probe", 0)]
+    with serve_here(live) as address, varserve.connect(address, options=small_window) as client:
         model = client.model("fake")
         watch = model.watch(after_revision=0)
         large = np.zeros((1000, 4), np.float32)
         for n in range(60):
             model.variables["table"].assign(large + n)
         assert len(live.timeline.watchers) == 0
-        seen = [(event.revision, event["table"].value[7, 1]) for event in _some(watch, 60)]
-        assert seen == [(n + 1, n) for n in range(60)]
-
-
-def _some(watch: varserve.Watch, count: int):
-    return [next(watch) for _ in range(count)]
+        events = [next(watch) for _ in range(60)]
+        assert [(e.revision, e["table"].value[7, 1]) for e in events] == [
+            (n + 1, n) for n in range(60)
+        ]
 
 
 async def test_the_same_with_await(address: str) -> None:
