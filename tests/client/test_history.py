@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import varserve
+from varserve.v1 import history_pb2, model_pb2
+from varserve.v1 import model_service_pb2 as pb
 
-from .scripted import Scripted, fail
+from .scripted import Scripted, fail, reply
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -74,10 +76,9 @@ def test_what_was_is_read_and_comes_back(model: varserve.Model) -> None:
 
 
 def test_a_leased_value_lasts_as_long_as_its_block(model: varserve.Model) -> None:
-    """Renewed in the background beyond its seconds, then put back; of one and of several."""
+    """Then what was there before is back, also when the block raises; of one and of several."""
     counter, weights = model.variables["counter"], model.variables["weights"]
-    with counter.lease(99, seconds=0.6, message="try") as lease:
-        time.sleep(1.0)
+    with counter.lease(99, seconds=60, message="try") as lease:
         assert (int(counter.numpy()), lease.lost) == (99, None)
         assert model.commits()[0].info.message == "try"
     assert int(counter.numpy()) == 7
@@ -92,16 +93,64 @@ def test_a_leased_value_lasts_as_long_as_its_block(model: varserve.Model) -> Non
     np.testing.assert_array_equal(weights.numpy(), before)
 
 
+@pytest.fixture
+def leasing(scripted: Scripted) -> Scripted:
+    """A service that gives leases and lets them be renewed, if not every time."""
+    header = model_pb2.StateHeader(model="m", epoch="e", revision=4)
+    scripted.script |= {
+        "AssignVariable": [reply(pb.AssignVariableResponse(header=header))],
+        "RenewLease": [
+            fail("TOO_MANY_REQUESTS"),
+            reply(history_pb2.RenewLeaseResponse(header=header, seconds=0.3)),
+        ],
+        "RevokeLease": [reply(history_pb2.RevokeLeaseResponse(header=header))],
+    }
+    return scripted
+
+
+def check_leasing(scripted: Scripted) -> None:
+    (assigned,) = scripted.requests["AssignVariable"]
+    assert pb.AssignVariableRequest.FromString(*assigned).lease_seconds == pytest.approx(0.3)
+    for messages in scripted.requests["RenewLease"]:
+        request = history_pb2.RenewLeaseRequest.FromString(*messages)
+        assert (request.model, request.lease, request.epoch) == ("m", 4, "e")
+    assert len(scripted.requests["RevokeLease"]) == 1
+
+
+def test_a_lease_is_renewed_in_the_background(leasing: Scripted) -> None:
+    """While the block runs, and whatever becomes of a single renewal."""
+    with varserve.connect(leasing.address) as client:
+        with client.model("m").variables["v"].lease([1, 2], seconds=0.3) as lease:
+            until(lambda: len(leasing.requests.get("RenewLease", ())) > 5)
+        assert lease.lost is None
+        check_leasing(leasing)
+
+
+async def test_a_lease_is_renewed_by_a_task(leasing: Scripted) -> None:
+    """The same with `await`."""
+    async with varserve.aio.connect(leasing.address) as client:
+        model = await client.model("m")
+        async with model.variables["v"].lease([1, 2], seconds=0.3) as lease:
+            async with asyncio.timeout(20):
+                while len(leasing.requests.get("RenewLease", ())) <= 5:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        assert lease.lost is None
+        check_leasing(leasing)
+
+
 def test_a_lease_can_be_kept_and_lost(model: varserve.Model, client: varserve.Client) -> None:
     """`keep` makes the writes last; a lease that was taken away is told of at the end."""
     counter = model.variables["counter"]
     with counter.lease(1, seconds=60) as lease:
         lease.keep()
     assert int(counter.numpy()) == 1
-    with pytest.raises(varserve.LeaseNotFound), counter.lease(2, seconds=0.3) as lease:
-        assert lease.commit is not None
-        client.revoke_lease("fake", lease.commit.revision, epoch=model.epoch)
-        until(lambda: lease.lost is not None)
+    lease = counter.lease(2, seconds=3)
+    lease.__enter__()
+    assert lease.commit is not None
+    client.revoke_lease("fake", lease.commit.revision, epoch=model.epoch)
+    until(lambda: lease.lost is not None)
+    with pytest.raises(varserve.LeaseNotFound):
+        lease.__exit__(None, None, None)
     assert int(counter.numpy()) == 1
     with pytest.raises(varserve.InvalidRequest):
         counter.lease(1, seconds=0)
@@ -111,7 +160,7 @@ def test_a_program_that_dies_leaves_nothing_behind(address: str) -> None:
     """When nobody renews any more, the service puts the value back."""
     with varserve.connect(address) as client, varserve.connect(address) as other:
         counter = client.model("fake").variables["counter"]
-        lease = counter.lease(5, seconds=0.6)
+        lease = counter.lease(5, seconds=3)
         lease.__enter__()
         client.close()  # as good as dead
         watched = other.model("fake").variables["counter"]
@@ -125,8 +174,7 @@ async def test_leases_and_updates_with_await(address: str) -> None:
     async with varserve.aio.connect(address) as client:
         model = await client.model("fake")
         counter = model.variables["counter"]
-        async with counter.lease(99, seconds=0.6) as lease:
-            await asyncio.sleep(1.0)
+        async with counter.lease(99, seconds=60) as lease:
             assert (int(await counter.numpy()), lease.lost) == (99, None)
         assert int(await counter.numpy()) == 7
         async with counter.lease(8, seconds=60) as lease:
@@ -210,6 +258,6 @@ def test_a_thousand_leases_are_not_a_thousand_threads(model: varserve.Model) -> 
     """A lease that has ended leaves no thread behind in this program."""
     before = threading.active_count()
     for n in range(20):
-        with model.variables["counter"].lease(n, seconds=0.3):
+        with model.variables["counter"].lease(n, seconds=60):
             pass
     until(lambda: threading.active_count() <= before)
