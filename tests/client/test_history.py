@@ -88,8 +88,7 @@ def test_a_leased_value_lasts_as_long_as_its_block(model: varserve.Model) -> Non
         np.testing.assert_array_equal(weights.numpy(), before * 3)
     np.testing.assert_array_equal(weights.numpy(), before)
     with pytest.raises(ZeroDivisionError), weights[1].lease(before[0], seconds=60):
-        np.testing.assert_array_equal(weights[1].numpy(), before[0])
-        raise ZeroDivisionError
+        1 / int(weights[1, 0, 0].numpy())
     np.testing.assert_array_equal(weights.numpy(), before)
 
 
@@ -254,10 +253,9 @@ def test_a_transaction_is_not_tried_again_when_it_lost(scripted: Scripted) -> No
     assert len(scripted.requests["AssignVariables"]) == 1
 
 
-def test_a_thousand_leases_are_not_a_thousand_threads(model: varserve.Model) -> None:
-    """A lease that has ended leaves no thread behind in this program."""
-    before = threading.active_count()
+def test_leases_that_have_ended_leave_no_thread(model: varserve.Model) -> None:
+    """Neither in the program that had them nor in the service."""
     for n in range(20):
         with model.variables["counter"].lease(n, seconds=60):
             pass
-    until(lambda: threading.active_count() <= before)
+    until(lambda: not any(each.name.startswith("varserve-lease") for each in threading.enumerate()))

@@ -99,6 +99,7 @@ class Leases:
         """
         with self._changed:
             ended = self._leases.pop(revision)
+            self._changed.notify()
             for other in self._leases.values():
                 for path, mine in ended.held.items():
                     theirs = other.held.get(path)
