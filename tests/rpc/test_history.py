@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -30,7 +31,7 @@ from tests.rpc.requests import (
     tensor,
     watch,
 )
-from tests.rpc.test_lifecycle import Running, reason_of, running, until
+from tests.rpc.test_lifecycle import SERVING, Running, reason_of, running, until
 from tests.rpc.wire import outcome_of
 from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
@@ -237,6 +238,29 @@ async def test_a_watcher_that_reads_nothing_is_closed_and_told_where_to_go_on() 
         again = found.stub.WatchVariables(watch(after_revision=seen[-1]))
         await again.read()
         assert (await again.read()).header.revision == seen[-1] + 1
+
+
+async def test_a_thousand_watchers_take_no_threads() -> None:
+    """Each of 1,000 gets every commit; the service has no more threads, and health answers."""
+    async with running(counter()) as found:
+        await found.stub.AssignVariable(set_v(0, 0, 0))
+        first = found.stub.WatchVariables(watch(values=True))
+        await first.read()
+        before = threading.active_count()
+        streams = [found.stub.WatchVariables(watch(values=True)) for _ in range(1000)]
+        for stream in streams:
+            assert (await stream.read()).header.revision == 1
+        for n in (2, 3):
+            await found.stub.AssignVariable(set_v(n, n, n))
+            assert await found.status("") == SERVING
+            for stream in (first, *streams):
+                event = await stream.read()
+                assert (event.header.revision, value_of(event.changes[0].value)) == (n, [n] * 3)
+        # Those that make messages, and no more.
+        assert threading.active_count() <= before + 2
+        for stream in streams:
+            stream.cancel()
+        await until(lambda: len(found.server._history._watches) == 1)
 
 
 async def test_watches_end_at_shutdown() -> None:
