@@ -212,7 +212,7 @@ def test_an_update_is_of_what_it_read(model: varserve.Model) -> None:
         calls.append(int(now["counter"]))
         if len(calls) == 1:
             model.variables["counter"].assign(50)
-        return {"weights": now["weights"] + now["counter"]}
+        return {"weights": now["weights"] + np.float32(now["counter"])}
 
     commit = model.update({"counter": None, "weights": np.s_[0]}, change, message="sum")
     assert commit is not None

@@ -242,7 +242,7 @@ class AgainstADict(RuleBasedStateMachine):
 
 
 SOME = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 ALL = settings(SOME, max_examples=2000, stateful_step_count=50)
 
