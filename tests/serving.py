@@ -27,7 +27,7 @@ def serve_here(*models: LiveModel, **options: object) -> Iterator[str]:
 
     async def run() -> None:
         try:
-            server = Server(Models(models), ServerOptions(port=0, **options))  # type: ignore[arg-type]
+            server = Server(Models(models), ServerOptions(**({"port": 0} | options)))  # type: ignore[arg-type]
             started.put(await server.start())
         except BaseException as error:
             started.put(error)

@@ -57,6 +57,18 @@ def test_flat_methods(client: varserve.Client) -> None:
     assert client.run_function("fake", "double", {"x": x})["y"].tolist() == [2, 2, 2]
     large = np.ones(100_000, np.float32)
     assert client.stream_run_function("fake", "double", {"x": large})["y"].sum() == 200_000
+    assert client.list_commits("fake", limit=2)[0].revision == 3
+    assert int(client.read_variable("fake", "counter", at_revision=1).value) == 10
+    assert int(client.read_variables("fake", ["counter"], at_revision=2)["counter"]) == 1
+    watch = client.watch_variables("fake", "counter", after_revision=1)
+    assert [int(next(watch)["counter"].value) for _ in range(2)] == [1, 5]
+    watch.close()
+    assert client.revert_commits("fake", 2, ["counter"], message="undo").revision == 4
+    lease = client.assign_variable("fake", "counter", np.int64(9), lease_seconds=60).revision
+    assert client.renew_lease("fake", lease) == 60
+    assert client.revoke_lease("fake", lease).revision == 6
+    with pytest.raises(varserve.LeaseNotFound):
+        client.renew_lease("fake", lease)
     with pytest.raises(varserve.MessageTooLarge):
         client.read_variable("fake", "large")
     with pytest.raises(varserve.EpochMismatch):

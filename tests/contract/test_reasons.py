@@ -115,7 +115,7 @@ def test_every_error_that_a_call_lists_is_a_reason() -> None:
     common = set(
         re.findall(r"\b[A-Z]+_[A-Z_]+\b|\bINTERNAL\b", service.rpartition("Every call")[2])
     )
-    assert len(calls) == 8
+    assert len(calls) == 13
     assert "MODEL_NOT_FOUND" in common
     assert "INTERNAL" in common
     listed = common.union(*calls.values())

@@ -12,8 +12,8 @@ import pytest
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
 from varserve_service.core.answers import Answers, WriteRequest
 from varserve_service.core.changes import Write
-from varserve_service.core.commits import History
 from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.history import History
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Conditions, Read
 from varserve_service.core.ports import Operation, TensorSpec

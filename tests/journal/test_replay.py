@@ -232,10 +232,10 @@ def test_the_history_comes_back_too(tmp_path: Path, in_place: bool) -> None:
         live.assign([Write("a", ADD, np.ones(6, np.float32))])
         live.assign([Write("a", SET, np.full(2, 9, np.float32), Rows(np.array([4, 1])))])
         live.assign([Write("a", ADD, np.ones(2, np.float32), Slices((Slice(1, 5, 3),)))])
-        before = told(list(live._history.after(0)))
+        before = told(live.timeline.commits(1_000).commits)
         value = value_of(live, "a").tolist()
     with kept(tmp_path, make) as (live, _):
-        assert told(list(live._history.after(0))) == before
+        assert told(live.timeline.commits(1_000).commits) == before
         live.assign([Write("a", SET, np.zeros(1, np.float32), Rows(np.array([0])))])
-        assert told(list(live._history.after(0)))[:3] == before
+        assert told(live.timeline.commits(1_000).commits)[:3] == before
         assert value_of(live, "a").tolist() == [0, *value[1:]]

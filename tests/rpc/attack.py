@@ -21,6 +21,7 @@ CLIENT_FAULTS = {
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.OUT_OF_RANGE,
 }
 
 EXPECTED = {
@@ -38,6 +39,9 @@ EXPECTED = {
     "FUNCTION_NOT_FOUND",
     "REVISION_MISMATCH",
     "EPOCH_MISMATCH",
+    "REVISION_COMPACTED",
+    "REVISION_IN_FUTURE",
+    "LEASE_NOT_FOUND",
 }
 
 

@@ -9,9 +9,31 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from tests.rpc.cases import Case, case, maker
-from tests.rpc.requests import MODEL, assign, manifest, number, read, run, run_manifest, slices
+from tests.rpc.requests import (
+    MODEL,
+    assign,
+    commits,
+    manifest,
+    number,
+    read,
+    renew,
+    revert,
+    revoke,
+    run,
+    run_manifest,
+    slices,
+    watch,
+)
 from tests.rpc.wire import REQUESTS
 from varserve.v1 import model_service_pb2 as pb
+
+WRITES = {
+    "AssignVariable",
+    "AssignVariables",
+    "RunFunction",
+    "StreamRunFunction",
+    "RevertCommits",
+}
 
 
 @cache
@@ -26,6 +48,11 @@ def valid() -> list[tuple[str, bytes]]:
         ("AssignVariables", manifest(**never)),
         ("RunFunction", run(function="add", inputs={"n": number(1)}, **never)),
         ("StreamRunFunction", run_manifest(**never)),
+        ("WatchVariables", watch(after_revision=2**40, epoch="never")),
+        ("ListCommits", commits(before_revision=9, patterns=["v"])),
+        ("RevertCommits", revert(2**40, **never)),
+        ("RenewLease", renew(2**40, epoch="never")),
+        ("RevokeLease", revoke(2**40, epoch="never")),
     ]
     return [(method, request.SerializeToString()) for method, request in requests]
 
@@ -39,8 +66,10 @@ def parsed(method: str, message: bytes) -> Any:
 
 
 def could_write(method: str, request: Any) -> bool:
-    """The condition that never holds is gone from a request that could write."""
-    if method not in ("AssignVariable", "AssignVariables", "RunFunction", "StreamRunFunction"):
+    """The condition that never holds is gone from a request that could write, or never end."""
+    if method == "WatchVariables":
+        return not request.epoch
+    if method not in WRITES:
         return False
     conditions = getattr(request, "manifest", request)
     return not conditions.if_epoch_match and not conditions.if_model_revision_match

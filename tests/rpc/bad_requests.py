@@ -11,15 +11,20 @@ from tests.rpc.requests import (
     V_BYTES,
     assign,
     chunk,
+    commits,
     entry,
     header,
     manifest,
     read,
+    renew,
+    revert,
+    revoke,
     rows,
     run,
     run_manifest,
     slices,
     tensor,
+    watch,
 )
 from varserve.v1 import model_pb2, tensor_pb2
 from varserve.v1 import model_service_pb2 as pb
@@ -85,6 +90,9 @@ def unknown_name(rng: random.Random) -> Case:
             ("ReadVariables", many),
             ("AssignVariable", assign(variable=name)),
             ("AssignVariables", manifest(entry(), entry(variable=name))),
+            ("WatchVariables", watch(patterns=["v", f"{name}!"])),
+            ("ListCommits", commits(patterns=[f"{name}!"])),
+            ("RevertCommits", revert(0, variables=["v", name])),
         ]
     else:
         methods = [
@@ -95,6 +103,11 @@ def unknown_name(rng: random.Random) -> Case:
             ("AssignVariables", manifest(model=name)),
             ("RunFunction", run(model=name)),
             ("StreamRunFunction", run_manifest(model=name)),
+            ("WatchVariables", watch(model=name)),
+            ("ListCommits", commits(model=name)),
+            ("RevertCommits", revert(0, model=name)),
+            ("RenewLease", renew(1, model=name)),
+            ("RevokeLease", revoke(1, model=name)),
         ]
     method, request = rng.choice(methods)
     return case(method, request, reasons=f"{thing.upper()}_NOT_FOUND")
@@ -365,3 +378,36 @@ def unknown_output(rng: random.Random) -> Case:
     body = chunk(0, V_BYTES, kind=pb.StreamRunFunctionRequest)
     request = run_manifest(outputs=outputs)
     return case("StreamRunFunction", request, body, reasons="INPUT_MISMATCH")
+
+
+@maker
+def wrong_history(rng: random.Random) -> Case:
+    """A revision that there is not, too much at once, a lease that nobody has."""
+    number = rng.choice(LIMITS)
+    past = "REVISION_COMPACTED" if number < 0 else "REVISION_IN_FUTURE"
+    other = rng.choice(["x", "\0", "0" * 16])
+    method, request, reason = rng.choice(
+        [
+            ("ReadVariable", read(at_revision=number), past),
+            ("ReadVariable", read(at_revision=0, epoch=other), "EPOCH_MISMATCH"),
+            ("ReadVariable", read(at_revision=0, if_newer_than=0), "REQUEST_MALFORMED"),
+            ("WatchVariables", watch(after_revision=number), past),
+            ("WatchVariables", watch(epoch=other), "EPOCH_MISMATCH"),
+            ("WatchVariables", watch(patterns=["*"] * 101), "REQUEST_MALFORMED"),
+            ("WatchVariables", watch(patterns=["*" * 50 + "!"]), "VARIABLE_NOT_FOUND"),
+            ("ListCommits", commits(max_commits=rng.choice([-1, 1001])), "REQUEST_MALFORMED"),
+            ("RevertCommits", revert(number), past),
+            ("RevertCommits", revert(0, if_epoch_match=other), "EPOCH_MISMATCH"),
+            ("RevertCommits", revert(0, message="m" * 1025), "REQUEST_MALFORMED"),
+            ("RenewLease", renew(number), "LEASE_NOT_FOUND"),
+            ("RenewLease", renew(0, epoch=other), "EPOCH_MISMATCH"),
+            ("RevokeLease", revoke(number), "LEASE_NOT_FOUND"),
+            ("AssignVariable", assign(message="\0" * 1025), "REQUEST_MALFORMED"),
+            ("AssignVariable", assign(lease_seconds=rng.choice(SECONDS)), "REQUEST_MALFORMED"),
+            ("AssignVariables", manifest(lease_seconds=-1.0), "REQUEST_MALFORMED"),
+        ]
+    )
+    return case(method, request, reasons=reason)
+
+
+SECONDS = [-1.0, 86_401.0, float("nan"), float("inf"), -float("inf")]

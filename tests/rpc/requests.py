@@ -10,8 +10,8 @@ from typing import Any
 
 from crc32c import crc32c
 
+from varserve.v1 import history_pb2, tensor_pb2
 from varserve.v1 import model_service_pb2 as pb
-from varserve.v1 import tensor_pb2
 
 MODEL = "counter"
 V_BYTES = b"\x00\x00\x80\x3f" * 3
@@ -56,6 +56,26 @@ def run_manifest(**fields: Any) -> pb.StreamRunFunctionRequest:
     return pb.StreamRunFunctionRequest(
         manifest=pb.RunManifest(**{"model": MODEL, "function": "total", "inputs": named} | fields)
     )
+
+
+def watch(**fields: Any) -> history_pb2.WatchVariablesRequest:
+    return history_pb2.WatchVariablesRequest(**{"model": MODEL} | fields)
+
+
+def commits(**fields: Any) -> history_pb2.ListCommitsRequest:
+    return history_pb2.ListCommitsRequest(**{"model": MODEL} | fields)
+
+
+def revert(to: int, **fields: Any) -> history_pb2.RevertCommitsRequest:
+    return history_pb2.RevertCommitsRequest(**{"model": MODEL, "to_revision": to} | fields)
+
+
+def renew(lease: int, **fields: Any) -> history_pb2.RenewLeaseRequest:
+    return history_pb2.RenewLeaseRequest(**{"model": MODEL, "lease": lease} | fields)
+
+
+def revoke(lease: int, **fields: Any) -> history_pb2.RevokeLeaseRequest:
+    return history_pb2.RevokeLeaseRequest(**{"model": MODEL, "lease": lease} | fields)
 
 
 def chunk(

@@ -8,22 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message_factory import GetMessageClass
 
 from varserve.reasons import DETAILS_KEY, STATUS_OF_REASON, Failure, read_details
 from varserve.v1 import model_service_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"]
 METHODS = {method.name: method for method in SERVICE.methods}
-REQUESTS = {
-    "ListModels": pb.ListModelsRequest,
-    "GetModel": pb.GetModelRequest,
-    "ReadVariable": pb.ReadVariableRequest,
-    "ReadVariables": pb.ReadVariablesRequest,
-    "AssignVariable": pb.AssignVariableRequest,
-    "AssignVariables": pb.AssignVariablesRequest,
-    "RunFunction": pb.RunFunctionRequest,
-    "StreamRunFunction": pb.StreamRunFunctionRequest,
-}
+REQUESTS = {name: GetMessageClass(method.input_type) for name, method in METHODS.items()}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from .errors import (
     FunctionNotFound,
     InputMismatch,
     InvalidRequest,
+    LeaseNotFound,
     MessageTooLarge,
     ModelNotFound,
     ModelNotReady,
@@ -33,10 +34,13 @@ from .errors import (
     NotFound,
     OperationUnsupported,
     OutOfMemory,
+    OutOfRange,
     OverloadMismatch,
     RegionInvalid,
     RequestIdReused,
     ResourceExhausted,
+    RevisionCompacted,
+    RevisionInFuture,
     RevisionMismatch,
     ServiceError,
     ShapeMismatch,
@@ -48,12 +52,25 @@ from .errors import (
     VariableNotFound,
     VariableUninitialized,
     VarserveError,
+    WatchTooSlow,
 )
 from .functions import Function, Functions
+from .leases import Lease
 from .models import Model, Transaction
 from .operations import AssignOperation, Write
 from .regions import Index, Rows
-from .results import Commit, Outputs, Reading, Snapshot
+from .results import (
+    Change,
+    Commit,
+    CommitInfo,
+    CommitKind,
+    Commits,
+    Event,
+    ListedCommit,
+    Outputs,
+    Reading,
+    Snapshot,
+)
 from .specs import (
     Constant,
     FunctionKind,
@@ -70,6 +87,7 @@ from .specs import (
     VariableSpec,
 )
 from .variables import Region, Variable, Variables
+from .watches import Watch
 
 __version__ = "0.1.0"
 
@@ -77,16 +95,21 @@ __all__ = [
     "AccessDenied",
     "AnswerNotKept",
     "AssignOperation",
+    "Change",
     "ChecksumMismatch",
     "Client",
     "ClientClosed",
     "Commit",
+    "CommitInfo",
+    "CommitKind",
+    "Commits",
     "Conflict",
     "Constant",
     "DeadlineExceeded",
     "DtypeMismatch",
     "DtypeUnsupported",
     "EpochMismatch",
+    "Event",
     "FailedPrecondition",
     "Function",
     "FunctionFailed",
@@ -98,6 +121,9 @@ __all__ = [
     "InputMismatch",
     "InputSpec",
     "InvalidRequest",
+    "Lease",
+    "LeaseNotFound",
+    "ListedCommit",
     "MessageTooLarge",
     "Model",
     "ModelNotFound",
@@ -109,6 +135,7 @@ __all__ = [
     "NotFound",
     "OperationUnsupported",
     "OutOfMemory",
+    "OutOfRange",
     "OutputSpec",
     "Outputs",
     "Overload",
@@ -118,6 +145,8 @@ __all__ = [
     "RegionInvalid",
     "RequestIdReused",
     "ResourceExhausted",
+    "RevisionCompacted",
+    "RevisionInFuture",
     "RevisionMismatch",
     "Rows",
     "ServiceError",
@@ -138,6 +167,8 @@ __all__ = [
     "VariableUninitialized",
     "Variables",
     "VarserveError",
+    "Watch",
+    "WatchTooSlow",
     "Write",
     "aio",
     "connect",

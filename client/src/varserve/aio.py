@@ -15,14 +15,16 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from . import client, functions, models, transport, variables
+from . import client, functions, leases, models, transport, variables, watches
 
 Client: TypeAlias = client.Client[transport.Async]
 Function: TypeAlias = functions.Function[transport.Async]
+Lease: TypeAlias = leases.Lease[transport.Async]
 Model: TypeAlias = models.Model[transport.Async]
 Region: TypeAlias = variables.Region[transport.Async]
 Transaction: TypeAlias = models.Transaction[transport.Async]
 Variable: TypeAlias = variables.Variable[transport.Async]
+Watch: TypeAlias = watches.Watch[transport.Async]
 
 
 def connect(
@@ -46,4 +48,14 @@ def connect(
     )
 
 
-__all__ = ["Client", "Function", "Model", "Region", "Transaction", "Variable", "connect"]
+__all__ = [
+    "Client",
+    "Function",
+    "Lease",
+    "Model",
+    "Region",
+    "Transaction",
+    "Variable",
+    "Watch",
+    "connect",
+]

@@ -13,16 +13,17 @@ from typing import Any
 import grpc
 import numpy.typing as npt
 
-from . import errors, operations, tensors
+from . import errors, history, operations, tensors
 from .functions import constant_of
 from .handles import Defaults
 from .known import Known
 from .models import Model, Reads
 from .operations import AssignOperation, Conditions, Prepared, Run, Write, new_request_id
 from .regions import Index, Rows, resolve
-from .results import Commit, Outputs, Reading, Snapshot
+from .results import Commit, Commits, Outputs, Reading, Snapshot
 from .specs import ModelSpec, ModelSummary, TransferLimits, Value
 from .transport import Async, Budget, Close, D_co, Dial, Handle, Op, Sync, operation
+from .watches import PATIENCE, Watch, watching
 
 # Connecting again after a failure is for the retries to pace, not for the channel to put off; and
 # how large an answer may be is for the service to say. (`min_reconnect_backoff_ms` is no backoff
@@ -82,13 +83,15 @@ class Client(Handle[D_co]):
         *,
         region: Index | Rows | None = None,
         if_newer_than: int | None = None,
+        at_revision: int | None = None,
         epoch: str = "",
         timeout: float | None = None,
     ) -> Op[Reading]:
         """ReadVariable: one variable or a region of it, in one message.
 
         region: an index that counts nothing from the end, or Rows.
-        if_newer_than, epoch: no value when the last write is not newer than this revision.
+        if_newer_than: no value when the last write is not newer than this revision.
+        at_revision: the value as it was then. epoch: in which either was learnt.
         Raises MessageTooLarge: then `read_variables`.
         """
         return operations.read_variable(
@@ -97,22 +100,34 @@ class Client(Handle[D_co]):
             resolve(region),
             self._budget(timeout),
             if_newer_than=if_newer_than,
+            at_revision=at_revision,
             epoch=epoch,
         )
 
     @operation
     def read_variables(
-        self, model: str, variables: Reads, *, timeout: float | None = None
+        self,
+        model: str,
+        variables: Reads,
+        *,
+        at_revision: int | None = None,
+        epoch: str = "",
+        timeout: float | None = None,
     ) -> Op[Snapshot]:
         """ReadVariables: several variables at one revision, of any size.
 
+        at_revision: the values as they were then, in this epoch if it is given.
         The default deadline knows nothing of the size: give one for what is large.
         """
         wanted = variables if isinstance(variables, Mapping) else dict.fromkeys(variables)
         reads = {name: (name, resolve(region)) for name, region in wanted.items()}
         budget = self._budget(timeout)
         limits = yield from self._transfer_limits(model, budget)
-        return (yield from operations.read_variables(model, reads, limits.chunk_bytes, budget))
+        return (
+            yield from operations.read_variables(
+                model, reads, limits.chunk_bytes, budget, at_revision=at_revision, epoch=epoch
+            )
+        )
 
     @operation
     def assign_variable(
@@ -128,19 +143,23 @@ class Client(Handle[D_co]):
         if_model_revision_match: int | None = None,
         if_epoch_match: str = "",
         read_back: bool = False,
+        message: str = "",
+        lease_seconds: float = 0,
         timeout: float | None = None,
     ) -> Op[Commit]:
         """AssignVariable: one variable or a region of it, in one message.
 
         value: an array of the variable's dtype. request_id: made when None; "" for none, and then
-        no retry.
+        no retry. message: why. lease_seconds: above 0, the write is taken back after so long unless
+        `renew_lease` is called in time with its revision.
         """
         return operations.assign_variable(
             model,
             _prepared(Write(variable, value, operation, region, if_revision_match)),
             self._budget(timeout),
-            _conditions(request_id, if_model_revision_match, if_epoch_match),
+            _conditions(request_id, if_model_revision_match, if_epoch_match, message),
             read_back=read_back,
+            lease_seconds=lease_seconds,
         )
 
     @operation
@@ -152,21 +171,29 @@ class Client(Handle[D_co]):
         request_id: str | None = None,
         if_model_revision_match: int | None = None,
         if_epoch_match: str = "",
+        message: str = "",
+        lease_seconds: float = 0,
         timeout: float | None = None,
     ) -> Op[Commit]:
         """AssignVariables: several variables as one commit, of any size.
 
-        writes: `Write` objects, or a mapping from name to the whole value.
+        writes: `Write` objects, or a mapping from name to the whole value. The rest: as of
+        `assign_variable`.
         """
         if isinstance(writes, Mapping):
             writes = [Write(name, value) for name, value in writes.items()]
         changes = [_prepared(each) for each in writes]
         budget = self._budget(timeout, [each.value for each in changes])
         limits = yield from self._transfer_limits(model, budget)
-        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match)
+        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match, message)
         return (
             yield from operations.assign_variables(
-                model, changes, limits.chunk_bytes, budget, conditions
+                model,
+                changes,
+                limits.chunk_bytes,
+                budget,
+                conditions,
+                lease_seconds=lease_seconds,
             )
         )
 
@@ -183,6 +210,7 @@ class Client(Handle[D_co]):
         request_id: str | None = None,
         if_model_revision_match: int | None = None,
         if_epoch_match: str = "",
+        message: str = "",
         timeout: float | None = None,
     ) -> Op[Outputs]:
         """RunFunction: one call, in one message each way.
@@ -192,7 +220,7 @@ class Client(Handle[D_co]):
         Raises MessageTooLarge: then `stream_run_function`.
         """
         run = _run(function, inputs, constants, outputs, repeatable)
-        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match)
+        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match, message)
         return operations.run_function(model, run, self._budget(timeout), conditions)
 
     @operation
@@ -208,18 +236,98 @@ class Client(Handle[D_co]):
         request_id: str | None = None,
         if_model_revision_match: int | None = None,
         if_epoch_match: str = "",
+        message: str = "",
         timeout: float | None = None,
     ) -> Op[Outputs]:
         """StreamRunFunction: `run_function` with inputs and outputs of any size."""
         run = _run(function, inputs, constants, outputs, repeatable)
         budget = self._budget(timeout, list(run.inputs.values()))
         limits = yield from self._transfer_limits(model, budget)
-        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match)
+        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match, message)
         return (
             yield from operations.stream_run_function(
                 model, run, limits.chunk_bytes, budget, conditions
             )
         )
+
+    @operation
+    def watch_variables(
+        self,
+        model: str,
+        patterns: str | Iterable[str] = (),
+        *,
+        after_revision: int | None = None,
+        epoch: str = "",
+        values: bool = True,
+        previous: bool = False,
+        timeout: float | None = None,
+        patience: float = PATIENCE,
+    ) -> Op[Watch[D_co]]:
+        """WatchVariables: the commits after a revision, or from now on; see `Model.watch`."""
+        limits = yield from self._transfer_limits(model, self._budget(None))
+        request = history.watch_request(model, after_revision, epoch, patterns, values, previous)
+        return (
+            yield from watching(
+                self._driver, request, limits.chunk_bytes, self._defaults, timeout, patience
+            )
+        )
+
+    @operation
+    def list_commits(
+        self,
+        model: str,
+        patterns: str | Iterable[str] = (),
+        *,
+        limit: int = 100,
+        before: int | None = None,
+        timeout: float | None = None,
+    ) -> Op[Commits]:
+        """ListCommits: the last commits, the newest first; see `Model.commits`."""
+        return history.list_commits(
+            model, limit, before, history.patterns_of(patterns), self._budget(timeout)
+        )
+
+    @operation
+    def revert_commits(
+        self,
+        model: str,
+        revision: int,
+        variables: Iterable[str] = (),
+        *,
+        request_id: str | None = None,
+        if_model_revision_match: int | None = None,
+        if_epoch_match: str = "",
+        message: str = "",
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """RevertCommits: the values of a revision, as a new commit; see `Model.revert`."""
+        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match, message)
+        return history.revert_commits(
+            model, revision, list(variables), self._budget(timeout), conditions
+        )
+
+    @operation
+    def renew_lease(
+        self, model: str, lease: int, *, epoch: str = "", timeout: float | None = None
+    ) -> Op[float]:
+        """RenewLease: let a lease last; the seconds that it does from now on.
+
+        lease: revision of the write that it came with. Raises LeaseNotFound, EpochMismatch.
+        """
+        return history.renew_lease(model, lease, epoch, self._budget(timeout))
+
+    @operation
+    def revoke_lease(
+        self,
+        model: str,
+        lease: int,
+        *,
+        epoch: str = "",
+        keep: bool = False,
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """RevokeLease: take back what the lease's write left; with `keep`, let it stay for good."""
+        return history.revoke_lease(model, lease, epoch, keep, self._budget(timeout))
 
     def _budget(self, timeout: float | None, values: Sequence[tensors.Array] = ()) -> Budget:
         return self._defaults.budget(timeout, sum(tensors.body_length(each) for each in values))
@@ -277,8 +385,11 @@ def _prepared(write: Write) -> Prepared:
     return Prepared(write.variable, value, operation, part, write.if_revision_match)
 
 
-def _conditions(request_id: str | None, revision: int | None, epoch: str) -> Conditions:
-    return Conditions(new_request_id() if request_id is None else request_id, revision, epoch)
+def _conditions(
+    request_id: str | None, revision: int | None, epoch: str, message: str
+) -> Conditions:
+    made = new_request_id() if request_id is None else request_id
+    return Conditions(made, revision, epoch, message)
 
 
 def _run(

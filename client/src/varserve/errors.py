@@ -18,7 +18,8 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     ├── NotFound (KeyError)
     │   ├── ModelNotFound
     │   ├── VariableNotFound
-    │   └── FunctionNotFound
+    │   ├── FunctionNotFound
+    │   └── LeaseNotFound               the lease has ended
     ├── Conflict                        somebody else was first: read again, decide again
     │   ├── RevisionMismatch            .current_revision
     │   └── EpochMismatch
@@ -26,6 +27,9 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     │   ├── VariableUninitialized
     │   ├── AnswerNotKept
     │   └── FunctionFailed
+    ├── OutOfRange (LookupError)        a revision that cannot be had
+    │   ├── RevisionCompacted           .oldest_revision
+    │   └── RevisionInFuture            .current_revision
     ├── Unavailable                     not reachable, or not now: retry
     │   ├── ModelNotReady
     │   └── ShuttingDown
@@ -33,6 +37,7 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     │   ├── MessageTooLarge
     │   ├── ValueTooLarge
     │   ├── TooManyRequests
+    │   ├── WatchTooSlow                .resume_revision
     │   ├── OutOfMemory
     │   └── StateStoreFull
     ├── DeadlineExceeded (TimeoutError)
@@ -82,6 +87,10 @@ class VarserveError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    def _revision(self, key: str) -> int | None:
+        text = self.metadata.get(key, "")
+        return int(text) if text.isdecimal() else None
 
     @property
     def model(self) -> str | None:
@@ -189,6 +198,12 @@ class FunctionNotFound(NotFound):
     reason = "FUNCTION_NOT_FOUND"
 
 
+class LeaseNotFound(NotFound):
+    """The lease has ended, or there was none."""
+
+    reason = "LEASE_NOT_FOUND"
+
+
 class Conflict(VarserveError):
     """The state moved since it was read. Read again, decide again."""
 
@@ -203,8 +218,7 @@ class RevisionMismatch(Conflict):
     @property
     def current_revision(self) -> int | None:
         """The revision as the service found it, None when it did not say."""
-        text = self.metadata.get("current_revision", "")
-        return int(text) if text.isdecimal() else None
+        return self._revision("current_revision")
 
 
 class EpochMismatch(Conflict):
@@ -235,6 +249,34 @@ class FunctionFailed(FailedPrecondition):
     """TensorFlow refused to run the function on these inputs or this state. Nothing changed."""
 
     reason = "FUNCTION_FAILED"
+
+
+class OutOfRange(VarserveError, LookupError):
+    """A revision that cannot be had."""
+
+    reason = "OUT_OF_RANGE"
+
+
+class RevisionCompacted(OutOfRange):
+    """The history does not reach back to this revision."""
+
+    reason = "REVISION_COMPACTED"
+
+    @property
+    def oldest_revision(self) -> int | None:
+        """The oldest revision that it reaches, None when the service did not say."""
+        return self._revision("oldest_revision")
+
+
+class RevisionInFuture(OutOfRange):
+    """The model has not come to this revision."""
+
+    reason = "REVISION_IN_FUTURE"
+
+    @property
+    def current_revision(self) -> int | None:
+        """The revision as the service found it, None when it did not say."""
+        return self._revision("current_revision")
 
 
 class Unavailable(VarserveError):
@@ -277,6 +319,17 @@ class TooManyRequests(ResourceExhausted):
     """Too many calls or transfers at once."""
 
     reason = "TOO_MANY_REQUESTS"
+
+
+class WatchTooSlow(ResourceExhausted):
+    """Too much waits for a watcher; iterating a watch goes on by itself."""
+
+    reason = "WATCH_TOO_SLOW"
+
+    @property
+    def resume_revision(self) -> int | None:
+        """The last revision that was sent, None when the service did not say."""
+        return self._revision("resume_revision")
 
 
 class OutOfMemory(ResourceExhausted):
@@ -326,7 +379,6 @@ CLASS_OF_REASON: dict[str, type[VarserveError]] = {
     "CHUNK_INVALID": InvalidRequest,
     # gRPC status codes of failures that the service did not report itself.
     "INVALID_ARGUMENT": InvalidRequest,
-    "OUT_OF_RANGE": InvalidRequest,
     "ALREADY_EXISTS": FailedPrecondition,
     "UNAUTHENTICATED": AccessDenied,
     "CANCELLED": Unavailable,

@@ -71,15 +71,17 @@ class Function(OfModel[D_co]):
         *,
         outputs: Sequence[str] = (),
         if_revision_match: int | None = None,
+        message: str = "",
         timeout: float | None = None,
     ) -> Op[Outputs]:
         """Run the function. As `function(**inputs)`, for any names: `{"z/0": x}`.
 
         outputs: names of those to send; none for all.
         if_revision_match: only if the model is at this revision.
+        message: why, for who reads the history of a function that writes.
         timeout: seconds, all in all.
         """
-        return self._run(inputs, outputs, if_revision_match, timeout)
+        return self._run(inputs, outputs, if_revision_match, timeout, message)
 
     def _run(
         self,
@@ -87,12 +89,13 @@ class Function(OfModel[D_co]):
         outputs: Sequence[str],
         revision: int | None,
         timeout: float | None,
+        message: str = "",
     ) -> Op[Outputs]:
         spec = self.spec
         arrays, constants = bind(spec, given)
         run = Run(spec.name, arrays, constants, tuple(outputs), spec.repeatable)
         size = sum(tensors.body_length(each) for each in arrays.values())
-        conditions = self._conditions(revision)
+        conditions = self._conditions(revision, message=message)
         if not spec.may_write:
             conditions = Conditions("", conditions.revision, conditions.epoch)
         return (yield from self._known.run(run, self._budget(timeout, size), conditions))

@@ -37,9 +37,11 @@ class OfModel(Handle[D_co]):
     def _budget(self, timeout: float | None, nbytes: int | None = None) -> Budget:
         return self._defaults.budget(timeout, nbytes)
 
-    def _conditions(self, revision: int | None = None, epoch: str = "") -> Conditions:
+    def _conditions(
+        self, revision: int | None = None, epoch: str = "", message: str = ""
+    ) -> Conditions:
         """Of a new logical write. A revision means something in its epoch only: that goes with it,
         and is the present one where the caller names none."""
         if revision is not None:
             epoch = epoch or self._known.header.epoch
-        return Conditions(new_request_id(), revision, epoch)
+        return Conditions(new_request_id(), revision, epoch, message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from . import errors, operations, tensors
 from .errors import FunctionNotFound, MessageTooLarge, NameAmbiguous, VariableNotFound
@@ -147,7 +147,9 @@ class Known:
         limit = min(_UNARY_BYTES, self.spec.limits.message_bytes - _MESSAGE_OVERHEAD)
         return nbytes is None or nbytes <= limit
 
-    def read(self, path: str, part: Part, budget: Budget) -> Op[Reading]:
+    def read(
+        self, path: str, part: Part, budget: Budget, *, at_revision: int | None = None
+    ) -> Op[Reading]:
         """One variable or region, by the call that suits its size."""
         yield from self.fresh(budget)
         spec = self.variables.by_path[path]
@@ -156,7 +158,9 @@ class Known:
         model = self.header.model
         if self._fits(size) and path not in self._streams:
             try:
-                reading = yield from operations.read_variable(model, variable, part, budget)
+                reading = yield from operations.read_variable(
+                    model, variable, part, budget, **self._at(at_revision)
+                )
                 if reading.value is not None:
                     self._check(reading.header, spec, part, reading.value)
                 self.learn(reading.header, {path: reading.variable_revision})
@@ -164,10 +168,17 @@ class Known:
             except MessageTooLarge:
                 if size is None:
                     self._streams.add(path)
-        snapshot = yield from self.read_many({variable: (path, part)}, budget)
+        reads = {variable: (path, part)}
+        snapshot = yield from self.read_many(reads, budget, at_revision=at_revision)
         return Reading(snapshot.header, snapshot.revisions[variable], snapshot[variable])
 
-    def read_many(self, reads: dict[str, tuple[str, Part]], budget: Budget) -> Op[Snapshot]:
+    def read_many(
+        self,
+        reads: dict[str, tuple[str, Part]],
+        budget: Budget,
+        *,
+        at_revision: int | None = None,
+    ) -> Op[Snapshot]:
         """Several variables or regions at one revision. `reads`: key to path and part."""
         yield from self.fresh(budget)
         snapshot = yield from operations.read_variables(
@@ -175,6 +186,7 @@ class Known:
             {key: (self.variables.key(path), part) for key, (path, part) in reads.items()},
             self.spec.limits.chunk_bytes,
             budget,
+            **self._at(at_revision),
         )
         for key, (path, part) in reads.items():
             self._check(snapshot.header, self.variables.by_path[path], part, snapshot[key])
@@ -183,6 +195,10 @@ class Known:
             {path: snapshot.revisions[key] for key, (path, _) in reads.items()},
         )
         return snapshot
+
+    def _at(self, revision: int | None) -> dict[str, Any]:
+        # A revision means something in its epoch only.
+        return {} if revision is None else {"at_revision": revision, "epoch": self.header.epoch}
 
     def _check(self, header: StateHeader, spec: VariableSpec, part: Part, value: Array) -> None:
         if header.epoch != self.header.epoch or (value.dtype == spec.dtype and part.is_of(value)):
@@ -194,7 +210,13 @@ class Known:
         )
 
     def write(
-        self, write: Prepared, budget: Budget, conditions: Conditions, *, read_back: bool
+        self,
+        write: Prepared,
+        budget: Budget,
+        conditions: Conditions,
+        *,
+        read_back: bool = False,
+        lease_seconds: float = 0,
     ) -> Op[Commit]:
         """One write, by the call that suits its size. `write.variable` is a path."""
         yield from self.fresh(budget)
@@ -205,6 +227,7 @@ class Known:
                 budget,
                 conditions,
                 read_back=read_back,
+                lease_seconds=lease_seconds,
             )
             self.learn(commit.header, {write.variable: commit.revision})
             return commit
@@ -212,13 +235,20 @@ class Known:
             raise MessageTooLarge(
                 "the value is too large to be read back with the write; read it afterwards"
             )
-        commit = yield from self.write_many([write], budget, conditions)
+        commit = yield from self.write_many(
+            [write], budget, conditions, lease_seconds=lease_seconds
+        )
         # After a SET the variable holds just what was sent.
         value = write.part.show(write.value.copy()) if read_back else None
         return Commit(commit.header, value)
 
     def write_many(
-        self, writes: Sequence[Prepared], budget: Budget, conditions: Conditions
+        self,
+        writes: Sequence[Prepared],
+        budget: Budget,
+        conditions: Conditions,
+        *,
+        lease_seconds: float = 0,
     ) -> Op[Commit]:
         """Several writes as one commit. Each `variable` is a path."""
         yield from self.fresh(budget)
@@ -228,6 +258,7 @@ class Known:
             self.spec.limits.chunk_bytes,
             budget,
             conditions,
+            lease_seconds=lease_seconds,
         )
         self.learn(commit.header, {each.variable: commit.revision for each in writes})
         return commit

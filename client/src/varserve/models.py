@@ -6,22 +6,25 @@ Owns `Model` and `Transaction`. Attributes never ask the service: they say what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
-from . import errors, tensors
+from . import errors, history, tensors
 from .functions import Functions
 from .handles import OfModel
 from .known import part_bytes, part_of, prepared
+from .leases import Lease
 from .operations import AssignOperation, Prepared, Write
 from .regions import Index, Rows
-from .results import Commit, Snapshot
+from .results import Commit, Commits, Snapshot
 from .specs import ModelState, TransferLimits
 from .transport import Async, D_co, Op, Sync, operation
+from .updates import update
 from .variables import Variables
+from .watches import PATIENCE, Watch, watching
 
 Reads: TypeAlias = Iterable[str] | Mapping[str, Index | Rows | None]
 """Names or paths of variables; in a mapping, each with a region or None."""
@@ -81,19 +84,24 @@ class Model(OfModel[D_co]):
         return self._known.refresh(self._budget(timeout))
 
     @operation
-    def read(self, variables: Reads | None = None, *, timeout: float | None = None) -> Op[Snapshot]:
+    def read(
+        self,
+        variables: Reads | None = None,
+        *,
+        at_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> Op[Snapshot]:
         """Several variables at one revision, of any size.
 
         variables: names or paths; in a mapping, each with a region (`numpy.s_[0:3]`,
             `Rows([2, 5])`) or None. None at all: every variable that has a value.
+        at_revision: as they were at that revision, while the service keeps it.
         """
         if variables is None:
             yield from self._known.refresh(self._budget(timeout))
             known = self._known.variables
             variables = [known.key(s.path) for s in known.by_path.values() if s.initialized]
-        if isinstance(variables, str):
-            raise errors.InvalidRequest(f"expected a list of names, found {variables!r}")
-        wanted = variables if isinstance(variables, Mapping) else dict.fromkeys(variables)
+        wanted = _regions(variables)
         reads = {}
         size = 0
         for name, region in wanted.items():
@@ -103,20 +111,128 @@ class Model(OfModel[D_co]):
             size += part_bytes(spec, part) or spec.nbytes
         if not reads:
             raise errors.InvalidRequest("expected the name of at least one variable")
-        return (yield from self._known.read_many(reads, self._budget(timeout, size)))
+        budget = self._budget(timeout, size)
+        return (yield from self._known.read_many(reads, budget, at_revision=at_revision))
 
     def transaction(
         self,
         *,
         if_revision_match: int | Snapshot | Commit | None = None,
+        message: str = "",
         timeout: float | None = None,
     ) -> Transaction[D_co]:
         """Several writes as one commit, made at the end of a `with` (`async with`) block.
 
         if_revision_match: only if the model is at this revision; a Snapshot or Commit also says in
             which epoch.
+        message: why, for who reads the history.
         """
-        return Transaction(self, if_revision_match, timeout)
+        return Transaction(self, if_revision_match, message, timeout)
+
+    @operation
+    def update(
+        self,
+        variables: Reads,
+        change: Callable[[Snapshot], Mapping[str, npt.ArrayLike] | None],
+        *,
+        message: str = "",
+        timeout: float | None = None,
+    ) -> Op[Commit | None]:
+        """Read several values, `change` them, write them as one commit; anew when somebody wrote.
+
+        `change` gets the snapshot and gives the new values of some or all that it read, or nothing;
+        it may be called more than once. What it read and did not write has not moved either when
+        the commit is made. Raises RevisionMismatch when others were faster until the time was over.
+        """
+        return update(self._known, _regions(variables), change, self._budget(timeout), message)
+
+    def lease(
+        self, values: Mapping[str, npt.ArrayLike], *, seconds: float, message: str = ""
+    ) -> Lease[D_co]:
+        """Set several variables while a `with` (`async with`) block runs; see `Variable.lease`."""
+        writes = [
+            prepared(self._known.variables.find(name), Write(name, value))
+            for name, value in values.items()
+        ]
+        return Lease(self, writes, seconds, message)
+
+    @operation
+    def watch(
+        self,
+        patterns: str | Iterable[str] = (),
+        *,
+        after_revision: int | Snapshot | Commit | None = None,
+        values: bool = True,
+        previous: bool = False,
+        timeout: float | None = None,
+        patience: float = PATIENCE,
+    ) -> Op[Watch[D_co]]:
+        """Follow the commits of the variables that fit a pattern, from now on or a revision on.
+
+        patterns: of names or paths, `*` for any characters; none: all variables.
+        after_revision: the first event is the first commit after it. A Snapshot or Commit also says
+            in which epoch.
+        values, previous: what commits left, and what was there before them.
+        timeout: seconds that the watch lasts; None: until it is closed.
+        patience: seconds to go on trying while nobody answers.
+        Raises VariableNotFound, RevisionCompacted, RevisionInFuture, EpochMismatch.
+        """
+        revision, epoch = _revision_of(after_revision, self._known.header.epoch)
+        return watching(
+            self._driver,
+            history.watch_request(self.name, revision, epoch, patterns, values, previous),
+            self.limits.chunk_bytes,
+            self._defaults,
+            timeout,
+            patience,
+        )
+
+    @operation
+    def commits(
+        self,
+        patterns: str | Iterable[str] = (),
+        *,
+        limit: int = 100,
+        before: int | None = None,
+        timeout: float | None = None,
+    ) -> Op[Commits]:
+        """The last commits, the newest first: who made them, when, why, and what they changed.
+
+        patterns: only those that changed a variable that fits one. limit: at most 1000. before:
+        only those before this revision.
+        """
+        return history.list_commits(
+            self.name, limit, before, history.patterns_of(patterns), self._budget(timeout)
+        )
+
+    @operation
+    def revert(
+        self,
+        revision: int | Snapshot | Commit,
+        variables: Iterable[str] = (),
+        *,
+        if_revision_match: int | None = None,
+        message: str = "",
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """Give variables the values that they had at a revision, as one new commit.
+
+        variables: names or paths; none: all that were written since.
+        if_revision_match: only if the model is at this revision.
+        Raises RevisionCompacted, RevisionInFuture, EpochMismatch, VariableUninitialized.
+        """
+        to, epoch = _revision_of(revision, self._known.header.epoch)
+        assert to is not None
+        names = [self._known.variables.find(name).path for name in _regions(variables)]
+        commit = yield from history.revert_commits(
+            self.name,
+            to,
+            [self._known.variables.key(path) for path in names],
+            self._budget(timeout),
+            self._conditions(if_revision_match, epoch, message),
+        )
+        self._known.learn(commit.header)
+        return commit
 
     def __repr__(self) -> str:
         known = self._known
@@ -125,6 +241,18 @@ class Model(OfModel[D_co]):
             f"revision {self.revision}: {len(known.variables.by_path)} variables, "
             f"{len(known.functions.by_path)} functions>"
         )
+
+
+def _regions(variables: Reads) -> Mapping[str, Index | Rows | None]:
+    """Each name with its region."""
+    if isinstance(variables, str):
+        raise errors.InvalidRequest(f"expected a list of names, found {variables!r}")
+    return variables if isinstance(variables, Mapping) else dict.fromkeys(variables)
+
+
+def _revision_of(of: int | Snapshot | Commit | None, epoch: str = "") -> tuple[int | None, str]:
+    """The revision, and the epoch that it counts in; `epoch` where only a number is given."""
+    return (of, epoch) if of is None or isinstance(of, int) else (of.revision, of.epoch)
 
 
 class Transaction(OfModel[D_co]):
@@ -137,6 +265,7 @@ class Transaction(OfModel[D_co]):
         self,
         model: Model[D_co],
         if_revision_match: int | Snapshot | Commit | None,
+        message: str,
         timeout: float | None,
     ) -> None:
         super().__init__(model._driver, model._known, model._defaults)
@@ -144,10 +273,7 @@ class Transaction(OfModel[D_co]):
         """What was committed; None before the end, and when there was nothing to commit."""
         self._timeout = timeout
         self._writes: list[Prepared] = []
-        if if_revision_match is None or isinstance(if_revision_match, int):
-            self._expected = self._conditions(if_revision_match)
-        else:
-            self._expected = self._conditions(if_revision_match.revision, if_revision_match.epoch)
+        self._expected = self._conditions(*_revision_of(if_revision_match), message)
 
     @property
     def revision(self) -> int | None:

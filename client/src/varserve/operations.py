@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
+from google.protobuf.message_factory import GetMessageClass
 
 from . import errors, frames, specs, tensors
 from .bodies import BodyDownload, upload
@@ -30,24 +31,24 @@ from .v1 import model_service_pb2 as pb
 _SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 
 
-def _method(name: str, read: Callable[[bytes], Any] | None = None) -> Method:
+def method(name: str, read: Callable[[bytes], Any] | None = None) -> Method:
     found = _SERVICE.methods_by_name[name]
     return Method(
         f"/{_SERVICE.full_name}/{name}",
-        read or getattr(pb, found.output_type.name).FromString,
+        read or GetMessageClass(found.output_type).FromString,
         found.client_streaming,
         found.server_streaming,
     )
 
 
-LIST_MODELS = _method("ListModels")
-GET_MODEL = _method("GetModel")
-READ_VARIABLE = _method("ReadVariable")
-READ_VARIABLES = _method("ReadVariables", frames.read_variables_response)
-ASSIGN_VARIABLE = _method("AssignVariable")
-ASSIGN_VARIABLES = _method("AssignVariables")
-RUN_FUNCTION = _method("RunFunction")
-STREAM_RUN_FUNCTION = _method("StreamRunFunction", frames.stream_run_function_response)
+LIST_MODELS = method("ListModels")
+GET_MODEL = method("GetModel")
+READ_VARIABLE = method("ReadVariable")
+READ_VARIABLES = method("ReadVariables", frames.read_variables_response)
+ASSIGN_VARIABLE = method("AssignVariable")
+ASSIGN_VARIABLES = method("AssignVariables")
+RUN_FUNCTION = method("RunFunction")
+STREAM_RUN_FUNCTION = method("StreamRunFunction", frames.stream_run_function_response)
 CHECK_HEALTH = Method("/grpc.health.v1.Health/Check", bytes)
 
 
@@ -118,6 +119,7 @@ def read_variable(
     budget: Budget,
     *,
     if_newer_than: int | None = None,
+    at_revision: int | None = None,
     epoch: str = "",
 ) -> Op[Reading]:
     """ReadVariable."""
@@ -126,6 +128,7 @@ def read_variable(
         variable=variable,
         region=part.message,
         if_newer_than=if_newer_than,
+        at_revision=at_revision,
         epoch=epoch,
     )
     reply = yield from attempt(Call(READ_VARIABLE, request, budget))
@@ -138,7 +141,13 @@ def read_variable(
 
 
 def read_variables(
-    model: str, reads: Mapping[str, tuple[str, Part]], chunk_bytes: int, budget: Budget
+    model: str,
+    reads: Mapping[str, tuple[str, Part]],
+    chunk_bytes: int,
+    budget: Budget,
+    *,
+    at_revision: int | None = None,
+    epoch: str = "",
 ) -> Op[Snapshot]:
     """ReadVariables. `reads`: what each value is called in the snapshot, the variable, its part."""
     request = pb.ReadVariablesRequest(
@@ -147,6 +156,8 @@ def read_variables(
             pb.ReadSelection(variable=variable, region=part.message)
             for variable, part in reads.values()
         ],
+        at_revision=at_revision,
+        epoch=epoch,
     )
     receive = partial(
         BodyDownload, lambda found: [each.tensor for each in found.entries], chunk_bytes, len(reads)
@@ -209,12 +220,13 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a write or run is conditional on, and the id that makes it happen once."""
+    """What a write or run is conditional on, the id that makes it happen once, and its reason."""
 
     request_id: str = ""
     revision: int | None = None
     """The model's."""
     epoch: str = ""
+    message: str = ""
 
     def fields(self) -> dict[str, Any]:
         """The request's fields."""
@@ -222,11 +234,18 @@ class Conditions:
             "request_id": self.request_id,
             "if_model_revision_match": self.revision,
             "if_epoch_match": self.epoch,
+            "message": self.message,
         }
 
 
 def assign_variable(
-    model: str, write: Prepared, budget: Budget, conditions: Conditions, *, read_back: bool = False
+    model: str,
+    write: Prepared,
+    budget: Budget,
+    conditions: Conditions,
+    *,
+    read_back: bool = False,
+    lease_seconds: float = 0,
 ) -> Op[Commit]:
     """AssignVariable."""
     request = pb.AssignVariableRequest(
@@ -237,6 +256,7 @@ def assign_variable(
         value=tensors.to_tensor(write.value),
         if_revision_match=write.if_revision_match,
         read_back=read_back,
+        lease_seconds=lease_seconds,
         **conditions.fields(),
     )
     call = Call(ASSIGN_VARIABLE, request, budget)
@@ -251,6 +271,8 @@ def assign_variables(
     chunk_bytes: int,
     budget: Budget,
     conditions: Conditions,
+    *,
+    lease_seconds: float = 0,
 ) -> Op[Commit]:
     """AssignVariables."""
     manifest = pb.AssignManifest(
@@ -265,6 +287,7 @@ def assign_variables(
             )
             for each in writes
         ],
+        lease_seconds=lease_seconds,
         **conditions.fields(),
     )
     first = pb.AssignVariablesRequest(manifest=manifest).SerializeToString()

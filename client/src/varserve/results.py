@@ -5,8 +5,10 @@ Owns the values that operations return. Knows numpy; knows no calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 
 from .specs import StateHeader
 from .tensors import Array
@@ -96,3 +98,90 @@ class Outputs(_OfState, dict[str, Array]):
     def __init__(self, header: StateHeader, outputs: Mapping[str, Array]) -> None:
         super().__init__(outputs)
         self.header = header
+
+
+class CommitKind(StrEnum):
+    """What made a commit."""
+
+    UNSPECIFIED = "unspecified"
+    ASSIGN = "assign"
+    RUN = "run"
+    REVERT = "revert"
+    EXPIRE = "expire"
+
+
+@dataclass(frozen=True, slots=True)
+class CommitInfo:
+    """Who made a commit, when and why. `time` is by the service's clock."""
+
+    revision: int
+    time: datetime
+    kind: CommitKind
+    subject: str
+    message: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedCommit:
+    """A commit of the history. `variables` are at most 100 of `variable_count` names."""
+
+    info: CommitInfo
+    variables: tuple[str, ...]
+    variable_count: int
+    nbytes: int
+    """Bytes of the values that it left."""
+
+    @property
+    def revision(self) -> int:
+        """The commit's revision."""
+        return self.info.revision
+
+
+class Commits(_OfState, list[ListedCommit]):
+    """Commits, the newest first."""
+
+    def __init__(
+        self, header: StateHeader, commits: Iterable[ListedCommit], oldest_revision: int
+    ) -> None:
+        super().__init__(commits)
+        self.header = header
+        self.oldest_revision = oldest_revision
+        """The oldest revision that can still be read, reverted to and watched from."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """What a commit did to one variable, or to a region of it.
+
+    `region` is an index as numpy takes it: None for the whole variable, a tuple of slices, or an
+    int64 array of rows. `value` and `previous` are of the region; None when they were not asked
+    for, or are not kept any more, and `previous` also when there was none.
+    """
+
+    variable: str
+    region: tuple[slice, ...] | Array | None
+    value: Array | None
+    previous: Array | None
+    shape: tuple[int, ...]
+    nbytes: int
+    """Of the value, as it travels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Event(_OfState):
+    """One commit as a watch gives it: all that it did to the variables that are watched."""
+
+    header: StateHeader
+    info: CommitInfo
+    changes: tuple[Change, ...]
+
+    def __getitem__(self, variable: str) -> Change:
+        for change in self.changes:
+            if change.variable == variable:
+                return change
+        raise KeyError(variable)
+
+    def __repr__(self) -> str:
+        names = [change.variable for change in self.changes]
+        return f"<varserve.Event of {self.model!r}: revision {self.revision} changed {names}>"

@@ -1,6 +1,6 @@
 """How an operation reaches the wire, blocking or awaited.
 
-An operation is a generator: it yields the steps that it needs (`Call`, `Sleep`), is sent what
+An operation is a generator: it yields the steps that it needs (`Call`, `Sleep`, ...), is sent what
 each gave, and returns its result. It does no I/O of its own, so that one description of it serves
 both drivers here. Owns the channel and the mapping of everything that gRPC raises; knows nothing of
 what the calls mean.
@@ -14,6 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
@@ -113,11 +114,28 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
+class Open:
+    """Begin a call whose answer is a stream of no foreseeable end; gives the stream.
+
+    Its `cancel()` ends it, with either driver, from any thread and without waiting.
+    """
+
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Wait for the next message of a stream; gives None when it has ended."""
+
+    stream: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Close the channel."""
 
 
-Step: TypeAlias = Call | Sleep | Close
+Step: TypeAlias = Call | Open | Receive | Sleep | Close
 Op: TypeAlias = Generator[Step, Any, T]
 """What returns a T from a blocking client and is awaited for a T from an asyncio one."""
 
@@ -224,17 +242,18 @@ class Sync(Driver):
         """The result of an operation. Raises VarserveError."""
         outcome: Any = None
         failure: Exception | None = None
-        while True:
-            step = _advance(op, outcome, failure)
-            outcome = failure = None
-            if isinstance(step, Done):
-                return step.result  # type: ignore[no-any-return]
-            try:
-                outcome = self._take(step)
-            except Exception as error:
-                failure = self._error(error)
-                if failure is None:
-                    raise
+        with closing(op):  # also when what ends it is no failure of the call: Ctrl-C, say
+            while True:
+                step = _advance(op, outcome, failure)
+                outcome = failure = None
+                if isinstance(step, Done):
+                    return step.result  # type: ignore[no-any-return]
+                try:
+                    outcome = self._take(step)
+                except Exception as error:
+                    failure = self._error(error)
+                    if failure is None:
+                        raise
 
     def _take(self, step: Step) -> Any:
         if isinstance(step, Sleep):
@@ -242,6 +261,10 @@ class Sync(Driver):
         if isinstance(step, Close):
             channel = self._hang_up()
             return channel and channel.close()
+        if isinstance(step, Receive):
+            return next(step.stream, None)
+        if isinstance(step, Open):
+            return self._start(step.call)
         answer = self._start(step)
         if step.receive is None:
             return answer
@@ -263,23 +286,24 @@ class Async(Driver):
         """The result of an operation. Raises VarserveError."""
         outcome: Any = None
         failure: Exception | None = None
-        while True:
-            step = _advance(op, outcome, failure)
-            outcome = failure = None
-            if isinstance(step, Done):
-                return step.result  # type: ignore[no-any-return]
-            try:
-                outcome = await self._take(step)
-            except asyncio.CancelledError as error:
-                # Closing the channel cancels its calls, which is not what cancels a task.
-                task = asyncio.current_task()
-                if not self.closed or (task is not None and task.cancelling()):
-                    raise
-                failure = self._error(error)
-            except Exception as error:
-                failure = self._error(error)
-                if failure is None:
-                    raise
+        with closing(op):
+            while True:
+                step = _advance(op, outcome, failure)
+                outcome = failure = None
+                if isinstance(step, Done):
+                    return step.result  # type: ignore[no-any-return]
+                try:
+                    outcome = await self._take(step)
+                except asyncio.CancelledError as error:
+                    # Closing the channel cancels its calls, which is not what cancels a task.
+                    task = asyncio.current_task()
+                    if not self.closed or (task is not None and task.cancelling()):
+                        raise
+                    failure = self._error(error)
+                except Exception as error:
+                    failure = self._error(error)
+                    if failure is None:
+                        raise
 
     async def _take(self, step: Step) -> Any:
         if isinstance(step, Sleep):
@@ -287,6 +311,11 @@ class Async(Driver):
         if isinstance(step, Close):
             channel = self._hang_up()
             return channel and await channel.close()
+        if isinstance(step, Receive):
+            message = await step.stream.read()
+            return None if message is grpc.aio.EOF else message
+        if isinstance(step, Open):
+            return self._start(step.call)
         answer = self._start(step)
         if step.receive is None:
             return await answer

@@ -6,7 +6,7 @@ Attributes never ask the service: they say what it last said.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,14 @@ import numpy.typing as npt
 from . import tensors
 from .handles import OfModel
 from .known import part_bytes, part_of, prepared
+from .leases import Lease
 from .operations import AssignOperation, Write
 from .regions import Index, Part, Rows
-from .results import Commit
+from .results import Commit, Snapshot
 from .specs import PartialShape, VariableSpec, shape_text
 from .tensors import Array
 from .transport import D_co, Op, operation
+from .updates import update
 
 
 class _Value(OfModel[D_co]):
@@ -59,13 +61,14 @@ class _Value(OfModel[D_co]):
         return part_of(self.spec, self._part)
 
     @operation
-    def numpy(self, *, timeout: float | None = None) -> Op[Array]:
+    def numpy(self, *, at_revision: int | None = None, timeout: float | None = None) -> Op[Array]:
         """The value, as an array of its own: `shape`, `dtype`.
 
-        Any size; a large one takes the array and a few MiB. timeout: seconds, all in all.
-        Raises VariableUninitialized.
+        Any size; a large one takes the array and a few MiB. at_revision: as it was at that revision
+        of the model, while the service keeps it. timeout: seconds, all in all.
+        Raises VariableUninitialized, RevisionCompacted, RevisionInFuture.
         """
-        return self._read(self._resolved(), timeout)
+        return self._read(self._resolved(), timeout, at_revision)
 
     read_value = numpy
 
@@ -83,6 +86,7 @@ class _Value(OfModel[D_co]):
         *,
         read_value: bool = False,
         if_revision_match: int | None = None,
+        message: str = "",
         timeout: float | None = None,
     ) -> Op[Commit]:
         """Set the value, as one commit.
@@ -90,12 +94,14 @@ class _Value(OfModel[D_co]):
         value: of the dtype and shape of what is assigned; Python numbers and lists take the dtype.
         read_value: `Commit.value` is what the variable (or region) holds after this commit.
         if_revision_match: only if the variable's last write was at this revision.
+        message: why, for who reads the history.
         Raises DtypeMismatch, ShapeMismatch, RevisionMismatch, EpochMismatch.
         """
         return self._change(
             Write(self._path, value, AssignOperation.SET, self._part, if_revision_match),
             read_value,
             timeout,
+            message,
         )
 
     @operation
@@ -105,6 +111,7 @@ class _Value(OfModel[D_co]):
         *,
         read_value: bool = False,
         if_revision_match: int | None = None,
+        message: str = "",
         timeout: float | None = None,
     ) -> Op[Commit]:
         """Add to the value, as one commit. As `assign`, and raises OperationUnsupported."""
@@ -112,6 +119,7 @@ class _Value(OfModel[D_co]):
             Write(self._path, delta, AssignOperation.ADD, self._part, if_revision_match),
             read_value,
             timeout,
+            message,
         )
 
     @operation
@@ -121,6 +129,7 @@ class _Value(OfModel[D_co]):
         *,
         read_value: bool = False,
         if_revision_match: int | None = None,
+        message: str = "",
         timeout: float | None = None,
     ) -> Op[Commit]:
         """Subtract from the value, as one commit. As `assign`, and raises OperationUnsupported."""
@@ -128,20 +137,55 @@ class _Value(OfModel[D_co]):
             Write(self._path, delta, AssignOperation.SUB, self._part, if_revision_match),
             read_value,
             timeout,
+            message,
         )
 
-    def _read(self, part: Part, timeout: float | None) -> Op[Array]:
+    @operation
+    def update(
+        self,
+        change: Callable[[Array], npt.ArrayLike],
+        *,
+        message: str = "",
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """Read, `change`, write; anew when somebody wrote in between.
+
+        `change` gets the value and gives the new one, maybe more than once. Raises RevisionMismatch
+        when others were faster until the time was over.
+        """
+        path, part = self._path, self._resolved()
+        budget = self._budget(timeout, 2 * (part_bytes(self.spec, part) or 0))
+
+        def changed(snapshot: Snapshot) -> dict[str, npt.ArrayLike]:
+            return {path: change(snapshot[path])}
+
+        commit = yield from update(self._known, {path: self._part}, changed, budget, message)
+        assert commit is not None
+        return commit
+
+    def lease(self, value: npt.ArrayLike, *, seconds: float, message: str = "") -> Lease[D_co]:
+        """Set the value while a `with` (`async with`) block runs; then the old one comes back.
+
+        seconds: until the service puts it back by itself when this program does not renew the
+        lease, which happens in the background.
+        """
+        write = Write(self._path, value, AssignOperation.SET, self._part)
+        return Lease(self, [prepared(self.spec, write)], seconds, message)
+
+    def _read(self, part: Part, timeout: float | None, at_revision: int | None = None) -> Op[Array]:
         budget = self._budget(timeout, part_bytes(self.spec, part))
-        reading = yield from self._known.read(self._path, part, budget)
+        reading = yield from self._known.read(self._path, part, budget, at_revision=at_revision)
         assert reading.value is not None
         return reading.value
 
-    def _change(self, write: Write, read_back: bool, timeout: float | None) -> Op[Commit]:
+    def _change(
+        self, write: Write, read_back: bool, timeout: float | None, message: str
+    ) -> Op[Commit]:
         change = prepared(self.spec, write)
         budget = self._budget(timeout, tensors.body_length(change.value))
         # A revision means something in its epoch only.
         epoch = "" if write.if_revision_match is None else self._known.header.epoch
-        conditions = self._conditions(epoch=epoch)
+        conditions = self._conditions(epoch=epoch, message=message)
         return (yield from self._known.write(change, budget, conditions, read_back=read_back))
 
 
@@ -202,11 +246,15 @@ class Variable(_Value[D_co]):
         value: npt.ArrayLike,
         *,
         read_value: bool = False,
+        message: str = "",
         timeout: float | None = None,
     ) -> Op[Commit]:
         """Set some rows, by their indices, each at most once. value: shape [n, ...]."""
         return self._change(
-            Write(self._path, value, AssignOperation.SET, Rows(rows)), read_value, timeout
+            Write(self._path, value, AssignOperation.SET, Rows(rows)),
+            read_value,
+            timeout,
+            message,
         )
 
     @operation
@@ -216,11 +264,15 @@ class Variable(_Value[D_co]):
         delta: npt.ArrayLike,
         *,
         read_value: bool = False,
+        message: str = "",
         timeout: float | None = None,
     ) -> Op[Commit]:
         """Add to some rows. delta: shape [n, ...]; a row that is named twice is added to twice."""
         return self._change(
-            Write(self._path, delta, AssignOperation.ADD, Rows(rows)), read_value, timeout
+            Write(self._path, delta, AssignOperation.ADD, Rows(rows)),
+            read_value,
+            timeout,
+            message,
         )
 
     @operation
@@ -230,11 +282,15 @@ class Variable(_Value[D_co]):
         delta: npt.ArrayLike,
         *,
         read_value: bool = False,
+        message: str = "",
         timeout: float | None = None,
     ) -> Op[Commit]:
         """Subtract from some rows. As `scatter_add`."""
         return self._change(
-            Write(self._path, delta, AssignOperation.SUB, Rows(rows)), read_value, timeout
+            Write(self._path, delta, AssignOperation.SUB, Rows(rows)),
+            read_value,
+            timeout,
+            message,
         )
 
     # An index makes a region: iterating would make one after the other, without end.

@@ -13,8 +13,8 @@ from typing import NoReturn
 import structlog
 
 from .core.answers import Answers
-from .core.commits import History
 from .core.errors import ModelLoadError, StateError
+from .core.history import History
 from .core.journal import Journal
 from .core.live_model import LiveModel
 from .core.messages import Answer

@@ -1,3 +1,4 @@
+from varserve.v1 import history_pb2 as _history_pb2
 from varserve.v1 import model_pb2 as _model_pb2
 from varserve.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
@@ -61,18 +62,20 @@ class TransferLimits(_message.Message):
     def __init__(self, message_bytes: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., body_bytes: _Optional[int] = ...) -> None: ...
 
 class ReadVariableRequest(_message.Message):
-    __slots__ = ("model", "variable", "region", "if_newer_than", "epoch")
+    __slots__ = ("model", "variable", "region", "if_newer_than", "epoch", "at_revision")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VARIABLE_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     IF_NEWER_THAN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    AT_REVISION_FIELD_NUMBER: _ClassVar[int]
     model: str
     variable: str
     region: _tensor_pb2.Region
     if_newer_than: int
     epoch: str
-    def __init__(self, model: _Optional[str] = ..., variable: _Optional[str] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., if_newer_than: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
+    at_revision: int
+    def __init__(self, model: _Optional[str] = ..., variable: _Optional[str] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., if_newer_than: _Optional[int] = ..., epoch: _Optional[str] = ..., at_revision: _Optional[int] = ...) -> None: ...
 
 class ReadVariableResponse(_message.Message):
     __slots__ = ("header", "variable_revision", "value", "not_modified")
@@ -87,12 +90,16 @@ class ReadVariableResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., variable_revision: _Optional[int] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., not_modified: bool = ...) -> None: ...
 
 class ReadVariablesRequest(_message.Message):
-    __slots__ = ("model", "reads")
+    __slots__ = ("model", "reads", "at_revision", "epoch")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
+    AT_REVISION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     model: str
     reads: _containers.RepeatedCompositeFieldContainer[ReadSelection]
-    def __init__(self, model: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[ReadSelection, _Mapping]]] = ...) -> None: ...
+    at_revision: int
+    epoch: str
+    def __init__(self, model: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[ReadSelection, _Mapping]]] = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
 
 class ReadSelection(_message.Message):
     __slots__ = ("variable", "region")
@@ -129,7 +136,7 @@ class ReadEntry(_message.Message):
     def __init__(self, variable: _Optional[str] = ..., variable_revision: _Optional[int] = ..., tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ...) -> None: ...
 
 class AssignVariableRequest(_message.Message):
-    __slots__ = ("model", "variable", "request_id", "operation", "region", "value", "if_revision_match", "if_model_revision_match", "if_epoch_match", "read_back")
+    __slots__ = ("model", "variable", "request_id", "operation", "region", "value", "if_revision_match", "if_model_revision_match", "if_epoch_match", "read_back", "message", "lease_seconds")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VARIABLE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -140,6 +147,8 @@ class AssignVariableRequest(_message.Message):
     IF_MODEL_REVISION_MATCH_FIELD_NUMBER: _ClassVar[int]
     IF_EPOCH_MATCH_FIELD_NUMBER: _ClassVar[int]
     READ_BACK_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     model: str
     variable: str
     request_id: str
@@ -150,7 +159,9 @@ class AssignVariableRequest(_message.Message):
     if_model_revision_match: int
     if_epoch_match: str
     read_back: bool
-    def __init__(self, model: _Optional[str] = ..., variable: _Optional[str] = ..., request_id: _Optional[str] = ..., operation: _Optional[_Union[AssignOperation, str]] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., if_revision_match: _Optional[int] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., read_back: bool = ...) -> None: ...
+    message: str
+    lease_seconds: float
+    def __init__(self, model: _Optional[str] = ..., variable: _Optional[str] = ..., request_id: _Optional[str] = ..., operation: _Optional[_Union[AssignOperation, str]] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., if_revision_match: _Optional[int] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., read_back: bool = ..., message: _Optional[str] = ..., lease_seconds: _Optional[float] = ...) -> None: ...
 
 class AssignVariableResponse(_message.Message):
     __slots__ = ("header", "value")
@@ -169,18 +180,22 @@ class AssignVariablesRequest(_message.Message):
     def __init__(self, manifest: _Optional[_Union[AssignManifest, _Mapping]] = ..., chunk: _Optional[_Union[_tensor_pb2.Chunk, _Mapping]] = ...) -> None: ...
 
 class AssignManifest(_message.Message):
-    __slots__ = ("model", "request_id", "entries", "if_model_revision_match", "if_epoch_match")
+    __slots__ = ("model", "request_id", "entries", "if_model_revision_match", "if_epoch_match", "message", "lease_seconds")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     IF_MODEL_REVISION_MATCH_FIELD_NUMBER: _ClassVar[int]
     IF_EPOCH_MATCH_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     entries: _containers.RepeatedCompositeFieldContainer[AssignEntry]
     if_model_revision_match: int
     if_epoch_match: str
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[AssignEntry, _Mapping]]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ...) -> None: ...
+    message: str
+    lease_seconds: float
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[AssignEntry, _Mapping]]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., lease_seconds: _Optional[float] = ...) -> None: ...
 
 class AssignEntry(_message.Message):
     __slots__ = ("variable", "operation", "region", "tensor", "if_revision_match")
@@ -203,7 +218,7 @@ class AssignVariablesResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ...) -> None: ...
 
 class RunFunctionRequest(_message.Message):
-    __slots__ = ("model", "function", "request_id", "inputs", "constants", "outputs", "if_model_revision_match", "if_epoch_match")
+    __slots__ = ("model", "function", "request_id", "inputs", "constants", "outputs", "if_model_revision_match", "if_epoch_match", "message")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -226,6 +241,7 @@ class RunFunctionRequest(_message.Message):
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     IF_MODEL_REVISION_MATCH_FIELD_NUMBER: _ClassVar[int]
     IF_EPOCH_MATCH_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     model: str
     function: str
     request_id: str
@@ -234,7 +250,8 @@ class RunFunctionRequest(_message.Message):
     outputs: _containers.RepeatedScalarFieldContainer[str]
     if_model_revision_match: int
     if_epoch_match: str
-    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ...) -> None: ...
+    message: str
+    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class RunFunctionResponse(_message.Message):
     __slots__ = ("header", "outputs")
@@ -260,7 +277,7 @@ class StreamRunFunctionRequest(_message.Message):
     def __init__(self, manifest: _Optional[_Union[RunManifest, _Mapping]] = ..., chunk: _Optional[_Union[_tensor_pb2.Chunk, _Mapping]] = ...) -> None: ...
 
 class RunManifest(_message.Message):
-    __slots__ = ("model", "function", "request_id", "inputs", "constants", "outputs", "if_model_revision_match", "if_epoch_match")
+    __slots__ = ("model", "function", "request_id", "inputs", "constants", "outputs", "if_model_revision_match", "if_epoch_match", "message")
     class ConstantsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -276,6 +293,7 @@ class RunManifest(_message.Message):
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     IF_MODEL_REVISION_MATCH_FIELD_NUMBER: _ClassVar[int]
     IF_EPOCH_MATCH_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     model: str
     function: str
     request_id: str
@@ -284,7 +302,8 @@ class RunManifest(_message.Message):
     outputs: _containers.RepeatedScalarFieldContainer[str]
     if_model_revision_match: int
     if_epoch_match: str
-    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[NamedTensorHeader, _Mapping]]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ...) -> None: ...
+    message: str
+    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[NamedTensorHeader, _Mapping]]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class NamedTensorHeader(_message.Message):
     __slots__ = ("name", "tensor")

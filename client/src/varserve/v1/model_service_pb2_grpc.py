@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from varserve.v1 import history_pb2 as varserve_dot_v1_dot_history__pb2
 from varserve.v1 import model_service_pb2 as varserve_dot_v1_dot_model__service__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -81,6 +82,31 @@ class ModelServiceStub(object):
                 request_serializer=varserve_dot_v1_dot_model__service__pb2.StreamRunFunctionRequest.SerializeToString,
                 response_deserializer=varserve_dot_v1_dot_model__service__pb2.StreamRunFunctionResponse.FromString,
                 _registered_method=True)
+        self.WatchVariables = channel.unary_stream(
+                '/varserve.v1.ModelService/WatchVariables',
+                request_serializer=varserve_dot_v1_dot_history__pb2.WatchVariablesRequest.SerializeToString,
+                response_deserializer=varserve_dot_v1_dot_history__pb2.WatchVariablesResponse.FromString,
+                _registered_method=True)
+        self.ListCommits = channel.unary_unary(
+                '/varserve.v1.ModelService/ListCommits',
+                request_serializer=varserve_dot_v1_dot_history__pb2.ListCommitsRequest.SerializeToString,
+                response_deserializer=varserve_dot_v1_dot_history__pb2.ListCommitsResponse.FromString,
+                _registered_method=True)
+        self.RevertCommits = channel.unary_unary(
+                '/varserve.v1.ModelService/RevertCommits',
+                request_serializer=varserve_dot_v1_dot_history__pb2.RevertCommitsRequest.SerializeToString,
+                response_deserializer=varserve_dot_v1_dot_history__pb2.RevertCommitsResponse.FromString,
+                _registered_method=True)
+        self.RenewLease = channel.unary_unary(
+                '/varserve.v1.ModelService/RenewLease',
+                request_serializer=varserve_dot_v1_dot_history__pb2.RenewLeaseRequest.SerializeToString,
+                response_deserializer=varserve_dot_v1_dot_history__pb2.RenewLeaseResponse.FromString,
+                _registered_method=True)
+        self.RevokeLease = channel.unary_unary(
+                '/varserve.v1.ModelService/RevokeLease',
+                request_serializer=varserve_dot_v1_dot_history__pb2.RevokeLeaseRequest.SerializeToString,
+                response_deserializer=varserve_dot_v1_dot_history__pb2.RevokeLeaseResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -110,7 +136,8 @@ class ModelServiceServicer(object):
     def ReadVariable(self, request, context):
         """Reads one variable or a region of it, in one message.
         Errors: VARIABLE_NOT_FOUND, NAME_AMBIGUOUS, VARIABLE_UNINITIALIZED, REGION_INVALID,
-        DTYPE_UNSUPPORTED, MESSAGE_TOO_LARGE (use ReadVariables).
+        DTYPE_UNSUPPORTED, MESSAGE_TOO_LARGE (use ReadVariables), and with `at_revision`
+        REVISION_COMPACTED, REVISION_IN_FUTURE, EPOCH_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,7 +159,8 @@ class ModelServiceServicer(object):
         REGION_INVALID, DTYPE_UNSUPPORTED, DTYPE_MISMATCH, SHAPE_MISMATCH, LENGTH_MISMATCH,
         OPERATION_UNSUPPORTED, REVISION_MISMATCH, EPOCH_MISMATCH, REQUEST_ID_REUSED,
         ANSWER_NOT_KEPT, STATE_STORE_FULL, MESSAGE_TOO_LARGE (the value asked to be read back does not
-        fit; nothing was changed).
+        fit; nothing was changed). VARIABLE_UNINITIALIZED also of a write with a lease: there is nothing
+        to put back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,6 +193,54 @@ class ModelServiceServicer(object):
         chunks of its body and closes its side; the server answers with a manifest and chunks.
         Errors: those of RunFunction except MESSAGE_TOO_LARGE, and CHUNK_INVALID, CHECKSUM_MISMATCH,
         VALUE_TOO_LARGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchVariables(self, request, context):
+        """Sends every commit after a revision that changed what the patterns select: in order, each once,
+        each whole, none left out, from the history at first and then as they happen. It ends only with
+        an error; then a new watch after the last revision received goes on.
+        Errors: VARIABLE_NOT_FOUND (a pattern that fits none), EPOCH_MISMATCH, REVISION_COMPACTED (read
+        the variables, and watch from there), REVISION_IN_FUTURE, WATCH_TOO_SLOW.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCommits(self, request, context):
+        """Lists the last commits, the newest first, as far back as the history goes.
+        Errors: VARIABLE_NOT_FOUND (a pattern that fits none).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevertCommits(self, request, context):
+        """Gives variables the values that they had at an earlier revision, as one new commit. What a
+        function did to state other than variables stays.
+        Errors: VARIABLE_NOT_FOUND, NAME_AMBIGUOUS, REVISION_COMPACTED, REVISION_IN_FUTURE,
+        VARIABLE_UNINITIALIZED (one had no value then, and none can be taken away), REVISION_MISMATCH,
+        EPOCH_MISMATCH, REQUEST_ID_REUSED, ANSWER_NOT_KEPT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewLease(self, request, context):
+        """Lets a lease last for its seconds from now on. A write that came with a lease is taken back when
+        the lease ends: each variable that nobody has written since gets back what the write replaced,
+        as one commit. A lease ends with the service, and then the written values stay.
+        Errors: LEASE_NOT_FOUND, EPOCH_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeLease(self, request, context):
+        """Ends a lease now.
+        Errors: LEASE_NOT_FOUND, EPOCH_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,6 +288,31 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.StreamRunFunction,
                     request_deserializer=varserve_dot_v1_dot_model__service__pb2.StreamRunFunctionRequest.FromString,
                     response_serializer=varserve_dot_v1_dot_model__service__pb2.StreamRunFunctionResponse.SerializeToString,
+            ),
+            'WatchVariables': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchVariables,
+                    request_deserializer=varserve_dot_v1_dot_history__pb2.WatchVariablesRequest.FromString,
+                    response_serializer=varserve_dot_v1_dot_history__pb2.WatchVariablesResponse.SerializeToString,
+            ),
+            'ListCommits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCommits,
+                    request_deserializer=varserve_dot_v1_dot_history__pb2.ListCommitsRequest.FromString,
+                    response_serializer=varserve_dot_v1_dot_history__pb2.ListCommitsResponse.SerializeToString,
+            ),
+            'RevertCommits': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevertCommits,
+                    request_deserializer=varserve_dot_v1_dot_history__pb2.RevertCommitsRequest.FromString,
+                    response_serializer=varserve_dot_v1_dot_history__pb2.RevertCommitsResponse.SerializeToString,
+            ),
+            'RenewLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewLease,
+                    request_deserializer=varserve_dot_v1_dot_history__pb2.RenewLeaseRequest.FromString,
+                    response_serializer=varserve_dot_v1_dot_history__pb2.RenewLeaseResponse.SerializeToString,
+            ),
+            'RevokeLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeLease,
+                    request_deserializer=varserve_dot_v1_dot_history__pb2.RevokeLeaseRequest.FromString,
+                    response_serializer=varserve_dot_v1_dot_history__pb2.RevokeLeaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -437,6 +538,141 @@ class ModelService(object):
             '/varserve.v1.ModelService/StreamRunFunction',
             varserve_dot_v1_dot_model__service__pb2.StreamRunFunctionRequest.SerializeToString,
             varserve_dot_v1_dot_model__service__pb2.StreamRunFunctionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchVariables(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/varserve.v1.ModelService/WatchVariables',
+            varserve_dot_v1_dot_history__pb2.WatchVariablesRequest.SerializeToString,
+            varserve_dot_v1_dot_history__pb2.WatchVariablesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCommits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/varserve.v1.ModelService/ListCommits',
+            varserve_dot_v1_dot_history__pb2.ListCommitsRequest.SerializeToString,
+            varserve_dot_v1_dot_history__pb2.ListCommitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevertCommits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/varserve.v1.ModelService/RevertCommits',
+            varserve_dot_v1_dot_history__pb2.RevertCommitsRequest.SerializeToString,
+            varserve_dot_v1_dot_history__pb2.RevertCommitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/varserve.v1.ModelService/RenewLease',
+            varserve_dot_v1_dot_history__pb2.RenewLeaseRequest.SerializeToString,
+            varserve_dot_v1_dot_history__pb2.RenewLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/varserve.v1.ModelService/RevokeLease',
+            varserve_dot_v1_dot_history__pb2.RevokeLeaseRequest.SerializeToString,
+            varserve_dot_v1_dot_history__pb2.RevokeLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,7 +12,7 @@ from .changes import Change, StagedWrite
 from .commits import Changed, CommitKind
 from .committer import Done
 from .lock import ReadersWriterLock
-from .ports import Value
+from .ports import Value, Variable
 from .revisions import Revisions
 
 _EMPTY = changes.Base(None, None)
@@ -46,6 +46,11 @@ class Assignment:
             for group, (revision, base) in zip(self._groups, bases, strict=True)
         ]
 
+    @property
+    def variables(self) -> list[Variable]:
+        """The variables that are written."""
+        return [group[0].variable for group in self._groups]
+
     def values(self) -> dict[str, Value]:
         """What was worked out, by path of the variable."""
         return {change.variable.spec.path: change.value for _, change in self._worked_out}
@@ -61,28 +66,40 @@ class Assignment:
             change if not self._overtaken(group, revision) else self._fresh(group)
             for group, (revision, change) in zip(self._groups, self._worked_out, strict=True)
         ]
-        preimages = [change.preimage() for change in ready]
-        previous = [c.previous(before) for c, before in zip(ready, preimages, strict=True)]
-        undo = Undo()
-        try:
-            for change, preimage in zip(ready, preimages, strict=True):
-                undo.steps.append((change, preimage))
-                change.apply()
-            values = read_back()
-        except BaseException:
-            undo()
-            raise
-        changed = [
-            Changed(change.variable.spec, change.region, change.value, before)
-            for change, before in zip(ready, previous, strict=True)
-        ]
-        return Done(CommitKind.ASSIGN, changed, values, undo)
+        return make_changes(CommitKind.ASSIGN, ready, read_back)
 
     def _overtaken(self, group: Sequence[StagedWrite], revision: int | None) -> bool:
         return revision is not None and self._revisions.of(_path(group)) != revision
 
     def _fresh(self, group: Sequence[StagedWrite]) -> Change:
         return changes.work_out(group, changes.capture(group))
+
+
+def make_changes(
+    kind: CommitKind,
+    ready: Sequence[Change],
+    read_back: Callable[[], Mapping[str, Value]] = dict,
+) -> Done:
+    """Make changes, all or none; what `read_back` gives after them is part of all.
+
+    The exclusive lock is held. Raises OutOfMemory, and what `read_back` raises.
+    """
+    preimages = [change.preimage() for change in ready]
+    previous = [c.previous(before) for c, before in zip(ready, preimages, strict=True)]
+    undo = Undo()
+    try:
+        for change, preimage in zip(ready, preimages, strict=True):
+            undo.steps.append((change, preimage))
+            change.apply()
+        values = read_back()
+    except BaseException:
+        undo()
+        raise
+    changed = [
+        Changed(change.variable.spec, change.region, change.value, before)
+        for change, before in zip(ready, previous, strict=True)
+    ]
+    return Done(kind, changed, values, undo)
 
 
 class Undo:

@@ -16,7 +16,7 @@ import numpy as np
 from .errors import Reason, StateError
 from .overloads import dtype_name, fits, shape_text
 from .ports import Operation, Value, Variable
-from .regions import Region, Rows, Slices, region_shape
+from .regions import Region, Rows, index_of, region_shape
 
 _NOT_ADDABLE = ("bool", "string")
 
@@ -215,9 +215,9 @@ def capture(writes: Sequence[StagedWrite]) -> Base:
     if len(writes) > 1:
         return Base(None, variable.read())
     added = first.operation is not Operation.SET
-    part = variable.read(first.region) if added else None
+    present = variable.read(first.region) if added else None
     overlaid = first.region is not None and not variable.writes_in_place
-    return Base(part, variable.read() if overlaid else None)
+    return Base(present, variable.read() if overlaid else None)
 
 
 def work_out(writes: Sequence[StagedWrite], base: Base) -> Change:
@@ -250,7 +250,7 @@ def _work_out_many(writes: Sequence[StagedWrite], whole: Value | None) -> Change
         value = write.operand
         if write.operation is not Operation.SET:
             value = variable.combine(
-                write.operation, _part(variable, whole, write.region), write.operand
+                write.operation, part(variable, whole, write.region), write.operand
             )
         whole = value if write.region is None else variable.overlay(whole, value, write.region)
     if whole is None:
@@ -258,11 +258,11 @@ def _work_out_many(writes: Sequence[StagedWrite], whole: Value | None) -> Change
     return Change(variable, None, whole)
 
 
-def _part(variable: Variable, whole: Value, region: Region | None) -> Value:
+def part(variable: Variable, whole: Value, region: Region | None) -> Value:
+    """A region of a whole value; the whole itself when there is none."""
     if region is None:
         return whole
-    index = region.index() if isinstance(region, Slices) else region.indices
-    return variable.stage(np.ascontiguousarray(whole.numpy()[index]))
+    return variable.stage(np.ascontiguousarray(whole.numpy()[index_of(region)]))
 
 
 def uninitialized(variable: Variable) -> StateError:

@@ -1,15 +1,12 @@
-"""What was done to a model's state: commits, and the history of the last ones.
+"""What was done to a model's state: a commit, and what it did to each variable.
 
-Knows the ports. The caller of a History holds the model's lock: exclusive to add, shared to look.
+Knows the ports. Nothing here does anything.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
 
 from .answers import WriteRequest
 from .ports import Value, VariableSpec
@@ -21,6 +18,8 @@ class CommitKind(StrEnum):
 
     ASSIGN = "assign"
     RUN = "run"
+    REVERT = "revert"
+    EXPIRE = "expire"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +49,9 @@ class Changed:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that `previous` keeps in memory when nothing else does."""
-        return self.previous.nbytes if self.previous is not None else 0
+        """Bytes that only this keeps: a whole `value` is the next one's previous, or present."""
+        previous = self.previous.nbytes if self.previous is not None else 0
+        return previous if self.region is None else previous + self.value.nbytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,34 +73,3 @@ class Commit:
     def nbytes(self) -> int:
         """Bytes of memory that keeping this commit takes."""
         return sum(changed.nbytes for changed in self.changed)
-
-
-class History:
-    """The last commits, oldest first, bounded by count and by bytes of previous values."""
-
-    def __init__(self, max_commits: int = 10_000, max_bytes: int = 256 * 2**20) -> None:
-        self._max_commits = max_commits
-        self._max_bytes = max_bytes
-        self._commits: deque[Commit] = deque()
-        self._nbytes = 0
-
-    def __len__(self) -> int:
-        return len(self._commits)
-
-    def add(self, commit: Commit) -> None:
-        """Keep a commit, and let go of the oldest that are too many or too large."""
-        self._commits.append(commit)
-        self._nbytes += commit.nbytes
-        while self._commits and (
-            len(self._commits) > self._max_commits or self._nbytes > self._max_bytes
-        ):
-            self._nbytes -= self._commits.popleft().nbytes
-
-    def reaches(self, revision: int) -> bool:
-        """Whether every commit after this revision is kept, up to the last."""
-        return not self._commits or self._commits[0].revision <= revision + 1
-
-    def after(self, revision: int) -> Iterator[Commit]:
-        """The commits that are kept of those after a revision, oldest first."""
-        first = self._commits[0].revision if self._commits else 0
-        return islice(self._commits, max(0, revision + 1 - first), None)

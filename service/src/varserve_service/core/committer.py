@@ -14,13 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from .answers import Answers, WriteRequest
-from .commits import UNKNOWN_ORIGIN, Changed, Commit, CommitKind, History, Origin
+from .commits import UNKNOWN_ORIGIN, Changed, Commit, CommitKind, Origin
 from .errors import Reason, StateError
+from .history import History
 from .journal import Entry, Journal, StagedValues
 from .lock import ReadersWriterLock
 from .messages import UNCONDITIONAL, Answer, Conditions, Header, sent_bytes
 from .ports import Value
 from .revisions import Revisions
+from .watchers import Watchers
 
 _TOGETHER_SECONDS = 0.005
 """After this long no further attempt joins those that wait for the same sync."""
@@ -30,13 +32,18 @@ _TOGETHER_SECONDS = 0.005
 class Done:
     """What an attempt did to the model in memory, and how it is taken back.
 
-    Nothing `changed`: there is nothing to commit.
+    Nothing `changed`: there is nothing to commit. `settle` is called with the revision once nothing
+    can take it back any more, before anybody else sees it.
     """
 
     kind: CommitKind
     changed: Sequence[Changed]
     values: Mapping[str, Value]
     undo: Callable[[], None]
+    settle: Callable[[int], object] = lambda revision: None
+
+
+NOTHING = Done(CommitKind.ASSIGN, (), {}, lambda: None)
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +77,7 @@ class _Taken:
     answer: Answer
     commit: Commit | None
     undo: Callable[[], None]
+    settle: Callable[[int], object]
 
 
 class Committer:
@@ -87,6 +95,7 @@ class Committer:
         revisions: Revisions,
         answers: Answers[Answer],
         history: History,
+        watchers: Watchers,
         journal: Journal | None,
     ) -> None:
         self._header = header
@@ -94,6 +103,7 @@ class Committer:
         self._revisions = revisions
         self._answers = answers
         self._history = history
+        self._watchers = watchers
         self._journal = journal
         self._queue: deque[Attempt] = deque()
         self._queueing = threading.Lock()
@@ -207,6 +217,8 @@ class Committer:
         for each in taken:
             if each.commit is not None:
                 self._history.add(each.commit)
+                self._watchers.tell(each.commit)
+            each.settle(each.answer.header.revision)
             nbytes = sum(map(sent_bytes, each.answer.values.values()))
             self._answers.keep(each.attempt.request, each.answer, nbytes)
             each.attempt.outcome = each.answer
@@ -222,7 +234,9 @@ class Committer:
         self._revisions.check(attempt.conditions)
         done = attempt.act()
         if not done.changed:
-            return _Taken(attempt, Answer(self._header(), done.values), None, done.undo)
+            return _Taken(
+                attempt, Answer(self._header(), done.values), None, done.undo, done.settle
+            )
         back = self._revisions.move(changed.variable.path for changed in done.changed)
         commit = Commit(
             self._revisions.current,
@@ -237,7 +251,7 @@ class Committer:
             back()
             done.undo()
 
-        return _Taken(attempt, Answer(self._header(), done.values), commit, undo)
+        return _Taken(attempt, Answer(self._header(), done.values), commit, undo, done.settle)
 
     def _keep(self, taken: Sequence[_Taken]) -> None:
         if self._journal is None:

@@ -32,11 +32,14 @@ class Reason(StrEnum):
     VARIABLE_NOT_FOUND = auto()
     FUNCTION_NOT_FOUND = auto()
     NAME_AMBIGUOUS = auto()
+    LEASE_NOT_FOUND = auto()
     REVISION_MISMATCH = auto()
     EPOCH_MISMATCH = auto()
     VARIABLE_UNINITIALIZED = auto()
     ANSWER_NOT_KEPT = auto()
     FUNCTION_FAILED = auto()
+    REVISION_COMPACTED = auto()
+    REVISION_IN_FUTURE = auto()
     MODEL_NOT_READY = auto()
     SHUTTING_DOWN = auto()
     MESSAGE_TOO_LARGE = auto()
@@ -45,6 +48,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = auto()
     STATE_STORE_FULL = auto()
     DEADLINE_EXCEEDED = auto()
+    WATCH_TOO_SLOW = auto()
     INTERNAL = auto()
 
 

@@ -7,19 +7,23 @@ nothing of TensorFlow, gRPC or disk.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from . import changes
 from .answers import Answers, WriteRequest
-from .assignment import Assignment
+from .assignment import Assignment, make_changes
 from .changes import StagedWrite, Write
-from .commits import UNKNOWN_ORIGIN, Changed, CommitKind, History, Origin
-from .committer import Attempt, Committer, Done
+from .commits import UNKNOWN_ORIGIN, Changed, CommitKind, Origin
+from .committer import NOTHING, Attempt, Committer, Done
 from .errors import Reason, StateError
+from .history import History
 from .journal import Journal
+from .leases import Leases
 from .lock import ReadersWriterLock
 from .messages import (
     UNCONDITIONAL,
@@ -36,10 +40,13 @@ from .messages import (
 )
 from .naming import Directory
 from .overloads import choose
+from .past import restored
 from .ports import Constant, Function, FunctionSpec, LoadedModel, Value, Variable
 from .regions import Region, region_shape
 from .replay import replay
 from .revisions import Revisions
+from .timeline import Timeline
+from .watchers import Watchers
 
 
 class LiveModel:
@@ -56,12 +63,15 @@ class LiveModel:
         lock: ReadersWriterLock | None = None,
         answers: Answers[Answer] | None = None,
         history: History | None = None,
+        watchers: Watchers | None = None,
         journal: Journal | None = None,
     ) -> None:
         """With a `journal`, the model takes up what it kept. Raises JournalError."""
         self._loaded = loaded
         self._lock = lock or ReadersWriterLock()
-        self._history = History() if history is None else history
+        history = History() if history is None else history
+        watchers = Watchers() if watchers is None else watchers
+        self._leases = Leases(self._expire)
         self._variables: Directory[Variable] = Directory(
             "variable", loaded.variables, Reason.VARIABLE_NOT_FOUND, loaded.name
         )
@@ -73,9 +83,12 @@ class LiveModel:
         self._revisions = Revisions(loaded.name, self._by_path, epoch)
         answers = answers if answers is not None else Answers()
         if journal is not None:
-            replay(journal, self._by_path, self._revisions, self._history, answers, self._answer_of)
+            replay(journal, self._by_path, self._revisions, history, answers, self._answer_of)
         self._committer = Committer(
-            lambda: self.header, self._lock, self._revisions, answers, self._history, journal
+            lambda: self.header, self._lock, self._revisions, answers, history, watchers, journal
+        )
+        self.timeline = Timeline(
+            self._lock, lambda: self.header, self._variables, history, watchers
         )
 
     @property
@@ -151,7 +164,7 @@ class LiveModel:
         admit: Admit | None = None,
         deadline: float | None = None,
     ) -> Snapshot:
-        """Values of several variables or regions at one revision.
+        """Values of several variables or regions, all at the present revision.
 
         `if_newer_than`: leave out values whose variable was not written since that revision of
         `epoch`. `admit` is asked before a value is taken: a region is a copy, and one of rows that
@@ -179,14 +192,17 @@ class LiveModel:
         conditions: Conditions = UNCONDITIONAL,
         request: WriteRequest | None = None,
         origin: Origin = UNKNOWN_ORIGIN,
+        lease_seconds: float | None = None,
         read_back: Read | None = None,
         max_read_back_bytes: int | None = None,
         deadline: float | None = None,
     ) -> Answer:
         """Change one or more variables as one commit; all of it happens or nothing.
 
-        A `request` that was done before gets its first answer. `read_back` is read after the
-        writes and before anyone else can write. Raises StateError, with nothing changed.
+        A `request` that was done before gets its first answer. `lease_seconds`: what is written is
+        taken back after so many seconds, unless `renew_lease` is called in time with the commit's
+        revision. `read_back` is read after the writes and before anyone else can write. Raises
+        StateError, with nothing changed.
         """
         assignment = Assignment(self._stage(writes), self._revisions)
         assignment.work_out(self._lock, deadline)
@@ -194,12 +210,102 @@ class LiveModel:
         def values() -> dict[str, Value]:
             return {} if read_back is None else self._read_back(read_back, max_read_back_bytes)
 
+        def make() -> Done:
+            if lease_seconds is None:
+                return assignment.make(values)
+            self._check_initialized(assignment.variables)
+            under = {v.spec.path: self._revisions.of(v.spec.path) for v in assignment.variables}
+            done = assignment.make(values)
+            grant = partial(self._leases.grant, seconds=lease_seconds, under=under)
+            return replace(done, settle=partial(grant, changed=done.changed))
+
         with self._committer.staged(assignment.values(), request, conditions, deadline) as staged:
             return self._committer.commit(
-                Attempt(
-                    lambda: assignment.make(values), request, conditions, origin, deadline, staged
-                )
+                Attempt(make, request, conditions, origin, deadline, staged)
             )
+
+    def revert(
+        self,
+        revision: int,
+        variables: Sequence[str] = (),
+        *,
+        conditions: Conditions = UNCONDITIONAL,
+        request: WriteRequest | None = None,
+        origin: Origin = UNKNOWN_ORIGIN,
+        deadline: float | None = None,
+    ) -> Answer:
+        """Give variables the values that they had at a revision, as one new commit.
+
+        `variables`: names or paths; none: all that were written since. Raises StateError, with
+        nothing changed: REVISION_COMPACTED, REVISION_IN_FUTURE, VARIABLE_UNINITIALIZED.
+        """
+        paths = {self._variables.find(name).spec.path for name in variables}
+        with self._lock.shared(deadline):
+            seen = self._revisions.current
+            reversals = self.timeline.reversals(revision, paths, conditions.epoch)
+        worked_out = [each.change() for each in reversals]
+
+        def make() -> Done:
+            ready = worked_out
+            if self._revisions.current != seen:
+                again = self.timeline.reversals(revision, paths, conditions.epoch)
+                ready = [each.change() for each in again]
+            return make_changes(CommitKind.REVERT, ready)
+
+        return self._committer.commit(Attempt(make, request, conditions, origin, deadline))
+
+    def renew_lease(self, lease: int, epoch: str = "") -> float:
+        """Let a lease last for its seconds, which are returned, from now on.
+
+        Raises StateError LEASE_NOT_FOUND, EPOCH_MISMATCH.
+        """
+        self._revisions.check(Conditions(epoch=epoch))
+        return self._leases.renew(lease)
+
+    def revoke_lease(
+        self, lease: int, epoch: str = "", *, keep: bool = False, deadline: float | None = None
+    ) -> Answer:
+        """End a lease: take back now what its write left, or keep that for good.
+
+        Raises StateError LEASE_NOT_FOUND, EPOCH_MISMATCH.
+        """
+        return self._end_lease(
+            lambda: self._end(lease, keep=keep),
+            f"lease {lease} revoked",
+            conditions=Conditions(epoch=epoch),
+            deadline=deadline,
+        )
+
+    def _expire(self, lease: int) -> None:
+        def make() -> Done:
+            # Renewed at the last moment, it goes on.
+            return self._end(lease) if self._leases.is_due(lease) else NOTHING
+
+        self._end_lease(make, f"lease {lease} expired")
+
+    def _end_lease(
+        self,
+        make: Callable[[], Done],
+        message: str,
+        *,
+        conditions: Conditions = UNCONDITIONAL,
+        deadline: float | None = None,
+    ) -> Answer:
+        origin = Origin(message=message)
+        return self._committer.commit(Attempt(make, None, conditions, origin, deadline))
+
+    def _end(self, lease: int, *, keep: bool = False) -> Done:
+        """The lock is held exclusively."""
+        untouched = [
+            held.changed
+            for held in self._leases.held(lease)
+            if self._revisions.of(held.changed.variable.path) == held.own and not keep
+        ]
+        ready = [restored(self._by_path[each.variable.path], each) for each in untouched]
+        paths = {each.variable.path for each in untouched}
+        settle = partial(self._leases.settle, lease, restored=paths, keep=keep)
+        done = make_changes(CommitKind.EXPIRE, ready)
+        return replace(done, settle=lambda revision: settle(at=revision))
 
     def run(
         self,

@@ -43,6 +43,11 @@ class Rows:
 Region: TypeAlias = Slices | Rows
 
 
+def index_of(region: Region) -> Any:
+    """The same as an index that numpy understands."""
+    return region.indices if isinstance(region, Rows) else region.index()
+
+
 def region_shape(region: Region, shape: tuple[int, ...], *, variable: str) -> tuple[int, ...]:
     """The shape of a region of a value of this shape.
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from .answers import Answers
 from .buffers import aligned_empty
-from .commits import Changed, Commit, History
+from .commits import Changed, Commit
 from .errors import JournalError
+from .history import History
 from .journal import Array, Elements, Journal, KeptChange
 from .messages import Answer, sent_bytes
 from .ports import Value, Variable
@@ -41,6 +42,7 @@ def replay(
         _of(restored, base.change).write(base.change)
         written[base.change.path] = base.revision
     current = journal.horizon
+    history.begin(current, written)
     for kept in journal.commits():
         changed = tuple(_of(restored, change).write(change) for change in kept.changes)
         current = kept.revision

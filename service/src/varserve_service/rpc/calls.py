@@ -6,9 +6,11 @@ Knows gRPC, the contract's reasons and the core's errors; knows nothing of what 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import struct
 import time
 import uuid
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -36,6 +38,15 @@ def deadline_of(context: Context) -> float | None:
     """The caller's deadline in seconds of `time.monotonic`; None when there is none."""
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
+
+
+def fingerprint(message: Any, checksums: Sequence[int] = ()) -> bytes:
+    """A digest of all that a write asks for; `checksums` are of its body's chunks."""
+    if not message.request_id:
+        return b""
+    digest = hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16)
+    digest.update(struct.pack(f"<{len(checksums)}I", *checksums))
+    return digest.digest()
 
 
 class StagingBudget:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -15,7 +14,7 @@ from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import UNCONDITIONAL, Admit, Read, sent_bytes
+from varserve_service.core.messages import UNCONDITIONAL, Admit, Read, Snapshot, sent_bytes
 from varserve_service.core.models import Models
 from varserve_service.core.ports import VariableSpec
 from varserve_service.core.regions import Region
@@ -23,7 +22,7 @@ from varserve_service.core.regions import Region
 from . import translate
 from .batching import Batcher, Ran
 from .bodies import ClaimedTensor, Download, Upload, total_bytes
-from .calls import Context, StagingBudget, deadline_of
+from .calls import Context, StagingBudget, deadline_of, fingerprint
 from .small_reads import SmallReads
 from .workers import Workers
 
@@ -95,15 +94,13 @@ class ModelService:
             return answer
         request = pb.ReadVariableRequest.FromString(data)
         read = Read(request.variable, translate.region(request))
+        newer, at = (translate.optional(request, key) for key in ("if_newer_than", "at_revision"))
+        if newer is not None and at is not None:
+            raise translate.malformed("expected one of if_newer_than and at_revision, found both")
+        fetch = partial(_read, [read], at, request.epoch, if_newer_than=newer)
 
         def work(live: LiveModel, deadline: float | None) -> pb.ReadVariableResponse:
-            snapshot = live.read(
-                [read],
-                if_newer_than=translate.optional(request, "if_newer_than"),
-                epoch=request.epoch,
-                admit=self._admit_unary,
-                deadline=deadline,
-            )
+            snapshot = fetch(live, admit=self._admit_unary, deadline=deadline)
             (entry,) = snapshot.entries
             response = pb.ReadVariableResponse(
                 header=translate.header(snapshot.header), variable_revision=entry.revision
@@ -132,13 +129,16 @@ class ModelService:
             region,
             translate.optional(request, "if_revision_match"),
         )
-        write_request = translate.write_request(request.request_id, _fingerprint(request))
+        write_request = translate.write_request(request.request_id, fingerprint(request))
+        origin, lease_seconds = translate.origin(request), translate.lease_seconds(request)
 
         def work(live: LiveModel, deadline: float | None) -> pb.AssignVariableResponse:
             answer = live.assign(
                 [write],
                 conditions=translate.conditions(request),
                 request=write_request,
+                origin=origin,
+                lease_seconds=lease_seconds,
                 read_back=Read(request.variable, region) if request.read_back else None,
                 max_read_back_bytes=self._max_unary_bytes,
                 deadline=deadline,
@@ -162,7 +162,8 @@ class ModelService:
             ran = await batcher.run(inputs, deadline_of(context))
             if ran is not None:
                 return self._batch_response(request.function, ran)
-        write_request = translate.write_request(request.request_id, _fingerprint(request))
+        write_request = translate.write_request(request.request_id, fingerprint(request))
+        origin = translate.origin(request)
 
         def work(live: LiveModel, deadline: float | None) -> pb.RunFunctionResponse:
             answer = live.run(
@@ -172,6 +173,7 @@ class ModelService:
                 outputs=request.outputs,
                 conditions=conditions,
                 request=write_request,
+                origin=origin,
                 max_output_bytes=self._max_unary_bytes,
                 deadline=deadline,
             )
@@ -199,11 +201,13 @@ class ModelService:
         if not request.reads:
             raise translate.malformed("reads: expected at least one, found none")
         reads = [Read(read.variable, translate.region(read)) for read in request.reads]
+        at = translate.optional(request, "at_revision")
 
         def work(
             live: LiveModel, deadline: float | None
         ) -> tuple[pb.ReadVariablesResponse, Download]:
-            snapshot = live.read(reads, admit=self._admit_regions(), deadline=deadline)
+            admit = self._admit_copies(whole_too=at is not None)
+            snapshot = _read(reads, at, request.epoch, live, admit=admit, deadline=deadline)
             download = Download([e.value for e in snapshot.entries if e.value is not None])
             manifest = pb.ReadManifest(
                 header=translate.header(snapshot.header),
@@ -229,6 +233,7 @@ class ModelService:
         if not manifest.entries:
             raise translate.malformed("entries: expected at least one, found none")
         translate.check_request_id(manifest.request_id)
+        origin, lease_seconds = translate.origin(manifest), translate.lease_seconds(manifest)
         live = self._models.find(manifest.model)
         claimed = [
             ClaimedTensor(f"variable {entry.variable[:200]!r}", entry.tensor)
@@ -252,13 +257,15 @@ class ModelService:
         live.check(writes([claim.placeholder() for claim in claimed]))
         with self._budget.hold(total):
             upload = await self._receive(messages, claimed, frames.assign_variables_request)
-            fingerprint = _fingerprint(manifest, upload.checksums)
+            digest = fingerprint(manifest, upload.checksums)
 
             def work(live: LiveModel, deadline: float | None) -> pb.AssignVariablesResponse:
                 answer = live.assign(
                     writes(upload.arrays()),
                     conditions=translate.conditions(manifest),
-                    request=translate.write_request(manifest.request_id, fingerprint),
+                    request=translate.write_request(manifest.request_id, digest),
+                    origin=origin,
+                    lease_seconds=lease_seconds,
                     deadline=deadline,
                 )
                 return pb.AssignVariablesResponse(header=translate.header(answer.header))
@@ -273,6 +280,7 @@ class ModelService:
         if len(set(names)) != len(names):
             raise translate.malformed("inputs: expected each name once, found one twice")
         translate.check_request_id(manifest.request_id)
+        origin = translate.origin(manifest)
         live = self._models.find(manifest.model)
         claimed = [
             ClaimedTensor(f"input {named.name[:200]!r}", named.tensor) for named in manifest.inputs
@@ -283,7 +291,7 @@ class ModelService:
         live.check_run(manifest.function, dict(zip(names, placeholders, strict=True)), constants)
         with self._budget.hold(total):
             upload = await self._receive(messages, claimed, frames.stream_run_function_request)
-            fingerprint = _fingerprint(manifest, upload.checksums)
+            digest = fingerprint(manifest, upload.checksums)
 
             def work(
                 live: LiveModel, deadline: float | None
@@ -294,7 +302,8 @@ class ModelService:
                     constants,
                     outputs=manifest.outputs,
                     conditions=translate.conditions(manifest),
-                    request=translate.write_request(manifest.request_id, fingerprint),
+                    request=translate.write_request(manifest.request_id, digest),
+                    origin=origin,
                     deadline=deadline,
                 )
                 download = Download(list(answer.values.values()))
@@ -343,25 +352,35 @@ class ModelService:
         if nbytes > self._max_unary_bytes:
             raise translate.too_large(f"variable {variable!r}", nbytes, self._max_unary_bytes)
 
-    def _admit_regions(self) -> Admit:
-        """Lets one call have no more copied than it could upload."""
+    def _admit_copies(self, *, whole_too: bool) -> Admit:
+        """Lets one call have no more copied than it could upload: regions, and what is past."""
         copied, limit = 0, self._limits.body_bytes
 
         def admit(spec: VariableSpec, region: Region | None, shape: tuple[int, ...]) -> None:
             nonlocal copied
-            if region is None:
+            if region is None and not whole_too:
                 return
             copied += translate.least_bytes(spec.dtype, shape)
             if copied > limit:
                 raise StateError(
                     Reason.VALUE_TOO_LARGE,
-                    f"the regions take {copied} bytes up to the one of variable {spec.name!r}; "
+                    f"the copies take {copied} bytes up to the one of variable {spec.name!r}; "
                     f"expected at most {limit} in one request",
                     nbytes=copied,
                     limit=limit,
                 )
 
         return admit
+
+
+def _read(
+    reads: Sequence[Read], at: int | None, epoch: str, live: LiveModel, **options: Any
+) -> Snapshot:
+    """The present values, or those at an earlier revision."""
+    if at is None:
+        return live.read(reads, epoch=epoch, **options)
+    options.pop("if_newer_than", None)
+    return live.timeline.read(reads, at, epoch=epoch, **options)
 
 
 async def _manifest(messages: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> Any:
@@ -372,12 +391,3 @@ async def _manifest(messages: AsyncIterator[bytes], read: Callable[[bytes], Any]
             return message.manifest
         raise translate.malformed("expected a manifest first, found another message")
     raise translate.malformed("expected a manifest first, found the end of the stream")
-
-
-def _fingerprint(message: Any, checksums: Sequence[int] = ()) -> bytes:
-    """A digest of all that a write asks for."""
-    if not message.request_id:
-        return b""
-    digest = hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16)
-    digest.update(np.array(checksums, dtype=np.uint32).tobytes())
-    return digest.digest()

@@ -22,6 +22,7 @@ from varserve_service.core.models import Models
 
 from .batching import Batcher, BatchOptions
 from .calls import Calls, StagingBudget
+from .history_service import HistoryService
 from .model_service import ModelService
 from .workers import Workers
 
@@ -48,6 +49,11 @@ class ServerOptions:
     staging_bytes: int = 16 * 2**30
     batching: Mapping[tuple[str, str], BatchOptions] = field(default_factory=dict)
     """By model and function, which must be fit for it: `batching.unfit`."""
+    max_watches: int = 10_000
+    # Of a watch on which nothing else is sent, and of a connection on which nothing is heard.
+    bookmark_seconds: float = 10.0
+    keepalive_seconds: float = 30.0
+    keepalive_timeout: float = 10.0
 
 
 class Server:
@@ -62,6 +68,11 @@ class Server:
             live.name: Workers(live.name, options.threads_per_model, options.max_pending_calls)
             for live in models.sorted
         }
+        # Watches begin apart: a thousand of them at once are not too many calls.
+        self._watch_workers = {
+            live.name: Workers(f"{live.name}-watch", 1, options.max_watches)
+            for live in models.sorted
+        }
         self._lister = Workers("list", 2, options.max_pending_calls)
         self._senders = ThreadPoolExecutor(2, thread_name_prefix="varserve-send")
         self._health = health.aio.HealthServicer()
@@ -71,7 +82,25 @@ class Server:
                 ("grpc.max_send_message_length", options.message_bytes),
                 # A second server on the same port must fail, not share its connections.
                 ("grpc.so_reuseport", 0),
+                # A client whose machine is gone says nothing: ask, or its watches stay for ever.
+                ("grpc.keepalive_time_ms", int(options.keepalive_seconds * 1000)),
+                ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout * 1000)),
+                # That one is for what TCP has not had acknowledged, this for the answer to a ping.
+                ("grpc.http2.ping_timeout_ms", int(options.keepalive_timeout * 1000)),
+                ("grpc.http2.max_pings_without_data", 0),
+                # ... and let clients ask as often.
+                ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+                ("grpc.keepalive_permit_without_calls", 1),
             )
+        )
+        self._history = HistoryService(
+            models,
+            self._workers,
+            self._watch_workers,
+            self._senders,
+            options.message_bytes,
+            options.max_watches,
+            options.bookmark_seconds,
         )
         self._server.add_generic_rpc_handlers((self._handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -101,12 +130,13 @@ class Server:
         Returns False when, after `grace` seconds, work was still in progress.
         """
         await self._health.enter_graceful_shutdown()
+        await self._history.close()
         left = await self._calls.drain(grace)
         if left:
             log.warning("calls cut off at shutdown", calls=left)
         await self._server.stop(0 if left else CLOSE_GRACE)
         busy = sum(workers.pending for workers in self._workers.values())
-        for workers in (*self._workers.values(), self._lister):
+        for workers in (*self._workers.values(), *self._watch_workers.values(), self._lister):
             workers.close()
         self._senders.shutdown(wait=False, cancel_futures=True)
         # Handlers that were cut off end after stop() returns: let them.
@@ -141,6 +171,11 @@ class Server:
             "AssignVariables": service.assign_variables,
             "RunFunction": service.run_function,
             "StreamRunFunction": service.stream_run_function,
+            "WatchVariables": self._history.watch_variables,
+            "ListCommits": self._history.list_commits,
+            "RevertCommits": self._history.revert_commits,
+            "RenewLease": self._history.renew_lease,
+            "RevokeLease": self._history.revoke_lease,
         }
         return grpc.method_handlers_generic_handler(
             SERVICE.full_name,

@@ -50,9 +50,9 @@ class SmallReads:
         return response.SerializeToString() + kept.body
 
     def keep(self, data: bytes, live: LiveModel, response: pb.ReadVariableResponse) -> None:
-        """Remember an answer to a request for a whole variable, whatever its revision."""
+        """Remember an answer to a request for a whole variable as it is."""
         request = pb.ReadVariableRequest.FromString(data)
-        if request.HasField("region") or request.HasField("if_newer_than"):
+        if any(map(request.HasField, ("region", "if_newer_than", "at_revision"))):
             return
         if len(data) + response.ByteSize() > self._max_bytes:
             return

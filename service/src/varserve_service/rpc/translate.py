@@ -13,6 +13,7 @@ import numpy as np
 from varserve import tensors
 from varserve.v1 import model_pb2, model_service_pb2, tensor_pb2
 from varserve_service.core.answers import WriteRequest
+from varserve_service.core.commits import Origin
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.messages import Conditions, Description, Header
 from varserve_service.core.ports import (
@@ -30,6 +31,8 @@ from varserve_service.core.ports import (
 from varserve_service.core.regions import Region, Rows, Slice, Slices
 
 MAX_REQUEST_ID_BYTES = 128
+MAX_ORIGIN_MESSAGE_BYTES = 1024
+MAX_LEASE_SECONDS = 86_400.0
 
 _OPERATIONS = {
     model_service_pb2.ASSIGN_OPERATION_UNSPECIFIED: Operation.SET,
@@ -106,6 +109,23 @@ def write_request(request_id: str, fingerprint: bytes) -> WriteRequest | None:
     return WriteRequest(request_id, fingerprint) if request_id else None
 
 
+def origin(request: Any) -> Origin:
+    """Who makes a write, and why."""
+    if len(request.message.encode()) > MAX_ORIGIN_MESSAGE_BYTES:
+        raise malformed(f"message: expected at most {MAX_ORIGIN_MESSAGE_BYTES} bytes")
+    return Origin(message=request.message)
+
+
+def lease_seconds(request: Any) -> float | None:
+    """How long the write's lease lasts; None when it comes without one."""
+    seconds: float = request.lease_seconds
+    if not 0 <= seconds <= MAX_LEASE_SECONDS:
+        raise malformed(
+            f"lease_seconds: expected 0 to {MAX_LEASE_SECONDS:g} seconds, found {seconds}"
+        )
+    return seconds or None
+
+
 def constants(messages: Mapping[str, Any]) -> dict[str, Constant]:
     """Constants by flat name."""
     found = {}
@@ -164,6 +184,17 @@ def tensor(value: Value) -> tensor_pb2.Tensor:
     else:
         message.data = bytes(value.buffer(0, value.nbytes))
     return message
+
+
+def region_message(found: Region) -> tensor_pb2.Region:
+    """A Region."""
+    if isinstance(found, Rows):
+        return tensor_pb2.Region(rows=tensor_pb2.Rows(indices=found.indices.tolist()))
+    slices = [
+        tensor_pb2.Slice(start=part.start, stop=part.stop, step=part.step)
+        for part in found.dimensions
+    ]
+    return tensor_pb2.Region(slices=tensor_pb2.Slices(dimensions=slices))
 
 
 def summary(found: Description, state: ModelState) -> model_pb2.ModelSummary:

@@ -1,0 +1,151 @@
+"""Writes that last as long as this program does.
+
+Owns `Lease`: while its block runs, the lease is renewed in the background; when the block ends, or
+the program does, what was written is taken back by the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+
+from . import errors, history, tensors
+from .handles import OfModel
+from .operations import Prepared
+from .results import Commit
+from .transport import Async, Budget, D_co, Op, Sync, operation
+
+# What a renewal in vain means: no later one will do better.
+_LOST = (errors.LeaseNotFound, errors.EpochMismatch, errors.ClientClosed)
+
+
+class Lease(OfModel[D_co]):
+    """Writes that are made when its `with` (`async with`) block begins, and taken back at its end.
+
+    Should this program die or lose the service, the service takes them back after `seconds`. A
+    variable that somebody wrote meanwhile keeps what they wrote. When the lease has ended before
+    its block did, the end of the block raises LeaseNotFound.
+    """
+
+    def __init__(
+        self, owner: OfModel[D_co], writes: Sequence[Prepared], seconds: float, message: str
+    ) -> None:
+        super().__init__(owner._driver, owner._known, owner._defaults)
+        if not seconds > 0:
+            raise errors.InvalidRequest(f"expected seconds above 0, found {seconds}")
+        self.seconds = seconds
+        self.commit: Commit | None = None
+        """The writes, once they are made."""
+        self.lost: errors.VarserveError | None = None
+        """Why the lease cannot be renewed any more."""
+        self._writes = writes
+        self._message = message
+        self._kept = False
+        self._ended = threading.Event()
+        self._renewing: asyncio.Task[None] | None = None
+
+    @operation
+    def keep(self) -> Op[None]:
+        """Let the writes stay for good, whatever becomes of this program."""
+        yield from self._end(keep=True)
+        self._kept = True
+        self._ended.set()
+
+    def _begin(self) -> Op[None]:
+        size = sum(tensors.body_length(each.value) for each in self._writes)
+        budget = self._budget(None, size)
+        conditions = self._conditions(epoch=self._known.header.epoch, message=self._message)
+        if len(self._writes) == 1:
+            write = self._known.write(
+                self._writes[0], budget, conditions, lease_seconds=self.seconds
+            )
+        else:
+            write = self._known.write_many(
+                self._writes, budget, conditions, lease_seconds=self.seconds
+            )
+        self.commit = yield from write
+
+    def _renew(self) -> Op[bool]:
+        """Whether to go on renewing."""
+        assert self.commit is not None
+        commit = self.commit
+        budget = Budget(self._pause, 0)
+        try:
+            yield from history.renew_lease(commit.model, commit.revision, commit.epoch, budget)
+        except _LOST as error:
+            self.lost = None if self._ended.is_set() else error
+            return False
+        except errors.VarserveError:
+            pass  # it may do better next time
+        return True
+
+    def _end(self, *, keep: bool) -> Op[None]:
+        if self.commit is None or self._kept:
+            return
+        commit = self.commit
+        ended = yield from history.revoke_lease(
+            commit.model, commit.revision, commit.epoch, keep, self._budget(None)
+        )
+        self._known.learn(ended.header)
+
+    @property
+    def _pause(self) -> float:
+        return self.seconds / 3
+
+    def __enter__(self: Lease[Sync]) -> Lease[Sync]:
+        driver = self._blocking("with", "async with")
+        driver.run(self._begin())
+
+        def renew() -> None:
+            while not self._ended.wait(self._pause) and driver.run(self._renew()):
+                pass
+
+        threading.Thread(target=renew, name="varserve-lease", daemon=True).start()
+        return self
+
+    def __exit__(
+        self: Lease[Sync],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        try:
+            self._blocking("with", "async with").run(self._end(keep=False))
+        except errors.VarserveError:
+            if kind is None:
+                raise
+
+    async def __aenter__(self: Lease[Async]) -> Lease[Async]:
+        driver = self._awaited("async with", "with")
+        await driver.run(self._begin())
+
+        async def renew() -> None:
+            going = True
+            while going:
+                await asyncio.sleep(self._pause)
+                going = not self._ended.is_set() and await driver.run(self._renew())
+
+        self._renewing = asyncio.create_task(renew())
+        return self
+
+    async def __aexit__(
+        self: Lease[Async],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
+        try:
+            await self._awaited("async with", "with").run(self._end(keep=False))
+        except errors.VarserveError:
+            if kind is None:
+                raise
+
+    def __repr__(self) -> str:
+        names = [each.variable for each in self._writes]
+        at = "not begun" if self.commit is None else f"at revision {self.commit.revision}"
+        return f"<varserve.Lease of {names} for {self.seconds:g} s, {at}>"

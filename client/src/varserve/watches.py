@@ -1,0 +1,199 @@
+"""Watching: commits one after the other, whatever happens to the connection.
+
+Owns `Watch`, which goes on where it was after a failure that may pass. Knows the calls.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from types import TracebackType
+from typing import Any
+
+from . import errors, history, specs
+from .handles import Defaults
+from .results import Event
+from .transport import Async, Budget, Call, D_co, Handle, Op, Open, Receive, Sleep, Sync
+from .v1 import history_pb2 as pb
+
+_FIRST_DELAY = 0.05
+_LAST_DELAY = 2.0
+PATIENCE = 120.0
+"""Seconds: a service that restarts has to load its models."""
+
+_MAY_PASS = (
+    errors.Unavailable,
+    errors.DeadlineExceeded,
+    errors.TooManyRequests,
+    errors.WatchTooSlow,
+)
+
+
+class Watch(Handle[D_co]):
+    """The commits of a model, as they happen: iterate it, with `for` or `async for`.
+
+    Each commit comes once, whole and in order, and none is left out: when the connection breaks or
+    the service restarts with its state, the watch goes on after the last event that it gave. For
+    one thread or task at a time. What cannot be gone on with is raised: EpochMismatch (the state
+    began anew), RevisionCompacted (the history does not reach back), Unavailable (nobody has
+    answered for `patience` seconds).
+    """
+
+    def __init__(
+        self,
+        driver: Sync | Async,
+        request: pb.WatchVariablesRequest,
+        chunk_bytes: int,
+        defaults: Defaults,
+        timeout: float | None,
+        patience: float,
+    ) -> None:
+        self._driver = driver
+        self._request = request
+        self._chunk_bytes = chunk_bytes
+        self._defaults = defaults
+        self._patience = patience
+        self._lasts = Budget(math.inf if timeout is None else timeout, 0)
+        self._stream: Any = None
+        self._closed = False
+        self._failures = 0
+        self._heard = time.monotonic()
+
+    @property
+    def revision(self) -> int:
+        """Every commit up to here has been given, or does not fit the patterns."""
+        revision: int = self._request.after_revision
+        return revision
+
+    @property
+    def epoch(self) -> str:
+        """The epoch of `revision`."""
+        epoch: str = self._request.epoch
+        return epoch
+
+    def start(self) -> Op[None]:
+        """Wait until the service watches: from then on no commit is missed."""
+        while self._stream is None and not self._over:
+            yield from self._attempt()
+
+    def _next(self) -> Op[Event | None]:
+        """The next event; None when the watch is over."""
+        while not self._over:
+            event = yield from self._attempt()
+            if event is not None:
+                return event
+        return None
+
+    @property
+    def _over(self) -> bool:
+        return self._closed or self._lasts.remaining() <= 0
+
+    def _attempt(self) -> Op[Event | None]:
+        """What the stream gives next; None for a bookmark, and for a failure that may pass."""
+        try:
+            event = yield from self._receive()
+        except errors.VarserveError as error:
+            self._drop()
+            if self._over:
+                return None
+            late = time.monotonic() - self._heard > self._patience
+            if late or not isinstance(error, _MAY_PASS):
+                self._closed = True
+                raise
+            delay = min(_LAST_DELAY, _FIRST_DELAY * 2 ** min(self._failures, 10))
+            self._failures += 1
+            yield Sleep(min(delay * random.uniform(0.5, 1.5), self._lasts.remaining()))
+            return None
+        except BaseException:
+            # Given up in the middle: the next one begins after the last event that was given.
+            self._drop()
+            raise
+        return event
+
+    def _receive(self) -> Op[Event | None]:
+        if self._stream is None:
+            self._stream = yield Open(Call(history.WATCH_VARIABLES, self._request, self._lasts))
+        changes: list[pb.VariableChange] = []
+        while True:
+            message = yield Receive(self._stream)
+            if message is None:
+                raise errors.Unavailable("the watch ended without a reason")
+            self._failures = 0
+            self._heard = time.monotonic()
+            changes += message.changes
+            if not message.more:
+                break
+        event = None
+        if message.HasField("commit"):
+            nbytes = sum(each.tensor.byte_length for each in changes)
+            budget = self._defaults.budget(None, nbytes)
+            event = yield from history.event(
+                message, changes, self._request, self._chunk_bytes, budget
+            )
+        header = specs.header(message.header)
+        self._request.after_revision = header.revision
+        self._request.epoch = header.epoch
+        return event
+
+    def _drop(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.cancel()
+
+    def close(self) -> None:
+        """Watch no more; an iteration in another thread or task ends. Again: nothing."""
+        self._closed = True
+        self._drop()
+
+    def __iter__(self: Watch[Sync]) -> Iterator[Event]:
+        self._blocking("for", "async for")
+        return self
+
+    def __next__(self: Watch[Sync]) -> Event:
+        event = self._blocking("next", "anext").run(self._next())
+        if event is None:
+            raise StopIteration
+        return event
+
+    def __aiter__(self: Watch[Async]) -> AsyncIterator[Event]:
+        self._awaited("async for", "for")
+        return self
+
+    async def __anext__(self: Watch[Async]) -> Event:
+        event = await self._awaited("anext", "next").run(self._next())
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    def __enter__(self) -> Watch[D_co]:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        request = self._request
+        what = ", ".join(request.patterns) or "all variables"
+        state = " (closed)" if self._closed else ""
+        return f"<varserve.Watch of {request.model!r}: {what} after {self.revision}{state}>"
+
+
+def watching(
+    driver: Any,
+    request: pb.WatchVariablesRequest,
+    chunk_bytes: int,
+    defaults: Defaults,
+    timeout: float | None,
+    patience: float,
+) -> Op[Watch[Any]]:
+    """A watch that has begun."""
+    watch: Watch[Any] = Watch(driver, request, chunk_bytes, defaults, timeout, patience)
+    yield from watch.start()
+    return watch

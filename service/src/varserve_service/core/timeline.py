@@ -1,0 +1,224 @@
+"""What a model was, what was done to it, and what is being done: reading its history, watching it.
+
+Looks and never changes. Knows the history, the watchers and the model's lock.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from .commits import Commit
+from .errors import Reason, StateError
+from .history import History
+from .lock import ReadersWriterLock
+from .messages import Admit, Entry, Header, Read, Snapshot
+from .naming import _SHOWN, Directory
+from .past import Reversal, capture, reversal
+from .ports import Value, Variable
+from .regions import Region, region_shape
+from .watchers import Event, Watcher, Watchers, event_of
+
+# How much of the history is handed out at once to a watcher that comes from afar.
+_BATCH_COMMITS = 256
+_BATCH_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some commits, the newest first. `oldest`: the oldest revision that the history reaches."""
+
+    header: Header
+    commits: tuple[Commit, ...]
+    oldest: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Events on the way to the present. `watcher` is set when there are no more: it goes on."""
+
+    header: Header
+    events: tuple[Event, ...]
+    watcher: Watcher | None
+
+
+class Timeline:
+    """The history and the watchers of one model.
+
+    Every method may be called from any thread. `deadline` is in seconds of `time.monotonic`; None
+    waits for ever.
+    """
+
+    def __init__(
+        self,
+        lock: ReadersWriterLock,
+        header: Callable[[], Header],
+        variables: Directory[Variable],
+        history: History,
+        watchers: Watchers,
+    ) -> None:
+        self._lock = lock
+        self._header = header
+        self._variables = variables
+        self._history = history
+        self.watchers = watchers
+        names = Counter(variable.spec.name for variable in variables.sorted)
+        self.labels = {
+            spec.path: spec.name if names[spec.name] == 1 else spec.path
+            for spec in (variable.spec for variable in variables.sorted)
+        }
+        """What to call each variable, by path: its name where that fits it alone, else its path."""
+
+    def select(self, patterns: Sequence[str]) -> frozenset[str] | None:
+        """Paths of the variables whose name or path fits one of the patterns; None for all.
+
+        Raises StateError VARIABLE_NOT_FOUND for a pattern that fits none.
+        """
+        if not patterns:
+            return None
+        specs = [variable.spec for variable in self._variables.sorted]
+        found: set[str] = set()
+        for pattern in patterns:
+            fits = re.compile(fnmatch.translate(pattern)).match
+            fitting = {spec.path for spec in specs if fits(spec.name) or fits(spec.path)}
+            if not fitting:
+                model = self._header().model
+                raise StateError(
+                    Reason.VARIABLE_NOT_FOUND,
+                    f"model {model!r} has no variable that fits {pattern[:_SHOWN]!r}",
+                    model=model,
+                    variable=pattern[:_SHOWN],
+                )
+            found |= fitting
+        return frozenset(found)
+
+    def read(
+        self,
+        reads: Sequence[Read],
+        revision: int,
+        *,
+        epoch: str = "",
+        admit: Admit | None = None,
+        deadline: float | None = None,
+    ) -> Snapshot:
+        """Values as they were at a revision. Raises as LiveModel.read, and what `check` does."""
+        found = [(self._variables.find(read.variable), read.region) for read in reads]
+        with self._lock.shared(deadline):
+            self.check(revision, epoch)
+            header = replace(self._header(), revision=revision)
+            taken = [self._capture(variable, region, revision, admit) for variable, region in found]
+        return Snapshot(
+            header,
+            tuple(
+                Entry(variable.spec.name, written, work_out())
+                for (variable, _), (written, work_out) in zip(found, taken, strict=True)
+            ),
+        )
+
+    def _capture(
+        self, variable: Variable, region: Region | None, revision: int, admit: Admit | None
+    ) -> tuple[int, Callable[[], Value]]:
+        """Revision of the last write as it was, and what works the value out."""
+        spec = variable.spec
+        later = self._history.changes_after(spec.path, revision)
+        untouched = not later and variable.is_initialized()
+        past = None if untouched else capture(variable, later)
+        shape = variable.shape() if past is None else past.shape
+        if region is not None:
+            shape = region_shape(region, shape, variable=spec.name)
+        if admit is not None:
+            admit(spec, region, shape)
+        written = self._history.last_write(spec.path, revision)
+        if past is None:
+            value = variable.read(region)
+            return written, lambda: value
+        return written, partial(past.value, region)
+
+    def commits(
+        self,
+        limit: int,
+        *,
+        before: int | None = None,
+        paths: Collection[str] | None = None,
+        deadline: float | None = None,
+    ) -> Page:
+        """At most `limit` commits before a revision that changed one of the variables."""
+        found: list[Commit] = []
+        with self._lock.shared(deadline):
+            for commit in self._history.newest_first:
+                if len(found) == limit:
+                    break
+                if (before is None or commit.revision < before) and (
+                    paths is None or any(c.variable.path in paths for c in commit.changed)
+                ):
+                    found.append(commit)
+            return Page(self._header(), tuple(found), self._history.oldest)
+
+    def watch(self, after: int | None, epoch: str = "", deadline: float | None = None) -> Batch:
+        """The next events after a revision, or, when there are none before the present, a watcher.
+
+        None: from now on. A watcher gets every commit that is later than the last event: the look
+        at the history and the joining are one. Raises what `check` does.
+        """
+        with self._lock.shared(deadline):
+            header = self._header()
+            after = header.revision if after is None else after
+            self.check(after, epoch)
+            events: list[Event] = []
+            nbytes = 0
+            for commit in self._history.after(after):
+                if len(events) == _BATCH_COMMITS or nbytes > _BATCH_BYTES:
+                    return Batch(header, tuple(events), None)
+                event = event_of(commit, self.watchers.limits)
+                events.append(event)
+                nbytes += event.nbytes
+            return Batch(header, tuple(events), self.watchers.join(header.revision))
+
+    def reversals(self, revision: int, paths: Collection[str], epoch: str) -> list[Reversal]:
+        """What gives those variables that were written since a revision their values of then.
+
+        `paths` empty: of all variables. The caller holds the model's lock, shared or not. Raises
+        StateError VARIABLE_UNINITIALIZED, and what `check` does.
+        """
+        self.check(revision, epoch)
+        written = self._history.written(revision)
+        return [
+            reversal(variable, self._history.changes_after(variable.spec.path, revision))
+            for variable in self._variables.sorted
+            if variable.spec.path in written and (not paths or variable.spec.path in paths)
+        ]
+
+    def check(self, revision: int, epoch: str) -> None:
+        """Raises StateError EPOCH_MISMATCH, REVISION_IN_FUTURE, REVISION_COMPACTED.
+
+        The caller holds the model's lock, shared or not.
+        """
+        header = self._header()
+        if epoch and epoch != header.epoch:
+            raise StateError(
+                Reason.EPOCH_MISMATCH,
+                f"model {header.model!r}: expected epoch {epoch[:64]!r}, found {header.epoch!r}: "
+                "its state began anew; read it again",
+                model=header.model,
+                current_epoch=header.epoch,
+            )
+        if revision > header.revision:
+            raise StateError(
+                Reason.REVISION_IN_FUTURE,
+                f"model {header.model!r}: expected at most revision {header.revision}, the present "
+                f"one, found {revision}",
+                model=header.model,
+                current_revision=header.revision,
+            )
+        if not self._history.reaches(revision):
+            raise StateError(
+                Reason.REVISION_COMPACTED,
+                f"model {header.model!r}: the history reaches back to revision "
+                f"{self._history.oldest}, found {revision}",
+                model=header.model,
+                oldest_revision=self._history.oldest,
+            )

@@ -1,0 +1,161 @@
+"""The calls of ModelService that follow, explain and undo: check, call the core, translate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
+
+from varserve.v1 import history_pb2 as pb
+from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.models import Models
+
+from . import translate
+from .calls import Context, deadline_of, fingerprint
+from .history_messages import Wish, page
+from .watching import Hub, Watch
+from .workers import Workers
+
+T = TypeVar("T")
+
+MAX_PATTERNS = 100
+DEFAULT_COMMITS, MAX_COMMITS = 100, 1000
+
+# What a message needs beside the changes or commits in it.
+_ENVELOPE_BYTES = 64 * 1024
+# Seconds at shutdown for watchers to take note that it is over.
+_CLOSE_SECONDS = 1.0
+
+
+class HistoryService:
+    """Handlers, one for each RPC, that take request bytes and give or write response messages."""
+
+    def __init__(
+        self,
+        models: Models,
+        workers: Mapping[str, Workers],
+        watch_workers: Mapping[str, Workers],
+        senders: Executor,
+        message_bytes: int,
+        max_watches: int,
+        bookmark_seconds: float,
+    ) -> None:
+        self._models = models
+        self._workers = workers
+        self._watch_workers = watch_workers
+        self._senders = senders
+        self._max_bytes = message_bytes - _ENVELOPE_BYTES
+        self._max_watches = max_watches
+        self._bookmark_seconds = bookmark_seconds
+        self._hubs: dict[str, Hub] = {}
+        self._watches: set[asyncio.Task[None]] = set()
+
+    async def watch_variables(self, data: bytes, context: Context) -> None:
+        """WatchVariables."""
+        request = pb.WatchVariablesRequest.FromString(data)
+        _check_patterns(request.patterns)
+        live = self._models.find(request.model)
+        if len(self._watches) >= self._max_watches:
+            raise StateError(
+                Reason.TOO_MANY_REQUESTS,
+                f"{len(self._watches)} watches are open; expected at most {self._max_watches}",
+            )
+        hub = self._hubs.get(live.name)
+        if hub is None:
+            self._hubs[live.name] = hub = Hub(live, self._senders, self._max_bytes)
+        task = asyncio.current_task()
+        assert task is not None
+        self._watches.add(task)
+        try:
+            workers, deadline = self._watch_workers[live.name], deadline_of(context)
+            select = partial(live.timeline.select, request.patterns)
+            paths = await workers.run(select, deadline)
+            wish = Wish(paths, request.values, request.previous_values)
+            after = translate.optional(request, "after_revision")
+            watch = Watch(live, hub, context, wish, self._bookmark_seconds)
+            await watch.run(after, request.epoch, workers, deadline)
+        finally:
+            self._watches.discard(task)
+
+    async def close(self) -> None:
+        """End all watches: each is told, and one that does not listen is cut off."""
+        for hub in self._hubs.values():
+            hub.close()
+        if self._watches:
+            _, deaf = await asyncio.wait(set(self._watches), timeout=_CLOSE_SECONDS)
+            for task in deaf:
+                task.cancel()
+
+    async def list_commits(self, data: bytes, context: Context) -> pb.ListCommitsResponse:
+        """ListCommits."""
+        request = pb.ListCommitsRequest.FromString(data)
+        _check_patterns(request.patterns)
+        limit = request.max_commits or DEFAULT_COMMITS
+        if not 0 < limit <= MAX_COMMITS:
+            raise translate.malformed(f"max_commits: expected 0 to {MAX_COMMITS}, found {limit}")
+
+        def work(live: LiveModel, deadline: float | None) -> pb.ListCommitsResponse:
+            timeline = live.timeline
+            found = timeline.commits(
+                limit,
+                before=translate.optional(request, "before_revision"),
+                paths=timeline.select(request.patterns),
+                deadline=deadline,
+            )
+            return page(found, timeline.labels, self._max_bytes)
+
+        return await self._on_model(request.model, context, work)
+
+    async def revert_commits(self, data: bytes, context: Context) -> pb.RevertCommitsResponse:
+        """RevertCommits."""
+        request = pb.RevertCommitsRequest.FromString(data)
+        write_request = translate.write_request(request.request_id, fingerprint(request))
+        origin = translate.origin(request)
+
+        def work(live: LiveModel, deadline: float | None) -> pb.RevertCommitsResponse:
+            answer = live.revert(
+                request.to_revision,
+                request.variables,
+                conditions=translate.conditions(request),
+                request=write_request,
+                origin=origin,
+                deadline=deadline,
+            )
+            return pb.RevertCommitsResponse(header=translate.header(answer.header))
+
+        return await self._on_model(request.model, context, work)
+
+    async def renew_lease(self, data: bytes, context: Context) -> pb.RenewLeaseResponse:
+        """RenewLease."""
+        request = pb.RenewLeaseRequest.FromString(data)
+        # Here and now: a lease must not end because the model's workers are busy.
+        live = self._models.find(request.model)
+        seconds = live.renew_lease(request.lease, request.epoch)
+        return pb.RenewLeaseResponse(header=translate.header(live.header), seconds=seconds)
+
+    async def revoke_lease(self, data: bytes, context: Context) -> pb.RevokeLeaseResponse:
+        """RevokeLease."""
+        request = pb.RevokeLeaseRequest.FromString(data)
+
+        def work(live: LiveModel, deadline: float | None) -> pb.RevokeLeaseResponse:
+            answer = live.revoke_lease(
+                request.lease, request.epoch, keep=request.keep, deadline=deadline
+            )
+            return pb.RevokeLeaseResponse(header=translate.header(answer.header))
+
+        return await self._on_model(request.model, context, work)
+
+    async def _on_model(
+        self, name: str, context: Context, work: Callable[[LiveModel, float | None], T]
+    ) -> T:
+        live = self._models.find(name)
+        deadline = deadline_of(context)
+        return await self._workers[name].run(partial(work, live, deadline), deadline)
+
+
+def _check_patterns(patterns: object) -> None:
+    if len(patterns) > MAX_PATTERNS:  # type: ignore[arg-type]
+        raise translate.malformed(f"patterns: expected at most {MAX_PATTERNS}")

@@ -1,0 +1,163 @@
+"""Watch streams: from the core's chain of events to the watchers' connections.
+
+One hub for each model brings its threads' news to the event loop, once for any number of commits
+and watchers; a watcher is a coroutine. Knows gRPC and the core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from concurrent.futures import Executor
+from contextlib import suppress
+from functools import partial
+
+from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.messages import Header
+from varserve_service.core.timeline import Batch
+from varserve_service.core.watchers import Event, Watcher
+
+from .calls import Context
+from .history_messages import Wish, bookmark, event_messages
+from .workers import Workers
+
+# Events whose messages are kept for the watchers that want the same of them.
+_KEPT_EVENTS = 8
+
+
+class Hub:
+    """The watchers of one model on one event loop."""
+
+    def __init__(self, live: LiveModel, senders: Executor, max_bytes: int) -> None:
+        self._live = live
+        self._senders = senders
+        self._max_bytes = max_bytes
+        self._loop = asyncio.get_running_loop()
+        self._news = self._loop.create_future()
+        self._called = False
+        self._closed = False
+        self._encoded: OrderedDict[tuple[int, Wish], asyncio.Future[list[bytes]]] = OrderedDict()
+        live.timeline.watchers.listen(self._tell)
+
+    def _tell(self) -> None:
+        """Called on any thread, with the model's lock held."""
+        if not self._called:
+            self._called = True
+            with suppress(RuntimeError):  # the loop is closed: nobody watches any more
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        # First: a commit from here on calls again.
+        self._called = False
+        self._live.timeline.watchers.cut_slow()
+        self._news.set_result(None)
+        self._news = self._loop.create_future()
+
+    def close(self) -> None:
+        """End all watches."""
+        self._closed = True
+        self._wake()
+
+    async def news(self, timeout: float) -> None:
+        """Wait until there may be something new, at most so many seconds.
+
+        Raises StateError SHUTTING_DOWN.
+        """
+        if not self._closed:
+            await asyncio.wait([self._news], timeout=timeout)
+        if self._closed:
+            raise StateError(
+                Reason.SHUTTING_DOWN, "the service is shutting down; watch again elsewhere"
+            )
+
+    async def messages(self, event: Event, wish: Wish) -> list[bytes]:
+        """An event as those want it who wish the same; made once for all of them."""
+        key = (event.revision, wish)
+        found = self._encoded.get(key)
+        if found is None:
+            self._encoded[key] = found = self._encode(event, wish)
+            if len(self._encoded) > _KEPT_EVENTS:
+                self._encoded.popitem(last=False)
+        # Shielded: a watcher that goes away must not take it from the others.
+        return found.result() if found.done() else await asyncio.shield(found)
+
+    def _encode(self, event: Event, wish: Wish) -> asyncio.Future[list[bytes]]:
+        labels = self._live.timeline.labels
+        make = partial(event_messages, event, wish, self._live.header, labels, self._max_bytes)
+        if wish.values or wish.previous:
+            # Values may have to come from a device: on a thread.
+            return self._loop.run_in_executor(self._senders, make)
+        found = self._loop.create_future()
+        found.set_result(make())
+        return found
+
+
+class Watch:
+    """One watch stream."""
+
+    def __init__(
+        self, live: LiveModel, hub: Hub, context: Context, wish: Wish, bookmark_seconds: float
+    ) -> None:
+        self._live = live
+        self._hub = hub
+        self._context = context
+        self._wish = wish
+        self._bookmark_seconds = bookmark_seconds
+        self._watcher: Watcher | None = None
+        self._ended = False
+        self._sent = 0.0
+
+    async def run(
+        self, after: int | None, epoch: str, workers: Workers, deadline: float | None
+    ) -> None:
+        """Send events until the caller goes away. Raises StateError."""
+
+        def look() -> Batch:
+            batch = self._live.timeline.watch(after, epoch, deadline)
+            self._watcher = batch.watcher
+            if self._ended:  # the caller went away while this waited for the model
+                self._leave()
+            return batch
+
+        try:
+            while self._watcher is None:
+                batch = await workers.run(look, deadline)
+                if self._sent == 0:
+                    await self._mark(batch.header, after)
+                for event in batch.events:
+                    await self._send(event)
+                    after = event.revision
+            await self._follow(self._watcher)
+        finally:
+            self._ended = True
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._watcher is not None:
+            self._live.timeline.watchers.leave(self._watcher)
+
+    async def _follow(self, watcher: Watcher) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            event = watcher.take()
+            if event is not None:
+                await self._send(event)
+            remaining = self._sent + self._bookmark_seconds - loop.time()
+            if remaining <= 0:
+                await self._mark(self._live.header, watcher.revision)
+            elif event is None:
+                await self._hub.news(remaining)
+
+    async def _mark(self, header: Header, revision: int | None) -> None:
+        await self._write(
+            bookmark(header, header.revision if revision is None else revision).SerializeToString()
+        )
+
+    async def _send(self, event: Event) -> None:
+        for message in await self._hub.messages(event, self._wish):
+            await self._write(message)
+
+    async def _write(self, message: bytes) -> None:
+        await self._context.write(message)
+        self._sent = asyncio.get_running_loop().time()

@@ -1,0 +1,175 @@
+"""What a model was: reading an earlier revision, listing commits, taking them back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.core.test_live_model import ADD, SET, array, refusal, two, value_of, writing_function
+from tests.fakes import FakeModel, FakeVariable
+from varserve_service.core.answers import WriteRequest
+from varserve_service.core.changes import Write
+from varserve_service.core.commits import CommitKind, Origin
+from varserve_service.core.errors import Reason
+from varserve_service.core.history import History
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.messages import Conditions, Read
+from varserve_service.core.regions import Rows, Slice, Slices
+
+IN_PLACE = pytest.mark.parametrize("in_place", [False, True])
+ROWS = [Rows(np.array([2, 0])), Rows(np.array([1])), Rows(np.array([0, 1]))]
+
+
+def at(live: LiveModel, name: str, revision: int, region: Any = None) -> list[float]:
+    (entry,) = live.timeline.read([Read(name, region)], revision).entries
+    assert entry.value is not None
+    return entry.value.numpy().tolist()
+
+
+def written_often(in_place: bool) -> tuple[LiveModel, list[list[float]]]:
+    """A model of which `a` was written in every way, and what it was at each revision."""
+    live, *_ = two(in_place)
+    states = [value_of(live, "a").tolist()]
+    for operation, region, value in [
+        (ADD, ROWS[0], array(10, 20)),
+        (SET, Slices((Slice(0, 3, 2),)), array(7, 8)),
+        (SET, None, array(4, 5, 6)),
+        (ADD, ROWS[1], array(100)),
+        (SET, ROWS[2], array(-1, -2)),
+    ]:
+        live.assign([Write("a", operation, value, region)])
+        states.append(value_of(live, "a").tolist())
+    return live, states
+
+
+@IN_PLACE
+def test_every_earlier_revision_can_be_read(in_place: bool) -> None:
+    """A variable, and any region of it, reads as it was at each revision, with that revision."""
+    live, states = written_often(in_place)
+    for revision, state in enumerate(states):
+        assert at(live, "a", revision) == state
+        assert at(live, "a", revision, ROWS[0]) == [state[2], state[0]]
+        snapshot = live.timeline.read([Read("a"), Read("b")], revision)
+        assert snapshot.header.revision == revision
+        assert [entry.revision for entry in snapshot.entries] == [revision, 0]
+    assert value_of(live, "a").tolist() == states[-1]
+
+
+@IN_PLACE
+@pytest.mark.parametrize("to", range(6))
+def test_a_revert_is_a_new_commit_with_the_old_values(in_place: bool, to: int) -> None:
+    """After a revert each variable is what it was, and the revert can be taken back itself."""
+    live, states = written_often(in_place)
+    live.assign([Write("b", SET, array(0, 0))])
+    answer = live.revert(to, origin=Origin(message="oops"))
+    assert answer.header.revision == 7
+    assert (value_of(live, "a").tolist(), value_of(live, "b").tolist()) == (states[to], [10, 20])
+    live.revert(6)
+    assert (value_of(live, "a").tolist(), value_of(live, "b").tolist()) == (states[-1], [0, 0])
+    kinds = [(c.kind, c.origin.message) for c in live.timeline.commits(2).commits]
+    assert kinds == [(CommitKind.REVERT, ""), (CommitKind.REVERT, "oops")]
+
+
+def test_a_revert_writes_no_more_rows_than_were_written() -> None:
+    """Rows of a table that is written in place are taken back alone: the table may be large."""
+    table = FakeVariable("table", np.zeros((1000, 4), np.float32), in_place=True)
+    live = LiveModel(FakeModel([table]))
+    for rows in ([5, 900], [900], [3]):
+        value = np.ones((len(rows), 4), np.float32)
+        live.assign([Write("table", ADD, value, Rows(np.array(rows)))])
+    live.revert(0)
+    assert not value_of(live, "table").any()
+    (commit,) = live.timeline.commits(1).commits
+    (changed,) = commit.changed
+    assert isinstance(changed.region, Rows)
+    assert changed.region.indices.tolist() == [3, 5, 900]
+
+
+def test_a_revert_of_some_variables_leaves_the_others() -> None:
+    """Named variables alone are taken back; where nothing was written since, nothing is made."""
+    live, *_ = two()
+    live.assign([Write("a", SET, array(0, 0, 0)), Write("b", SET, array(0, 0))])
+    assert live.revert(0, ["b"]).header.revision == 2
+    assert (value_of(live, "a").tolist(), value_of(live, "b").tolist()) == ([0, 0, 0], [10, 20])
+    assert live.revert(2).header.revision == 2
+    assert refusal(live.revert, 0, ["c"]).reason is Reason.VARIABLE_NOT_FOUND
+
+
+def test_what_a_function_wrote_is_taken_back() -> None:
+    """A run is in the history as any commit is."""
+    _, a, b = two()
+    live = LiveModel(FakeModel([a, b], [writing_function(a, b)]))
+    live.run("shift", {"x": np.ones((), np.float32)}, {}, origin=Origin(message="why not"))
+    assert at(live, "a", 0) == [1, 2, 3]
+    live.revert(0)
+    assert value_of(live, "a").tolist() == [1, 2, 3]
+    run = live.timeline.commits(5).commits[1]
+    assert (run.kind, run.origin.message) == (CommitKind.RUN, "why not")
+
+
+def test_a_revert_has_conditions_and_is_done_once() -> None:
+    """A revert is refused where the model has moved, and its request is remembered."""
+    live, *_ = two()
+    live.assign([Write("a", SET, array(0, 0, 0))])
+    error = refusal(live.revert, 0, conditions=Conditions(model_revision=0))
+    assert error.reason is Reason.REVISION_MISMATCH
+    assert refusal(live.revert, 0, conditions=Conditions(epoch="x")).reason is Reason.EPOCH_MISMATCH
+    request = WriteRequest("r", b"")
+    assert live.revert(0, request=request) is live.revert(0, request=request)
+    assert live.header.revision == 2
+
+
+def test_a_variable_cannot_lose_its_only_value() -> None:
+    """What had no value then is refused, and nothing is reverted."""
+    live = LiveModel(FakeModel([FakeVariable("a", array(1)), FakeVariable("u", None, shape=(1,))]))
+    live.assign([Write("u", SET, array(1)), Write("a", SET, array(2))])
+    assert refusal(live.revert, 0).reason is Reason.VARIABLE_UNINITIALIZED
+    assert refusal(at, live, "u", 0).reason is Reason.VARIABLE_UNINITIALIZED
+    assert (value_of(live, "a").tolist(), live.header.revision) == ([2], 1)
+
+
+@pytest.mark.parametrize("bound", [{"max_commits": 3}, {"max_bytes": 3 * 12}])
+def test_beyond_the_history_is_a_refusal_that_says_where_it_begins(bound: dict[str, int]) -> None:
+    """What is not kept is REVISION_COMPACTED with the oldest revision, what is to come its own."""
+    live = LiveModel(FakeModel([FakeVariable("a", array(0, 0, 0))]), history=History(**bound))
+    for n in range(1, 6):
+        live.assign([Write("a", SET, array(n, n, n))])
+    assert [at(live, "a", revision) for revision in (2, 5)] == [[2] * 3, [5] * 3]
+    assert live.timeline.read([Read("a")], 2).entries[0].revision == 2
+    for call in (lambda r: at(live, "a", r), live.revert, live.timeline.watch):
+        error = refusal(call, 1)
+        assert (error.reason, error.metadata["oldest_revision"]) == (
+            Reason.REVISION_COMPACTED,
+            "2",
+        )
+        error = refusal(call, 6)
+        assert (error.reason, error.metadata["current_revision"]) == (
+            Reason.REVISION_IN_FUTURE,
+            "5",
+        )
+
+
+def test_a_commit_too_large_to_be_kept_leaves_no_gap() -> None:
+    """When the one commit since cannot be kept, the revision before it is compacted."""
+    live = LiveModel(FakeModel([FakeVariable("a", array(0, 0, 0))]), history=History(max_bytes=11))
+    live.assign([Write("a", SET, array(1, 1, 1))])
+    assert refusal(at, live, "a", 0).reason is Reason.REVISION_COMPACTED
+    assert at(live, "a", 1) == [1, 1, 1]
+
+
+def test_commits_are_listed_by_page_and_pattern() -> None:
+    """The newest first, before a revision, and those alone that changed what a pattern selects."""
+    live, *_ = two()
+    for n in range(4):
+        live.assign([Write("a" if n % 2 else "b", ADD, array(*[1] * (3 if n % 2 else 2)))])
+
+    def revisions(*args: Any, **more: Any) -> list[int]:
+        return [commit.revision for commit in live.timeline.commits(*args, **more).commits]
+
+    assert revisions(10) == [4, 3, 2, 1]
+    assert revisions(2) == [4, 3]
+    assert revisions(2, before=3) == [2, 1]
+    assert revisions(10, paths=live.timeline.select(["[a]*"])) == [4, 2]
+    assert refusal(live.timeline.select, ["a", "z*"]).reason is Reason.VARIABLE_NOT_FOUND

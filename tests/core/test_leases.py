@@ -1,0 +1,130 @@
+"""Writes that expire: what comes back, when, and when not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.core.test_live_model import ADD, SET, array, refusal, two, value_of
+from tests.fakes import FakeModel, FakeVariable
+from varserve_service.core.changes import Write
+from varserve_service.core.commits import CommitKind
+from varserve_service.core.errors import Reason
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.regions import Rows
+
+LONG = 60.0
+
+
+def until(condition: Any) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.002)
+
+
+def leased(live: LiveModel, *writes: Write, seconds: float = LONG) -> int:
+    return live.assign(writes, lease_seconds=seconds).header.revision
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_lease_that_is_not_renewed_takes_the_write_back(in_place: bool) -> None:
+    """When its time is over, what the write replaced is back, as a commit of its own kind."""
+    live, *_ = two(in_place)
+    rows = Rows(np.array([2, 0]))
+    lease = leased(
+        live, Write("a", ADD, array(1, 1), rows), Write("b", SET, array(0, 0)), seconds=0.05
+    )
+    assert value_of(live, "a").tolist() == [2, 2, 4]
+    until(lambda: live.header.revision == 2)
+    assert (value_of(live, "a").tolist(), value_of(live, "b").tolist()) == ([1, 2, 3], [10, 20])
+    (commit,) = live.timeline.commits(1).commits
+    assert (commit.kind, commit.origin.message) == (CommitKind.EXPIRE, "lease 1 expired")
+    assert refusal(live.renew_lease, lease).reason is Reason.LEASE_NOT_FOUND
+
+
+def test_a_lease_that_is_renewed_goes_on() -> None:
+    """Renewed in time, the write stays beyond its seconds; then it expires."""
+    live, *_ = two()
+    lease = leased(live, Write("a", SET, array(0, 0, 0)), seconds=1.5)
+    end = time.monotonic() + 2.0
+    while time.monotonic() < end:
+        assert live.renew_lease(lease) == 1.5
+        time.sleep(0.01)
+    assert live.header.revision == 1
+    until(lambda: live.header.revision == 2)
+    assert value_of(live, "a").tolist() == [1, 2, 3]
+
+
+def test_what_somebody_wrote_since_stays() -> None:
+    """A lease takes back only the variables whose last write is its own."""
+    live, *_ = two()
+    lease = leased(live, Write("a", SET, array(0, 0, 0)), Write("b", SET, array(0, 0)))
+    live.assign([Write("a", SET, array(9, 9, 9))])
+    assert live.revoke_lease(lease).header.revision == 3
+    assert (value_of(live, "a").tolist(), value_of(live, "b").tolist()) == ([9, 9, 9], [10, 20])
+    lease = leased(live, Write("b", SET, array(1, 1)))
+    live.assign([Write("b", SET, array(2, 2))])
+    assert live.revoke_lease(lease).header.revision == 5  # nothing to take back, and no commit
+
+
+def test_a_lease_can_be_kept_for_good() -> None:
+    """A lease that is revoked with `keep` leaves what was written."""
+    live, *_ = two()
+    lease = leased(live, Write("a", SET, array(0, 0, 0)))
+    assert live.revoke_lease(lease, keep=True).header.revision == 1
+    assert value_of(live, "a").tolist() == [0, 0, 0]
+    assert refusal(live.revoke_lease, lease).reason is Reason.LEASE_NOT_FOUND
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_leases_on_top_of_each_other_leave_nothing_behind(order: tuple[int, int]) -> None:
+    """Two leases on one variable, ended in either order: what was there before both is back."""
+    live, *_ = two()
+    leases = [leased(live, Write("a", SET, array(n, n, n))) for n in (5, 6)]
+    live.revoke_lease(leases[order[0]])
+    assert value_of(live, "a").tolist() == ([6, 6, 6] if order == (0, 1) else [5, 5, 5])
+    live.revoke_lease(leases[order[1]])
+    assert value_of(live, "a").tolist() == [1, 2, 3]
+
+
+def test_a_lease_on_nothing_is_refused() -> None:
+    """A variable without a value has none to come back; the write does not happen."""
+    live = LiveModel(FakeModel([FakeVariable("u", None, shape=(1,))]))
+    error = refusal(leased, live, Write("u", SET, array(1)))
+    assert (error.reason, live.header.revision) == (Reason.VARIABLE_UNINITIALIZED, 0)
+
+
+def test_a_lease_is_of_its_epoch() -> None:
+    """A lease of another life of the state is told so."""
+    live, *_ = two()
+    lease = leased(live, Write("a", SET, array(0, 0, 0)))
+    assert refusal(live.renew_lease, lease, "another").reason is Reason.EPOCH_MISMATCH
+    assert refusal(live.revoke_lease, lease, "another").reason is Reason.EPOCH_MISMATCH
+    assert live.renew_lease(lease, live.header.epoch) == LONG
+
+
+def test_what_could_not_be_taken_back_is_tried_again() -> None:
+    """An expiry that fails for want of memory changes nothing, and comes again."""
+    live, a, _ = two()
+    leased(live, Write("a", SET, array(0, 0, 0)), seconds=0.1)
+    a.fail_after = 0
+    until(lambda: a.fail_after is None)
+    assert value_of(live, "a").tolist() == [0, 0, 0]
+    until(lambda: live.header.revision == 2)
+    assert value_of(live, "a").tolist() == [1, 2, 3]
+
+
+def test_many_leases_take_one_thread_and_none_when_they_have_ended() -> None:
+    """The thread that waits is one, and ends with the last lease."""
+    live, *_ = two()
+    before = threading.active_count()
+    for _ in range(50):
+        leased(live, Write("a", ADD, array(1, 1, 1)), seconds=0.3)
+    assert threading.active_count() == before + 1
+    until(lambda: threading.active_count() == before)
+    assert value_of(live, "a").tolist() == [1, 2, 3]

@@ -1,0 +1,144 @@
+"""What a watcher is told, at a place in the history and from then on."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import numpy as np
+
+from tests.core.test_live_model import ADD, SET, array, refusal, two
+from tests.fakes import FakeModel, FakeVariable
+from varserve_service.core.changes import Write
+from varserve_service.core.errors import Reason
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.watchers import Event, TellingLimits, Watcher, Watchers, _Link
+
+
+def watch(live: LiveModel, after: int | None = None) -> tuple[list[Event], Watcher]:
+    """All events up to now, and the watcher that goes on."""
+    events: list[Event] = []
+    while True:
+        batch = live.timeline.watch(after)
+        events += batch.events
+        if batch.watcher is not None:
+            return events, batch.watcher
+        after = events[-1].revision
+
+
+def taken(watcher: Watcher) -> list[int]:
+    return [event.revision for event in iter(watcher.take, None)]
+
+
+def links() -> int:
+    """Places in chains that are still in memory."""
+    gc.collect()
+    return sum(type(each) is _Link for each in gc.get_objects())
+
+
+def test_a_watcher_gets_what_was_and_what_comes() -> None:
+    """From the history and then live: every commit once, in order, with its values."""
+    live, *_ = two()
+    for n in range(600):
+        live.assign([Write("a", SET, array(n, n, n))])
+    events, watcher = watch(live, 100)
+    assert [event.revision for event in events] == list(range(101, 601))
+    live.assign([Write("a", SET, array(7, 7, 7)), Write("b", SET, array(1, 2))])
+    event = watcher.take()
+    assert event is not None
+    changes = {
+        change.variable.name: (change.value.value.numpy().tolist(), change.previous.value.numpy())
+        for change in event.changes
+        if change.value.value and change.previous and change.previous.value
+    }
+    assert changes["a"][0] == [7, 7, 7]
+    assert changes["a"][1].tolist() == [599, 599, 599]
+    assert changes["b"][0] == [1, 2]
+    assert (event.revision, watcher.revision, watcher.take()) == (601, 601, None)
+
+
+def test_none_is_lost_or_doubled_between_history_and_live() -> None:
+    """Watchers that come while commits are made all see the same, each from its own start."""
+    live, *_ = two()
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            live.assign([Write("b", ADD, array(1, 1))])
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    watching = []
+    for _ in range(200):
+        after = max(0, live.header.revision - 3)
+        watching.append((after, *watch(live, after)))
+    stop.set()
+    for writer in writers:
+        writer.join()
+    last = live.header.revision
+    assert last > 200
+    for after, events, watcher in watching:
+        assert [e.revision for e in events] + taken(watcher) == list(range(after + 1, last + 1))
+
+
+def test_a_slow_watcher_is_cut_off_and_the_others_go_on() -> None:
+    """Beyond the bound a watcher is told where to go on; what waited for it is let go of."""
+    limits = TellingLimits(value_bytes=100, event_bytes=200, waiting_bytes=20_000)
+    watchers = Watchers(limits)
+    live = LiveModel(FakeModel([FakeVariable("a", array(0))]), watchers=watchers)
+    elsewhere = links() - 1
+    (_, slow), (_, fast) = watch(live), watch(live)
+    live.assign([Write("a", SET, array(1))])
+    assert taken(slow) == taken(fast) == [1]
+    for n in range(2, 100):
+        live.assign([Write("a", SET, array(n))])
+        watchers.cut_slow()
+        assert slow.waiting_bytes(watchers._tail) <= limits.waiting_bytes
+        assert taken(fast) == [n]
+    assert links() == elsewhere + 1
+    error = refusal(slow.take)
+    assert (error.reason, error.metadata["resume_revision"]) == (Reason.WATCH_TOO_SLOW, "1")
+    assert (len(watchers), fast.revision) == (1, 99)
+    events, _ = watch(live, slow.revision)
+    assert [event.revision for event in events] == list(range(2, 100))
+
+
+def test_what_nobody_waits_for_is_not_kept() -> None:
+    """Events that every watcher has taken are garbage, and without watchers none are made."""
+    watchers = Watchers()
+    live = LiveModel(FakeModel([FakeVariable("a", array(0))]), watchers=watchers)
+    live.assign([Write("a", SET, array(1))])
+    assert watchers._tail.event is None
+    elsewhere = links() - 1
+    _, watcher = watch(live)
+    for n in range(2, 50):
+        live.assign([Write("a", SET, array(n))])
+    assert links() == elsewhere + 49
+    assert taken(watcher) == list(range(2, 50))
+    assert links() == elsewhere + 1
+    watchers.leave(watcher)
+    live.assign([Write("a", SET, array(4))])
+    assert watchers._tail.revision == 49
+
+
+def test_what_is_too_large_is_told_without_its_value() -> None:
+    """A value beyond the bound, and all beyond that of the event, are announced alone."""
+    large = FakeVariable("large", np.zeros(100, np.float32))
+    small = [FakeVariable(f"small{n}", np.zeros(10, np.float32)) for n in range(4)]
+    watchers = Watchers(TellingLimits(value_bytes=100, event_bytes=130))
+    live = LiveModel(FakeModel([large, *small]), watchers=watchers)
+    _, watcher = watch(live)
+    writes = [Write(v.spec.name, SET, np.ones(v.shape(), np.float32)) for v in (large, *small)]
+    live.assign(writes)
+    event = watcher.take()
+    assert event is not None
+    told = [(c.variable.name, c.value.nbytes, c.value.value is not None) for c in event.changes]
+    assert told == [
+        ("large", 400, False),
+        ("small0", 40, True),
+        ("small1", 40, True),
+        ("small2", 40, True),
+        ("small3", 40, False),
+    ]
+    assert all(c.previous and c.previous.value is None for c in event.changes)

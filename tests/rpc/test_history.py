@@ -1,0 +1,441 @@
+"""Following, explaining and undoing, through the real wire."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.fakes import FakeModel, FakeVariable
+from tests.rpc.bodies import value_of, values_of
+from tests.rpc.models import counter
+from tests.rpc.requests import (
+    MODEL,
+    assign,
+    chunk,
+    commits,
+    entry,
+    manifest,
+    number,
+    read,
+    renew,
+    revert,
+    revoke,
+    rows,
+    run,
+    tensor,
+    watch,
+)
+from tests.rpc.test_lifecycle import SERVING, Running, reason_of, running, until
+from tests.rpc.wire import outcome_of
+from varserve.v1 import history_pb2
+from varserve.v1 import model_service_pb2 as pb
+from varserve_service.core.commits import CommitKind
+from varserve_service.core.history import History
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.watchers import TellingLimits, Watchers
+
+
+def f32(*values: float) -> Any:
+    return tensor(shape=[len(values)], data=np.array(values, "<f4").tobytes())
+
+
+def set_v(*values: float, **fields: Any) -> pb.AssignVariableRequest:
+    return assign(value=f32(*values), **fields)
+
+
+async def failure(call: Any) -> Any:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await (call.read() if hasattr(call, "read") else call)
+    outcome = outcome_of(caught.value)
+    outcome.check()
+    return outcome.failure
+
+
+async def next_commit(stream: Any) -> Any:
+    """The next message that is no bookmark."""
+    async with asyncio.timeout(20):
+        while True:
+            message = await stream.read()
+            assert message is not grpc.aio.EOF
+            if message.HasField("commit"):
+                return message
+
+
+async def test_a_watch_tells_what_was_and_what_comes() -> None:
+    """A bookmark first, then each commit with who, why, values and previous values."""
+    async with running(counter()) as found:
+        await found.stub.AssignVariable(set_v(1, 2, 3, message="one", request_id="r1"))
+        stream = found.stub.WatchVariables(
+            watch(after_revision=0, values=True, previous_values=True)
+        )
+        first = await stream.read()
+        assert (first.header.revision, first.HasField("commit")) == (0, False)
+        event = await stream.read()
+        assert (event.header.model, event.header.revision, event.commit.revision) == (MODEL, 1, 1)
+        assert (event.commit.message, event.commit.request_id) == ("one", "r1")
+        assert event.commit.kind == history_pb2.COMMIT_KIND_ASSIGN
+        assert abs(event.commit.time_unix_nanos - time.time_ns()) < 60e9
+        (change,) = event.changes
+        assert (change.variable, value_of(change.value)) == ("v", [1, 2, 3])
+        assert value_of(change.previous) == [1, 1, 1]
+        region = rows(2, 0)
+        await found.stub.AssignVariable(assign(region=region, value=f32(8, 9), operation=2))
+        event = await stream.read()
+        (change,) = event.changes
+        assert (change.region, value_of(change.value)) == (region, [11, 10])
+        await found.stub.RunFunction(run(function="add", inputs={"n": number(5)}, message="fn"))
+        event = await stream.read()
+        assert (event.commit.kind, event.commit.message) == (history_pb2.COMMIT_KIND_RUN, "fn")
+        assert [(c.variable, value_of(c.value)) for c in event.changes] == [("count", 5)]
+        stream.cancel()
+
+
+async def test_a_watch_is_filtered_and_has_values_only_on_request() -> None:
+    """Patterns select by name; without `values` an event says only what changed and how large."""
+    async with running(counter()) as found:
+        stream = found.stub.WatchVariables(watch(patterns=["c*t"]))
+        await stream.read()
+        await found.stub.AssignVariable(set_v(1, 2, 3))
+        entries = [entry(), entry(variable="count", tensor={"dtype": 9, "byte_length": 8})]
+        body = [manifest(*entries), chunk(0, bytes(20))]
+        await found.stub.AssignVariables(iter(body))
+        event = await next_commit(stream)
+        (change,) = event.changes
+        assert (event.header.revision, change.variable, change.tensor.byte_length) == (
+            2,
+            "count",
+            8,
+        )
+        assert not change.HasField("value")
+        assert change.HasField("previous_tensor")
+        assert not change.HasField("previous")
+        stream.cancel()
+
+
+async def test_bookmarks_come_while_idle() -> None:
+    """A watcher that nothing is sent to is told how far it has come, beyond what is filtered."""
+    async with running(counter(), bookmark_seconds=0.05) as found:
+        stream = found.stub.WatchVariables(watch(patterns=["count"]))
+        assert (await stream.read()).header.revision == 0
+        await found.stub.AssignVariable(set_v(1, 2, 3))
+        async with asyncio.timeout(20):
+            while (await stream.read()).header.revision == 0:
+                pass
+        stream.cancel()
+
+
+async def test_a_commit_larger_than_a_message_comes_in_several() -> None:
+    """Each message stays within the limit; a value that fits into none is announced alone."""
+    limit = 128 << 10
+    small = [FakeVariable(f"s{n}", np.zeros(5000, np.float32)) for n in range(10)]
+    large = FakeVariable("large", np.zeros(50_000, np.float32))
+    async with running(counter(large, *small), message_bytes=limit) as found:
+        stream = found.stub.WatchVariables(watch(values=True, previous_values=True))
+        await stream.read()
+        names = [v.spec.name for v in (large, *small)]
+        sizes = [v.array.nbytes for v in (large, *small) if v.array is not None]
+        entries = [
+            entry(variable=n, tensor={"dtype": 1, "shape": [s // 4], "byte_length": s})
+            for n, s in zip(names, sizes, strict=True)
+        ]
+        body = np.ones(sum(sizes) // 4, "<f4").tobytes()
+        step = 64 << 10
+        await found.stub.AssignVariables(
+            iter(
+                [
+                    manifest(*entries),
+                    *(chunk(o, body[o : o + step]) for o in range(0, len(body), step)),
+                ]
+            )
+        )
+        messages = [await stream.read()]
+        while messages[-1].more:
+            messages.append(await stream.read())
+        assert len(messages) > 3
+        assert all(message.ByteSize() <= limit for message in messages)
+        assert {message.commit.revision for message in messages} == {1}
+        changes = {c.variable: c for message in messages for c in message.changes}
+        assert sorted(changes) == sorted(names)
+        assert changes["large"].tensor.byte_length == 200_000
+        assert not changes["large"].HasField("value")
+        assert all(value_of(changes[v.spec.name].value) == [1] * 5000 for v in small)
+        stream.cancel()
+
+
+async def test_where_a_watch_may_begin() -> None:
+    """At 0, at the present; not in the future, before the history, or in another epoch."""
+    live = LiveModel(
+        FakeModel([FakeVariable("v", np.ones(3, np.float32))], name=MODEL),
+        history=History(max_commits=3),
+    )
+    async with running(live) as found:
+        for n in range(3):
+            await found.stub.AssignVariable(set_v(n, n, n))
+        for after in (0, 3):
+            stream = found.stub.WatchVariables(watch(after_revision=after))
+            assert (await stream.read()).header.revision == after
+            stream.cancel()
+        await found.stub.AssignVariable(set_v(3, 3, 3))
+        for request, reason, metadata in [
+            (watch(after_revision=5), "REVISION_IN_FUTURE", ("current_revision", "4")),
+            (watch(after_revision=0), "REVISION_COMPACTED", ("oldest_revision", "1")),
+            (watch(after_revision=-1), "REVISION_COMPACTED", ("oldest_revision", "1")),
+            (watch(epoch="x"), "EPOCH_MISMATCH", ("current_epoch", live.header.epoch)),
+            (watch(patterns=["v", "w*"]), "VARIABLE_NOT_FOUND", ("variable", "w*")),
+            (watch(patterns=["v"] * 101), "REQUEST_MALFORMED", None),
+            (watch(model="w"), "MODEL_NOT_FOUND", None),
+        ]:
+            found_failure = await failure(found.stub.WatchVariables(request))
+            assert found_failure.reason == reason
+            assert metadata is None or metadata in found_failure.metadata.items()
+        stream = found.stub.WatchVariables(watch(patterns=["v"] * 100))
+        assert (await stream.read()).header.revision == 4
+        stream.cancel()
+        await until(lambda: not found.server._history._watches)
+
+
+async def test_a_watcher_that_reads_nothing_is_closed_and_told_where_to_go_on() -> None:
+    """What waits for it is bounded; the fast ones beside it get everything."""
+    limits = TellingLimits(waiting_bytes=2**19)
+    watchers = Watchers(limits)
+    blob = FakeVariable("blob", np.zeros(10_000, np.float32))
+    live = LiveModel(FakeModel([blob], name=MODEL), watchers=watchers)
+    async with running(live) as found:
+        slow = found.stub.WatchVariables(watch(values=True))
+        fast = [found.stub.WatchVariables(watch(values=True)) for _ in range(5)]
+        for stream in (slow, *fast):
+            await stream.read()
+
+        async def follow(stream: Any) -> list[int]:
+            return [(await stream.read()).header.revision for _ in range(150)]
+
+        async def write() -> None:
+            for n in range(150):
+                data = np.full(10_000, n, "<f4").tobytes()
+                value = tensor(shape=[10_000], data=data)
+                await found.stub.AssignVariable(assign(variable="blob", value=value))
+
+        _, *revisions = await asyncio.gather(write(), *(follow(stream) for stream in fast))
+        assert revisions == [list(range(1, 151))] * 5
+        assert len(watchers) == 5
+        seen: list[int] = []
+
+        async def drain() -> None:
+            while True:
+                seen.append((await slow.read()).header.revision)
+
+        told = await failure(drain())
+        assert seen == list(range(1, len(seen) + 1))
+        assert told.reason == "WATCH_TOO_SLOW"
+        assert told.metadata["resume_revision"] == str(seen[-1])
+        assert 0 < seen[-1] < 150
+        again = found.stub.WatchVariables(watch(after_revision=seen[-1]))
+        await again.read()
+        assert (await again.read()).header.revision == seen[-1] + 1
+
+
+async def test_a_thousand_watchers_take_no_threads() -> None:
+    """Each of 1,000 gets every commit; the service has no more threads, and health answers."""
+    async with running(counter()) as found:
+        await found.stub.AssignVariable(set_v(0, 0, 0))
+        first = found.stub.WatchVariables(watch(values=True))
+        await first.read()
+        before = threading.active_count()
+        streams = [found.stub.WatchVariables(watch(values=True)) for _ in range(1000)]
+        for stream in streams:
+            assert (await stream.read()).header.revision == 1
+        for n in (2, 3):
+            await found.stub.AssignVariable(set_v(n, n, n))
+            assert await found.status("") == SERVING
+            for stream in (first, *streams):
+                event = await stream.read()
+                assert (event.header.revision, value_of(event.changes[0].value)) == (n, [n] * 3)
+        # Those that make messages, and no more.
+        assert threading.active_count() <= before + 2
+        for stream in streams:
+            stream.cancel()
+        await until(lambda: len(found.server._history._watches) == 1)
+
+
+async def test_watches_end_at_shutdown() -> None:
+    """Watchers are told to go elsewhere, and none of them holds the shutdown up."""
+    async with running(counter()) as found:
+        streams = [found.stub.WatchVariables(watch()) for _ in range(20)]
+        for stream in streams:
+            await stream.read()
+        started = time.monotonic()
+        failures = asyncio.gather(*(failure(stream) for stream in streams))
+        await found.server.stop(20)
+        assert time.monotonic() - started < 5
+        assert {each.reason for each in await failures} == {"SHUTTING_DOWN"}
+
+
+async def test_too_many_watches_are_refused() -> None:
+    """Beyond the bound a watch is TOO_MANY_REQUESTS, until another one ends."""
+    async with running(counter(), max_watches=2) as found:
+        streams = [found.stub.WatchVariables(watch()) for _ in range(2)]
+        for stream in streams:
+            await stream.read()
+        assert (await failure(found.stub.WatchVariables(watch()))).reason == "TOO_MANY_REQUESTS"
+        streams[0].cancel()
+        await until(lambda: len(found.server._history._watches) == 1)
+        assert (await found.stub.WatchVariables(watch()).read()).header.revision == 0
+
+
+async def test_commits_are_listed() -> None:
+    """The newest first, with what made them, in pages, and how far back the history reaches."""
+    async with running(counter()) as found:
+        for n in range(5):
+            await found.stub.AssignVariable(set_v(n, n, n, message=f"m{n}"))
+        await found.stub.RunFunction(run(function="add", inputs={"n": number(1)}))
+
+        async def listed(**fields: Any) -> Any:
+            return await found.stub.ListCommits(commits(**fields))
+
+        response = await listed()
+        assert (response.header.revision, response.oldest_revision) == (6, 0)
+        assert [each.info.revision for each in response.commits] == [6, 5, 4, 3, 2, 1]
+        assert [each.info.message for each in response.commits][1:3] == ["m4", "m3"]
+        newest = response.commits[0]
+        assert (newest.info.kind, list(newest.variables)) == (
+            history_pb2.COMMIT_KIND_RUN,
+            ["count"],
+        )
+        assert (newest.variable_count, newest.byte_length) == (1, 8)
+        page = await listed(before_revision=4, max_commits=2, patterns=["v"])
+        assert [each.info.revision for each in page.commits] == [3, 2]
+        for limit, reason in [(-1, "REQUEST_MALFORMED"), (1001, "REQUEST_MALFORMED")]:
+            assert await reason_of(listed(max_commits=limit)) == reason
+        for limit in (0, 1, 1000):
+            await listed(max_commits=limit)
+        assert await reason_of(listed(patterns=["nope"])) == "VARIABLE_NOT_FOUND"
+
+
+async def test_earlier_values_are_read_and_brought_back() -> None:
+    """`at_revision` in both reads, and a revert, which is a commit with a reason of its own."""
+    async with running(counter()) as found:
+        await found.stub.AssignVariable(set_v(4, 5, 6))
+        response = await found.stub.ReadVariable(read(at_revision=0))
+        assert (value_of(response.value), response.header.revision) == ([1, 1, 1], 0)
+        request = pb.ReadVariablesRequest(
+            model=MODEL, reads=[{"variable": "v", "region": rows(0)}], at_revision=0
+        )
+        _, values = values_of([each async for each in found.stub.ReadVariables(request)])
+        assert values == [[1]]
+        response = await found.stub.RevertCommits(revert(0, message="undo", request_id="u"))
+        assert response.header.revision == 2
+        again = await found.stub.RevertCommits(revert(0, message="undo", request_id="u"))
+        assert again == response
+        assert value_of((await found.stub.ReadVariable(read())).value) == [1, 1, 1]
+        for call, reason in [
+            (found.stub.ReadVariable(read(at_revision=9)), "REVISION_IN_FUTURE"),
+            (found.stub.ReadVariable(read(at_revision=-1)), "REVISION_COMPACTED"),
+            (found.stub.ReadVariable(read(at_revision=0, epoch="x")), "EPOCH_MISMATCH"),
+            (found.stub.ReadVariable(read(at_revision=0, if_newer_than=0)), "REQUEST_MALFORMED"),
+            (found.stub.RevertCommits(revert(9)), "REVISION_IN_FUTURE"),
+            (found.stub.RevertCommits(revert(-1)), "REVISION_COMPACTED"),
+            (found.stub.RevertCommits(revert(0, variables=["w"])), "VARIABLE_NOT_FOUND"),
+            (found.stub.RevertCommits(revert(0, if_epoch_match="x")), "EPOCH_MISMATCH"),
+            (found.stub.RevertCommits(revert(0, request_id="u")), "REQUEST_ID_REUSED"),
+            (
+                found.stub.RevertCommits(revert(0, if_model_revision_match=1)),
+                "REVISION_MISMATCH",
+            ),
+            (found.stub.RevertCommits(revert(0, message="m" * 1025)), "REQUEST_MALFORMED"),
+        ]:
+            assert await reason_of(call) == reason
+        await found.stub.RevertCommits(revert(0, message="m" * 1024))
+
+
+async def test_a_write_with_a_lease_is_taken_back() -> None:
+    """A lease is the write's revision; renewed it lasts, revoked or left alone it ends."""
+    live = counter()
+    async with running(live) as found:
+        stub = found.stub
+
+        async def leased(seconds: float, **fields: Any) -> int:
+            response = await stub.AssignVariable(set_v(7, 7, 7, lease_seconds=seconds, **fields))
+            revision: int = response.header.revision
+            return revision
+
+        async def v() -> Any:
+            return value_of((await stub.ReadVariable(read())).value)
+
+        lease = await leased(60)
+        assert ((await stub.RenewLease(renew(lease))).seconds, await v()) == (60, [7, 7, 7])
+        assert await reason_of(stub.RenewLease(renew(lease, epoch="x"))) == "EPOCH_MISMATCH"
+        assert (await stub.RevokeLease(revoke(lease))).header.revision == 2
+        assert await v() == [1, 1, 1]
+        for call in (
+            stub.RenewLease(renew(lease)),
+            stub.RevokeLease(revoke(lease)),
+            stub.RenewLease(renew(99)),
+        ):
+            assert await reason_of(call) == "LEASE_NOT_FOUND"
+        await leased(0.05)
+        await until(lambda: live.header.revision == 4)
+        assert await v() == [1, 1, 1]
+        assert live.timeline.commits(1).commits[0].kind is CommitKind.EXPIRE
+        body = [manifest(lease_seconds=60), chunk(0, np.full(3, 2, "<f4").tobytes())]
+        lease = (await stub.AssignVariables(iter(body))).header.revision
+        assert (await stub.RevokeLease(revoke(lease, keep=True))).header.revision == lease
+        assert await v() == [2, 2, 2]
+        for seconds in (-1.0, float("nan"), float("inf"), 86_400.1):
+            assert await reason_of(leased(seconds)) == "REQUEST_MALFORMED"
+        await leased(86_400.0)
+
+
+async def test_a_client_whose_machine_is_gone_is_forgotten() -> None:
+    """The watch of a half-open connection is freed within twice keepalive time and timeout."""
+    keepalive = {"keepalive_seconds": 1.0, "keepalive_timeout": 1.0}
+    async with (
+        running(counter(), **keepalive) as found,
+        _Proxy(found) as proxy,
+        grpc.aio.insecure_channel(proxy.address) as channel,
+    ):
+        stream = type(found.stub)(channel).WatchVariables(watch())
+        await stream.read()
+        proxy.frozen = True
+        started = time.monotonic()
+        await until(lambda: not found.server._history._watches)
+        assert time.monotonic() - started < 2 * (1 + 1)
+        proxy.frozen = False
+
+
+class _Proxy:
+    """Passes bytes on both ways, until it is frozen: then neither side hears of the other."""
+
+    def __init__(self, found: Running) -> None:
+        host, port = found.address.split(":")
+        self._target = (host, int(port))
+        self.frozen = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> _Proxy:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(*self._target)
+        for source, sink in ((reader, there[1]), (there[0], writer)):
+            self._tasks.add(asyncio.create_task(self._pass(source, sink)))
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            if not self.frozen:
+                sink.write(data)
+        while self.frozen:  # noqa: ASYNC110 (the end of a connection is not passed on either)
+            await asyncio.sleep(0.01)
+        sink.close()
