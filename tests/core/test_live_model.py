@@ -225,6 +225,9 @@ def test_answers_are_bounded_by_count_and_bytes() -> None:
     for name in "abc":
         answers.keep(WriteRequest(name, b""), name, 10)
     assert [answers.find(WriteRequest(name, b"")) for name in "abc"] == [None, "b", "c"]
+    answers.keep(WriteRequest("d", b""), "d", 95)
+    assert refusal(answers.find, WriteRequest("c", b"")).reason is Reason.ANSWER_NOT_KEPT
+    assert answers.find(WriteRequest("d", b"")) == "d"
     answers.keep(WriteRequest("big", b""), "big", 101)
     assert refusal(answers.find, WriteRequest("big", b"")).reason is Reason.ANSWER_NOT_KEPT
 

@@ -25,6 +25,13 @@ class CuttingProxy:
         self._cut_next = threading.Event()
         self.was_cut = threading.Event()
 
+    async def close(self) -> None:
+        """Cut all connections."""
+        serving = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+
     def cut_next_answer(self) -> None:
         """The next answer is the last thing that its connection would have carried."""
         self.was_cut.clear()
@@ -40,7 +47,8 @@ class CuttingProxy:
         try:
             up = asyncio.create_task(self._forward(client, requests))
             down = asyncio.create_task(self._forward_answers(service, answers))
-            await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
+            with suppress(asyncio.CancelledError):  # the proxy is closed
+                await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
             for task in (up, down):
                 task.cancel()
         finally:
@@ -81,5 +89,7 @@ def cutting_proxy(target: str) -> Iterator[CuttingProxy]:
     try:
         yield proxy
     finally:
+        asyncio.run_coroutine_threadsafe(proxy.close(), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(30)
+        loop.close()

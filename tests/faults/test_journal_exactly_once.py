@@ -13,7 +13,7 @@ from tests.journal.kept import kept
 from tests.rpc.models import counter_model
 from tests.serving import serve_here
 
-CUTS = 100
+CUTS = 60
 RESTARTS = 5
 ALL_CUTS, ALL_RESTARTS = 1_000, 200
 
@@ -31,7 +31,7 @@ def write(client: varserve.Client, number: int) -> tuple[int, int]:
             "counter",
             "count",
             np.int64(1),
-            operation="ADD",
+            operation=varserve.AssignOperation.ADD,
             request_id=request_id,
             read_back=True,
             timeout=60,
@@ -97,7 +97,7 @@ def once(client: varserve.Client, request_id: str) -> tuple[int, int]:
         "counter",
         "count",
         np.int64(1),
-        operation="ADD",
+        operation=varserve.AssignOperation.ADD,
         request_id=request_id,
         read_back=True,
         timeout=60,

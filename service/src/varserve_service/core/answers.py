@@ -1,6 +1,7 @@
 """Answers to writes that were done, kept so that a write which comes again is not done again.
 
-Bounded by age, count and bytes; the oldest go first. The caller holds the model's lock: exclusive
+Bounded by age, count and bytes; the oldest go first. For bytes only the answer goes: that the write
+was done is still known. The caller holds the model's lock: exclusive
 to keep, shared to find.
 """
 
@@ -48,6 +49,7 @@ class Answers(Generic[Answer]):
         self._max_age = int(max_age * 1e9)
         self._clock = clock
         self._kept: OrderedDict[str, _Kept[Answer]] = OrderedDict()
+        self._large: OrderedDict[str, None] = OrderedDict()  # ids of answers that take bytes
         self._nbytes = 0
 
     def find(self, request: WriteRequest | None) -> Answer | None:
@@ -90,15 +92,26 @@ class Answers(Generic[Answer]):
         now = self._clock()
         if answer is None or nbytes > self._max_bytes:
             answer, nbytes = None, 0
-        before = self._kept.pop(request.id, None)
-        self._nbytes += nbytes - (before.nbytes if before is not None else 0)
-        self._kept[request.id] = _Kept(
-            request.fingerprint, answer, nbytes, now if time is None else time
-        )
-        while self._kept and (
-            len(self._kept) > self._max_count
-            or self._nbytes > self._max_bytes
-            or next(iter(self._kept.values())).time < now - self._max_age
-        ):
-            _, oldest = self._kept.popitem(last=False)
-            self._nbytes -= oldest.nbytes
+        self._forget(request.id)
+        given = now if time is None else time
+        self._kept[request.id] = _Kept(request.fingerprint, answer, nbytes, given)
+        if nbytes:
+            self._nbytes += nbytes
+            self._large[request.id] = None
+        while self._nbytes > self._max_bytes:
+            # The id stays: the write is still not to be done again.
+            oldest, _ = self._large.popitem(last=False)
+            kept = self._kept[oldest]
+            self._nbytes -= kept.nbytes
+            self._kept[oldest] = _Kept(kept.fingerprint, None, 0, kept.time)
+        while self._kept:
+            oldest, kept = next(iter(self._kept.items()))
+            if len(self._kept) <= self._max_count and kept.time >= now - self._max_age:
+                return
+            self._forget(oldest)
+
+    def _forget(self, request_id: str) -> None:
+        kept = self._kept.pop(request_id, None)
+        if kept is not None and kept.nbytes:
+            self._nbytes -= kept.nbytes
+            del self._large[request_id]
