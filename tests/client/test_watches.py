@@ -216,7 +216,6 @@ def test_it_outlives_a_restart_with_the_state() -> None:
         watch = model.watch("counter")
         model.variables["counter"].assign(1)
         assert next(watch).revision == 1
-    live.timeline.watchers._listeners.clear()
     with serve_again(port, live):
         model.variables["counter"].assign(2)
         assert (next(watch).revision, watch.epoch) == (2, live.header.epoch)

@@ -111,14 +111,20 @@ def test_what_a_function_wrote_is_taken_back() -> None:
 
 def test_a_revert_has_conditions_and_is_done_once() -> None:
     """A revert is refused where the model has moved, and its request is remembered."""
-    live, *_ = two()
+    _, a, b = two()
+    live = LiveModel(FakeModel([a, b]), history=History(max_commits=3))
     live.assign([Write("a", SET, array(0, 0, 0))])
     error = refusal(live.revert, 0, conditions=Conditions(model_revision=0))
     assert error.reason is Reason.REVISION_MISMATCH
     assert refusal(live.revert, 0, conditions=Conditions(epoch="x")).reason is Reason.EPOCH_MISMATCH
     request = WriteRequest("r", b"")
-    assert live.revert(0, request=request) is live.revert(0, request=request)
-    assert live.header.revision == 2
+    answer = live.revert(0, request=request)
+    assert live.revert(0, request=request) is answer
+    live.assign([Write("a", SET, array(*[9] * 3))])
+    live.assign([Write("b", SET, array(9, 9))])
+    assert refusal(live.revert, 0).reason is Reason.REVISION_COMPACTED
+    assert live.revert(0, request=request) is answer
+    assert live.header.revision == 4
 
 
 def test_a_variable_cannot_lose_its_only_value() -> None:

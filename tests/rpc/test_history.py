@@ -240,14 +240,14 @@ async def test_a_watcher_that_reads_nothing_is_closed_and_told_where_to_go_on() 
         assert (await again.read()).header.revision == seen[-1] + 1
 
 
-async def test_a_thousand_watchers_take_no_threads() -> None:
-    """Each of 1,000 gets every commit; the service has no more threads, and health answers."""
+async def test_a_hundred_watchers_take_no_threads() -> None:
+    """Each of 100 gets every commit; the service has no more threads, and health answers."""
     async with running(counter()) as found:
         await found.stub.AssignVariable(set_v(0, 0, 0))
         first = found.stub.WatchVariables(watch(values=True))
         await first.read()
         before = threading.active_count()
-        streams = [found.stub.WatchVariables(watch(values=True)) for _ in range(1000)]
+        streams = [found.stub.WatchVariables(watch(values=True)) for _ in range(100)]
         for stream in streams:
             assert (await stream.read()).header.revision == 1
         for n in (2, 3):

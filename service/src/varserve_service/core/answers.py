@@ -1,8 +1,7 @@
 """Answers to writes that were done, kept so that a write which comes again is not done again.
 
 Bounded by age, count and bytes; the oldest go first. For bytes only the answer goes: that the write
-was done is still known. The caller holds the model's lock: exclusive
-to keep, shared to find.
+was done is still known. The caller holds the model's lock: exclusive to keep, shared to find.
 """
 
 from __future__ import annotations

@@ -132,6 +132,13 @@ class Committer:
             self._turn.release()
         return attempt.result()
 
+    def answered(self, request: WriteRequest | None) -> Answer | None:
+        """The answer that a request got before. The lock is held, shared or not.
+
+        Raises StateError as `Answers.find` does.
+        """
+        return self._answers.find(request)
+
     @contextmanager
     def staged(
         self,

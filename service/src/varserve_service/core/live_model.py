@@ -241,6 +241,9 @@ class LiveModel:
         """
         paths = {self._variables.find(name).spec.path for name in variables}
         with self._lock.shared(deadline):
+            answer = self._committer.answered(request)
+            if answer is not None:  # also when the history does not reach back any more
+                return answer
             seen = self._revisions.current
             reversals = self.timeline.reversals(revision, paths, conditions.epoch)
         worked_out = [each.change() for each in reversals]

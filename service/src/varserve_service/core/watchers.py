@@ -163,6 +163,10 @@ class Watchers:
         """Have `listener` called at each commit that somebody watches, while the lock is held."""
         self._listeners.append(listener)
 
+    def unlisten(self, listener: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._listeners.remove(listener)
+
     def tell(self, commit: Commit) -> None:
         """Link a commit to the chain. The caller holds the model's lock exclusively."""
         if not self._watchers:

@@ -55,9 +55,11 @@ class Hub:
         self._news = self._loop.create_future()
 
     def close(self) -> None:
-        """End all watches."""
-        self._closed = True
-        self._wake()
+        """End all watches. Again: nothing."""
+        if not self._closed:
+            self._closed = True
+            self._live.timeline.watchers.unlisten(self._tell)
+            self._wake()
 
     async def news(self, timeout: float) -> None:
         """Wait until there may be something new, at most so many seconds.
