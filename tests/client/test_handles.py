@@ -111,6 +111,30 @@ def test_large_variable(model: varserve.Model) -> None:
     assert model.revision == 2
 
 
+def test_reading_into_an_array(model: varserve.Model) -> None:
+    """A value goes into the caller's own array, small or large, whole or a region."""
+    for variable in (model.variables["table"], model.variables["large"]):
+        for source in (variable, variable[1:3]):
+            expected = source.numpy()
+            out = np.full_like(expected, 77)
+            assert source.numpy(out=out) is out
+            np.testing.assert_array_equal(out, expected)
+    large = model.variables["large"]
+    value = large.numpy()
+    kept = value.copy()
+    with pytest.raises(varserve.ShapeMismatch, match=r"expected shape .*100003.*found"):
+        large.numpy(out=value[1:])
+    with pytest.raises(varserve.DtypeMismatch, match="expected dtype float64, found float32"):
+        large.numpy(out=np.empty(value.shape, np.float32))
+    for wrong in (np.empty(2 * value.size)[::2], value.tolist(), kept):
+        kept.flags.writeable = False
+        with pytest.raises(varserve.InvalidRequest, match="C-contiguous, writable"):
+            large.numpy(out=wrong)
+    with pytest.raises(varserve.InvalidRequest, match="strings"):
+        model.variables["labels"].numpy(out=np.empty(3, object))
+    np.testing.assert_array_equal(value, kept)
+
+
 def test_strings(model: varserve.Model) -> None:
     """Strings are arrays of bytes; str is sent as UTF-8; those that are too large stream."""
     labels = model.variables["labels"]

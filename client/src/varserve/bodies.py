@@ -16,14 +16,22 @@ from .tensors import Array
 
 
 class BodyDownload:
-    """Receives a manifest and then chunks, straight into the arrays that are the answer."""
+    """Receives a manifest and then chunks, straight into the arrays that are the answer.
+
+    `into`: for each tensor the caller's own array, C-contiguous and writable; None for a new one.
+    """
 
     def __init__(
-        self, headers: Callable[[Any], Sequence[Any]], chunk_bytes: int, expected: int | None = None
+        self,
+        headers: Callable[[Any], Sequence[Any]],
+        chunk_bytes: int,
+        expected: int | None = None,
+        into: Sequence[Array | None] = (),
     ) -> None:
         self._headers = headers
         self._chunk_bytes = chunk_bytes
         self._expected = expected
+        self._into = into
         self._manifest: Any = None
         self._arrays: list[Array] = []
         self._shapes: list[tuple[int, ...] | None] = []
@@ -46,11 +54,19 @@ class BodyDownload:
         if self._manifest is None or self._expected not in (None, len(headers)):
             raise errors.ServiceError(f"expected a manifest of {self._expected} tensors")
         destinations = []
-        for header in headers:
+        for index, header in enumerate(headers):
             name, shape, nbytes = tensors.check_header(header)
             is_string = name == tensors.STRING
+            own = self._into[index] if index < len(self._into) else None
             array: Array
-            if is_string:
+            if own is not None:
+                if own.dtype != tensors.numpy_dtype(name) or own.nbytes != nbytes:
+                    raise errors.ShapeMismatch(
+                        f"the value is {name} {list(shape)} now; `out` is {own.dtype} "
+                        f"{list(own.shape)}"
+                    )
+                array = own.reshape(shape)
+            elif is_string:
                 array = np.empty(nbytes, np.uint8)
             else:
                 array = np.empty(shape, tensors.numpy_dtype(name))

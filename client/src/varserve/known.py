@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+
 from . import errors, operations, tensors
 from .errors import FunctionNotFound, MessageTooLarge, NameAmbiguous, VariableNotFound
 from .operations import AssignOperation, Conditions, Prepared, Run, Write
@@ -148,9 +150,15 @@ class Known:
         return nbytes is None or nbytes <= limit
 
     def read(
-        self, path: str, part: Part, budget: Budget, *, at_revision: int | None = None
+        self,
+        path: str,
+        part: Part,
+        budget: Budget,
+        *,
+        at_revision: int | None = None,
+        out: Array | None = None,
     ) -> Op[Reading]:
-        """One variable or region, by the call that suits its size."""
+        """One variable or region, by the call that suits its size; `out` takes the value."""
         yield from self.fresh(budget)
         spec = self.variables.by_path[path]
         variable = self.variables.key(path)
@@ -164,13 +172,18 @@ class Known:
                 if reading.value is not None:
                     self._check(reading.header, spec, part, reading.value)
                 self.learn(reading.header, {path: reading.variable_revision})
+                if out is not None and reading.value is not None:
+                    np.copyto(out, reading.value)
+                    reading = replace(reading, value=out)
                 return reading
             except MessageTooLarge:
                 if size is None:
                     self._streams.add(path)
         reads = {variable: (path, part)}
-        snapshot = yield from self.read_many(reads, budget, at_revision=at_revision)
-        return Reading(snapshot.header, snapshot.revisions[variable], snapshot[variable])
+        into = None if out is None else {variable: out}
+        snapshot = yield from self.read_many(reads, budget, at_revision=at_revision, into=into)
+        value = snapshot[variable] if out is None else out
+        return Reading(snapshot.header, snapshot.revisions[variable], value)
 
     def read_many(
         self,
@@ -178,14 +191,19 @@ class Known:
         budget: Budget,
         *,
         at_revision: int | None = None,
+        into: Mapping[str, Array] | None = None,
     ) -> Op[Snapshot]:
-        """Several variables or regions at one revision. `reads`: key to path and part."""
+        """Several variables or regions at one revision. `reads`: key to path and part.
+
+        `into`: arrays that take values, by key.
+        """
         yield from self.fresh(budget)
         snapshot = yield from operations.read_variables(
             self.header.model,
             {key: (self.variables.key(path), part) for key, (path, part) in reads.items()},
             self.spec.limits.chunk_bytes,
             budget,
+            into=into,
             **self._at(at_revision),
         )
         for key, (path, part) in reads.items():
@@ -288,6 +306,21 @@ def part_of(spec: VariableSpec, region: Index | Rows | Part | None) -> Part:
     """The part of a variable that a region is. Raises RegionInvalid."""
     with errors.about(f"variable {spec.name!r}", variable=spec.name):
         return resolve(region, spec.shape)
+
+
+def check_out(spec: VariableSpec, part: Part, out: Any) -> None:
+    """Raises DtypeMismatch, ShapeMismatch or InvalidRequest for what cannot take a value."""
+    about = f"variable {spec.name!r}: out"
+    if spec.dtype.kind == "O":
+        raise errors.InvalidRequest(f"{about}: strings have no array that they could be read into")
+    if not isinstance(out, np.ndarray) or not (out.flags.c_contiguous and out.flags.writeable):
+        raise errors.InvalidRequest(f"{about}: expected a C-contiguous, writable numpy array")
+    if out.dtype != spec.dtype:
+        raise errors.DtypeMismatch(f"{about}: expected dtype {spec.dtype}, found {out.dtype}")
+    if not part.is_of(out):
+        raise errors.ShapeMismatch(
+            f"{about}: expected shape {shape_text(part.shown_shape)}, found {shape_text(out.shape)}"
+        )
 
 
 def part_bytes(spec: VariableSpec, part: Part) -> int | None:

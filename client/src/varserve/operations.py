@@ -148,8 +148,12 @@ def read_variables(
     *,
     at_revision: int | None = None,
     epoch: str = "",
+    into: Mapping[str, Array] | None = None,
 ) -> Op[Snapshot]:
-    """ReadVariables. `reads`: what each value is called in the snapshot, the variable, its part."""
+    """ReadVariables. `reads`: what each value is called in the snapshot, the variable, its part.
+
+    `into`: arrays that take values, by what these are called.
+    """
     request = pb.ReadVariablesRequest(
         model=model,
         reads=[
@@ -160,7 +164,11 @@ def read_variables(
         epoch=epoch,
     )
     receive = partial(
-        BodyDownload, lambda found: [each.tensor for each in found.entries], chunk_bytes, len(reads)
+        BodyDownload,
+        lambda found: [each.tensor for each in found.entries],
+        chunk_bytes,
+        len(reads),
+        [(into or {}).get(key) for key in reads],
     )
     manifest, arrays = yield from attempt(Call(READ_VARIABLES, request, budget, receive))
     return Snapshot(

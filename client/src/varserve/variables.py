@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from . import tensors
 from .handles import OfModel
-from .known import part_bytes, part_of, prepared
+from .known import check_out, part_bytes, part_of, prepared
 from .leases import Lease
 from .operations import AssignOperation, Write
 from .regions import Index, Part, Rows
@@ -61,14 +61,25 @@ class _Value(OfModel[D_co]):
         return part_of(self.spec, self._part)
 
     @operation
-    def numpy(self, *, at_revision: int | None = None, timeout: float | None = None) -> Op[Array]:
+    def numpy(
+        self,
+        *,
+        out: Array | None = None,
+        at_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> Op[Array]:
         """The value, as an array of its own: `shape`, `dtype`.
 
-        Any size; a large one takes the array and a few MiB. at_revision: as it was at that revision
-        of the model, while the service keeps it. timeout: seconds, all in all.
-        Raises VariableUninitialized, RevisionCompacted, RevisionInFuture.
+        Any size; a large one takes the array and a few MiB.
+        out: an array of that dtype and shape, C-contiguous and writable, to take the value and be
+        returned: reading again and again into memory that is there is several times as fast. When
+        the call fails it holds anything.
+        at_revision: as it was at that revision of the model, while the service keeps it.
+        timeout: seconds, all in all.
+        Raises VariableUninitialized, RevisionCompacted, RevisionInFuture; of `out` InvalidRequest,
+        DtypeMismatch, ShapeMismatch.
         """
-        return self._read(self._resolved(), timeout, at_revision)
+        return self._read(self._resolved(), timeout, at_revision, out)
 
     read_value = numpy
 
@@ -172,9 +183,19 @@ class _Value(OfModel[D_co]):
         write = Write(self._path, value, AssignOperation.SET, self._part)
         return Lease(self, [prepared(self.spec, write)], seconds, message)
 
-    def _read(self, part: Part, timeout: float | None, at_revision: int | None = None) -> Op[Array]:
+    def _read(
+        self,
+        part: Part,
+        timeout: float | None,
+        at_revision: int | None = None,
+        out: Array | None = None,
+    ) -> Op[Array]:
+        if out is not None:
+            check_out(self.spec, part, out)
         budget = self._budget(timeout, part_bytes(self.spec, part))
-        reading = yield from self._known.read(self._path, part, budget, at_revision=at_revision)
+        reading = yield from self._known.read(
+            self._path, part, budget, at_revision=at_revision, out=out
+        )
         assert reading.value is not None
         return reading.value
 
