@@ -23,6 +23,8 @@ FIGURES = (
         ),
         measures=(P50, P99),
         nbytes=ROWS * TABLE_ROW * 4,
+        # The table, and once more while its filling can still be taken back.
+        needs=2 * TABLE + GIB,
         quick=True,
     ),
     Figure(

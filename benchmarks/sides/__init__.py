@@ -50,7 +50,8 @@ def sides(models: Path) -> dict[str, Side]:
     return {
         "ours": Side(
             "ours",
-            "varserve: a read gives a fresh array; what is assigned is one warm array",
+            "varserve: a read fills a warm array, or gives a fresh one where it says so; "
+            "what is assigned is one warm array",
             (*service, "--log-level", "warning", *served),
         ),
         "tcp": Side(

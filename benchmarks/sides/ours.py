@@ -1,4 +1,4 @@
-"""varserve itself. A read gives a fresh array each time; what is assigned is one warm array."""
+"""varserve itself. A read gives a fresh array or fills a warm one; one warm array is assigned."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ class Client:
         fill(rows=0)
 
     @contextmanager
-    def read(self, nbytes: int, dtype: str = "float32") -> Iterator[Act]:
+    def read(self, nbytes: int, dtype: str = "float32", warm: bool = False) -> Iterator[Act]:
         with self._filled(nbytes, dtype) as variable:
-            yield variable.numpy
+            out = variable.numpy() if warm else None
+            yield lambda: variable.numpy(out=out)
 
     @contextmanager
     def assign(self, nbytes: int, dtype: str = "float32", model: str = BENCH) -> Iterator[Act]:
