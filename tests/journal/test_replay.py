@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ def test_the_history_comes_back_too(tmp_path: Path, in_place: bool) -> None:
     def make() -> FakeModel:
         return FakeModel([FakeVariable("a", np.arange(6, dtype=np.float32), in_place=in_place)])
 
-    def told(commits: list[Commit]) -> list[Any]:
+    def told(commits: Sequence[Commit]) -> list[Any]:
         return [
             (
                 commit.revision,
@@ -237,5 +237,5 @@ def test_the_history_comes_back_too(tmp_path: Path, in_place: bool) -> None:
     with kept(tmp_path, make) as (live, _):
         assert told(live.timeline.commits(1_000).commits) == before
         live.assign([Write("a", SET, np.zeros(1, np.float32), Rows(np.array([0])))])
-        assert told(live.timeline.commits(1_000).commits)[:3] == before
+        assert told(live.timeline.commits(1_000).commits)[1:] == before
         assert value_of(live, "a").tolist() == [0, *value[1:]]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
 from tests.serving import serve_here
@@ -16,7 +18,10 @@ from varserve import tensors
 from varserve.reasons import DETAILS_KEY, read_details
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import model_service_pb2_grpc
+from varserve_service.bootstrap import batch_options
+from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.live_model import LiveModel
+from varserve_service.core.models import Models
 from varserve_service.core.ports import (
     Constant,
     FunctionKind,
@@ -27,6 +32,7 @@ from varserve_service.core.ports import (
     TensorSpec,
 )
 from varserve_service.rpc import BatchOptions, unfit
+from varserve_service.settings import Settings, load_settings
 
 ROWS = TensorSpec("float32", (None, 2))
 CALLS = 24
@@ -213,3 +219,27 @@ def test_what_cannot_be_batched(overload: Overload, problem: str | None) -> None
     """The operator is told why a function is not fit for it."""
     found = unfit(FunctionSpec("f", "f", FunctionKind.FUNCTION, (overload,)))
     assert found == problem if problem is None else problem in (found or "")
+
+
+def settings_of(tmp_path: Path, text: str) -> Settings:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    return load_settings({}, file)
+
+
+def test_batching_is_set_in_the_file(tmp_path: Path) -> None:
+    """By model and function; one that is not there or not fit is told by name."""
+    function = FakeFunction("double", Double(), inputs={"x": ROWS}, outputs={"y": ROWS})
+    fixed = FakeFunction("fixed", Double(), inputs={"x": FIXED}, outputs={"y": ROWS})
+    models = Models([LiveModel(FakeModel([], [function, fixed], name="m"))])
+    good = settings_of(tmp_path, "batching: {m: {double: {max_rows: 8, allowed_rows: [2, 8]}}}")
+    assert batch_options(models, good) == {("m", "double"): BatchOptions(8, allowed_rows=(2, 8))}
+    for functions, problem in (("nothing", "nothing"), ("fixed", "dimension 0 of 'x'")):
+        wrong = settings_of(tmp_path, f"batching: {{m: {{{functions}: {{max_rows: 8}}}}}}")
+        with pytest.raises(ModelLoadError, match=problem):
+            batch_options(models, wrong)
+    for options in ("max_rows: 1", "max_rows: 8, allowed_rows: [8, 2]", "max_rows: 8, a: 1"):
+        with pytest.raises(ValidationError):
+            settings_of(tmp_path, f"batching: {{m: {{double: {{{options}}}}}}}")
+    with pytest.raises(ValidationError, match=r"max_rows, 8, found 4"):
+        settings_of(tmp_path, "batching: {m: {double: {max_rows: 8, allowed_rows: [4]}}}")

@@ -21,6 +21,7 @@ from .messages import Answer, sent_bytes
 from .ports import Value, Variable
 from .regions import Region, Rows, region_shape
 from .revisions import Revisions
+from .values import HostValue
 
 
 def replay(
@@ -52,7 +53,7 @@ def replay(
         each.finish()
     revisions.restore(current, written)
     for known in journal.answers():
-        values = {name: _HostValue(array) for name, array in (known.values or {}).items()}
+        values = {name: HostValue(array) for name, array in (known.values or {}).items()}
         nbytes = sum(map(sent_bytes, values.values()))
         first = None if known.values is None else answer(known.revision, values)
         answers.keep(known.request, first, nbytes, known.time)
@@ -160,32 +161,3 @@ def _copy(array: Array) -> Array:
 
 def _index(region: Region) -> Any:
     return region.indices if isinstance(region, Rows) else region.index()
-
-
-class _HostValue:
-    """An array in host memory as a Value."""
-
-    __slots__ = ("_array",)
-
-    def __init__(self, array: Array) -> None:
-        self._array = array
-
-    @property
-    def dtype(self) -> str:
-        return "string" if self._array.dtype.hasobject else self._array.dtype.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self._array.shape)
-
-    @property
-    def nbytes(self) -> int:
-        if self._array.dtype.hasobject:
-            return sum(len(element) for element in self._array.flat)
-        return self._array.nbytes
-
-    def numpy(self) -> Array:
-        return self._array
-
-    def buffer(self, start: int, stop: int) -> memoryview:
-        return self._array.reshape(-1).view(np.uint8).data[start:stop]

@@ -16,6 +16,7 @@ from varserve_service.core.buffers import aligned_empty, is_aligned
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports import Value
 from varserve_service.core.regions import Region, Rows, Slices, region_shape
+from varserve_service.core.values import HostValue
 
 from .placement import device_name, is_host
 
@@ -169,38 +170,6 @@ class RegionValue:
                 # The whole may be a thousand times the part.
                 self._whole = None
             return self._part
-
-
-class HostValue:
-    """A read-only, C-contiguous numpy array as a Value."""
-
-    __slots__ = ("_array", "_bytes")
-
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
-        self._array = array
-        self._bytes = None if array.dtype.hasobject else array.reshape(-1).view(np.uint8)
-
-    @property
-    def dtype(self) -> str:
-        return "string" if self._bytes is None else self._array.dtype.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._array.shape
-
-    @property
-    def nbytes(self) -> int:
-        if self._bytes is None:
-            return sum(len(element) for element in self._array.flat)
-        return self._array.nbytes
-
-    def numpy(self) -> np.ndarray[Any, Any]:
-        return self._array
-
-    def buffer(self, start: int, stop: int) -> memoryview:
-        if self._bytes is None:
-            raise TypeError("strings have no buffer of elements")
-        return memoryview(self._bytes)[start:stop]
 
 
 def cut(whole: tf.Tensor, region: Region) -> TensorValue | HostValue:
