@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pydantic
 import pytest
 
-from varserve_service.settings import load_settings
+from varserve_service.__main__ import main
+from varserve_service.settings import Settings, load_settings
 
 
 def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -43,6 +45,21 @@ def test_models_can_be_named_in_the_environment(monkeypatch: pytest.MonkeyPatch)
     """VARSERVE_MODELS is a JSON object of names and paths."""
     monkeypatch.setenv("VARSERVE_MODELS", '{"a": "/m/a"}')
     assert load_settings({}, None).models == {"a": Path("/m/a")}
+
+
+def test_every_setting_is_a_flag() -> None:
+    """All settings but tables can be given as flags, and say what they are."""
+    flags = {
+        parameter.name: parameter
+        for parameter in main.commands["serve"].params
+        if isinstance(parameter, click.Option)
+    }
+    missing = set(Settings.model_fields) - set(flags)
+    for name in missing:
+        annotation = str(Settings.model_fields[name].annotation)
+        assert annotation.startswith("dict["), f"{name} is no table and has no flag"
+    assert "models" not in missing
+    assert all(flag.help for flag in flags.values())
 
 
 def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path) -> None:

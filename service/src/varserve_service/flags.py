@@ -1,0 +1,83 @@
+"""Command-line flags for the settings: one for each field, so that a setting is declared once.
+
+Knows click and the fields of Settings; whether a value is right, only Settings says.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic.fields import FieldInfo
+
+from .settings import Settings
+
+Command = Callable[..., Any]
+
+
+class _NamedPath(click.ParamType):
+    name = "NAME=PATH"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Path]:
+        # At the first equals sign: a path may have others.
+        name, equals, path = value.partition("=")
+        if not (name and equals and path):
+            self.fail(f"expected NAME=PATH, found {value!r}", param, ctx)
+        return name, Path(path)
+
+
+def settings_options(command: Command) -> Command:
+    """Decorate a click command with a flag for every setting that fits into one.
+
+    The others, tables by model or verb say, are for the file and the environment.
+    """
+    # The last one applied is the first one shown.
+    for name, field in reversed(Settings.model_fields.items()):
+        for decorate in _options(name, field):
+            command = decorate(command)
+    return command
+
+
+def given(flags: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given as flags, by their names."""
+    found = {name: value for name, value in flags.items() if value not in (None, ())}
+    if "models" in found:
+        found["models"] = dict(found["models"])
+    return found
+
+
+def _options(name: str, field: FieldInfo) -> list[Callable[[Command], Command]]:
+    flag = f"--{name.replace('_', '-')}"
+    help_text = _help(field)
+    kind = _kind(field.annotation)
+    if name == "models":
+        shown = "a model and the path of its SavedModel; repeatable"
+        return [click.option("--model", name, type=_NamedPath(), multiple=True, help=shown)]
+    if kind is bool:
+        both = f"{flag}/--no-{flag.removeprefix('--')}"
+        return [click.option(both, name, default=None, help=help_text)]
+    if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] in (str, Path):
+        return [click.option(flag, name, multiple=True, help=f"{help_text}; repeatable")]
+    if kind in (int, float, str, Path) or typing.get_origin(kind) is typing.Literal:
+        metavar = {int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
+        return [click.option(flag, name, metavar=metavar, help=help_text)]
+    return []
+
+
+def _help(field: FieldInfo) -> str:
+    text = field.description or ""
+    if field.is_required() or field.default in (None, (), False):
+        return text
+    return f"{text}  [default: {field.default}]"
+
+
+def _kind(annotation: Any) -> Any:
+    """The annotation without its None."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        (kind,) = (part for part in typing.get_args(annotation) if part is not type(None))
+        return kind
+    return annotation
