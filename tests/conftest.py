@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import saved_models
 from tests.serving import ServiceProcess, service_process
@@ -16,6 +17,11 @@ from varserve_service.logs import configure_logs
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 configure_logs("warning")
+# How long an example takes says nothing on a machine that is busy with other things.
+settings.register_profile(
+    "varserve", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("varserve")
 
 DEMO_MODEL = Path(__file__).resolve().parents[1] / ".models" / "basic_pitch" / "1"
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 import varserve
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
@@ -18,11 +17,6 @@ from .scripted import Scripted
 
 MESSAGE_BYTES = 128 << 10
 CHUNK_BYTES = 1 << 10
-
-
-# Tests share two cores: how long an example takes says nothing.
-settings.register_profile("client", deadline=None)
-settings.load_profile("client")
 
 
 def fake_model() -> FakeModel:

@@ -321,7 +321,7 @@ def test_string_arrays_of_every_kind_become_bytes() -> None:
 SHAPES = st.lists(st.integers(0, 4), max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(name=st.sampled_from(FIXED), shape=SHAPES, data=st.data())
 def test_every_bit_pattern_comes_back(name: str, shape: list[int], data: st.DataObject) -> None:
     """Any bytes of any dtype and shape survive the way to the wire and back, bit by bit."""
@@ -336,7 +336,7 @@ def test_every_bit_pattern_comes_back(name: str, shape: list[int], data: st.Data
     assert (back.dtype, back.shape, back.tobytes()) == (dtype, tuple(shape), raw)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(elements=st.lists(st.binary(max_size=20), max_size=12), rows=st.sampled_from([1, 2, 3]))
 def test_every_string_comes_back(elements: list[bytes], rows: int) -> None:
     """Any byte strings survive both forms, in a message and in a body."""
