@@ -16,10 +16,13 @@ from pathlib import Path
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 from varserve_service.rpc import Server, ServerOptions
+from varserve_service.rpc.identity import Authenticator
 
 
 @contextmanager
-def serve_here(*models: LiveModel, **options: object) -> Iterator[str]:
+def serve_here(
+    *models: LiveModel, authenticator: Authenticator | None = None, **options: object
+) -> Iterator[str]:
     """Serve live models from a thread of this process; gives `HOST:PORT`."""
     started: queue.Queue[str | BaseException] = queue.Queue()
     loop = asyncio.new_event_loop()
@@ -27,7 +30,8 @@ def serve_here(*models: LiveModel, **options: object) -> Iterator[str]:
 
     async def run() -> None:
         try:
-            server = Server(Models(models), ServerOptions(**({"port": 0} | options)))  # type: ignore[arg-type]
+            wanted = ServerOptions(**({"port": 0} | options))  # type: ignore[arg-type]
+            server = Server(Models(models), wanted, authenticator)
             started.put(await server.start())
         except BaseException as error:
             started.put(error)

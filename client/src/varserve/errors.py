@@ -41,7 +41,8 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     │   ├── OutOfMemory
     │   └── StateStoreFull
     ├── DeadlineExceeded (TimeoutError)
-    ├── AccessDenied                    credentials missing or not sufficient
+    ├── AccessDenied                    who calls may not do this
+    │   └── Unauthenticated             no credential, or one that does not hold
     ├── ClientClosed                    this client was closed, before or during the call
     └── ServiceError                    a defect of the service, or no varserve service at all
 """
@@ -351,9 +352,15 @@ class DeadlineExceeded(VarserveError, TimeoutError):
 
 
 class AccessDenied(VarserveError):
-    """Credentials are missing or do not suffice."""
+    """Who makes the call may not do this with what it names, whether that exists or not."""
 
     reason = "PERMISSION_DENIED"
+
+
+class Unauthenticated(AccessDenied):
+    """The call carries no credential where one is needed, or one that does not hold."""
+
+    reason = "UNAUTHENTICATED"
 
 
 class ClientClosed(VarserveError):
@@ -380,7 +387,6 @@ CLASS_OF_REASON: dict[str, type[VarserveError]] = {
     # gRPC status codes of failures that the service did not report itself.
     "INVALID_ARGUMENT": InvalidRequest,
     "ALREADY_EXISTS": FailedPrecondition,
-    "UNAUTHENTICATED": AccessDenied,
     "CANCELLED": Unavailable,
     "UNIMPLEMENTED": ServiceError,
     "UNKNOWN": ServiceError,

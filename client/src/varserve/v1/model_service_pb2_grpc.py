@@ -32,8 +32,8 @@ class ModelServiceStub(object):
     several variables is of one revision.
 
     Every call may also fail with MODEL_NOT_FOUND, MODEL_NOT_READY, SHUTTING_DOWN, REQUEST_MALFORMED,
-    TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED or INTERNAL (names of ErrorReason). A call
-    that failed has changed nothing.
+    TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED or
+    INTERNAL (names of ErrorReason). A call that failed has changed nothing.
     """
 
     def __init__(self, channel):
@@ -115,8 +115,8 @@ class ModelServiceServicer(object):
     several variables is of one revision.
 
     Every call may also fail with MODEL_NOT_FOUND, MODEL_NOT_READY, SHUTTING_DOWN, REQUEST_MALFORMED,
-    TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED or INTERNAL (names of ErrorReason). A call
-    that failed has changed nothing.
+    TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED or
+    INTERNAL (names of ErrorReason). A call that failed has changed nothing.
     """
 
     def ListModels(self, request, context):
@@ -328,8 +328,8 @@ class ModelService(object):
     several variables is of one revision.
 
     Every call may also fail with MODEL_NOT_FOUND, MODEL_NOT_READY, SHUTTING_DOWN, REQUEST_MALFORMED,
-    TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED or INTERNAL (names of ErrorReason). A call
-    that failed has changed nothing.
+    TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED or
+    INTERNAL (names of ErrorReason). A call that failed has changed nothing.
     """
 
     @staticmethod

@@ -28,6 +28,8 @@ class Reason(StrEnum):
     INPUT_MISMATCH = auto()
     OVERLOAD_MISMATCH = auto()
     REQUEST_ID_REUSED = auto()
+    UNAUTHENTICATED = auto()
+    PERMISSION_DENIED = auto()
     MODEL_NOT_FOUND = auto()
     VARIABLE_NOT_FOUND = auto()
     FUNCTION_NOT_FOUND = auto()

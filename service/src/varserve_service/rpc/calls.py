@@ -23,6 +23,8 @@ from varserve.reasons import DETAILS_KEY, Failure
 from varserve.tensors import TensorError
 from varserve_service.core.errors import Reason, StateError
 
+from .identity import Authenticator, Context, identify
+
 log = structlog.get_logger("varserve.rpc")
 
 # Trailing metadata has room for 8 KiB in all. The message is in it twice: once with three
@@ -31,7 +33,6 @@ MAX_MESSAGE_BYTES = 1_000
 MAX_METADATA_BYTES = 200
 
 T = TypeVar("T")
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 def deadline_of(context: Context) -> float | None:
@@ -80,7 +81,8 @@ class StagingBudget:
 class Calls:
     """All calls in progress: lets them in, turns what they raise into failures, and drains."""
 
-    def __init__(self) -> None:
+    def __init__(self, authenticator: Authenticator | None = None) -> None:
+        self._authenticator = authenticator
         self._draining = False
         self._in_progress: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
@@ -96,6 +98,7 @@ class Calls:
         # Not when the handler is done: its answer is still on its way then.
         context.add_done_callback(lambda _: self._finished(task))
         try:
+            await identify(self._authenticator, context)
             if self._draining:
                 raise StateError(
                     Reason.SHUTTING_DOWN, "the service is shutting down; retry elsewhere"

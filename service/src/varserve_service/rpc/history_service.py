@@ -16,6 +16,7 @@ from varserve_service.core.models import Models
 from . import translate
 from .calls import Context, deadline_of, fingerprint
 from .history_messages import Wish, page
+from .identity import subject_of
 from .watching import Hub, Watch
 from .workers import Workers
 
@@ -113,7 +114,7 @@ class HistoryService:
         """RevertCommits."""
         request = pb.RevertCommitsRequest.FromString(data)
         write_request = translate.write_request(request.request_id, fingerprint(request))
-        origin = translate.origin(request)
+        origin = translate.origin(request, subject_of(context))
 
         def work(live: LiveModel, deadline: float | None) -> pb.RevertCommitsResponse:
             answer = live.revert(

@@ -23,6 +23,7 @@ from . import translate
 from .batching import Batcher, Ran
 from .bodies import ClaimedTensor, Download, Upload, total_bytes
 from .calls import Context, StagingBudget, deadline_of, fingerprint
+from .identity import subject_of
 from .small_reads import SmallReads
 from .workers import Workers
 
@@ -130,7 +131,8 @@ class ModelService:
             translate.optional(request, "if_revision_match"),
         )
         write_request = translate.write_request(request.request_id, fingerprint(request))
-        origin, lease_seconds = translate.origin(request), translate.lease_seconds(request)
+        origin = translate.origin(request, subject_of(context))
+        lease_seconds = translate.lease_seconds(request)
 
         def work(live: LiveModel, deadline: float | None) -> pb.AssignVariableResponse:
             answer = live.assign(
@@ -163,7 +165,7 @@ class ModelService:
             if ran is not None:
                 return self._batch_response(request.function, ran)
         write_request = translate.write_request(request.request_id, fingerprint(request))
-        origin = translate.origin(request)
+        origin = translate.origin(request, subject_of(context))
 
         def work(live: LiveModel, deadline: float | None) -> pb.RunFunctionResponse:
             answer = live.run(
@@ -233,7 +235,8 @@ class ModelService:
         if not manifest.entries:
             raise translate.malformed("entries: expected at least one, found none")
         translate.check_request_id(manifest.request_id)
-        origin, lease_seconds = translate.origin(manifest), translate.lease_seconds(manifest)
+        origin = translate.origin(manifest, subject_of(context))
+        lease_seconds = translate.lease_seconds(manifest)
         live = self._models.find(manifest.model)
         claimed = [
             ClaimedTensor(f"variable {entry.variable[:200]!r}", entry.tensor)
@@ -280,7 +283,7 @@ class ModelService:
         if len(set(names)) != len(names):
             raise translate.malformed("inputs: expected each name once, found one twice")
         translate.check_request_id(manifest.request_id)
-        origin = translate.origin(manifest)
+        origin = translate.origin(manifest, subject_of(context))
         live = self._models.find(manifest.model)
         claimed = [
             ClaimedTensor(f"input {named.name[:200]!r}", named.tensor) for named in manifest.inputs

@@ -23,6 +23,7 @@ from varserve_service.core.models import Models
 from .batching import Batcher, BatchOptions
 from .calls import Calls, StagingBudget
 from .history_service import HistoryService
+from .identity import Authenticator
 from .model_service import ModelService
 from .workers import Workers
 
@@ -59,10 +60,16 @@ class ServerOptions:
 class Server:
     """One listening service over a registry of models."""
 
-    def __init__(self, models: Models, options: ServerOptions) -> None:
+    def __init__(
+        self,
+        models: Models,
+        options: ServerOptions,
+        authenticator: Authenticator | None = None,
+    ) -> None:
+        """Without an `authenticator`, callers have no names."""
         self._models = models
         self._options = options
-        self._calls = Calls()
+        self._calls = Calls(authenticator)
         self._budget = StagingBudget(options.staging_bytes)
         self._workers = {
             live.name: Workers(live.name, options.threads_per_model, options.max_pending_calls)

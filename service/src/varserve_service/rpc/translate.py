@@ -109,11 +109,11 @@ def write_request(request_id: str, fingerprint: bytes) -> WriteRequest | None:
     return WriteRequest(request_id, fingerprint) if request_id else None
 
 
-def origin(request: Any) -> Origin:
+def origin(request: Any, subject: str) -> Origin:
     """Who makes a write, and why."""
     if len(request.message.encode()) > MAX_ORIGIN_MESSAGE_BYTES:
         raise malformed(f"message: expected at most {MAX_ORIGIN_MESSAGE_BYTES} bytes")
-    return Origin(message=request.message)
+    return Origin(subject, request.message)
 
 
 def lease_seconds(request: Any) -> float | None:

@@ -1,0 +1,44 @@
+"""Who makes a call: found once, before anything else is done for it, and kept while it lasts.
+
+Knows gRPC's contexts. How a caller proves who he is, is behind `Authenticator`.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# gRPC has a task of its own for each call, and so a context variable is the call's own.
+_subject: ContextVar[str] = ContextVar("subject", default="")
+
+
+class Authenticator(Protocol):
+    """Tells who a caller is."""
+
+    async def subject(self, context: Context) -> str:
+        """The caller's name, never empty. Raises StateError UNAUTHENTICATED.
+
+        Called on the event loop, which it must not hold up.
+        """
+        ...
+
+
+async def identify(authenticator: Authenticator | None, context: Context) -> None:
+    """Find out who makes the call that the running task answers.
+
+    Without an authenticator callers have no names. Raises StateError UNAUTHENTICATED.
+    """
+    if authenticator is not None:
+        _subject.set(await authenticator.subject(context))
+
+
+def subject_of(context: Context) -> str:
+    """The caller's name; empty where callers are not authenticated.
+
+    To be asked on the event loop, in the task that answers the call: a worker thread is told.
+    """
+    return _subject.get()
