@@ -20,6 +20,7 @@ from .history import History
 from .journal import Entry, Journal, StagedValues
 from .lock import ReadersWriterLock
 from .messages import UNCONDITIONAL, Answer, Conditions, Header, sent_bytes
+from .observer import UNOBSERVED, Observer
 from .ports import Value
 from .revisions import Revisions
 from .watchers import Watchers
@@ -97,6 +98,7 @@ class Committer:
         history: History,
         watchers: Watchers,
         journal: Journal | None,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._header = header
         self._lock = lock
@@ -105,6 +107,7 @@ class Committer:
         self._history = history
         self._watchers = watchers
         self._journal = journal
+        self._observer = observer
         self._queue: deque[Attempt] = deque()
         self._queueing = threading.Lock()
         self._turn = threading.Lock()
@@ -117,7 +120,8 @@ class Committer:
         """
         if self._journal is None:
             with self._lock.exclusive(attempt.deadline):
-                self._make(iter((attempt,)))
+                made = self._make(iter((attempt,)))
+            self._tell(made)
             return attempt.result()
         with self._queueing:
             self._queue.append(attempt)
@@ -179,11 +183,17 @@ class Committer:
     def _lead(self, attempt: Attempt) -> None:
         try:
             with self._lock.exclusive(attempt.deadline):
-                self._make(self._waiting())
+                made = self._make(self._waiting())
         except StateError as error:
             # The lock was not to be had in time. The others go on with their own deadlines.
             self._withdraw(attempt)
             attempt.outcome = error
+        else:
+            self._tell(made)
+
+    def _tell(self, made: Sequence[Commit]) -> None:
+        for commit in made:
+            self._observer.committed(sum(sent_bytes(each.value) for each in commit.changed))
 
     def _waiting(self) -> Iterator[Attempt]:
         """The attempts that go into one sync."""
@@ -202,8 +212,11 @@ class Committer:
             yield attempt
             until = until or time.monotonic() + _TOGETHER_SECONDS
 
-    def _make(self, attempts: Iterator[Attempt]) -> None:
-        """Make attempts in memory, then durable, then known; every one has its outcome then."""
+    def _make(self, attempts: Iterator[Attempt]) -> list[Commit]:
+        """Make attempts in memory, then durable, then known; every one has its outcome then.
+
+        Returns the commits that they became.
+        """
         taken: list[_Taken] = []
         for attempt in attempts:
             try:
@@ -220,7 +233,7 @@ class Committer:
                 each.attempt.outcome = error
             for each in reversed(taken):
                 each.undo()
-            return
+            return []
         for each in taken:
             if each.commit is not None:
                 self._history.add(each.commit)
@@ -229,6 +242,7 @@ class Committer:
             nbytes = sum(map(sent_bytes, each.answer.values.values()))
             self._answers.keep(each.attempt.request, each.answer, nbytes)
             each.attempt.outcome = each.answer
+        return [each.commit for each in taken if each.commit is not None]
 
     def _take(self, attempt: Attempt) -> _Taken | None:
         """Make one attempt in memory; None when it was made before."""
@@ -269,7 +283,9 @@ class Committer:
             if each.commit is not None
         ]
         if entries:
+            began = time.monotonic()
             self._journal.append(entries)
+            self._observer.synced(time.monotonic() - began, len(entries))
 
 
 def _remaining(deadline: float | None) -> float:

@@ -42,6 +42,14 @@ class History:
         return self._oldest
 
     @property
+    def newest(self) -> Commit | None:
+        """The last commit; None when none is kept. Needs no lock."""
+        try:
+            return self._commits[-1]
+        except IndexError:
+            return None
+
+    @property
     def newest_first(self) -> Iterator[Commit]:
         """The commits that are kept."""
         return reversed(self._commits)

@@ -7,6 +7,7 @@ nothing of TensorFlow, gRPC or disk.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,9 +40,18 @@ from .messages import (
     sent_bytes,
 )
 from .naming import Directory
+from .observer import UNOBSERVED, Observer
 from .overloads import choose
 from .past import restored
-from .ports import Constant, Function, FunctionSpec, LoadedModel, Value, Variable
+from .ports import (
+    Constant,
+    Function,
+    FunctionSpec,
+    LoadedModel,
+    Value,
+    Variable,
+    VariableSpec,
+)
 from .regions import Region, region_shape
 from .replay import replay
 from .revisions import Revisions
@@ -65,10 +75,12 @@ class LiveModel:
         history: History | None = None,
         watchers: Watchers | None = None,
         journal: Journal | None = None,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         """With a `journal`, the model takes up what it kept. Raises JournalError."""
         self._loaded = loaded
-        self._lock = lock or ReadersWriterLock()
+        self._observer = observer
+        self._lock = lock or ReadersWriterLock(observer)
         history = History() if history is None else history
         watchers = Watchers() if watchers is None else watchers
         self._leases = Leases(self._expire)
@@ -85,7 +97,14 @@ class LiveModel:
         if journal is not None:
             replay(journal, self._by_path, self._revisions, history, answers, self._answer_of)
         self._committer = Committer(
-            lambda: self.header, self._lock, self._revisions, answers, history, watchers, journal
+            lambda: self.header,
+            self._lock,
+            self._revisions,
+            answers,
+            history,
+            watchers,
+            journal,
+            observer,
         )
         self.timeline = Timeline(
             self._lock, lambda: self.header, self._variables, history, watchers
@@ -129,6 +148,11 @@ class LiveModel:
                 tuple(self._state_of(variable) for variable in self._variables.sorted),
                 tuple(function.spec for function in self._functions.sorted),
             )
+
+    @property
+    def specs(self) -> Sequence[VariableSpec]:
+        """What stays true of each variable, sorted by name. Never waits."""
+        return [variable.spec for variable in self._variables.sorted]
 
     def function(self, name: str) -> FunctionSpec:
         """The spec of a function, by name or path. Raises StateError FUNCTION_NOT_FOUND."""
@@ -345,7 +369,11 @@ class LiveModel:
         call = found.stage(index, inputs)
 
         def checked() -> dict[str, Value]:
-            values = call()
+            began = time.monotonic()
+            try:
+                values = call()
+            finally:
+                self._observer.ran(time.monotonic() - began)
             if outputs:
                 values = {name: values[name] for name in outputs}
             nbytes = _nbytes(values)

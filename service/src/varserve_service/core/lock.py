@@ -1,6 +1,6 @@
 """A readers-writer lock with deadlines that prefers writers and starves nobody.
 
-Knows nothing but the standard library.
+Knows the observer's port, and else nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from .errors import Reason, StateError
+from .observer import UNOBSERVED, Observer
 
 
 class ReadersWriterLock:
@@ -22,7 +23,8 @@ class ReadersWriterLock:
     most. Not reentrant. Deadlines are in seconds of `time.monotonic`; None waits for ever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer = UNOBSERVED) -> None:
+        self._observer = observer
         self._changed = threading.Condition(threading.Lock())
         self._readers = 0
         self._readers_waiting = 0
@@ -46,9 +48,19 @@ class ReadersWriterLock:
     def acquire_shared(self, deadline: float | None) -> None:
         """Take the lock shared. Raises StateError DEADLINE_EXCEEDED."""
         with self._changed:
-            if self._writing or self._writers_waiting:
-                self._wait_for_a_write(deadline)
-            self._readers += 1
+            if not self._writing and not self._writers_waiting:
+                self._readers += 1
+                began = None
+            else:
+                began = time.monotonic()
+                try:
+                    self._wait_for_a_write(deadline)
+                    self._readers += 1
+                except StateError:
+                    self._observer.lock_waited(time.monotonic() - began, exclusive=False)
+                    raise
+        waited = 0.0 if began is None else time.monotonic() - began
+        self._observer.lock_waited(waited, exclusive=False)
 
     def _wait_for_a_write(self, deadline: float | None) -> None:
         writes = self._writes
@@ -73,6 +85,7 @@ class ReadersWriterLock:
     @contextmanager
     def exclusive(self, deadline: float | None = None) -> Iterator[None]:
         """Hold the lock alone. Raises StateError DEADLINE_EXCEEDED."""
+        began = time.monotonic()
         with self._changed:
             self._writers_waiting += 1
             try:
@@ -81,14 +94,19 @@ class ReadersWriterLock:
             except StateError:
                 # Readers that kept out for this writer need not any more.
                 self._changed.notify_all()
+                self._observer.lock_waited(time.monotonic() - began, exclusive=True)
                 raise
             finally:
                 self._writers_waiting -= 1
             self._writing = True
+        held = time.monotonic()
         try:
             yield
         finally:
             self._leave_exclusive()
+            # Told only now, so that nobody waits for it.
+            self._observer.lock_waited(held - began, exclusive=True)
+            self._observer.lock_held(time.monotonic() - held)
 
     def _leave_exclusive(self) -> None:
         with self._changed:

@@ -73,6 +73,12 @@ class Timeline:
         }
         """What to call each variable, by path: its name where that fits it alone, else its path."""
 
+    @property
+    def last_write(self) -> int | None:
+        """When the last commit was made, in ns since 1970; None when none is kept. Never waits."""
+        newest = self._history.newest
+        return None if newest is None else newest.time
+
     def select(self, patterns: Sequence[str]) -> frozenset[str] | None:
         """Paths of the variables whose name or path fits one of the patterns; None for all.
 

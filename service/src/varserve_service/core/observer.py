@@ -1,0 +1,58 @@
+"""What the core tells of itself while it works: the port of whoever keeps figures of one model.
+
+Knows nothing of what becomes of it. Nothing here may wait, fail, or hold up who calls it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Observer(Protocol):
+    """Is told what one model does. Times are in seconds.
+
+    Called from any thread, mostly without the model's lock and never with a reader or writer
+    waiting for the call itself.
+    """
+
+    def lock_waited(self, seconds: float, *, exclusive: bool) -> None:
+        """Somebody has got the model's lock after so long, or given up; 0.0: at once."""
+        ...
+
+    def lock_held(self, seconds: float) -> None:
+        """The lock was held exclusively for so long: a commit's pause, seen by everybody else."""
+        ...
+
+    def committed(self, nbytes: int) -> None:
+        """A commit of values of so many bytes is visible."""
+        ...
+
+    def ran(self, seconds: float) -> None:
+        """A function was run; also one that failed."""
+        ...
+
+    def synced(self, seconds: float, commits: int) -> None:
+        """So many commits were made durable together. The lock is held."""
+        ...
+
+
+class Unobserved:
+    """Keeps no figures."""
+
+    def lock_waited(self, seconds: float, *, exclusive: bool) -> None:
+        pass
+
+    def lock_held(self, seconds: float) -> None:
+        pass
+
+    def committed(self, nbytes: int) -> None:
+        pass
+
+    def ran(self, seconds: float) -> None:
+        pass
+
+    def synced(self, seconds: float, commits: int) -> None:
+        pass
+
+
+UNOBSERVED: Observer = Unobserved()
