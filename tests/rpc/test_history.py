@@ -39,6 +39,7 @@ from varserve_service.core.commits import CommitKind
 from varserve_service.core.history import History
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.watchers import TellingLimits, Watchers
+from varserve_service.rpc import Limit
 
 
 def f32(*values: float) -> Any:
@@ -278,7 +279,7 @@ async def test_watches_end_at_shutdown() -> None:
 
 async def test_too_many_watches_are_refused() -> None:
     """Beyond the bound a watch is TOO_MANY_REQUESTS, until another one ends."""
-    async with running(counter(), max_watches=2) as found:
+    async with running(counter(), limits={"watch": Limit(calls=2)}) as found:
         streams = [found.stub.WatchVariables(watch()) for _ in range(2)]
         for stream in streams:
             await stream.read()

@@ -164,7 +164,7 @@ async def test_calls_in_progress_are_finished_and_new_ones_are_refused() -> None
         upload = found.stub.AssignVariables()
         await upload.write(manifest())
         await passed(gate)
-        await until(lambda: found.server._budget.held == len(TWOS))
+        await until(lambda: found.server._admission.staged == len(TWOS))
         stopping = asyncio.ensure_future(found.server.stop(20))
         await until(lambda: found.server._calls._draining)
         refused = [
@@ -291,7 +291,7 @@ async def test_a_cancelled_upload_changes_nothing_and_gives_its_memory_back() ->
             await first.write(manifest(claim))
             await first.write(chunk(0, b"\1" * 10))
             second = [manifest(claim), chunk(0, b"\2" * 1000)]
-            await until(lambda: found.server._budget.held == 1000)
+            await until(lambda: found.server._admission.staged == 1000)
             assert await reason_of(found.stub.AssignVariables(iter(second))) == "TOO_MANY_REQUESTS"
             first.cancel()
             await until(lambda: found.server._calls._in_progress == set())

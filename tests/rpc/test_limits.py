@@ -235,7 +235,7 @@ def test_regions_of_the_largest_size(wire: Wire, sizes: list[int], reason: str) 
 
 
 @pytest.mark.parametrize(
-    ("staging", "reason"), [(BODY - 1, "TOO_MANY_REQUESTS"), (BODY, OK), (BODY + 1, OK)]
+    ("staging", "reason"), [(BODY - 1, "VALUE_TOO_LARGE"), (BODY, OK), (BODY + 1, OK)]
 )
 def test_a_body_of_all_that_may_arrive_at_once(staging: int, reason: str) -> None:
     """A body is let in when it fits into what all bodies together may take."""

@@ -23,7 +23,7 @@ from .core.ports import LoadedModel
 from .journal import JournalOptions, StateDirectory
 from .logs import configure_logs
 from .repository import find_models
-from .rpc import BatchOptions, Server, ServerOptions, run_everything, run_requests, unfit
+from .rpc import BatchOptions, Limit, Server, ServerOptions, run_everything, run_requests, unfit
 from .settings import Settings
 
 log = structlog.get_logger("varserve.bootstrap")
@@ -113,6 +113,15 @@ def server_options(models: Models, settings: Settings) -> ServerOptions:
         max_pending_calls=settings.max_pending_calls,
         body_bytes=settings.max_body_bytes,
         staging_bytes=settings.max_staging_bytes,
+        limits={
+            verb: Limit(
+                calls=limit.calls,
+                calls_per_subject=limit.calls_per_subject,
+                nbytes=limit.bytes,
+                nbytes_per_subject=limit.bytes_per_subject,
+            )
+            for verb, limit in settings.limits.items()
+        },
         batching=batch_options(models, settings),
     )
 

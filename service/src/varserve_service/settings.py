@@ -51,6 +51,30 @@ class Batching(BaseModel):
         return self
 
 
+Verb = Literal["list", "read", "summarize", "assign", "run", "watch", "admin"]
+
+
+class VerbLimit(BaseModel):
+    """How much of one verb may be in progress at once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calls: int | None = Field(
+        None,
+        ge=1,
+        description="calls of all callers; unset: by verb, from 8 (admin) to 10,000 (watch)",
+    )
+    calls_per_subject: int | None = Field(
+        None, ge=1, description="calls of one caller; unset: half of calls"
+    )
+    bytes: int | None = Field(
+        None, ge=1, description="bytes of bodies that arrive; unset: max_staging_bytes"
+    )
+    bytes_per_subject: int | None = Field(
+        None, ge=1, description="bytes of one caller's bodies; unset: half of bytes"
+    )
+
+
 class Settings(BaseSettings):
     """All settings of `varserve-service serve`. Sizes are in bytes, times in seconds."""
 
@@ -78,6 +102,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(8 * GIB, ge=1, description="largest body of one streaming request")
     max_staging_bytes: int = Field(
         16 * GIB, ge=1, description="bytes of all bodies that are arriving at once"
+    )
+    limits: dict[Verb, VerbLimit] = Field(
+        default_factory=dict, description="by verb: calls and bytes in progress at once"
     )
     batching: dict[str, dict[str, Batching]] = Field(
         default_factory=dict, description="by model and function: run small calls as one"

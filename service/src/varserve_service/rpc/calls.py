@@ -10,8 +10,7 @@ import hashlib
 import struct
 import time
 import uuid
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -23,7 +22,8 @@ from varserve.reasons import DETAILS_KEY, Failure
 from varserve.tensors import TensorError
 from varserve_service.core.errors import Reason, StateError
 
-from .identity import Authenticator, Context, identify
+from .admission import Admission
+from .identity import Authenticator, Context, identify, subject_of
 
 log = structlog.get_logger("varserve.rpc")
 
@@ -50,38 +50,11 @@ def fingerprint(message: Any, checksums: Sequence[int] = ()) -> bytes:
     return digest.digest()
 
 
-class StagingBudget:
-    """Bytes that may be held at once for bodies that are still arriving."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._held = 0
-
-    @property
-    def held(self) -> int:
-        """Bytes that are held now."""
-        return self._held
-
-    @contextmanager
-    def hold(self, nbytes: int) -> Iterator[None]:
-        """Hold bytes while a body arrives and is used. Raises StateError TOO_MANY_REQUESTS."""
-        if self._held + nbytes > self._max_bytes:
-            raise StateError(
-                Reason.TOO_MANY_REQUESTS,
-                f"a body of {nbytes} bytes does not fit beside the {self._held} bytes that are "
-                f"arriving; expected at most {self._max_bytes} in all; retry later",
-            )
-        self._held += nbytes
-        try:
-            yield
-        finally:
-            self._held -= nbytes
-
-
 class Calls:
     """All calls in progress: lets them in, turns what they raise into failures, and drains."""
 
-    def __init__(self, authenticator: Authenticator | None = None) -> None:
+    def __init__(self, admission: Admission, authenticator: Authenticator | None = None) -> None:
+        self._admission = admission
         self._authenticator = authenticator
         self._draining = False
         self._in_progress: set[asyncio.Task[Any]] = set()
@@ -103,7 +76,8 @@ class Calls:
                 raise StateError(
                     Reason.SHUTTING_DOWN, "the service is shutting down; retry elsewhere"
                 )
-            result = await call
+            with self._admission.admit(method, subject_of(context)):
+                result = await call
             log.debug("call", method=method, seconds=round(time.monotonic() - started, 6))
             return result
         except (asyncio.CancelledError, grpc.aio.AbortError):

@@ -9,7 +9,6 @@ from functools import partial
 from typing import TypeVar
 
 from varserve.v1 import history_pb2 as pb
-from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 
@@ -41,7 +40,6 @@ class HistoryService:
         watch_workers: Mapping[str, Workers],
         senders: Executor,
         message_bytes: int,
-        max_watches: int,
         bookmark_seconds: float,
     ) -> None:
         self._models = models
@@ -49,7 +47,6 @@ class HistoryService:
         self._watch_workers = watch_workers
         self._senders = senders
         self._max_bytes = message_bytes - _ENVELOPE_BYTES
-        self._max_watches = max_watches
         self._bookmark_seconds = bookmark_seconds
         self._hubs: dict[str, Hub] = {}
         self._watches: set[asyncio.Task[None]] = set()
@@ -59,11 +56,6 @@ class HistoryService:
         request = pb.WatchVariablesRequest.FromString(data)
         _check_patterns(request.patterns)
         live = self._models.find(request.model)
-        if len(self._watches) >= self._max_watches:
-            raise StateError(
-                Reason.TOO_MANY_REQUESTS,
-                f"{len(self._watches)} watches are open; expected at most {self._max_watches}",
-            )
         hub = self._hubs.get(live.name)
         if hub is None:
             self._hubs[live.name] = hub = Hub(live, self._senders, self._max_bytes)

@@ -20,9 +20,10 @@ from varserve_service.core.ports import VariableSpec
 from varserve_service.core.regions import Region
 
 from . import translate
+from .admission import Admission
 from .batching import Batcher, Ran
 from .bodies import ClaimedTensor, Download, Upload, total_bytes
-from .calls import Context, StagingBudget, deadline_of, fingerprint
+from .calls import Context, deadline_of, fingerprint
 from .identity import subject_of
 from .small_reads import SmallReads
 from .workers import Workers
@@ -46,7 +47,7 @@ class ModelService:
         workers: Mapping[str, Workers],
         lister: Workers,
         senders: Executor,
-        budget: StagingBudget,
+        admission: Admission,
         limits: pb.TransferLimits,
         batchers: Mapping[tuple[str, str], Batcher],
     ) -> None:
@@ -54,7 +55,7 @@ class ModelService:
         self._workers = workers
         self._lister = lister
         self._senders = senders
-        self._budget = budget
+        self._admission = admission
         self._limits = limits
         self._batchers = batchers
         self._small_reads = SmallReads()
@@ -258,7 +259,7 @@ class ModelService:
             ]
 
         live.check(writes([claim.placeholder() for claim in claimed]))
-        with self._budget.hold(total):
+        with self._admission.stage("AssignVariables", subject_of(context), total):
             upload = await self._receive(messages, claimed, frames.assign_variables_request)
             digest = fingerprint(manifest, upload.checksums)
 
@@ -292,7 +293,7 @@ class ModelService:
         constants = translate.constants(manifest.constants)
         placeholders = [claim.placeholder() for claim in claimed]
         live.check_run(manifest.function, dict(zip(names, placeholders, strict=True)), constants)
-        with self._budget.hold(total):
+        with self._admission.stage("StreamRunFunction", subject_of(context), total):
             upload = await self._receive(messages, claimed, frames.stream_run_function_request)
             digest = fingerprint(manifest, upload.checksums)
 

@@ -20,11 +20,13 @@ from varserve import frames
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.models import Models
 
+from .admission import Admission, Limit
 from .batching import Batcher, BatchOptions
-from .calls import Calls, StagingBudget
+from .calls import Calls
 from .history_service import HistoryService
 from .identity import Authenticator
 from .model_service import ModelService
+from .verbs import WATCH
 from .workers import Workers
 
 log = structlog.get_logger("varserve.rpc")
@@ -50,7 +52,8 @@ class ServerOptions:
     staging_bytes: int = 16 * 2**30
     batching: Mapping[tuple[str, str], BatchOptions] = field(default_factory=dict)
     """By model and function, which must be fit for it: `batching.unfit`."""
-    max_watches: int = 10_000
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    """By verb, of those in `verbs`."""
     # Of a watch on which nothing else is sent, and of a connection on which nothing is heard.
     bookmark_seconds: float = 10.0
     keepalive_seconds: float = 30.0
@@ -69,15 +72,15 @@ class Server:
         """Without an `authenticator`, callers have no names."""
         self._models = models
         self._options = options
-        self._calls = Calls(authenticator)
-        self._budget = StagingBudget(options.staging_bytes)
+        self._admission = Admission(options.limits, options.staging_bytes)
+        self._calls = Calls(self._admission, authenticator)
         self._workers = {
             live.name: Workers(live.name, options.threads_per_model, options.max_pending_calls)
             for live in models.sorted
         }
         # Watches begin apart: a thousand of them at once are not too many calls.
         self._watch_workers = {
-            live.name: Workers(f"{live.name}-watch", 1, options.max_watches)
+            live.name: Workers(f"{live.name}-watch", 1, self._admission.most_calls(WATCH))
             for live in models.sorted
         }
         self._lister = Workers("list", 2, options.max_pending_calls)
@@ -106,7 +109,6 @@ class Server:
             self._watch_workers,
             self._senders,
             options.message_bytes,
-            options.max_watches,
             options.bookmark_seconds,
         )
         self._server.add_generic_rpc_handlers((self._handlers(),))
@@ -156,7 +158,7 @@ class Server:
             self._workers,
             self._lister,
             self._senders,
-            self._budget,
+            self._admission,
             pb.TransferLimits(
                 message_bytes=self._options.message_bytes,
                 chunk_bytes=self._options.chunk_bytes,
