@@ -1,9 +1,10 @@
 """Writes that are killed: a journal over fakes in a process of its own.
 
 `journal_writers.py DIRECTORY WRITERS COMMITS`: each of the writers commits, as fast as it can and
-until it has that many commits in all, to variables of its own. Before a commit it prints
+until it has that many commits in all, to variables of its own. Before a commit it says
 `try WRITER NUMBER`, after it `ack WRITER NUMBER` or `refused WRITER NUMBER REASON`, and tries the
-same number again.
+same number again. A single writer does everything on one thread, compaction included, so that its
+calls are the same in each run; it speaks by writev, so that all it writes otherwise is the state.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation
 from varserve_service.core.regions import Rows
+from varserve_service.journal.compaction import Compactor
 from varserve_service.logs import configure_logs
 
 # Small enough that all that a journal does happens within a few commits.
-OPTIONS: dict[str, Any] = {"inline_bytes": 1000, "history_commits": 20, "answer_count": 200}
+OPTIONS: dict[str, Any] = {"inline_bytes": 1000, "history_commits": 6, "answer_count": 200}
 ROWS = 200
 REFUSALS = 100
 
@@ -75,7 +77,7 @@ def commit(live: LiveModel, writer: int, number: int) -> Any:
 
 def main(directory: Path, writers: int, commits: int) -> None:
     def say(*words: object) -> None:
-        os.write(1, (" ".join(map(str, words)) + "\n").encode())
+        os.writev(1, [(" ".join(map(str, words)) + "\n").encode()])
 
     def write(live: LiveModel, writer: int) -> None:
         (entry,) = live.read([Read(f"count{writer}")]).entries
@@ -92,14 +94,25 @@ def main(directory: Path, writers: int, commits: int) -> None:
                 say("ack", writer, number)
                 number += 1
 
+    if writers == 1:
+        Compactor.wake_when_due = _compact_here  # type: ignore[method-assign]
     with kept(directory, lambda: model(writers), **OPTIONS) as (live, _):
         say("ready", live.header.revision)
+        if writers == 1:
+            write(live, 0)
+            say("done")
+            return
         threads = [threading.Thread(target=write, args=(live, w)) for w in range(writers)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     say("done")
+
+
+def _compact_here(compactor: Compactor) -> None:
+    if compactor.is_due():
+        compactor.try_to_compact()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from varserve_service.core.changes import Write
 from varserve_service.core.errors import JournalError
 from varserve_service.core.ports import Operation
 from varserve_service.core.regions import Rows
-from varserve_service.journal import StateDirectory
+from varserve_service.journal import StateDirectory, disk
 
 
 def model(*variables: FakeVariable, fingerprint: str = "fake") -> Callable[[], FakeModel]:
@@ -132,3 +133,21 @@ def test_a_reset_after_damage_begins_with_the_models_own_values(tmp_path: Path) 
     assert str(payloads[1]) in refused(tmp_path, make)
     with kept(tmp_path, make, reset=True) as (live, _):
         assert (live.header.revision, value_of(live, "v").tolist()) == (0, [0] * 300)
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])
+def test_a_start_that_fails_at_its_first_file_leaves_nothing_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A disk that takes nothing refuses the start; the next one, with room, begins anew."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    folder = tmp_path / "models/fake"
+    folder.mkdir(parents=True)
+    with monkeypatch.context() as full:
+        full.setattr(disk.Path if call == "rename" else disk.os, call, fail)
+        with pytest.raises(OSError, match="no room"):
+            disk.Head(folder / "head", new=True)
+    begin(tmp_path)

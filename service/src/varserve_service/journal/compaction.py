@@ -105,14 +105,18 @@ class Compactor:
 
     def wake_when_due(self) -> None:
         """Let the thread see to it when a bound is passed by a tenth."""
+        if self.is_due():
+            self._due.set()
+
+    def is_due(self) -> bool:
+        """Whether a bound is passed by a tenth."""
         options = self._options
-        if (
+        return (
             len(self._commits) * 10 > options.history_commits * 11
             or self._nbytes * 10 > options.history_bytes * 11
             or self._answers * 10 > options.answer_count * 11
             or self._since_checkpoint >= _CHECKPOINT_COMMITS
-        ):
-            self._due.set()
+        )
 
     def stop(self) -> None:
         """Finish what is going on, and no more."""
@@ -127,14 +131,16 @@ class Compactor:
             self._due.clear()
             if self._stopped:
                 return
-            try:
-                self.compact()
-            except StateStoreFull as error:
-                log.warning(
-                    "no room to compact; tried again after the next commits", error=str(error)
-                )
-            except BaseException as error:
-                end_process("compaction", error)
+            self.try_to_compact()
+
+    def try_to_compact(self) -> None:
+        """`compact`, or not while the disk is full. Any other failure ends the process."""
+        try:
+            self.compact()
+        except StateStoreFull as error:
+            log.warning("no room to compact; tried again after the next commits", error=str(error))
+        except BaseException as error:
+            end_process("compaction", error)
 
     # How it is done.
 

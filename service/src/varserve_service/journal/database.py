@@ -13,7 +13,7 @@ from pathlib import Path
 
 from varserve_service.core.errors import JournalError, StateStoreFull
 
-from .disk import end_process
+from .disk import end_process, sync_folder
 
 # Every row has the CRC32C of all that is in it: SQLite has checksums for its write-ahead log alone.
 _SCHEMA = """
@@ -60,12 +60,17 @@ class Database:
         # Exclusive: the index of the log is then kept in memory, not in a mapped file that a full
         # disk could take away.
         execute("PRAGMA locking_mode = EXCLUSIVE")
-        execute("PRAGMA journal_mode = WAL")
+        (mode,) = execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            # SQLite goes on in another mode when a sync fails just here, and tells nobody.
+            raise JournalError(f"{self.path}: the disk failed when the write-ahead log was begun")
         execute("PRAGMA synchronous = FULL")
         # Checkpoints are asked for where their failures are seen.
         execute("PRAGMA wal_autocheckpoint = 0")
         if not execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             self._connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        # SQLite does the same, and does not mind when it fails.
+        sync_folder(self.path.parent)
 
     def damaged(self, error: object) -> JournalError:
         """The error for what cannot be read from this file."""

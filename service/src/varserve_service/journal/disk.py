@@ -41,6 +41,19 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def _write_whole(path: Path, data: bytes) -> None:
+    """Make a file that is durable and whole, or not there by this name. Raises OSError."""
+    half = path.with_name(f"{path.name}.new")
+    descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    half.rename(path)
+    sync_folder(path.parent)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, durably. Raises OSError."""
     if path.is_dir():
@@ -63,14 +76,11 @@ class Head:
     def __init__(self, path: Path, *, new: bool) -> None:
         """`new`: there is nothing yet that it could be the head of. Raises JournalError."""
         self._path = path
-        if not new and not path.exists():
-            raise JournalError(f"{path} is damaged: it is gone")
-        new = not path.exists()
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        if new:
-            self.write(0)
-            os.fsync(self._descriptor)
-            sync_folder(path.parent)
+        if not path.exists():
+            if not new:
+                raise JournalError(f"{path} is damaged: it is gone")
+            _write_whole(path, self._packed(0))
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def read(self) -> int:
         """The revision. Raises JournalError when the file is damaged."""
@@ -83,7 +93,10 @@ class Head:
 
     def write(self, revision: int) -> None:
         """Set it. Raises OSError."""
-        os.pwrite(self._descriptor, self._FORMAT.pack(revision, _checksum(revision)), 0)
+        os.pwrite(self._descriptor, self._packed(revision), 0)
+
+    def _packed(self, revision: int) -> bytes:
+        return self._FORMAT.pack(revision, _checksum(revision))
 
     def close(self) -> None:
         """Let go of the file."""

@@ -159,8 +159,8 @@ class PayloadFiles:
         return (self._folder / name).stat().st_size
 
     def names(self) -> set[str]:
-        """All files there are."""
-        return {path.name for path in self._folder.glob("*.safetensors")}
+        """All files there are, those that were not finished included."""
+        return {path.name for path in self._folder.iterdir()}
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files that no row names; what cannot be removed now is at the next start."""
