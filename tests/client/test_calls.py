@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -65,6 +66,48 @@ def test_no_retry_outlives_the_deadline(scripted: Scripted) -> None:
     with varserve.connect(scripted.address, retries=10_000) as client, passed:
         client.models(timeout=0.3)
     assert len(scripted.requests["ListModels"]) < 20
+
+
+def test_too_many_requests_are_not_made_more(scripted: Scripted) -> None:
+    """Under lasting refusal a client soon stops repeating: 100 calls are sent about 100 times."""
+    scripted.script["ListModels"] = [fail("TOO_MANY_REQUESTS")]
+    with varserve.connect(scripted.address, retries=4) as client:
+        for _ in range(100):
+            with pytest.raises(varserve.TooManyRequests):
+                client.models()
+    assert 100 < len(scripted.requests["ListModels"]) <= 110
+
+
+def test_a_short_overload_is_waited_out(scripted: Scripted) -> None:
+    """A call that is refused now and then comes again, however often that happens."""
+    scripted.script["ListModels"] = [fail("TOO_MANY_REQUESTS"), reply(pb.ListModelsResponse())] * 30
+    with varserve.connect(scripted.address) as client:
+        for _ in range(30):
+            assert client.models() == []
+
+
+def test_a_connection_that_breaks_is_no_overload(scripted: Scripted) -> None:
+    """Failures of the network are repeated however many there were before."""
+    scripted.script["ListModels"] = [LOST, LOST, reply(pb.ListModelsResponse())] * 20
+    with varserve.connect(scripted.address) as client:
+        for _ in range(20):
+            assert client.models() == []
+
+
+def test_a_call_comes_again_when_it_was_told_to(scripted: Scripted) -> None:
+    """The service's own estimate counts: not before it, and not at all after the deadline."""
+    full = fail("TOO_MANY_REQUESTS", retry_after="0.4")
+    scripted.script["ListModels"] = [full, reply(pb.ListModelsResponse())]
+    with varserve.connect(scripted.address) as client:
+        started = time.monotonic()
+        assert client.models() == []
+        assert time.monotonic() - started >= 0.4
+        scripted.script["ListModels"] = [fail("TOO_MANY_REQUESTS", retry_after="60")]
+        scripted.requests.clear()
+        with pytest.raises(varserve.TooManyRequests) as caught:
+            client.models(timeout=20)
+        assert caught.value.retry_after == 60
+        assert len(scripted.requests["ListModels"]) == 1
 
 
 def test_write_keeps_its_id(scripted: Scripted) -> None:

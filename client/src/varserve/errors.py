@@ -321,6 +321,14 @@ class TooManyRequests(ResourceExhausted):
 
     reason = "TOO_MANY_REQUESTS"
 
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until the service expects to have room; None when it did not say."""
+        try:
+            return max(0.0, float(self.metadata["retry_after"]))
+        except (KeyError, ValueError):
+            return None
+
 
 class WatchTooSlow(ResourceExhausted):
     """Too much waits for a watcher; iterating a watch goes on by itself."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .errors import InvalidRequest
 from .known import SECONDS_PER_BYTE, Known
 from .operations import Conditions, new_request_id
+from .throttle import Throttle
 from .transport import Async, Budget, D_co, Handle, Sync
 
 
@@ -16,14 +17,16 @@ class Defaults:
 
     timeout: float
     retries: int
+    throttle: Throttle = field(default_factory=Throttle)
 
     def budget(self, timeout: float | None, nbytes: int | None = None) -> Budget:
         """For one call: the caller's own seconds, else the default and what its bytes take."""
         if timeout is None:
-            return Budget(self.timeout + (nbytes or 0) * SECONDS_PER_BYTE, self.retries)
+            timeout = self.timeout + (nbytes or 0) * SECONDS_PER_BYTE
+            return Budget(timeout, self.retries, self.throttle)
         if not timeout > 0:
             raise InvalidRequest(f"expected a timeout above 0 seconds, found {timeout}")
-        return Budget(timeout, self.retries)
+        return Budget(timeout, self.retries, self.throttle)
 
 
 class OfModel(Handle[D_co]):

@@ -66,19 +66,33 @@ def attempt(call: Call, *, repeatable: bool = True) -> Op[Any]:
     `repeatable`: the call may arrive twice, because it changes nothing or carries a request_id.
     """
     budget = call.budget
+    refused = False
     for count in itertools.count():
         try:
-            return (yield call)
+            answer = yield call
+            # A service that was only out of reach has not been loaded by whoever tried.
+            budget.throttle.succeeded(repeated=refused)
+            return answer
         except errors.VarserveError as error:
-            delay = min(_LAST_DELAY, _FIRST_DELAY * 2**count) * random.uniform(0.5, 1.5)
+            delay = _delay(error, count)
+            refused = isinstance(error, errors.TooManyRequests)
             if (
                 count >= budget.retries
                 or delay >= budget.remaining()
                 or not _may_pass(error, count, repeatable)
+                or (refused and not budget.throttle.take())
             ):
                 raise
         yield Sleep(delay)
     return None  # pragma: no cover
+
+
+def _delay(error: errors.VarserveError, count: int) -> float:
+    delay: float = min(_LAST_DELAY, _FIRST_DELAY * 2**count) * random.uniform(0.5, 1.5)
+    if isinstance(error, errors.TooManyRequests) and error.retry_after is not None:
+        # Not all at the same moment, and none before it.
+        delay = max(delay, error.retry_after * random.uniform(1.0, 1.5))
+    return delay
 
 
 def _may_pass(error: errors.VarserveError, count: int, repeatable: bool) -> bool:

@@ -34,6 +34,7 @@ from google.protobuf.message import EncodeError
 from . import errors
 from .frames import FrameError, write_message
 from .tensors import TensorError
+from .throttle import Throttle
 
 if TYPE_CHECKING:
     # At run time grpcio's own; only its type checker's form has a default.
@@ -70,11 +71,15 @@ class Method:
 
 
 class Budget:
-    """The seconds and retries that an operation may use, counted from now."""
+    """The seconds and retries that an operation may use, counted from now.
 
-    def __init__(self, timeout: float, retries: int) -> None:
+    `throttle` is what it shares with the client's other operations.
+    """
+
+    def __init__(self, timeout: float, retries: int, throttle: Throttle | None = None) -> None:
         self.timeout = timeout
         self.retries = retries
+        self.throttle = throttle or Throttle()
         self._end = time.monotonic() + timeout
 
     def remaining(self) -> float:

@@ -22,6 +22,7 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Header
 from varserve_service.core.ports import FunctionSpec, PartialShape, TensorSpec
 
+from .pace import Pace, too_many
 from .workers import Workers
 
 log = structlog.get_logger("varserve.batching")
@@ -87,6 +88,7 @@ class Batcher:
         self._workers = workers
         self._groups: dict[object, _Group] = {}
         self._waiting_rows = 0
+        self._pace = Pace()
 
     async def run(self, inputs: Arrays, deadline: float | None) -> Ran | None:
         """Run with whoever else is there. None for inputs that are a batch of their own.
@@ -99,12 +101,15 @@ class Batcher:
         rows = sizes.pop() if len(sizes) == 1 else 0
         if not 0 < rows < self._options.max_rows:
             return None
-        if self._waiting_rows + rows > self._options.max_waiting_rows:
-            raise StateError(
-                Reason.TOO_MANY_REQUESTS,
-                f"{self._waiting_rows} rows wait for function {self._function!r}; "
-                f"expected at most {self._options.max_waiting_rows}; retry later",
-            )
+        turns = self._waiting_rows // self._options.max_rows
+        if turns or self._waiting_rows + rows > self._options.max_waiting_rows:
+            waiting_rows = f"{self._waiting_rows} rows wait for function {self._function!r}"
+            if self._waiting_rows + rows > self._options.max_waiting_rows:
+                raise too_many(
+                    f"{waiting_rows}; expected at most {self._options.max_waiting_rows}",
+                    turns * self._pace.seconds,
+                )
+            self._pace.check(turns, deadline, waiting_rows)
         # Only what agrees in all but dimension 0 can be put together.
         key = (overload, *sorted((n, a.dtype.str, a.shape[1:]) for n, a in inputs.items()))
         group = self._groups.get(key)
@@ -159,8 +164,10 @@ class Batcher:
     async def _run(self, batch: Sequence[_Waiting]) -> None:
         deadlines = [waiting.deadline for waiting in batch]
         last = None if None in deadlines else max(d for d in deadlines if d is not None)
+        started = time.monotonic()
         try:
             answers = await self._workers.run(partial(self._together, batch), last)
+            self._pace.took(time.monotonic() - started)
         except Exception as error:
             # Whose fault it is shows when each runs alone.
             if len(batch) > 1 and not _of_all(error):

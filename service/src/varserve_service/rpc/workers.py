@@ -1,6 +1,7 @@
 """Threads that do one model's blocking work, so that the event loop never waits for it.
 
-Knows asyncio and the core's errors; knows nothing of what the work is.
+Owns the one queue in which calls wait for their turn. Knows asyncio and the core's errors; knows
+nothing of what the work is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from varserve_service.core.errors import Reason, StateError
+
+from .pace import Pace, too_many
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ class Workers:
         self._name = name
         self._max_pending = max_pending
         self._pending = 0
+        self._pace = Pace()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = [
             Thread(target=self._serve, name=f"varserve-{name}-{n}", daemon=True)
@@ -54,15 +58,16 @@ class Workers:
         """Do `work` on a thread and give its result.
 
         Work whose deadline has passed, or whose caller has gone, when its turn comes is dropped.
-        Work that has begun is finished. Raises StateError TOO_MANY_REQUESTS, DEADLINE_EXCEEDED, and
-        whatever `work` raises.
+        Work that has begun is finished. Raises StateError TOO_MANY_REQUESTS, also where the turn
+        would come too late for the deadline; DEADLINE_EXCEEDED; and whatever `work` raises.
         """
-        if self._pending >= self._max_pending:
-            raise StateError(
-                Reason.TOO_MANY_REQUESTS,
-                f"{self._pending} calls are in progress or waiting for {self._name!r}; "
-                f"expected at most {self._max_pending}; retry later",
-            )
+        if self._pending >= min(len(self._threads), self._max_pending):
+            turns = (self._pending + 1 - len(self._threads)) / len(self._threads)
+            waiting = f"{self._pending} calls are in progress or waiting for {self._name!r}"
+            if self._pending >= self._max_pending:
+                wait = max(0.0, turns * self._pace.seconds)
+                raise too_many(f"{waiting}; expected at most {self._max_pending}", wait)
+            self._pace.check(turns, deadline, waiting)
         self._pending += 1
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._jobs.put(_Job(work, deadline, answer))
@@ -83,21 +88,25 @@ class Workers:
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
-            result = error = None
-            try:
-                result = _in_time(job)
-            except BaseException as raised:
-                error = raised
+            result, error, seconds = _done(job)
             # Without a loop there is nobody left who could be told.
             with suppress(RuntimeError):
-                job.answer.get_loop().call_soon_threadsafe(self._settle, job.answer, result, error)
+                job.answer.get_loop().call_soon_threadsafe(
+                    self._settle, job.answer, result, error, seconds
+                )
             # Values must not live on until the next job comes.
             del job, result, error
 
     def _settle(
-        self, answer: asyncio.Future[Any], result: Any, error: BaseException | None
+        self,
+        answer: asyncio.Future[Any],
+        result: Any,
+        error: BaseException | None,
+        seconds: float | None,
     ) -> None:
         self._pending -= 1
+        if seconds is not None:
+            self._pace.took(seconds)
         if answer.done():
             return
         if error is None:
@@ -106,12 +115,17 @@ class Workers:
             answer.set_exception(error)
 
 
-def _in_time(job: _Job) -> Any:
+def _done(job: _Job) -> tuple[Any, BaseException | None, float | None]:
+    """Result, error and seconds of a job; no seconds for one that was dropped."""
     if job.answer.cancelled():
-        return None
-    if job.deadline is not None and time.monotonic() >= job.deadline:
-        raise StateError(
-            Reason.DEADLINE_EXCEEDED,
-            "the deadline passed before the call's turn came; nothing was changed",
-        )
-    return job.work()
+        return None, None, None
+    started = time.monotonic()
+    if job.deadline is not None and started >= job.deadline:
+        problem = "the deadline passed before the call's turn came; nothing was changed"
+        return None, StateError(Reason.DEADLINE_EXCEEDED, problem), None
+    result = error = None
+    try:
+        result = job.work()
+    except BaseException as raised:
+        error = raised
+    return result, error, time.monotonic() - started
