@@ -252,7 +252,7 @@ def test_one_wrong_value_is_found() -> None:
 
 
 def test_a_stale_value_is_found() -> None:
-    """In random histories a read gives what was there before a write that was over: all are found."""
+    """A read that gives what was there before a write that was over: in 100 histories all found."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance, found = random.Random(seed), 0
