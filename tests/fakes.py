@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from varserve.tensors import numpy_dtype
 from varserve_service.core.errors import FunctionFailed, OutOfMemory
 from varserve_service.core.ports import (
     FunctionKind,
@@ -95,6 +96,10 @@ class FakeVariable:
         if region is None:
             return FakeValue(self.array.copy() if self.writes_in_place else self.array)
         return FakeValue(self.array[index_of(region)].copy())
+
+    def cast(self, value: Value, dtype: str) -> Value:
+        with np.errstate(over="ignore"):
+            return FakeValue(value.numpy().astype(numpy_dtype(dtype)))
 
     def stage(self, array: Array) -> Value:
         return FakeValue(array)

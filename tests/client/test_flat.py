@@ -51,6 +51,12 @@ def test_flat_methods(client: varserve.Client) -> None:
     ]
     assert client.assign_variables("fake", writes).revision == 2
     assert client.assign_variables("fake", {"counter": np.int64(5)}).revision == 3
+    half = client.read_variable("fake", "weights", dtype="float16").value
+    assert half.dtype == np.float16
+    cast = client.read_variables("fake", ["weights", "large"], dtypes={"large": np.float32})
+    assert [cast[name].dtype for name in cast] == [np.float32, np.float32]
+    with pytest.raises(varserve.CastUnsupported):
+        client.read_variables("fake", ["counter"], dtypes={"counter": "float32"})
     snapshot = client.read_variables("fake", ["counter", "large"])
     assert (int(snapshot["counter"]), snapshot.revisions["counter"]) == (5, 3)
     x = np.ones(3, np.float32)
@@ -109,6 +115,7 @@ def test_async_client_is_the_same(address: str) -> None:
             assert (await weights.assign(before + 1)).revision == 1
             await weights[0].assign_add(np.ones((4, 5), np.float32))
             assert (await weights[0, 0, 0].numpy()) == 2
+            assert (await weights.numpy(dtype="bfloat16")).dtype.name == "bfloat16"
             large = model.variables["large"]
             value = await large.numpy()
             assert (await large.assign(value[::-1])).revision == 3

@@ -135,6 +135,44 @@ def test_reading_into_an_array(model: varserve.Model) -> None:
     np.testing.assert_array_equal(value, kept)
 
 
+def test_reading_as_another_dtype(model: varserve.Model) -> None:
+    """A float value comes as another float, small or large, whole, a region, or into an array."""
+    for name in ("table", "large"):
+        variable = model.variables[name]
+        variable.assign(variable.numpy() / 3)
+        for source in (variable, variable[1:3]):
+            for dtype in ("bfloat16", np.float16, np.dtype("float32")):
+                expected = source.numpy().astype(dtype)
+                found = source.read_value(dtype=dtype)
+                assert found.dtype == np.dtype(dtype)
+                np.testing.assert_array_equal(found, expected)
+                out = np.zeros_like(expected)
+                assert source.numpy(dtype=dtype, out=out) is out
+                np.testing.assert_array_equal(out, expected)
+    rows = model.variables["table"].sparse_read([3, 3], dtype="float16")
+    assert (rows.dtype, rows.shape) == (np.float16, (2, 4))
+    assert model.variables["weights"].numpy(dtype="float32").dtype == np.float32
+    large, doubles = model.variables["large"], np.zeros(100_003)
+    with pytest.raises(varserve.DtypeMismatch, match="expected dtype float16, found float64"):
+        large.numpy(dtype="float16", out=doubles)
+    for name, dtype in (("counter", "float32"), ("weights", "int32"), ("labels", "float32")):
+        with pytest.raises(varserve.CastUnsupported, match=name):
+            model.variables[name].numpy(dtype=dtype)
+
+
+def test_snapshot_as_another_dtype(model: varserve.Model) -> None:
+    """The floats of a snapshot come as the dtype, and all else as it is."""
+    snapshot = model.read(["weights", "counter", "labels", "large"], dtype="bfloat16")
+    assert [snapshot[name].dtype.name for name in snapshot] == [
+        "bfloat16",
+        "int64",
+        "object",
+        "bfloat16",
+    ]
+    expected = model.variables["weights"].numpy().astype(np.dtype("bfloat16"))
+    np.testing.assert_array_equal(snapshot["weights"], expected)
+
+
 def test_strings(model: varserve.Model) -> None:
     """Strings are arrays of bytes; str is sent as UTF-8; those that are too large stream."""
     labels = model.variables["labels"]

@@ -12,6 +12,7 @@ import pytest
 
 from tests.serving import rss_bytes
 from varserve.tensors import DTYPES, numpy_dtype
+from varserve_service.core.casts import FLOATS
 from varserve_service.core.changes import Write
 from varserve_service.core.errors import StateError
 from varserve_service.core.live_model import LiveModel
@@ -51,7 +52,8 @@ def call(live: LiveModel, choose: random.Random) -> bool:
                 operation = choose.choice(list(Operation))
                 live.assign([Write("v", operation, array[:3], a_region(choose))])
             case _:
-                (entry,) = live.read([Read("v", a_region(choose))]).entries
+                dtype = choose.choice([None, *FLOATS])
+                (entry,) = live.read([Read("v", a_region(choose), dtype)]).entries
                 assert entry.value is not None
                 entry.value.numpy()
     except (StateError, IndexError):

@@ -127,6 +127,27 @@ def wrong_dtype(rng: random.Random) -> Case:
 
 
 @maker
+def wrong_cast(rng: random.Random) -> Case:
+    variable, number, reason = rng.choice(
+        [
+            ("v", 3, "CAST_UNSUPPORTED"),
+            ("v", 7, "CAST_UNSUPPORTED"),
+            ("v", 24, "CAST_UNSUPPORTED"),
+            ("count", 1, "CAST_UNSUPPORTED"),
+            ("v", 99, "DTYPE_UNSUPPORTED"),
+            ("count", -1, "DTYPE_UNSUPPORTED"),
+        ]
+    )
+    if rng.random() < 0.5:
+        request = read(variable=variable, dtype=number)  # type: ignore[arg-type]
+        return case("ReadVariable", request, reasons=reason)
+    selections = [{"variable": "v"}, {"variable": variable, "dtype": number}]
+    return case(
+        "ReadVariables", pb.ReadVariablesRequest(model=MODEL, reads=selections), reasons=reason
+    )
+
+
+@maker
 def wrong_shape(rng: random.Random) -> Case:
     shape = rng.choice([[], [2], [4], [0], [3, 1], [1, 3], [0, 2**40], [1] * 64, [3, 0]])
     count = 0 if 0 in shape else shape[0] * (shape[1] if len(shape) > 1 else 1) if shape else 1

@@ -28,6 +28,7 @@ from tests.rpc.requests import (
     tensor,
 )
 from tests.serving import serve_here
+from varserve import tensors
 from varserve.v1 import model_pb2, model_service_pb2_grpc, tensor_pb2
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.live_model import LiveModel
@@ -147,6 +148,49 @@ def test_read_again(stub: Stub) -> None:
     assert stub.ReadVariable(read()) == after
     assert not stub.ReadVariable(read(if_newer_than=2)).HasField("value")
     assert value_of(stub.ReadVariable(read(region=slices({"stop": 1}))).value) == [4]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("region", [None, slices({"start": 1}), rows(2, 0, 2)])
+def test_read_as_another_dtype(stub: Stub, dtype: str, region: Any) -> None:
+    """A float value is sent as the dtype that was asked for, in a message and in a stream."""
+    values = np.array([1.0009765625, -3e-5, 70_000], np.float32)  # rounded, small, too large for 16
+    stub.AssignVariable(assign(value=floats(*values)))
+    part = {None: values, 1: values[1:], 2: values[[2, 0, 2]]}[
+        region and (1 if region.HasField("slices") else 2)
+    ]
+    with np.errstate(over="ignore"):
+        expected = part.astype(np.dtype(dtype))
+    number = tensors.wire_dtype(dtype)
+    value = stub.ReadVariable(read(region=region, dtype=number)).value
+    assert (value.dtype, list(value.shape)) == (number, [len(part)])
+    assert value.data == expected.tobytes()
+    reads = [{"variable": "v"}, {"variable": "v", "region": region, "dtype": number}]
+    manifest, *chunks = stub.ReadVariables(pb.ReadVariablesRequest(model=MODEL, reads=reads))
+    own, cast = (entry.tensor for entry in manifest.manifest.entries)
+    assert (own.dtype, cast.dtype) == (tensors.wire_dtype("float32"), number)
+    assert cast.byte_length == expected.nbytes
+    body = b"".join(each.chunk.data for each in chunks)
+    assert body == values.tobytes() + expected.tobytes()
+
+
+def test_answers_in_two_dtypes_are_kept_apart(stub: Stub) -> None:
+    """A small read that came before is answered in the dtype of this request, and only in that."""
+    asked = [0, *(tensors.wire_dtype(name) for name in ("float32", "bfloat16", "float16"))]
+    for value in (floats(1, 2, 3), floats(4, 5, 6)):
+        stub.AssignVariable(assign(value=value))
+        answers = [[stub.ReadVariable(read(dtype=each)).value for each in asked] for _ in range(2)]
+        assert answers[0] == answers[1]
+        assert [each.dtype for each in answers[0]] == [asked[1], *asked[1:]]
+        assert answers[0][0] == value
+
+
+def test_a_past_value_as_another_dtype(stub: Stub) -> None:
+    """A value of an earlier revision is cast as the present one is."""
+    stub.AssignVariable(assign(value=floats(4, 5, 6)))
+    number = tensors.wire_dtype("float16")
+    value = stub.ReadVariable(read(at_revision=0, dtype=number)).value
+    assert (value.dtype, value.data) == (number, np.ones(3, np.float16).tobytes())
 
 
 def test_read_by_path(stub: Stub) -> None:

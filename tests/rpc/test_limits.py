@@ -25,6 +25,7 @@ from tests.rpc.requests import (
 )
 from tests.rpc.wire import Wire, connected
 from tests.serving import serve_here
+from varserve import tensors
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import tensor_pb2
 from varserve_service.core.ports import TensorSpec
@@ -52,6 +53,7 @@ def wire() -> Iterator[Wire]:
         *(FakeVariable(f"blob{size}", blob(size)) for size in sizes),
         *(FakeVariable(f"empty{n}", strings(*[b""] * n)) for n in (UNARY // 8, UNARY // 8 + 1)),
         FakeVariable("free", blob(1), shape=None),
+        FakeVariable("doubles", np.zeros(UNARY // 4, np.float64)),
         functions=(
             FakeFunction(
                 "give",
@@ -108,6 +110,22 @@ def test_a_read_in_one_message(wire: Wire, size: int, reason: str) -> None:
         assert response.value.data == blob(size).tobytes()
     reads = pb.ReadVariablesRequest(model=MODEL, reads=[{"variable": f"blob{size}"}])
     assert wire.ask("ReadVariables", reads).reason == OK
+
+
+@pytest.mark.parametrize(
+    ("dtype", "reason"),
+    [
+        (None, "MESSAGE_TOO_LARGE"),
+        ("float32", OK),
+        ("float16", OK),
+        ("float64", "MESSAGE_TOO_LARGE"),
+    ],
+)
+def test_a_cast_value_in_one_message(wire: Wire, dtype: str | None, reason: str) -> None:
+    """It is what travels that must fit: twice the limit does as half of it per element."""
+    number = 0 if dtype is None else tensors.wire_dtype(dtype)
+    outcome = wire.ask("ReadVariable", read(variable="doubles", dtype=number))
+    assert outcome.reason == reason
 
 
 @EACH_UNARY_SIZE

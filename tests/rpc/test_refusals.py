@@ -163,6 +163,20 @@ REFUSALS: dict[str, tuple[str, str, Any, str, dict[str, str]]] = {
         "'v': expected dtype float32, found float64",
         {"variable": "v"},
     ),
+    "a number sent as a float": (
+        "CAST_UNSUPPORTED",
+        "ReadVariable",
+        read(variable="count", dtype=1),
+        "'count': expected its own, int64, as the dtype to be sent, found float32",
+        {"variable": "count"},
+    ),
+    "a float sent as a number": (
+        "CAST_UNSUPPORTED",
+        "ReadVariable",
+        read(dtype=3),
+        "'v': expected float16, bfloat16, float32, float64 as the dtype to be sent, found int32",
+        {"variable": "v"},
+    ),
     "another shape": (
         "SHAPE_MISMATCH",
         "AssignVariable",

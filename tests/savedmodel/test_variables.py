@@ -12,6 +12,7 @@ import pytest
 
 from tests.saved_models import DTYPES
 from varserve_service.core.buffers import aligned_empty
+from varserve_service.core.casts import FLOATS
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports import LoadedModel, Operation
 from varserve_service.core.regions import Region, Rows, Slice, Slices
@@ -84,6 +85,43 @@ def test_buffer(shared: LoadedModel, dtype: str) -> None:
     assert value.buffer(0, 1).readonly
     assert not value.numpy().flags.writeable
     assert value.numpy().flags.c_contiguous
+
+
+@pytest.mark.parametrize("source", FLOATS)
+@pytest.mark.parametrize("target", FLOATS)
+@pytest.mark.parametrize("region", [None, *REGIONS], ids=str)
+def test_cast(shared: LoadedModel, source: str, target: str, region: Region | None) -> None:
+    """A float is cast to another as numpy does it, whole and in any part of its bytes."""
+    if source == target:
+        return
+    v = variable(shared, f"v_{source}")
+    before = v.read()
+    with np.errstate(over="ignore"):
+        tricky = np.array([[1.001, -0.0, 3e-5], [65504, np.inf, -7e4]]).astype(as_numpy(source))
+    v.write(v.stage(tricky))
+    value = v.cast(v.read(region), target)
+    v.write(before)
+    with np.errstate(over="ignore"):
+        expected = tricky.astype(as_numpy(target))
+    expected = expected if region is None else expected[index(region)]
+    assert (value.dtype, value.shape, value.nbytes) == (target, expected.shape, expected.nbytes)
+    np.testing.assert_array_equal(value.numpy(), expected)
+    whole = expected.tobytes()
+    for start in range(0, len(whole) + 1, 3):
+        for stop in range(start, len(whole) + 1, 5):
+            assert bytes(value.buffer(start, stop)) == whole[start:stop]
+
+
+def test_cast_takes_the_memory_of_a_part(load: Load) -> None:
+    """Of a large value no more is cast at once than is asked for."""
+    live = variable(load("counter"), "v")
+    whole = np.random.default_rng(5).standard_normal(2**21).astype(np.float32)
+    value = live.cast(live.stage(whole.copy()), "bfloat16")
+    assert value.nbytes == 2**22
+    part = value.buffer(2**20, 2**20 + 2**12)
+    assert part.obj.nbytes == 2**12  # type: ignore[attr-defined]
+    expected = whole[2**19 : 2**19 + 2**11].astype(ml_dtypes.bfloat16)
+    assert bytes(part) == expected.tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

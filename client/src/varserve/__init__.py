@@ -14,6 +14,7 @@ from .client import Client, connect
 from .errors import (
     AccessDenied,
     AnswerNotKept,
+    CastUnsupported,
     ChecksumMismatch,
     ClientClosed,
     Conflict,
@@ -96,6 +97,7 @@ __all__ = [
     "AccessDenied",
     "AnswerNotKept",
     "AssignOperation",
+    "CastUnsupported",
     "Change",
     "ChecksumMismatch",
     "Client",

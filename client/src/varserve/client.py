@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+import numpy as np
 import numpy.typing as npt
 
 from . import errors, history, operations, tensors
 from .functions import constant_of
 from .handles import Defaults
-from .known import Known
+from .known import Known, sent_as
 from .models import Model, Reads
 from .operations import AssignOperation, Conditions, Prepared, Run, Write, new_request_id
 from .regions import Index, Rows, resolve
@@ -85,6 +86,7 @@ class Client(Handle[D_co]):
         if_newer_than: int | None = None,
         at_revision: int | None = None,
         epoch: str = "",
+        dtype: npt.DTypeLike | None = None,
         timeout: float | None = None,
     ) -> Op[Reading]:
         """ReadVariable: one variable or a region of it, in one message.
@@ -92,7 +94,8 @@ class Client(Handle[D_co]):
         region: an index that counts nothing from the end, or Rows.
         if_newer_than: no value when the last write is not newer than this revision.
         at_revision: the value as it was then. epoch: in which either was learnt.
-        Raises MessageTooLarge: then `read_variables`.
+        dtype: a float value as another float dtype, cast before it travels.
+        Raises CastUnsupported, and MessageTooLarge: then `read_variables`.
         """
         return operations.read_variable(
             model,
@@ -102,6 +105,7 @@ class Client(Handle[D_co]):
             if_newer_than=if_newer_than,
             at_revision=at_revision,
             epoch=epoch,
+            dtype=sent_as(dtype),
         )
 
     @operation
@@ -112,11 +116,13 @@ class Client(Handle[D_co]):
         *,
         at_revision: int | None = None,
         epoch: str = "",
+        dtypes: Mapping[str, npt.DTypeLike] | None = None,
         timeout: float | None = None,
     ) -> Op[Snapshot]:
         """ReadVariables: several variables at one revision, of any size.
 
         at_revision: the values as they were then, in this epoch if it is given.
+        dtypes: by name, float values as another float dtype, cast before they travel.
         The default deadline knows nothing of the size: give one for what is large.
         """
         wanted = variables if isinstance(variables, Mapping) else dict.fromkeys(variables)
@@ -125,7 +131,13 @@ class Client(Handle[D_co]):
         limits = yield from self._transfer_limits(model, budget)
         return (
             yield from operations.read_variables(
-                model, reads, limits.chunk_bytes, budget, at_revision=at_revision, epoch=epoch
+                model,
+                reads,
+                limits.chunk_bytes,
+                budget,
+                at_revision=at_revision,
+                epoch=epoch,
+                dtypes={name: np.dtype(dtype) for name, dtype in (dtypes or {}).items()},
             )
         )
 

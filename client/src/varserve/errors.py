@@ -14,7 +14,8 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     │   ├── OverloadMismatch            no overload fits these inputs, or more than one
     │   ├── NameAmbiguous
     │   ├── ChecksumMismatch            bytes changed on the way, twice
-    │   └── RequestIdReused
+    │   ├── RequestIdReused
+    │   └── CastUnsupported             not as the dtype that was asked for
     ├── NotFound (KeyError)
     │   ├── ModelNotFound
     │   ├── VariableNotFound
@@ -173,6 +174,12 @@ class RequestIdReused(InvalidRequest):
     """The request_id was used before, for a different request."""
 
     reason = "REQUEST_ID_REUSED"
+
+
+class CastUnsupported(InvalidRequest):
+    """A value of the variable's dtype cannot be sent as the one that was asked for."""
+
+    reason = "CAST_UNSUPPORTED"
 
 
 class NotFound(VarserveError, KeyError):

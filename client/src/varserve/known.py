@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from . import errors, operations, tensors
 from .errors import FunctionNotFound, MessageTooLarge, NameAmbiguous, VariableNotFound
-from .operations import AssignOperation, Conditions, Prepared, Run, Write
+from .operations import AssignOperation, Conditions, Dtype, Prepared, Run, Write
 from .regions import Index, Part, Rows, resolve
 from .results import Commit, Outputs, Reading, Snapshot
 from .specs import FunctionSpec, ModelSpec, StateHeader, VariableSpec, shape_text
@@ -25,6 +26,9 @@ from .transport import Budget, Op
 # Up to about here one message was quicker than a stream over loopback.
 _UNARY_BYTES = 256 << 10
 _MESSAGE_OVERHEAD = 64 << 10
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Values of each of these can be had as each other."""
 
 # What a call may take longer for each byte that it moves: 8 MiB a second.
 SECONDS_PER_BYTE = 1 / (8 << 20)
@@ -157,20 +161,24 @@ class Known:
         *,
         at_revision: int | None = None,
         out: Array | None = None,
+        dtype: Dtype | None = None,
     ) -> Op[Reading]:
-        """One variable or region, by the call that suits its size; `out` takes the value."""
+        """One variable or region, by the call that suits its size.
+
+        `out` takes the value; `dtype` is what it travels as.
+        """
         yield from self.fresh(budget)
         spec = self.variables.by_path[path]
         variable = self.variables.key(path)
-        size = part_bytes(spec, part)
+        size = part_bytes(spec, part, dtype)
         model = self.header.model
         if self._fits(size) and path not in self._streams:
             try:
                 reading = yield from operations.read_variable(
-                    model, variable, part, budget, **self._at(at_revision)
+                    model, variable, part, budget, dtype=dtype, **self._at(at_revision)
                 )
                 if reading.value is not None:
-                    self._check(reading.header, spec, part, reading.value)
+                    self._check(reading.header, spec, part, reading.value, dtype)
                 self.learn(reading.header, {path: reading.variable_revision})
                 if out is not None and reading.value is not None:
                     np.copyto(out, reading.value)
@@ -181,7 +189,10 @@ class Known:
                     self._streams.add(path)
         reads = {variable: (path, part)}
         into = None if out is None else {variable: out}
-        snapshot = yield from self.read_many(reads, budget, at_revision=at_revision, into=into)
+        dtypes = None if dtype is None else {variable: dtype}
+        snapshot = yield from self.read_many(
+            reads, budget, at_revision=at_revision, dtypes=dtypes, into=into
+        )
         value = snapshot[variable] if out is None else out
         return Reading(snapshot.header, snapshot.revisions[variable], value)
 
@@ -191,11 +202,12 @@ class Known:
         budget: Budget,
         *,
         at_revision: int | None = None,
+        dtypes: Mapping[str, Dtype] | None = None,
         into: Mapping[str, Array] | None = None,
     ) -> Op[Snapshot]:
         """Several variables or regions at one revision. `reads`: key to path and part.
 
-        `into`: arrays that take values, by key.
+        `dtypes`: what values travel as, and `into`: arrays that take values, by key.
         """
         yield from self.fresh(budget)
         snapshot = yield from operations.read_variables(
@@ -203,11 +215,13 @@ class Known:
             {key: (self.variables.key(path), part) for key, (path, part) in reads.items()},
             self.spec.limits.chunk_bytes,
             budget,
+            dtypes=dtypes,
             into=into,
             **self._at(at_revision),
         )
         for key, (path, part) in reads.items():
-            self._check(snapshot.header, self.variables.by_path[path], part, snapshot[key])
+            dtype = (dtypes or {}).get(key)
+            self._check(snapshot.header, self.variables.by_path[path], part, snapshot[key], dtype)
         self.learn(
             snapshot.header,
             {path: snapshot.revisions[key] for key, (path, _) in reads.items()},
@@ -218,11 +232,19 @@ class Known:
         # A revision means something in its epoch only.
         return {} if revision is None else {"at_revision": revision, "epoch": self.header.epoch}
 
-    def _check(self, header: StateHeader, spec: VariableSpec, part: Part, value: Array) -> None:
-        if header.epoch != self.header.epoch or (value.dtype == spec.dtype and part.is_of(value)):
+    def _check(
+        self,
+        header: StateHeader,
+        spec: VariableSpec,
+        part: Part,
+        value: Array,
+        dtype: Dtype | None,
+    ) -> None:
+        expected = dtype or spec.dtype
+        if header.epoch != self.header.epoch or (value.dtype == expected and part.is_of(value)):
             return
         raise errors.ServiceError(
-            f"variable {spec.name!r}: expected {tensors.dtype_name(spec.dtype)} "
+            f"variable {spec.name!r}: expected {tensors.dtype_name(expected)} "
             f"{shape_text(part.shown_shape)}, and the service sent "
             f"{tensors.dtype_name(value.dtype)} {shape_text(value.shape)}"
         )
@@ -308,26 +330,32 @@ def part_of(spec: VariableSpec, region: Index | Rows | Part | None) -> Part:
         return resolve(region, spec.shape)
 
 
-def check_out(spec: VariableSpec, part: Part, out: Any) -> None:
+def sent_as(dtype: npt.DTypeLike | None) -> Dtype | None:
+    """The dtype that a value is to travel as; None: its own."""
+    return None if dtype is None else np.dtype(dtype)
+
+
+def check_out(spec: VariableSpec, part: Part, out: Any, dtype: Dtype | None) -> None:
     """Raises DtypeMismatch, ShapeMismatch or InvalidRequest for what cannot take a value."""
     about = f"variable {spec.name!r}: out"
     if spec.dtype.kind == "O":
         raise errors.InvalidRequest(f"{about}: strings have no array that they could be read into")
     if not isinstance(out, np.ndarray) or not (out.flags.c_contiguous and out.flags.writeable):
         raise errors.InvalidRequest(f"{about}: expected a C-contiguous, writable numpy array")
-    if out.dtype != spec.dtype:
-        raise errors.DtypeMismatch(f"{about}: expected dtype {spec.dtype}, found {out.dtype}")
+    expected = dtype or spec.dtype
+    if out.dtype != expected:
+        raise errors.DtypeMismatch(f"{about}: expected dtype {expected}, found {out.dtype}")
     if not part.is_of(out):
         raise errors.ShapeMismatch(
             f"{about}: expected shape {shape_text(part.shown_shape)}, found {shape_text(out.shape)}"
         )
 
 
-def part_bytes(spec: VariableSpec, part: Part) -> int | None:
-    """Bytes of a part of a variable, None when only a read tells."""
+def part_bytes(spec: VariableSpec, part: Part, dtype: Dtype | None = None) -> int | None:
+    """Bytes of a part of a variable, sent as `dtype`; None when only a read tells."""
     if spec.dtype.kind == "O":
         return None
-    return part.nbytes(spec.dtype.itemsize)
+    return part.nbytes((dtype or spec.dtype).itemsize)
 
 
 def _message_bytes(array: Array) -> int:

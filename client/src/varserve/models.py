@@ -15,7 +15,7 @@ import numpy.typing as npt
 from . import errors, history, tensors
 from .functions import Functions
 from .handles import OfModel
-from .known import part_bytes, part_of, prepared
+from .known import FLOATS, part_bytes, part_of, prepared, sent_as
 from .leases import Lease
 from .operations import AssignOperation, Prepared, Write
 from .regions import Index, Rows
@@ -88,6 +88,7 @@ class Model(OfModel[D_co]):
         self,
         variables: Reads | None = None,
         *,
+        dtype: npt.DTypeLike | None = None,
         at_revision: int | None = None,
         timeout: float | None = None,
     ) -> Op[Snapshot]:
@@ -95,24 +96,32 @@ class Model(OfModel[D_co]):
 
         variables: names or paths; in a mapping, each with a region (`numpy.s_[0:3]`,
             `Rows([2, 5])`) or None. None at all: every variable that has a value.
+        dtype: what float values travel as and come as, of float16, bfloat16, float32 and float64;
+            all others come as they are.
         at_revision: as they were at that revision, while the service keeps it.
         """
+        as_floats = sent_as(dtype)
         if variables is None:
             yield from self._known.refresh(self._budget(timeout))
             known = self._known.variables
             variables = [known.key(s.path) for s in known.by_path.values() if s.initialized]
         wanted = _regions(variables)
         reads = {}
+        dtypes = {}
         size = 0
         for name, region in wanted.items():
             spec = self._known.variables.find(name)
             part = part_of(spec, region)
             reads[name] = (spec.path, part)
-            size += part_bytes(spec, part) or spec.nbytes
+            if as_floats is not None and tensors.dtype_name(spec.dtype) in FLOATS:
+                dtypes[name] = as_floats
+            size += part_bytes(spec, part, dtypes.get(name)) or spec.nbytes
         if not reads:
             raise errors.InvalidRequest("expected the name of at least one variable")
         budget = self._budget(timeout, size)
-        return (yield from self._known.read_many(reads, budget, at_revision=at_revision))
+        return (
+            yield from self._known.read_many(reads, budget, at_revision=at_revision, dtypes=dtypes)
+        )
 
     def transaction(
         self,

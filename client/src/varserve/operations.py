@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 from google.protobuf.message_factory import GetMessageClass
 
@@ -25,7 +26,7 @@ from .results import Commit, Outputs, Reading, Snapshot
 from .specs import Constant, ModelSpec, ModelSummary
 from .tensors import Array
 from .transport import Budget, Call, Method, Op, Sleep
-from .v1 import model_pb2, model_service_pb2
+from .v1 import model_pb2, model_service_pb2, tensor_pb2
 from .v1 import model_service_pb2 as pb
 
 _SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
@@ -125,6 +126,14 @@ def get_model(model: str, budget: Budget) -> Op[ModelSpec]:
 
 # ---- reads ----
 
+Dtype: TypeAlias = np.dtype[Any]
+
+
+def _wire(dtype: Dtype | None) -> tensor_pb2.DataType:
+    if dtype is None:
+        return tensor_pb2.DATA_TYPE_UNSPECIFIED
+    return tensors.wire_dtype(tensors.dtype_name(dtype))
+
 
 def read_variable(
     model: str,
@@ -135,6 +144,7 @@ def read_variable(
     if_newer_than: int | None = None,
     at_revision: int | None = None,
     epoch: str = "",
+    dtype: Dtype | None = None,
 ) -> Op[Reading]:
     """ReadVariable."""
     request = pb.ReadVariableRequest(
@@ -144,6 +154,7 @@ def read_variable(
         if_newer_than=if_newer_than,
         at_revision=at_revision,
         epoch=epoch,
+        dtype=_wire(dtype),
     )
     reply = yield from attempt(Call(READ_VARIABLE, request, budget))
     value = tensors.from_tensor(reply.value) if reply.HasField("value") else None
@@ -162,17 +173,21 @@ def read_variables(
     *,
     at_revision: int | None = None,
     epoch: str = "",
+    dtypes: Mapping[str, Dtype] | None = None,
     into: Mapping[str, Array] | None = None,
 ) -> Op[Snapshot]:
     """ReadVariables. `reads`: what each value is called in the snapshot, the variable, its part.
 
-    `into`: arrays that take values, by what these are called.
+    `dtypes`: those that values are to travel as, and `into`: arrays that take values, by what these
+    are called.
     """
     request = pb.ReadVariablesRequest(
         model=model,
         reads=[
-            pb.ReadSelection(variable=variable, region=part.message)
-            for variable, part in reads.values()
+            pb.ReadSelection(
+                variable=variable, region=part.message, dtype=_wire((dtypes or {}).get(key))
+            )
+            for key, (variable, part) in reads.items()
         ],
         at_revision=at_revision,
         epoch=epoch,

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from . import tensors
 from .handles import OfModel
-from .known import check_out, part_bytes, part_of, prepared
+from .known import check_out, part_bytes, part_of, prepared, sent_as
 from .leases import Lease
-from .operations import AssignOperation, Write
+from .operations import AssignOperation, Dtype, Write
 from .regions import Index, Part, Rows
 from .results import Commit, Snapshot
 from .specs import PartialShape, VariableSpec, shape_text
@@ -64,6 +64,7 @@ class _Value(OfModel[D_co]):
     def numpy(
         self,
         *,
+        dtype: npt.DTypeLike | None = None,
         out: Array | None = None,
         at_revision: int | None = None,
         timeout: float | None = None,
@@ -71,15 +72,17 @@ class _Value(OfModel[D_co]):
         """The value, as an array of its own: `shape`, `dtype`.
 
         Any size; a large one takes the array and a few MiB.
+        dtype: what it travels as and comes as, where that is not its own: of float16, bfloat16,
+        float32 and float64 each can be had as each other, rounded to the nearest.
         out: an array of that dtype and shape, C-contiguous and writable, to take the value and be
         returned: reading again and again into memory that is there is several times as fast. When
         the call fails it holds anything.
         at_revision: as it was at that revision of the model, while the service keeps it.
         timeout: seconds, all in all.
-        Raises VariableUninitialized, RevisionCompacted, RevisionInFuture; of `out` InvalidRequest,
-        DtypeMismatch, ShapeMismatch.
+        Raises VariableUninitialized, RevisionCompacted, RevisionInFuture, CastUnsupported; of `out`
+        InvalidRequest, DtypeMismatch, ShapeMismatch.
         """
-        return self._read(self._resolved(), timeout, at_revision, out)
+        return self._read(self._resolved(), timeout, at_revision, out, sent_as(dtype))
 
     read_value = numpy
 
@@ -189,12 +192,13 @@ class _Value(OfModel[D_co]):
         timeout: float | None,
         at_revision: int | None = None,
         out: Array | None = None,
+        dtype: Dtype | None = None,
     ) -> Op[Array]:
         if out is not None:
-            check_out(self.spec, part, out)
-        budget = self._budget(timeout, part_bytes(self.spec, part))
+            check_out(self.spec, part, out, dtype)
+        budget = self._budget(timeout, part_bytes(self.spec, part, dtype))
         reading = yield from self._known.read(
-            self._path, part, budget, at_revision=at_revision, out=out
+            self._path, part, budget, at_revision=at_revision, out=out, dtype=dtype
         )
         assert reading.value is not None
         return reading.value
@@ -256,9 +260,18 @@ class Variable(_Value[D_co]):
         return Region(self, part_of(self.spec, index), index)
 
     @operation
-    def sparse_read(self, rows: npt.ArrayLike, *, timeout: float | None = None) -> Op[Array]:
-        """Some rows, by their indices: shape [n, ...]. A row may be named twice."""
-        return self._read(part_of(self.spec, Rows(rows)), timeout)
+    def sparse_read(
+        self,
+        rows: npt.ArrayLike,
+        *,
+        dtype: npt.DTypeLike | None = None,
+        timeout: float | None = None,
+    ) -> Op[Array]:
+        """Some rows, by their indices: shape [n, ...]. A row may be named twice.
+
+        dtype: as of `numpy`.
+        """
+        return self._read(part_of(self.spec, Rows(rows)), timeout, dtype=sent_as(dtype))
 
     @operation
     def scatter_update(

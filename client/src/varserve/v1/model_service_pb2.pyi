@@ -62,20 +62,22 @@ class TransferLimits(_message.Message):
     def __init__(self, message_bytes: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., body_bytes: _Optional[int] = ...) -> None: ...
 
 class ReadVariableRequest(_message.Message):
-    __slots__ = ("model", "variable", "region", "if_newer_than", "epoch", "at_revision")
+    __slots__ = ("model", "variable", "region", "if_newer_than", "epoch", "at_revision", "dtype")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VARIABLE_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     IF_NEWER_THAN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     AT_REVISION_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
     model: str
     variable: str
     region: _tensor_pb2.Region
     if_newer_than: int
     epoch: str
     at_revision: int
-    def __init__(self, model: _Optional[str] = ..., variable: _Optional[str] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., if_newer_than: _Optional[int] = ..., epoch: _Optional[str] = ..., at_revision: _Optional[int] = ...) -> None: ...
+    dtype: _tensor_pb2.DataType
+    def __init__(self, model: _Optional[str] = ..., variable: _Optional[str] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., if_newer_than: _Optional[int] = ..., epoch: _Optional[str] = ..., at_revision: _Optional[int] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ...) -> None: ...
 
 class ReadVariableResponse(_message.Message):
     __slots__ = ("header", "variable_revision", "value", "not_modified")
@@ -102,12 +104,14 @@ class ReadVariablesRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[ReadSelection, _Mapping]]] = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
 
 class ReadSelection(_message.Message):
-    __slots__ = ("variable", "region")
+    __slots__ = ("variable", "region", "dtype")
     VARIABLE_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
     variable: str
     region: _tensor_pb2.Region
-    def __init__(self, variable: _Optional[str] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ...) -> None: ...
+    dtype: _tensor_pb2.DataType
+    def __init__(self, variable: _Optional[str] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ...) -> None: ...
 
 class ReadVariablesResponse(_message.Message):
     __slots__ = ("manifest", "chunk")

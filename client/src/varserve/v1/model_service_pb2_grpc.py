@@ -136,8 +136,8 @@ class ModelServiceServicer(object):
     def ReadVariable(self, request, context):
         """Reads one variable or a region of it, in one message.
         Errors: VARIABLE_NOT_FOUND, NAME_AMBIGUOUS, VARIABLE_UNINITIALIZED, REGION_INVALID,
-        DTYPE_UNSUPPORTED, MESSAGE_TOO_LARGE (use ReadVariables), and with `at_revision`
-        REVISION_COMPACTED, REVISION_IN_FUTURE, EPOCH_MISMATCH.
+        DTYPE_UNSUPPORTED, CAST_UNSUPPORTED, MESSAGE_TOO_LARGE (use ReadVariables), and with
+        `at_revision` REVISION_COMPACTED, REVISION_IN_FUTURE, EPOCH_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     INPUT_MISMATCH = auto()
     OVERLOAD_MISMATCH = auto()
     REQUEST_ID_REUSED = auto()
+    CAST_UNSUPPORTED = auto()
     UNAUTHENTICATED = auto()
     PERMISSION_DENIED = auto()
     MODEL_NOT_FOUND = auto()

@@ -18,6 +18,7 @@ import numpy as np
 from . import changes
 from .answers import Answers, WriteRequest
 from .assignment import Assignment, make_changes
+from .casts import check_cast, sent_as
 from .changes import StagedWrite, Write
 from .commits import UNKNOWN_ORIGIN, Changed, CommitKind, Origin
 from .committer import NOTHING, Attempt, Committer, Done
@@ -52,7 +53,7 @@ from .ports import (
     Variable,
     VariableSpec,
 )
-from .regions import Region, region_shape
+from .regions import region_shape
 from .replay import replay
 from .revisions import Revisions
 from .timeline import Timeline
@@ -193,19 +194,21 @@ class LiveModel:
         `if_newer_than`: leave out values whose variable was not written since that revision of
         `epoch`. `admit` is asked before a value is taken: a region is a copy, and one of rows that
         are named many times is larger than its variable. Raises StateError: VARIABLE_NOT_FOUND,
-        NAME_AMBIGUOUS, VARIABLE_UNINITIALIZED, REGION_INVALID, DEADLINE_EXCEEDED, and what `admit`
-        raises.
+        NAME_AMBIGUOUS, CAST_UNSUPPORTED, VARIABLE_UNINITIALIZED, REGION_INVALID, DEADLINE_EXCEEDED,
+        and what `admit` raises.
         """
-        found = [(self._variables.find(read.variable), read.region) for read in reads]
+        found = [(self._variables.find(read.variable), read) for read in reads]
+        for variable, read in found:
+            check_cast(variable.spec, read.dtype)
         known = if_newer_than if epoch in ("", self._revisions.epoch) else None
         with self._lock.shared(deadline):
             # All are checked before the first is taken.
-            taken = [self._check_read(variable, part, known, admit) for variable, part in found]
+            taken = [self._check_read(variable, read, known, admit) for variable, read in found]
             return Snapshot(
                 self.header,
                 tuple(
-                    self._entry(variable, part, take=take)
-                    for (variable, part), take in zip(found, taken, strict=True)
+                    self._entry(variable, read, take=take)
+                    for (variable, read), take in zip(found, taken, strict=True)
                 ),
             )
 
@@ -429,30 +432,30 @@ class LiveModel:
                 raise changes.uninitialized(variable)
 
     def _check_read(
-        self, variable: Variable, region: Region | None, known: int | None, admit: Admit | None
+        self, variable: Variable, read: Read, known: int | None, admit: Admit | None
     ) -> bool:
         """Whether the value is to be taken: False when it is not newer than `known`."""
         spec = variable.spec
         self._check_initialized([variable])
         if known is not None and self._revisions.of(spec.path) <= known:
             return False
-        if region is not None or admit is not None:
+        if read.region is not None or admit is not None:
             shape = variable.shape()
-            if region is not None:
-                shape = region_shape(region, shape, variable=spec.name)
+            if read.region is not None:
+                shape = region_shape(read.region, shape, variable=spec.name)
             if admit is not None:
-                admit(spec, region, shape)
+                admit(spec, read, shape)
         return True
 
-    def _entry(self, variable: Variable, region: Region | None, *, take: bool = True) -> Entry:
+    def _entry(self, variable: Variable, read: Read, *, take: bool = True) -> Entry:
         spec = variable.spec
-        value = variable.read(region) if take else None
+        value = sent_as(variable, variable.read(read.region), read.dtype) if take else None
         return Entry(spec.name, self._revisions.of(spec.path), value)
 
     def _read_back(self, read: Read, max_bytes: int | None) -> dict[str, Value]:
         variable = self._variables.find(read.variable)
-        self._check_read(variable, read.region, None, None)
-        entry = self._entry(variable, read.region)
+        self._check_read(variable, read, None, None)
+        entry = self._entry(variable, read)
         assert entry.value is not None
         nbytes = sent_bytes(entry.value)
         if max_bytes is not None and nbytes > max_bytes:

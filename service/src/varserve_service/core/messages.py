@@ -37,14 +37,15 @@ UNCONDITIONAL = Conditions()
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One variable, by name or path, or a region of it."""
+    """One variable, by name or path, or a region of it. `dtype`: to be sent as; None: its own."""
 
     variable: str
     region: Region | None = None
+    dtype: str | None = None
 
 
-Admit: TypeAlias = Callable[[VariableSpec, Region | None, tuple[int, ...]], None]
-"""Raises StateError when a value of this variable, region and shape is not to be taken."""
+Admit: TypeAlias = Callable[[VariableSpec, Read, tuple[int, ...]], None]
+"""Raises StateError when what is read of this variable, in this shape, is not to be taken."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -171,6 +171,13 @@ class Variable(Protocol):
         """
         ...
 
+    def cast(self, value: Value, dtype: str) -> Value:
+        """A value of this variable as another dtype of `casts.FLOATS`, rounded to the nearest.
+
+        The work is left to the Value. Needs no lock.
+        """
+        ...
+
     def stage(self, array: np.ndarray[Any, Any]) -> Value:
         """Bring a host array to where the variable lives. Takes the array over: may use its memory.
 

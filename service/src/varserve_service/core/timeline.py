@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from .casts import check_cast, sent_as
 from .commits import Commit
 from .errors import Reason, StateError
 from .history import History
@@ -20,7 +21,7 @@ from .messages import Admit, Entry, Header, Read, Snapshot
 from .naming import _SHOWN, Directory
 from .past import Reversal, capture, reversal
 from .ports import Value, Variable
-from .regions import Region, region_shape
+from .regions import region_shape
 from .watchers import Event, Watcher, Watchers, event_of
 
 # How much of the history is handed out at once to a watcher that comes from afar.
@@ -112,24 +113,26 @@ class Timeline:
         deadline: float | None = None,
     ) -> Snapshot:
         """Values as they were at a revision. Raises as LiveModel.read, and what `check` does."""
-        found = [(self._variables.find(read.variable), read.region) for read in reads]
+        found = [(self._variables.find(read.variable), read) for read in reads]
+        for variable, read in found:
+            check_cast(variable.spec, read.dtype)
         with self._lock.shared(deadline):
             self.check(revision, epoch)
             header = replace(self._header(), revision=revision)
-            taken = [self._capture(variable, region, revision, admit) for variable, region in found]
+            taken = [self._capture(variable, read, revision, admit) for variable, read in found]
         return Snapshot(
             header,
             tuple(
-                Entry(variable.spec.name, written, work_out())
-                for (variable, _), (written, work_out) in zip(found, taken, strict=True)
+                Entry(variable.spec.name, written, sent_as(variable, work_out(), read.dtype))
+                for (variable, read), (written, work_out) in zip(found, taken, strict=True)
             ),
         )
 
     def _capture(
-        self, variable: Variable, region: Region | None, revision: int, admit: Admit | None
+        self, variable: Variable, read: Read, revision: int, admit: Admit | None
     ) -> tuple[int, Callable[[], Value]]:
         """Revision of the last write as it was, and what works the value out."""
-        spec = variable.spec
+        spec, region = variable.spec, read.region
         later = self._history.changes_after(spec.path, revision)
         untouched = not later and variable.is_initialized()
         past = None if untouched else capture(variable, later)
@@ -137,7 +140,7 @@ class Timeline:
         if region is not None:
             shape = region_shape(region, shape, variable=spec.name)
         if admit is not None:
-            admit(spec, region, shape)
+            admit(spec, read, shape)
         written = self._history.last_write(spec.path, revision)
         if past is None:
             value = variable.read(region)

@@ -17,7 +17,6 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import UNCONDITIONAL, Admit, Read, Snapshot, sent_bytes
 from varserve_service.core.models import Models
 from varserve_service.core.ports import VariableSpec
-from varserve_service.core.regions import Region
 
 from . import translate
 from .admission import Admission
@@ -95,7 +94,7 @@ class ModelService:
         if answer is not None:
             return answer
         request = pb.ReadVariableRequest.FromString(data)
-        read = Read(request.variable, translate.region(request))
+        read = Read(request.variable, translate.region(request), translate.dtype(request))
         newer, at = (translate.optional(request, key) for key in ("if_newer_than", "at_revision"))
         if newer is not None and at is not None:
             raise translate.malformed("expected one of if_newer_than and at_revision, found both")
@@ -203,7 +202,10 @@ class ModelService:
         request = pb.ReadVariablesRequest.FromString(data)
         if not request.reads:
             raise translate.malformed("reads: expected at least one, found none")
-        reads = [Read(read.variable, translate.region(read)) for read in request.reads]
+        reads = [
+            Read(read.variable, translate.region(read), translate.dtype(read))
+            for read in request.reads
+        ]
         at = translate.optional(request, "at_revision")
 
         def work(
@@ -347,10 +349,8 @@ class ModelService:
             upload.take(message)
         return upload
 
-    def _admit_unary(
-        self, spec: VariableSpec, region: Region | None, shape: tuple[int, ...]
-    ) -> None:
-        self._check_unary(spec.name, translate.least_bytes(spec.dtype, shape))
+    def _admit_unary(self, spec: VariableSpec, read: Read, shape: tuple[int, ...]) -> None:
+        self._check_unary(spec.name, translate.least_bytes(read.dtype or spec.dtype, shape))
 
     def _check_unary(self, variable: str, nbytes: int) -> None:
         if nbytes > self._max_unary_bytes:
@@ -360,9 +360,9 @@ class ModelService:
         """Lets one call have no more copied than it could upload: regions, and what is past."""
         copied, limit = 0, self._limits.body_bytes
 
-        def admit(spec: VariableSpec, region: Region | None, shape: tuple[int, ...]) -> None:
+        def admit(spec: VariableSpec, read: Read, shape: tuple[int, ...]) -> None:
             nonlocal copied
-            if region is None and not whole_too:
+            if read.region is None and not whole_too:
                 return
             copied += translate.least_bytes(spec.dtype, shape)
             if copied > limit:

@@ -87,6 +87,11 @@ def region(request: Any) -> Region | None:
     raise malformed("region: expected slices or rows, found neither")
 
 
+def dtype(request: Any) -> str | None:
+    """The dtype that a value is to be sent as; None: its own."""
+    return tensors.from_wire_dtype(request.dtype) if request.dtype else None
+
+
 def optional(request: Any, field: str) -> int | None:
     """An optional integer field; None when it is not set."""
     return getattr(request, field) if request.HasField(field) else None

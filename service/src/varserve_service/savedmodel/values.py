@@ -155,15 +155,16 @@ class RegionValue:
 
     @property
     def nbytes(self) -> int:
-        return self._cut().nbytes if self._dtype == "string" else self._nbytes
+        return self.cut().nbytes if self._dtype == "string" else self._nbytes
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        return self._cut().numpy()
+        return self.cut().numpy()
 
     def buffer(self, start: int, stop: int) -> memoryview:
-        return self._cut().buffer(start, stop)
+        return self.cut().buffer(start, stop)
 
-    def _cut(self) -> TensorValue | HostValue:
+    def cut(self) -> TensorValue | HostValue:
+        """The part alone."""
         with self._lock:
             if self._part is None:
                 self._part = cut(self._whole, self._region)

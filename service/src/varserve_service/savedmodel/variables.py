@@ -13,6 +13,7 @@ from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports import Operation, Value, VariableSpec
 from varserve_service.core.regions import Region, Rows, Slice, Slices
 
+from .casts import CastValue, prepare
 from .placement import is_host
 from .values import (
     NO_KERNEL,
@@ -52,6 +53,7 @@ class SavedVariable:
         kinds = ("read", "assign", "gather", "scatter", "assign_slices")
         used = kinds if self._in_place else kinds[:2]
         self._access = {kind: compiled(kind, self._dtype, self._device) for kind in used}
+        prepare(spec.dtype)
 
     @property
     def spec(self) -> VariableSpec:
@@ -98,6 +100,9 @@ class SavedVariable:
         )
         inner = Slices((Slice(), *region.dimensions[1:]))
         return RegionValue(rows, inner, variable=self._spec.name)
+
+    def cast(self, value: Value, dtype: str) -> Value:
+        return CastValue(value, dtype, self._device)
 
     def stage(self, array: np.ndarray[Any, Any]) -> Value:
         return TensorValue(to_tensor(array, self._device))
