@@ -27,6 +27,15 @@ def counter(
     return LiveModel(counter_model(*more, functions=functions), **options)
 
 
+def counter_version(
+    version: int, *more: FakeVariable, functions: tuple[FakeFunction, ...] = (), **options: Any
+) -> LiveModel:
+    """The model `counter` as another version."""
+    loaded = counter_model(*more, functions=functions)
+    loaded.version = version
+    return LiveModel(loaded, **options)
+
+
 def counter_model(*more: FakeVariable, functions: tuple[FakeFunction, ...] = ()) -> FakeModel:
     """The same, as it is loaded."""
     count = FakeVariable("count", np.zeros((), np.int64))

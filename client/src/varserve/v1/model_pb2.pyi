@@ -43,18 +43,20 @@ class StateHeader(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class ModelSummary(_message.Message):
-    __slots__ = ("header", "state", "device", "variable_count", "variable_bytes")
+    __slots__ = ("header", "state", "device", "variable_count", "variable_bytes", "labels")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     VARIABLE_COUNT_FIELD_NUMBER: _ClassVar[int]
     VARIABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     header: StateHeader
     state: ModelState
     device: str
     variable_count: int
     variable_bytes: int
-    def __init__(self, header: _Optional[_Union[StateHeader, _Mapping]] = ..., state: _Optional[_Union[ModelState, str]] = ..., device: _Optional[str] = ..., variable_count: _Optional[int] = ..., variable_bytes: _Optional[int] = ...) -> None: ...
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, header: _Optional[_Union[StateHeader, _Mapping]] = ..., state: _Optional[_Union[ModelState, str]] = ..., device: _Optional[str] = ..., variable_count: _Optional[int] = ..., variable_bytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PartialShape(_message.Message):
     __slots__ = ("unknown_rank", "dimensions")

@@ -31,6 +31,10 @@ class ModelServiceStub(object):
     changes one or more of them atomically and moves the model's revision by one; every read of
     several variables is of one revision.
 
+    A request names a model as `NAME`, which means the version that is labelled `stable`, as
+    `NAME@LABEL`, or as `NAME@VERSION`. A call that has begun stays with the version that it began on.
+    Another version is another state: its epoch is another, too.
+
     Every call may also fail with MODEL_NOT_FOUND, MODEL_NOT_READY, SHUTTING_DOWN, REQUEST_MALFORMED,
     TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED or
     INTERNAL (names of ErrorReason). A call that failed has changed nothing.
@@ -114,13 +118,18 @@ class ModelServiceServicer(object):
     changes one or more of them atomically and moves the model's revision by one; every read of
     several variables is of one revision.
 
+    A request names a model as `NAME`, which means the version that is labelled `stable`, as
+    `NAME@LABEL`, or as `NAME@VERSION`. A call that has begun stays with the version that it began on.
+    Another version is another state: its epoch is another, too.
+
     Every call may also fail with MODEL_NOT_FOUND, MODEL_NOT_READY, SHUTTING_DOWN, REQUEST_MALFORMED,
     TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED or
     INTERNAL (names of ErrorReason). A call that failed has changed nothing.
     """
 
     def ListModels(self, request, context):
-        """Lists the models, sorted by name. Never fails for want of a model: the list is then empty.
+        """Lists all versions of all models, those included that are on their way in or out or could not
+        be loaded, sorted by name and version. Never fails for want of a model: the list is then empty.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -326,6 +335,10 @@ class ModelService(object):
     """Opens the state of loaded models. A model's variables form one consistency domain: every commit
     changes one or more of them atomically and moves the model's revision by one; every read of
     several variables is of one revision.
+
+    A request names a model as `NAME`, which means the version that is labelled `stable`, as
+    `NAME@LABEL`, or as `NAME@VERSION`. A call that has begun stays with the version that it began on.
+    Another version is another state: its epoch is another, too.
 
     Every call may also fail with MODEL_NOT_FOUND, MODEL_NOT_READY, SHUTTING_DOWN, REQUEST_MALFORMED,
     TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED or

@@ -141,3 +141,7 @@ class Journal(Protocol):
         Raises StateStoreFull, with nothing kept.
         """
         ...
+
+    def close(self) -> None:
+        """Let go of what it is kept in. What was appended is durable already."""
+        ...

@@ -79,6 +79,18 @@ class Leases:
             lease.end = time.monotonic() + lease.seconds
             return lease.seconds
 
+    @property
+    def revisions(self) -> Sequence[int]:
+        """All leases, the newest first."""
+        with self._changed:
+            return sorted(self._leases, reverse=True)
+
+    def clear(self) -> None:
+        """Forget all leases; what they hold stays."""
+        with self._changed:
+            self._leases.clear()
+            self._changed.notify()
+
     def is_due(self, revision: int) -> bool:
         """The lease is there and its time is over."""
         with self._changed:

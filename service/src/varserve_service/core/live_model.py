@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -97,6 +98,7 @@ class LiveModel:
         answers = answers if answers is not None else Answers()
         if journal is not None:
             replay(journal, self._by_path, self._revisions, history, answers, self._answer_of)
+        self._journal = journal
         self._committer = Committer(
             lambda: self.header,
             self._lock,
@@ -115,6 +117,11 @@ class LiveModel:
     def name(self) -> str:
         """The model's name."""
         return self._loaded.name
+
+    @property
+    def version(self) -> int:
+        """The version of the SavedModel."""
+        return self._loaded.version
 
     @property
     def header(self) -> Header:
@@ -304,6 +311,28 @@ class LiveModel:
             f"lease {lease} revoked",
             conditions=Conditions(epoch=epoch),
             deadline=deadline,
+        )
+
+    def close(self) -> None:
+        """The end of this life of the state: waits for whoever holds the lock, however long.
+
+        Leases are taken back as far as that is possible, the journal is closed. After this every
+        call raises StateError MODEL_NOT_READY. Again: nothing.
+        """
+        for lease in self._leases.revisions:
+            with suppress(StateError):
+                self._end_lease(partial(self._end, lease), f"lease {lease} ended: unloading")
+        with suppress(StateError), self._lock.exclusive():
+            self._leases.clear()
+            self._lock.close(self._unloaded)
+            if self._journal is not None:
+                self._journal.close()
+
+    def _unloaded(self) -> StateError:
+        return StateError(
+            Reason.MODEL_NOT_READY,
+            f"model {self.name!r}: version {self.version} has been unloaded; read it again",
+            model=self.name,
         )
 
     def _expire(self, lease: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from .errors import Reason, StateError
@@ -32,6 +32,7 @@ class ReadersWriterLock:
         self._writing = False
         self._writers_waiting = 0
         self._writes = 0
+        self._closed: Callable[[], StateError] | None = None
 
     def shared(self, deadline: float | None = None) -> AbstractContextManager[None]:
         """Hold the lock with other readers. Entering raises StateError DEADLINE_EXCEEDED."""
@@ -40,7 +41,7 @@ class ReadersWriterLock:
     def acquire_shared_at_once(self) -> bool:
         """Take the lock shared where that needs no waiting; give it back by `release_shared`."""
         with self._changed:
-            if self._writing or self._writers_waiting:
+            if self._writing or self._writers_waiting or self._closed:
                 return False
             self._readers += 1
             return True
@@ -48,17 +49,17 @@ class ReadersWriterLock:
     def acquire_shared(self, deadline: float | None) -> None:
         """Take the lock shared. Raises StateError DEADLINE_EXCEEDED."""
         with self._changed:
-            if not self._writing and not self._writers_waiting:
-                self._readers += 1
-                began = None
-            else:
+            began = None
+            if self._writing or self._writers_waiting:
                 began = time.monotonic()
                 try:
                     self._wait_for_a_write(deadline)
-                    self._readers += 1
                 except StateError:
                     self._observer.lock_waited(time.monotonic() - began, exclusive=False)
                     raise
+            if self._closed:
+                raise self._closed()
+            self._readers += 1
         waited = 0.0 if began is None else time.monotonic() - began
         self._observer.lock_waited(waited, exclusive=False)
 
@@ -91,6 +92,8 @@ class ReadersWriterLock:
             try:
                 while self._writing or self._readers or self._readers_admitted:
                     self._wait(deadline)
+                if self._closed:
+                    raise self._closed()
             except StateError:
                 # Readers that kept out for this writer need not any more.
                 self._changed.notify_all()
@@ -107,6 +110,13 @@ class ReadersWriterLock:
             # Told only now, so that nobody waits for it.
             self._observer.lock_waited(held - began, exclusive=True)
             self._observer.lock_held(time.monotonic() - held)
+
+    def close(self, why: Callable[[], StateError]) -> None:
+        """Let nobody in any more: who comes or waits is told `why`.
+
+        The caller holds the lock exclusively.
+        """
+        self._closed = why
 
     def _leave_exclusive(self) -> None:
         with self._changed:

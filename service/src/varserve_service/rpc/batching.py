@@ -244,6 +244,7 @@ def _of_all(error: Exception) -> bool:
         Reason.TOO_MANY_REQUESTS,
         Reason.DEADLINE_EXCEEDED,
         Reason.VARIABLE_UNINITIALIZED,
+        Reason.MODEL_NOT_READY,
     )
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
 
 from varserve.v1 import history_pb2 as pb
+from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
 
 from . import translate
 from .calls import Context, deadline_of, fingerprint
 from .history_messages import Wish, page
 from .identity import subject_of
-from .watching import Hub, Watch
-from .workers import Workers
+from .served import Serving
+from .watching import Watch
 
 T = TypeVar("T")
 
@@ -35,48 +35,41 @@ class HistoryService:
 
     def __init__(
         self,
-        models: Models,
-        workers: Mapping[str, Workers],
-        watch_workers: Mapping[str, Workers],
+        serving: Serving,
         senders: Executor,
         message_bytes: int,
         bookmark_seconds: float,
     ) -> None:
-        self._models = models
-        self._workers = workers
-        self._watch_workers = watch_workers
+        self._serving = serving
         self._senders = senders
         self._max_bytes = message_bytes - _ENVELOPE_BYTES
         self._bookmark_seconds = bookmark_seconds
-        self._hubs: dict[str, Hub] = {}
         self._watches: set[asyncio.Task[None]] = set()
 
     async def watch_variables(self, data: bytes, context: Context) -> None:
         """WatchVariables."""
         request = pb.WatchVariablesRequest.FromString(data)
         _check_patterns(request.patterns)
-        live = self._models.find(request.model)
-        hub = self._hubs.get(live.name)
-        if hub is None:
-            self._hubs[live.name] = hub = Hub(live, self._senders, self._max_bytes)
         task = asyncio.current_task()
         assert task is not None
         self._watches.add(task)
         try:
-            workers, deadline = self._watch_workers[live.name], deadline_of(context)
-            select = partial(live.timeline.select, request.patterns)
-            paths = await workers.run(select, deadline)
-            wish = Wish(paths, request.values, request.previous_values)
-            after = translate.optional(request, "after_revision")
-            watch = Watch(live, hub, context, wish, self._bookmark_seconds)
-            await watch.run(after, request.epoch, workers, deadline)
+            with self._serving.use(request.model, watch=True) as served:
+                live, workers, deadline = served.live, served.watch_workers, deadline_of(context)
+                hub = served.hub(self._senders, self._max_bytes)
+                select = partial(live.timeline.select, request.patterns)
+                paths = await workers.run(select, deadline)
+                wish = Wish(paths, request.values, request.previous_values)
+                after = translate.optional(request, "after_revision")
+                watch = Watch(live, hub, context, wish, self._bookmark_seconds)
+                await watch.run(after, request.epoch, workers, deadline)
         finally:
             self._watches.discard(task)
 
     async def close(self) -> None:
         """End all watches: each is told, and one that does not listen is cut off."""
-        for hub in self._hubs.values():
-            hub.close()
+        for served in self._serving.all:
+            served.end_watches(_shutting_down)
         if self._watches:
             _, deaf = await asyncio.wait(set(self._watches), timeout=_CLOSE_SECONDS)
             for task in deaf:
@@ -125,9 +118,10 @@ class HistoryService:
         """RenewLease."""
         request = pb.RenewLeaseRequest.FromString(data)
         # Here and now: a lease must not end because the model's workers are busy.
-        live = self._models.find(request.model)
-        seconds = live.renew_lease(request.lease, request.epoch)
-        return pb.RenewLeaseResponse(header=translate.header(live.header), seconds=seconds)
+        with self._serving.use(request.model) as served:
+            live = served.live
+            seconds = live.renew_lease(request.lease, request.epoch)
+            return pb.RenewLeaseResponse(header=translate.header(live.header), seconds=seconds)
 
     async def revoke_lease(self, data: bytes, context: Context) -> pb.RevokeLeaseResponse:
         """RevokeLease."""
@@ -144,9 +138,12 @@ class HistoryService:
     async def _on_model(
         self, name: str, context: Context, work: Callable[[LiveModel, float | None], T]
     ) -> T:
-        live = self._models.find(name)
-        deadline = deadline_of(context)
-        return await self._workers[name].run(partial(work, live, deadline), deadline)
+        with self._serving.use(name) as served:
+            return await served.run(work, deadline_of(context))
+
+
+def _shutting_down() -> StateError:
+    return StateError(Reason.SHUTTING_DOWN, "the service is shutting down; watch again elsewhere")
 
 
 def _check_patterns(patterns: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar
@@ -15,15 +15,16 @@ from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import UNCONDITIONAL, Admit, Read, Snapshot, sent_bytes
-from varserve_service.core.models import Models
+from varserve_service.core.models import Models, Status
 from varserve_service.core.ports import VariableSpec
 
 from . import translate
 from .admission import Admission
-from .batching import Batcher, Ran
+from .batching import Ran
 from .bodies import ClaimedTensor, Download, Upload, total_bytes
 from .calls import Context, deadline_of, fingerprint
 from .identity import subject_of
+from .served import Serving
 from .small_reads import SmallReads
 from .workers import Workers
 
@@ -43,21 +44,20 @@ class ModelService:
     def __init__(
         self,
         models: Models,
-        workers: Mapping[str, Workers],
+        serving: Serving,
         lister: Workers,
         senders: Executor,
         admission: Admission,
         limits: pb.TransferLimits,
-        batchers: Mapping[tuple[str, str], Batcher],
+        small_reads: SmallReads,
     ) -> None:
         self._models = models
-        self._workers = workers
+        self._serving = serving
         self._lister = lister
         self._senders = senders
         self._admission = admission
         self._limits = limits
-        self._batchers = batchers
-        self._small_reads = SmallReads()
+        self._small_reads = small_reads
         self._max_unary_bytes = limits.message_bytes - _ENVELOPE_BYTES
 
     # Unary calls.
@@ -69,10 +69,7 @@ class ModelService:
 
         def work() -> pb.ListModelsResponse:
             return pb.ListModelsResponse(
-                models=[
-                    translate.summary(live.describe(deadline), self._models.state(live.name))
-                    for live in self._models.sorted
-                ]
+                models=[_summary(status, deadline) for status in self._models.statuses]
             )
 
         return await self._lister.run(work, deadline)
@@ -82,9 +79,7 @@ class ModelService:
         request = pb.GetModelRequest.FromString(data)
 
         def work(live: LiveModel, deadline: float | None) -> pb.GetModelResponse:
-            return translate.model(
-                live.describe(deadline), self._models.state(live.name), self._limits
-            )
+            return translate.model(self._models.status(live), live.describe(deadline), self._limits)
 
         return await self._on_model(request.model, context, work)
 
@@ -113,9 +108,11 @@ class ModelService:
                 response.value.CopyFrom(translate.tensor(entry.value))
             return response
 
-        response = await self._on_model(request.model, context, work)
-        self._small_reads.keep(data, self._models.find(request.model), response)
-        return response
+        with self._serving.use(request.model) as served:
+            response = await served.run(work, deadline_of(context))
+            if not served.retired:
+                self._small_reads.keep(data, served.live, response)
+            return response
 
     async def assign_variable(self, data: bytes, context: Context) -> pb.AssignVariableResponse:
         """AssignVariable."""
@@ -158,33 +155,34 @@ class ModelService:
         inputs = translate.inputs(request.inputs)
         constants = translate.constants(request.constants)
         conditions = translate.conditions(request)
-        batcher = self._batchers.get((request.model, request.function))
-        # A call that wants anything of its own has a run of its own.
-        if batcher and not (constants or request.outputs or conditions != UNCONDITIONAL):
-            ran = await batcher.run(inputs, deadline_of(context))
-            if ran is not None:
-                return self._batch_response(request.function, ran)
-        write_request = translate.write_request(request.request_id, fingerprint(request))
-        origin = translate.origin(request, subject_of(context))
+        with self._serving.use(request.model) as served:
+            batcher = served.batcher(request.function)
+            # A call that wants anything of its own has a run of its own.
+            if batcher and not (constants or request.outputs or conditions != UNCONDITIONAL):
+                ran = await batcher.run(inputs, deadline_of(context))
+                if ran is not None:
+                    return self._batch_response(request.function, ran)
+            write_request = translate.write_request(request.request_id, fingerprint(request))
+            origin = translate.origin(request, subject_of(context))
 
-        def work(live: LiveModel, deadline: float | None) -> pb.RunFunctionResponse:
-            answer = live.run(
-                request.function,
-                inputs,
-                constants,
-                outputs=request.outputs,
-                conditions=conditions,
-                request=write_request,
-                origin=origin,
-                max_output_bytes=self._max_unary_bytes,
-                deadline=deadline,
-            )
-            response = pb.RunFunctionResponse(header=translate.header(answer.header))
-            for name, value in answer.values.items():
-                response.outputs[name].CopyFrom(translate.tensor(value))
-            return response
+            def work(live: LiveModel, deadline: float | None) -> pb.RunFunctionResponse:
+                answer = live.run(
+                    request.function,
+                    inputs,
+                    constants,
+                    outputs=request.outputs,
+                    conditions=conditions,
+                    request=write_request,
+                    origin=origin,
+                    max_output_bytes=self._max_unary_bytes,
+                    deadline=deadline,
+                )
+                response = pb.RunFunctionResponse(header=translate.header(answer.header))
+                for name, value in answer.values.items():
+                    response.outputs[name].CopyFrom(translate.tensor(value))
+                return response
 
-        return await self._on_model(request.model, context, work)
+            return await served.run(work, deadline_of(context))
 
     def _batch_response(self, function: str, ran: Ran) -> pb.RunFunctionResponse:
         response = pb.RunFunctionResponse(header=translate.header(ran.header))
@@ -225,9 +223,10 @@ class ModelService:
             )
             return pb.ReadVariablesResponse(manifest=manifest), download
 
-        first, download = await self._on_model(request.model, context, work)
-        await context.write(first)
-        await download.send(context, self._senders, self._limits.chunk_bytes)
+        with self._serving.use(request.model) as served:
+            first, download = await served.run(work, deadline_of(context))
+            await context.write(first)
+            await download.send(context, self._senders, self._limits.chunk_bytes)
 
     async def assign_variables(
         self, requests: AsyncIterator[bytes], context: Context
@@ -240,43 +239,43 @@ class ModelService:
         translate.check_request_id(manifest.request_id)
         origin = translate.origin(manifest, subject_of(context))
         lease_seconds = translate.lease_seconds(manifest)
-        live = self._models.find(manifest.model)
-        claimed = [
-            ClaimedTensor(f"variable {entry.variable[:200]!r}", entry.tensor)
-            for entry in manifest.entries
-        ]
-        regions = [translate.region(entry) for entry in manifest.entries]
-        total = total_bytes(claimed, self._limits.body_bytes)
-
-        def writes(arrays: Sequence[np.ndarray[Any, Any]]) -> list[Write]:
-            return [
-                Write(
-                    entry.variable,
-                    translate.operation(entry.operation),
-                    array,
-                    region,
-                    translate.optional(entry, "if_revision_match"),
-                )
-                for entry, region, array in zip(manifest.entries, regions, arrays, strict=True)
+        with self._serving.use(manifest.model) as served:
+            claimed = [
+                ClaimedTensor(f"variable {entry.variable[:200]!r}", entry.tensor)
+                for entry in manifest.entries
             ]
+            regions = [translate.region(entry) for entry in manifest.entries]
+            total = total_bytes(claimed, self._limits.body_bytes)
 
-        live.check(writes([claim.placeholder() for claim in claimed]))
-        with self._admission.stage("AssignVariables", subject_of(context), total):
-            upload = await self._receive(messages, claimed, frames.assign_variables_request)
-            digest = fingerprint(manifest, upload.checksums)
+            def writes(arrays: Sequence[np.ndarray[Any, Any]]) -> list[Write]:
+                return [
+                    Write(
+                        entry.variable,
+                        translate.operation(entry.operation),
+                        array,
+                        region,
+                        translate.optional(entry, "if_revision_match"),
+                    )
+                    for entry, region, array in zip(manifest.entries, regions, arrays, strict=True)
+                ]
 
-            def work(live: LiveModel, deadline: float | None) -> pb.AssignVariablesResponse:
-                answer = live.assign(
-                    writes(upload.arrays()),
-                    conditions=translate.conditions(manifest),
-                    request=translate.write_request(manifest.request_id, digest),
-                    origin=origin,
-                    lease_seconds=lease_seconds,
-                    deadline=deadline,
-                )
-                return pb.AssignVariablesResponse(header=translate.header(answer.header))
+            served.live.check(writes([claim.placeholder() for claim in claimed]))
+            with self._admission.stage("AssignVariables", subject_of(context), total):
+                upload = await self._receive(messages, claimed, frames.assign_variables_request)
+                digest = fingerprint(manifest, upload.checksums)
 
-            return await self._on_model(manifest.model, context, work)
+                def work(live: LiveModel, deadline: float | None) -> pb.AssignVariablesResponse:
+                    answer = live.assign(
+                        writes(upload.arrays()),
+                        conditions=translate.conditions(manifest),
+                        request=translate.write_request(manifest.request_id, digest),
+                        origin=origin,
+                        lease_seconds=lease_seconds,
+                        deadline=deadline,
+                    )
+                    return pb.AssignVariablesResponse(header=translate.header(answer.header))
+
+                return await served.run(work, deadline_of(context))
 
     async def stream_run_function(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """StreamRunFunction."""
@@ -287,53 +286,55 @@ class ModelService:
             raise translate.malformed("inputs: expected each name once, found one twice")
         translate.check_request_id(manifest.request_id)
         origin = translate.origin(manifest, subject_of(context))
-        live = self._models.find(manifest.model)
-        claimed = [
-            ClaimedTensor(f"input {named.name[:200]!r}", named.tensor) for named in manifest.inputs
-        ]
-        total = total_bytes(claimed, self._limits.body_bytes)
-        constants = translate.constants(manifest.constants)
-        placeholders = [claim.placeholder() for claim in claimed]
-        live.check_run(manifest.function, dict(zip(names, placeholders, strict=True)), constants)
-        with self._admission.stage("StreamRunFunction", subject_of(context), total):
-            upload = await self._receive(messages, claimed, frames.stream_run_function_request)
-            digest = fingerprint(manifest, upload.checksums)
+        with self._serving.use(manifest.model) as served:
+            claimed = [
+                ClaimedTensor(f"input {named.name[:200]!r}", named.tensor)
+                for named in manifest.inputs
+            ]
+            total = total_bytes(claimed, self._limits.body_bytes)
+            constants = translate.constants(manifest.constants)
+            placeholders = [claim.placeholder() for claim in claimed]
+            served.live.check_run(
+                manifest.function, dict(zip(names, placeholders, strict=True)), constants
+            )
+            with self._admission.stage("StreamRunFunction", subject_of(context), total):
+                upload = await self._receive(messages, claimed, frames.stream_run_function_request)
+                digest = fingerprint(manifest, upload.checksums)
 
-            def work(
-                live: LiveModel, deadline: float | None
-            ) -> tuple[pb.StreamRunFunctionResponse, Download]:
-                answer = live.run(
-                    manifest.function,
-                    dict(zip(names, upload.arrays(), strict=True)),
-                    constants,
-                    outputs=manifest.outputs,
-                    conditions=translate.conditions(manifest),
-                    request=translate.write_request(manifest.request_id, digest),
-                    origin=origin,
-                    deadline=deadline,
-                )
-                download = Download(list(answer.values.values()))
-                result = pb.RunResult(
-                    header=translate.header(answer.header),
-                    outputs=[
-                        pb.NamedTensorHeader(name=name, tensor=header)
-                        for name, header in zip(answer.values, download.headers, strict=True)
-                    ],
-                )
-                return pb.StreamRunFunctionResponse(result=result), download
+                def work(
+                    live: LiveModel, deadline: float | None
+                ) -> tuple[pb.StreamRunFunctionResponse, Download]:
+                    answer = live.run(
+                        manifest.function,
+                        dict(zip(names, upload.arrays(), strict=True)),
+                        constants,
+                        outputs=manifest.outputs,
+                        conditions=translate.conditions(manifest),
+                        request=translate.write_request(manifest.request_id, digest),
+                        origin=origin,
+                        deadline=deadline,
+                    )
+                    download = Download(list(answer.values.values()))
+                    result = pb.RunResult(
+                        header=translate.header(answer.header),
+                        outputs=[
+                            pb.NamedTensorHeader(name=name, tensor=header)
+                            for name, header in zip(answer.values, download.headers, strict=True)
+                        ],
+                    )
+                    return pb.StreamRunFunctionResponse(result=result), download
 
-            first, download = await self._on_model(manifest.model, context, work)
-        await context.write(first)
-        await download.send(context, self._senders, self._limits.chunk_bytes)
+                first, download = await served.run(work, deadline_of(context))
+            await context.write(first)
+            await download.send(context, self._senders, self._limits.chunk_bytes)
 
     # What they share.
 
     async def _on_model(
         self, name: str, context: Context, work: Callable[[LiveModel, float | None], T]
     ) -> T:
-        live = self._models.find(name)
-        deadline = deadline_of(context)
-        return await self._workers[name].run(partial(work, live, deadline), deadline)
+        with self._serving.use(name) as served:
+            return await served.run(work, deadline_of(context))
 
     async def _receive(
         self,
@@ -375,6 +376,16 @@ class ModelService:
                 )
 
         return admit
+
+
+def _summary(status: Status, deadline: float | None) -> Any:
+    try:
+        found = status.live.describe(deadline) if status.live is not None else None
+    except StateError as error:
+        if error.reason is not Reason.MODEL_NOT_READY:
+            raise
+        found = None  # Unloaded at this moment.
+    return translate.summary(status, found)
 
 
 def _read(

@@ -6,7 +6,7 @@ Owns the socket. Knows gRPC, the handlers and the registry of models.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,14 +18,17 @@ from grpc_reflection.v1alpha import reflection
 
 from varserve import frames
 from varserve.v1 import model_service_pb2 as pb
+from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 
 from .admission import Admission, Limit
-from .batching import Batcher, BatchOptions
+from .batching import BatchOptions
 from .calls import Calls
 from .history_service import HistoryService
 from .identity import Authenticator
 from .model_service import ModelService
+from .served import Served, Serving
+from .small_reads import SmallReads
 from .verbs import WATCH
 from .workers import Workers
 
@@ -74,18 +77,12 @@ class Server:
         self._options = options
         self._admission = Admission(options.limits, options.staging_bytes)
         self._calls = Calls(self._admission, authenticator)
-        self._workers = {
-            live.name: Workers(live.name, options.threads_per_model, options.max_pending_calls)
-            for live in models.sorted
-        }
-        # Watches begin apart: a thousand of them at once are not too many calls.
-        self._watch_workers = {
-            live.name: Workers(f"{live.name}-watch", 1, self._admission.most_calls(WATCH))
-            for live in models.sorted
-        }
         self._lister = Workers("list", 2, options.max_pending_calls)
         self._senders = ThreadPoolExecutor(2, thread_name_prefix="varserve-send")
+        self._small_reads = SmallReads()
+        self._serving = Serving(models, self._served)
         self._health = health.aio.HealthServicer()
+        self._healthy: set[str] = set()
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", options.message_bytes),
@@ -104,9 +101,7 @@ class Server:
             )
         )
         self._history = HistoryService(
-            models,
-            self._workers,
-            self._watch_workers,
+            self._serving,
             self._senders,
             options.message_bytes,
             options.bookmark_seconds,
@@ -128,10 +123,54 @@ class Server:
         except RuntimeError as error:
             raise OSError(f"cannot listen on {host}:{self._options.port}") from error
         await self._server.start()
-        serving = health_pb2.HealthCheckResponse.SERVING
-        for name in ("", *(live.name for live in self._models.sorted)):
-            await self._health.set(name, serving)
+        await self._tell_health()
         return f"{host}:{port}"
+
+    async def serve(self, live: LiveModel, label: str) -> Sequence[LiveModel]:
+        """Let a model's label mean this version from now on, for every call that comes.
+
+        Returns the versions that nothing means any more, to be retired. From the event loop.
+        """
+        self._serving.open(live)
+        return await self._after(self._models.serve(live, label))
+
+    async def withdraw(self, name: str, label: str | None) -> Sequence[LiveModel]:
+        """Take a label away from a model, or all of them. Returns what `serve` does."""
+        return await self._after(self._models.withdraw(name, label))
+
+    async def retire(self, live: LiveModel, seconds: float) -> None:
+        """Let the calls of a version that nothing means any more end, and its watches at once."""
+        left = await self._serving.retire(live, seconds)
+        if left:
+            log.warning("calls cut off", model=live.name, version=live.version, calls=left)
+
+    async def _after(self, ended: Sequence[LiveModel]) -> Sequence[LiveModel]:
+        for live in ended:
+            self._small_reads.forget(live)
+        await self._tell_health()
+        return ended
+
+    async def _tell_health(self) -> None:
+        """The service as a whole, and all that a model can be called."""
+        names = {""}
+        for live in self._models.sorted:
+            names.update(self._models.names(live.name))
+        gone, self._healthy = self._healthy - names, names
+        for name in names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        for name in gone:
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    def _served(self, live: LiveModel) -> Served:
+        options = self._options
+        name = f"{live.name}@{live.version}"
+        return Served(
+            live,
+            Workers(name, options.threads_per_model, options.max_pending_calls),
+            # Watches begin apart: a thousand of them at once are not too many calls.
+            Workers(f"{name}-watch", 1, self._admission.most_calls(WATCH)),
+            options.batching,
+        )
 
     async def stop(self, grace: float) -> bool:
         """Report not serving at once, finish what is in progress, and close.
@@ -144,9 +183,10 @@ class Server:
         if left:
             log.warning("calls cut off at shutdown", calls=left)
         await self._server.stop(0 if left else CLOSE_GRACE)
-        busy = sum(workers.pending for workers in self._workers.values())
-        for workers in (*self._workers.values(), *self._watch_workers.values(), self._lister):
-            workers.close()
+        busy = sum(served.workers.pending for served in self._serving.all)
+        for served in self._serving.all:
+            served.close()
+        self._lister.close()
         self._senders.shutdown(wait=False, cancel_futures=True)
         # Handlers that were cut off end after stop() returns: let them.
         await asyncio.sleep(0)
@@ -155,7 +195,7 @@ class Server:
     def _handlers(self) -> grpc.GenericRpcHandler:
         service = ModelService(
             self._models,
-            self._workers,
+            self._serving,
             self._lister,
             self._senders,
             self._admission,
@@ -164,12 +204,7 @@ class Server:
                 chunk_bytes=self._options.chunk_bytes,
                 body_bytes=self._options.body_bytes,
             ),
-            {
-                (model, function): Batcher(
-                    self._models.find(model), function, options, self._workers[model]
-                )
-                for (model, function), options in self._options.batching.items()
-            },
+            self._small_reads,
         )
         calls = {
             "ListModels": service.list_models,

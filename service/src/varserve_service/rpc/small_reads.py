@@ -65,3 +65,8 @@ class SmallReads:
         self._kept.move_to_end(data)
         if len(self._kept) > self._max_count:
             self._kept.popitem(last=False)
+
+    def forget(self, live: LiveModel) -> None:
+        """Answer nothing for this model any more, and let go of it."""
+        for data in [data for data, kept in self._kept.items() if kept.live is live]:
+            del self._kept[data]

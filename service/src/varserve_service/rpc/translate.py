@@ -16,6 +16,7 @@ from varserve_service.core.answers import WriteRequest
 from varserve_service.core.commits import Origin
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.messages import Conditions, Description, Header
+from varserve_service.core.models import Status
 from varserve_service.core.ports import (
     Constant,
     FunctionKind,
@@ -202,25 +203,27 @@ def region_message(found: Region) -> tensor_pb2.Region:
     return tensor_pb2.Region(slices=tensor_pb2.Slices(dimensions=slices))
 
 
-def summary(found: Description, state: ModelState) -> model_pb2.ModelSummary:
-    """A ModelSummary."""
-    return model_pb2.ModelSummary(
-        header=header(found.header),
-        state=_STATES[state],
-        device=found.device,
-        variable_count=len(found.variables),
-        variable_bytes=sum(_nbytes(v.spec.dtype, v.shape) for v in found.variables),
-    )
+def summary(status: Status, found: Description | None) -> model_pb2.ModelSummary:
+    """A ModelSummary; `found` is None for what is not in memory."""
+    message = model_pb2.ModelSummary(state=_STATES[status.state], labels=status.labels)
+    if found is None:
+        message.header.MergeFrom(model_pb2.StateHeader(model=status.name, version=status.version))
+        return message
+    message.header.MergeFrom(header(found.header))
+    message.device = found.device
+    message.variable_count = len(found.variables)
+    message.variable_bytes = sum(_nbytes(v.spec.dtype, v.shape) for v in found.variables)
+    return message
 
 
 def model(
-    found: Description, state: ModelState, limits: model_service_pb2.TransferLimits
+    status: Status, found: Description, limits: model_service_pb2.TransferLimits
 ) -> model_service_pb2.GetModelResponse:
     """A GetModelResponse."""
     names = {variable.spec.path: variable.spec.name for variable in found.variables}
     return model_service_pb2.GetModelResponse(
         header=header(found.header),
-        summary=summary(found, state),
+        summary=summary(status, found),
         variables=[
             model_pb2.VariableSpec(
                 name=v.spec.name,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
 
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Header
 from varserve_service.core.timeline import Batch
@@ -36,7 +37,7 @@ class Hub:
         self._loop = asyncio.get_running_loop()
         self._news = self._loop.create_future()
         self._called = False
-        self._closed = False
+        self._closed: Callable[[], StateError] | None = None
         self._encoded: OrderedDict[tuple[int, Wish], asyncio.Future[list[bytes]]] = OrderedDict()
         live.timeline.watchers.listen(self._tell)
 
@@ -54,24 +55,22 @@ class Hub:
         self._news.set_result(None)
         self._news = self._loop.create_future()
 
-    def close(self) -> None:
-        """End all watches. Again: nothing."""
-        if not self._closed:
-            self._closed = True
+    def close(self, why: Callable[[], StateError]) -> None:
+        """End all watches, and tell them `why`. Again: nothing."""
+        if self._closed is None:
+            self._closed = why
             self._live.timeline.watchers.unlisten(self._tell)
             self._wake()
 
     async def news(self, timeout: float) -> None:
         """Wait until there may be something new, at most so many seconds.
 
-        Raises StateError SHUTTING_DOWN.
+        Raises StateError: why it was closed.
         """
-        if not self._closed:
+        if self._closed is None:
             await asyncio.wait([self._news], timeout=timeout)
-        if self._closed:
-            raise StateError(
-                Reason.SHUTTING_DOWN, "the service is shutting down; watch again elsewhere"
-            )
+        if self._closed is not None:
+            raise self._closed()
 
     async def messages(self, event: Event, wish: Wish) -> list[bytes]:
         """An event as those want it who wish the same; made once for all of them."""
@@ -149,7 +148,15 @@ class Watch:
             if remaining <= 0:
                 await self._mark(self._live.header, watcher.revision)
             elif event is None:
-                await self._hub.news(remaining)
+                await self._news(watcher, remaining)
+
+    async def _news(self, watcher: Watcher, remaining: float) -> None:
+        try:
+            await self._hub.news(remaining)
+        except StateError as error:
+            error.metadata["resume_revision"] = str(watcher.revision)
+            error.metadata["epoch"] = self._live.header.epoch
+            raise
 
     async def _mark(self, header: Header, revision: int | None) -> None:
         await self._write(

@@ -41,6 +41,7 @@ class Workers:
         self._max_pending = max_pending
         self._pending = 0
         self._pace = Pace()
+        self._closed: Callable[[], BaseException] | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = [
             Thread(target=self._serve, name=f"varserve-{name}-{n}", daemon=True)
@@ -59,8 +60,11 @@ class Workers:
 
         Work whose deadline has passed, or whose caller has gone, when its turn comes is dropped.
         Work that has begun is finished. Raises StateError TOO_MANY_REQUESTS, also where the turn
-        would come too late for the deadline; DEADLINE_EXCEEDED; and whatever `work` raises.
+        would come too late for the deadline; DEADLINE_EXCEEDED; what `close` was given; and
+        whatever `work` raises.
         """
+        if self._closed is not None:
+            raise self._closed()
         if self._pending >= min(len(self._threads), self._max_pending):
             turns = (self._pending + 1 - len(self._threads)) / len(self._threads)
             waiting = f"{self._pending} calls are in progress or waiting for {self._name!r}"
@@ -73,14 +77,21 @@ class Workers:
         self._jobs.put(_Job(work, deadline, answer))
         return await answer
 
-    def close(self) -> None:
-        """Take no more work; what waits is dropped, what runs goes on. From the event loop."""
+    def close(self, why: Callable[[], BaseException] | None = None) -> None:
+        """Take no more work; what waits is told `why` or dropped, what runs goes on.
+
+        From the event loop.
+        """
+        self._closed = why
         try:
             while True:
                 job = self._jobs.get_nowait()
                 if job is not None:
                     self._pending -= 1
-                    job.answer.cancel()
+                    if why is None:
+                        job.answer.cancel()
+                    elif not job.answer.done():
+                        job.answer.set_exception(why())
         except Empty:
             pass
         for _ in self._threads:

@@ -1,0 +1,164 @@
+"""What stands before each live model: its threads, batchers, watchers, and the calls in progress.
+
+A call stays with the version that it began on, whatever the model's name means meanwhile. Used from
+the event loop alone. Knows the core; nothing of what a call does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.models import Models
+
+from .batching import Batcher, BatchOptions
+from .watching import Hub
+from .workers import Workers
+
+T = TypeVar("T")
+
+
+class Served:
+    """One live model and what serves it."""
+
+    def __init__(
+        self,
+        live: LiveModel,
+        workers: Workers,
+        watch_workers: Workers,
+        batching: Mapping[tuple[str, str], BatchOptions],
+    ) -> None:
+        self.live = live
+        self.workers = workers
+        self.watch_workers = watch_workers
+        self.retired = False
+        self._batchers = {
+            function: Batcher(live, function, options, workers)
+            for (model, function), options in batching.items()
+            if model == live.name
+        }
+        self._hub: Hub | None = None
+        self._in_progress: set[asyncio.Task[Any]] = set()
+        self._cut: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def batcher(self, function: str) -> Batcher | None:
+        """What puts the calls of a function together, where the operator wants that."""
+        return self._batchers.get(function)
+
+    async def run(self, work: Callable[[LiveModel, float | None], T], deadline: float | None) -> T:
+        """Do `work` on one of the model's own threads."""
+        return await self.workers.run(partial(work, self.live, deadline), deadline)
+
+    def hub(self, senders: Executor, max_bytes: int) -> Hub:
+        """What brings the model's commits to its watchers."""
+        if self._hub is None:
+            self._hub = Hub(self.live, senders, max_bytes)
+        return self._hub
+
+    @contextmanager
+    def use(self, *, watch: bool = False) -> Iterator[None]:
+        """A call of the current task is in progress.
+
+        One that is cut off raises StateError MODEL_NOT_READY; a watch that is, and did not take
+        note of its end, is cancelled: there may be no way to tell it.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_progress.add(task)
+        self._idle.clear()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if watch or task not in self._cut:
+                raise
+            task.uncancel()
+            raise self._unloading() from None
+        finally:
+            self._cut.discard(task)
+            self._in_progress.discard(task)
+            if not self._in_progress:
+                self._idle.set()
+
+    def end_watches(self, why: Callable[[], StateError]) -> None:
+        """Tell all watchers that it is over."""
+        if self._hub is not None:
+            self._hub.close(why)
+
+    async def retire(self, seconds: float) -> int:
+        """The version is not served any more: end its watches, wait for its calls, end its threads.
+
+        Calls that are still in progress after so many seconds are cut off; their number is
+        returned. Work that runs on a thread goes on, and its outcome is lost.
+        """
+        self.retired = True
+        self.end_watches(self._unloading)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        left = set(self._in_progress)
+        self.close(self._unloading)
+        # Those that waited for a thread have been told by this.
+        await asyncio.sleep(0)
+        for task in left & self._in_progress:
+            self._cut.add(task)
+            task.cancel()
+        return len(left)
+
+    def close(self, why: Callable[[], StateError] | None = None) -> None:
+        """End the threads; what waits for one is told why, or dropped."""
+        self.workers.close(why)
+        self.watch_workers.close(why)
+
+    def _unloading(self) -> StateError:
+        header = self.live.header
+        return StateError(
+            Reason.MODEL_NOT_READY,
+            f"model {header.model!r}: version {header.version} is unloaded; try again for what is "
+            "served in its place",
+            model=header.model,
+            version=header.version,
+        )
+
+
+class Serving:
+    """All that is served now, by what requests call it."""
+
+    def __init__(self, models: Models, make: Callable[[LiveModel], Served]) -> None:
+        self._models = models
+        self._make = make
+        self._served: dict[LiveModel, Served] = {}
+        for live in models.sorted:
+            self.open(live)
+
+    @property
+    def all(self) -> list[Served]:
+        """All of them, those included that are on their way out."""
+        return list(self._served.values())
+
+    def open(self, live: LiveModel) -> None:
+        """Make ready to serve a live model. Again: nothing."""
+        if live not in self._served:
+            self._served[live] = self._make(live)
+
+    async def retire(self, live: LiveModel, seconds: float) -> int:
+        """See Served.retire; then it is forgotten."""
+        left = await self._served[live].retire(seconds)
+        del self._served[live]
+        return left
+
+    @contextmanager
+    def use(self, name: str, *, watch: bool = False) -> Iterator[Served]:
+        """The version that a name means now, for one call, in progress until this ends.
+
+        Raises StateError MODEL_NOT_FOUND, MODEL_NOT_READY.
+        """
+        served = self._served[self._models.find(name)]
+        with served.use(watch=watch):
+            yield served
