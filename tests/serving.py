@@ -17,11 +17,15 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 from varserve_service.rpc import Server, ServerOptions
 from varserve_service.rpc.identity import Authenticator
+from varserve_service.rpc.observing import CallObserver
 
 
 @contextmanager
 def serve_here(
-    *models: LiveModel, authenticator: Authenticator | None = None, **options: object
+    *models: LiveModel,
+    authenticator: Authenticator | None = None,
+    observers: Sequence[CallObserver] = (),
+    **options: object,
 ) -> Iterator[str]:
     """Serve live models from a thread of this process; gives `HOST:PORT`."""
     started: queue.Queue[str | BaseException] = queue.Queue()
@@ -31,7 +35,7 @@ def serve_here(
     async def run() -> None:
         try:
             wanted = ServerOptions(**({"port": 0} | options))  # type: ignore[arg-type]
-            server = Server(Models(models), wanted, authenticator)
+            server = Server(Models(models), wanted, authenticator, observers)
             started.put(await server.start())
         except BaseException as error:
             started.put(error)

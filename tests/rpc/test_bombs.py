@@ -116,7 +116,7 @@ def test_a_bomb_is_refused_at_once_and_allocates_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A claim of gigabytes is refused within 5 ms of the server's time, and in less than 1 MiB."""
-    with caplog.at_level(logging.INFO, logger="varserve.rpc"):
+    with caplog.at_level(logging.INFO, logger="varserve.calls"):
         for _ in range(TURNS):
             outcome = wire.ask(method, request_)
             outcome.check()

@@ -123,6 +123,7 @@ def server_options(models: Models, settings: Settings) -> ServerOptions:
             for verb, limit in settings.limits.items()
         },
         batching=batch_options(models, settings),
+        call_log_level=settings.call_log_level,
     )
 
 

@@ -135,6 +135,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
     )
+    call_log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "debug", description="level of the line for each call; for a refused one info at least"
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -24,6 +24,7 @@ from varserve_service.core.errors import Reason, StateError
 
 from .admission import Admission
 from .identity import Authenticator, Context, identify, subject_of
+from .observing import Observed
 
 log = structlog.get_logger("varserve.rpc")
 
@@ -61,15 +62,16 @@ class Calls:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def handle(self, method: str, context: Context, call: Awaitable[T]) -> T:
+    async def handle(self, observed: Observed, context: Context, call: Awaitable[T]) -> T:
         """Await a call; whatever it raises reaches the caller as one Failure."""
-        started = time.monotonic()
+        method = observed.call.method.name
         task = asyncio.current_task()
         assert task is not None
         self._in_progress.add(task)
         self._idle.clear()
         # Not when the handler is done: its answer is still on its way then.
         context.add_done_callback(lambda _: self._finished(task))
+        observed.start()
         try:
             await identify(self._authenticator, context)
             if self._draining:
@@ -78,20 +80,18 @@ class Calls:
                 )
             with self._admission.admit(method, subject_of(context)):
                 result = await call
-            log.debug("call", method=method, seconds=round(time.monotonic() - started, 6))
+            observed.answered(result)
             return result
         except (asyncio.CancelledError, grpc.aio.AbortError):
+            observed.cancelled()
             raise
         except BaseException as error:
             failure = _failure(error, method)
-            log.info(
-                "call refused",
-                method=method,
-                reason=failure.reason,
-                seconds=round(time.monotonic() - started, 6),
-            )
+            observed.refused(failure.status, failure.reason)
+            observed.end(subject_of(context))  # before the caller knows: who asks sees it counted
             await _abort(context, failure)
         finally:
+            observed.end(subject_of(context))
             if asyncio.iscoroutine(call):
                 call.close()  # a call that was refused before it began
 

@@ -24,6 +24,7 @@ from .batching import Ran
 from .bodies import ClaimedTensor, Download, Upload, total_bytes
 from .calls import Context, deadline_of, fingerprint
 from .identity import subject_of
+from .observing import note, note_header
 from .served import Serving
 from .small_reads import SmallReads
 from .workers import Workers
@@ -104,7 +105,9 @@ class ModelService:
             if entry.value is None:
                 response.not_modified = True
             else:
-                self._check_unary(entry.variable, sent_bytes(entry.value))
+                nbytes = sent_bytes(entry.value)
+                self._check_unary(entry.variable, nbytes)
+                note(read_bytes=nbytes)
                 response.value.CopyFrom(translate.tensor(entry.value))
             return response
 
@@ -225,6 +228,8 @@ class ModelService:
 
         with self._serving.use(request.model) as served:
             first, download = await served.run(work, deadline_of(context))
+            note_header(first.manifest.header)
+            note(read_bytes=sum(header.byte_length for header in download.headers))
             await context.write(first)
             await download.send(context, self._senders, self._limits.chunk_bytes)
 
@@ -325,6 +330,7 @@ class ModelService:
                     return pb.StreamRunFunctionResponse(result=result), download
 
                 first, download = await served.run(work, deadline_of(context))
+            note_header(first.result.header)
             await context.write(first)
             await download.send(context, self._senders, self._limits.chunk_bytes)
 

@@ -23,10 +23,12 @@ from varserve_service.core.models import Models
 
 from .admission import Admission, Limit
 from .batching import BatchOptions
+from .call_log import CallLog
 from .calls import Calls
 from .history_service import HistoryService
 from .identity import Authenticator
 from .model_service import ModelService
+from .observing import Answering, Arriving, CallObserver, Method, Observed, UnknownMethods
 from .served import Served, Serving
 from .small_reads import SmallReads
 from .verbs import WATCH
@@ -57,6 +59,7 @@ class ServerOptions:
     """By model and function, which must be fit for it: `batching.unfit`."""
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """By verb, of those in `verbs`."""
+    call_log_level: str = "debug"
     # Of a watch on which nothing else is sent, and of a connection on which nothing is heard.
     bookmark_seconds: float = 10.0
     keepalive_seconds: float = 30.0
@@ -71,8 +74,10 @@ class Server:
         models: Models,
         options: ServerOptions,
         authenticator: Authenticator | None = None,
+        observers: Sequence[CallObserver] = (),
     ) -> None:
-        """Without an `authenticator`, callers have no names."""
+        """Without an `authenticator`, callers have no names. `observers` are told of every call."""
+        self._observers = (*observers, CallLog(options.call_log_level))
         self._models = models
         self._options = options
         self._admission = Admission(options.limits, options.staging_bytes)
@@ -111,6 +116,8 @@ class Server:
         if options.reflection:
             names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
+        # The last: it is asked for what nobody before it has.
+        self._server.add_generic_rpc_handlers((UnknownMethods(self._observers),))
 
     async def start(self) -> str:
         """Listen and answer. Returns `HOST:PORT` as clients reach it.
@@ -229,8 +236,15 @@ class Server:
     def _handler(self, method: Any, call: Callable[..., Any]) -> grpc.RpcMethodHandler:
         # Requests reach the handlers as bytes: what gRPC's own deserializing refuses would be
         # INTERNAL, though it is the caller's mistake.
+        known = Method.of(method)
+
         async def handle(request: Any, context: Any) -> Any:
-            return await self._calls.handle(method.name, context, call(request, context))
+            observed = Observed(self._observers, known, context)
+            if method.client_streaming:
+                request = Arriving(request, observed)
+            if method.server_streaming:
+                context = Answering(context, observed)
+            return await self._calls.handle(observed, context, call(request, context))
 
         if method.client_streaming and method.server_streaming:
             make = grpc.stream_stream_rpc_method_handler

@@ -13,6 +13,7 @@ from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.live_model import LiveModel
 
 from . import translate
+from .observing import note, note_header
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,6 +22,8 @@ class _Kept:
     variable: str
     revision: int
     body: bytes
+    nbytes: int
+    """Of the value in it."""
 
 
 class SmallReads:
@@ -45,6 +48,8 @@ class SmallReads:
         header = kept.live.header_unless_written(kept.variable, since=kept.revision)
         if header is None:
             return None
+        note_header(header)
+        note(read_bytes=kept.nbytes)
         # Two parts of one message: protobuf takes the bytes of one after those of the other.
         response = pb.ReadVariableResponse(header=translate.header(header))
         return response.SerializeToString() + kept.body
@@ -60,7 +65,11 @@ class SmallReads:
             variable_revision=response.variable_revision, value=response.value
         )
         self._kept[data] = _Kept(
-            live, request.variable, response.variable_revision, body.SerializeToString()
+            live,
+            request.variable,
+            response.variable_revision,
+            body.SerializeToString(),
+            len(response.value.data) + sum(8 + len(s) for s in response.value.strings),
         )
         self._kept.move_to_end(data)
         if len(self._kept) > self._max_count:

@@ -31,6 +31,8 @@ from varserve_service.core.ports import (
 )
 from varserve_service.core.regions import Region, Rows, Slice, Slices
 
+from .observing import note
+
 MAX_REQUEST_ID_BYTES = 128
 MAX_ORIGIN_MESSAGE_BYTES = 1024
 MAX_LEASE_SECONDS = 86_400.0
@@ -104,9 +106,10 @@ def conditions(request: Any) -> Conditions:
 
 
 def check_request_id(request_id: str) -> None:
-    """Raises StateError REQUEST_MALFORMED for one that is too long to be remembered."""
+    """Note it. Raises StateError REQUEST_MALFORMED for one that is too long to be remembered."""
     if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
         raise malformed(f"request_id: expected at most {MAX_REQUEST_ID_BYTES} bytes")
+    note(request_id=request_id)
 
 
 def write_request(request_id: str, fingerprint: bytes) -> WriteRequest | None:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -27,6 +28,7 @@ class _Job:
     work: Callable[[], Any]
     deadline: float | None
     answer: asyncio.Future[Any]
+    context: Context
 
 
 class Workers:
@@ -74,7 +76,7 @@ class Workers:
             self._pace.check(turns, deadline, waiting)
         self._pending += 1
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(work, deadline, answer))
+        self._jobs.put(_Job(work, deadline, answer, copy_context()))
         return await answer
 
     def close(self, why: Callable[[], BaseException] | None = None) -> None:
@@ -136,7 +138,8 @@ def _done(job: _Job) -> tuple[Any, BaseException | None, float | None]:
         return None, StateError(Reason.DEADLINE_EXCEEDED, problem), None
     result = error = None
     try:
-        result = job.work()
+        # What is found out on the thread is the call's own.
+        result = job.context.run(job.work)
     except BaseException as raised:
         error = raised
     return result, error, time.monotonic() - started
