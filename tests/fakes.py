@@ -14,6 +14,7 @@ import numpy as np
 
 from varserve.tensors import numpy_dtype
 from varserve_service.core.errors import FunctionFailed, OutOfMemory
+from varserve_service.core.memory import Room
 from varserve_service.core.ports import (
     FunctionKind,
     FunctionSpec,
@@ -183,6 +184,10 @@ class FakeModel:
         self.device = "CPU:0"
         self.variables = variables
         self.functions = functions or []
+        self.room: Room | None = None
+
+    def device_memory(self) -> Room | None:
+        return self.room
 
 
 class Gate:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NoReturn
 
 import structlog
@@ -17,9 +17,11 @@ from .core.errors import ModelLoadError, StateError
 from .core.history import History
 from .core.journal import Journal
 from .core.live_model import LiveModel
+from .core.memory import MemoryBudget
 from .core.messages import Answer
 from .core.models import Models
 from .core.ports import LoadedModel
+from .host_memory import HostMemory
 from .journal import JournalOptions, StateDirectory
 from .logs import configure_logs
 from .repository import find_models
@@ -90,7 +92,19 @@ def _kept(states: StateDirectory, load: Callable[[], LoadedModel], settings: Set
 def _live(loaded: LoadedModel, settings: Settings, *, journal: Journal | None = None) -> LiveModel:
     answers: Answers[Answer] = Answers(settings.request_ids, max_age=settings.request_id_age)
     history = History(settings.history_commits, settings.history_bytes)
-    return LiveModel(loaded, answers=answers, history=history, journal=journal)
+    return LiveModel(
+        loaded,
+        answers=answers,
+        history=history,
+        journal=journal,
+        host_memory=_host_memory(settings.memory_limit, settings.memory_reserve),
+    )
+
+
+@cache
+def _host_memory(limit: int | None, reserve: int) -> MemoryBudget:
+    """One for all models: the process has one memory."""
+    return MemoryBudget("host", HostMemory(limit), reserve)
 
 
 def journal_options(settings: Settings) -> JournalOptions:

@@ -103,6 +103,12 @@ class Settings(BaseSettings):
     max_staging_bytes: int = Field(
         16 * GIB, ge=1, description="bytes of all bodies that are arriving at once"
     )
+    memory_limit: int | None = Field(
+        None, ge=1, description="bytes of host memory to take; unset: what the system gives"
+    )
+    memory_reserve: int = Field(
+        256 * MIB, ge=0, description="bytes of host memory that no request may take"
+    )
     limits: dict[Verb, VerbLimit] = Field(
         default_factory=dict, description="by verb: calls and bytes in progress at once"
     )

@@ -99,3 +99,8 @@ class Recycler:
 
 
 _recycler = Recycler()
+
+
+def idle_bytes() -> int:
+    """Bytes that are kept for the next large arrays, and that nobody uses now."""
+    return _recycler.idle_bytes()

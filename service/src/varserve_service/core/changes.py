@@ -7,6 +7,7 @@ made durable. Knows the ports and numpy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -156,6 +157,29 @@ def _static_shape(variable: Variable) -> tuple[int, ...] | None:
         return None
     sizes = tuple(size for size in shape if size is not None)
     return sizes if len(sizes) == len(shape) else None
+
+
+def taken_bytes(found: Sequence[tuple[Write, Variable]], *, staged: bool) -> int:
+    """Bytes that writes take, beside their own values, until they are commits.
+
+    `staged`: their values are copied to a device. As far as shapes are known beforehand: a variable
+    of any shape counts for nothing.
+    """
+    groups: dict[str, list[Write]] = {}
+    variables: dict[str, Variable] = {}
+    for write, variable in found:
+        groups.setdefault(variable.spec.path, []).append(write)
+        variables[variable.spec.path] = variable
+    total = 0
+    for path, writes in groups.items():
+        variable = variables[path]
+        if staged:
+            total += sum(write.value.nbytes for write in writes)
+        whole = len(writes) > 1 or not variable.writes_in_place
+        if whole and any(w.region is not None or w.operation is not Operation.SET for w in writes):
+            shape = _static_shape(variable)
+            total += 0 if shape is None else math.prod(shape) * writes[0].value.dtype.itemsize
+    return total
 
 
 def stage(write: Write, variable: Variable) -> StagedWrite:

@@ -28,6 +28,7 @@ from .history import History
 from .journal import Journal
 from .leases import Leases
 from .lock import ReadersWriterLock
+from .memory import MemoryBudget, memory_of
 from .messages import (
     UNCONDITIONAL,
     Admit,
@@ -43,7 +44,7 @@ from .messages import (
 )
 from .naming import Directory
 from .observer import UNOBSERVED, Observer
-from .overloads import choose
+from .overloads import choose, least_output_bytes
 from .past import restored
 from .ports import (
     Constant,
@@ -78,11 +79,16 @@ class LiveModel:
         watchers: Watchers | None = None,
         journal: Journal | None = None,
         observer: Observer = UNOBSERVED,
+        host_memory: MemoryBudget | None = None,
     ) -> None:
-        """With a `journal`, the model takes up what it kept. Raises JournalError."""
+        """With a `journal`, the model takes up what it kept. Raises JournalError.
+
+        `host_memory` is what the process may take; without it nothing is refused beforehand.
+        """
         self._loaded = loaded
         self._observer = observer
         self._lock = lock or ReadersWriterLock(observer)
+        self.memory = memory_of(loaded, host_memory or MemoryBudget("host"))
         history = History() if history is None else history
         watchers = Watchers() if watchers is None else watchers
         self._leases = Leases(self._expire)
@@ -171,8 +177,7 @@ class LiveModel:
 
         Of each `value` only dtype and shape are looked at. Raises StateError.
         """
-        for write in writes:
-            changes.check(write, self._variables.find(write.variable))
+        self._checked(writes)
 
     def check_run(
         self,
@@ -238,8 +243,11 @@ class LiveModel:
         revision. `read_back` is read after the writes and before anyone else can write. Raises
         StateError, with nothing changed.
         """
-        assignment = Assignment(self._stage(writes), self._revisions)
-        assignment.work_out(self._lock, deadline)
+        found = self._checked(writes)
+        taken = changes.taken_bytes(found, staged=not self.memory.is_host)
+        with self.memory.device.reserve(taken, "the write"):
+            assignment = Assignment(self._stage(found), self._revisions)
+            assignment.work_out(self._lock, deadline)
 
         def values() -> dict[str, Value]:
             return {} if read_back is None else self._read_back(read_back, max_read_back_bytes)
@@ -280,7 +288,9 @@ class LiveModel:
                 return answer
             seen = self._revisions.current
             reversals = self.timeline.reversals(revision, paths, conditions.epoch)
-        worked_out = [each.change() for each in reversals]
+        copied = sum(each.copied_bytes for each in reversals)
+        with self.memory.reserve_both(copied, "the revert"):
+            worked_out = [each.change() for each in reversals]
 
         def make() -> Done:
             ready = worked_out
@@ -398,12 +408,16 @@ class LiveModel:
                 )
         needed = [self._by_path[path] for path in overload.reads]
         written = [self._by_path[path] for path in overload.writes]
-        call = found.stage(index, inputs)
+        thing = f"function {found.spec.name!r}"
+        staged = 0 if self.memory.is_host else sum(each.nbytes for each in inputs.values())
+        with self.memory.device.reserve(staged, f"the input of {thing}"):
+            call = found.stage(index, inputs)
 
         def checked() -> dict[str, Value]:
             began = time.monotonic()
             try:
-                values = call()
+                with self.memory.device.reserve(least_output_bytes(overload), thing):
+                    values = call()
             finally:
                 self._observer.ran(time.monotonic() - began)
             if outputs:
@@ -443,11 +457,14 @@ class LiveModel:
 
         return self._committer.commit(Attempt(make, request, conditions, origin, deadline))
 
-    def _stage(self, writes: Sequence[Write]) -> list[list[StagedWrite]]:
-        """Check every write before the first value is staged; one group for each variable."""
+    def _checked(self, writes: Sequence[Write]) -> list[tuple[Write, Variable]]:
         found = [(write, self._variables.find(write.variable)) for write in writes]
         for write, variable in found:
             changes.check(write, variable)
+        return found
+
+    def _stage(self, found: Sequence[tuple[Write, Variable]]) -> list[list[StagedWrite]]:
+        """Stage writes that have all been checked; one group for each variable."""
         groups: dict[str, list[StagedWrite]] = {}
         for write, variable in found:
             groups.setdefault(variable.spec.path, []).append(changes.stage(write, variable))

@@ -5,7 +5,9 @@ Knows the ports' specs and numpy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -206,3 +208,19 @@ def _tensor_problem(
             f"input {spec.name!r}: expected {text}, found shape {list(array.shape)}",
         )
     return None
+
+
+@lru_cache(maxsize=4096)
+def _least_bytes(dtype: str, shape: PartialShape) -> int:
+    if shape is None or None in shape or dtype == "string":
+        return 0
+    try:
+        itemsize = np.dtype(dtype).itemsize
+    except TypeError:  # one of those that numpy has from elsewhere
+        itemsize = 1
+    return math.prod(size for size in shape if size is not None) * itemsize
+
+
+def least_output_bytes(overload: Overload) -> int:
+    """Bytes that the outputs take, as far as their shapes are known before it runs."""
+    return sum(_least_bytes(each.tensor.dtype, each.tensor.shape) for each in overload.outputs)

@@ -31,6 +31,11 @@ class Past:
         """Shape of the value."""
         return self.base.shape
 
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes that working the value out takes, beside what is kept anyway."""
+        return self.base.nbytes if self.laid else 0
+
     def value(self, region: Region | None = None) -> Value:
         """The value, or a region that fits it. Raises OutOfMemory."""
         return part(self.variable, self._whole(), region)
@@ -69,6 +74,13 @@ class Reversal:
     variable: Variable
     regions: tuple[Changed, ...] = ()
     past: Past | None = None
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes that working the change out takes, beside what is kept anyway."""
+        if self.past is not None:
+            return self.past.copied_bytes
+        return sum(changed.previous.nbytes for changed in self.regions if changed.previous)
 
     def change(self) -> Change:
         """The change to make. Needs no lock. Raises OutOfMemory."""

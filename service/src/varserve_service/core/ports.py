@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from .memory import Room
 from .regions import Region
 
 PartialShape: TypeAlias = tuple[int | None, ...] | None
@@ -231,6 +232,10 @@ class LoadedModel(Protocol):
 
     @property
     def device(self) -> str: ...
+
+    def device_memory(self) -> Room | None:
+        """Room in the device's own memory; None where the values live in host memory."""
+        ...
 
     @property
     def fingerprint(self) -> str:

@@ -14,6 +14,7 @@ from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
+from varserve_service.core.memory import MemoryBudget, Reservation
 from varserve_service.core.messages import UNCONDITIONAL, Admit, Read, Snapshot, sent_bytes
 from varserve_service.core.models import Models, Status
 from varserve_service.core.ports import VariableSpec
@@ -212,7 +213,7 @@ class ModelService:
         def work(
             live: LiveModel, deadline: float | None
         ) -> tuple[pb.ReadVariablesResponse, Download]:
-            admit = self._admit_copies(whole_too=at is not None)
+            admit = self._admit_copies(copies, whole_too=at is not None)
             snapshot = _read(reads, at, request.epoch, live, admit=admit, deadline=deadline)
             download = Download([e.value for e in snapshot.entries if e.value is not None])
             manifest = pb.ReadManifest(
@@ -226,7 +227,10 @@ class ModelService:
             )
             return pb.ReadVariablesResponse(manifest=manifest), download
 
-        with self._serving.use(request.model) as served:
+        with (
+            self._serving.use(request.model) as served,
+            served.live.memory.host.reserve(0, "the read") as copies,
+        ):
             first, download = await served.run(work, deadline_of(context))
             note_header(first.manifest.header)
             note(read_bytes=sum(header.byte_length for header in download.headers))
@@ -266,7 +270,8 @@ class ModelService:
 
             served.live.check(writes([claim.placeholder() for claim in claimed]))
             with self._admission.stage("AssignVariables", subject_of(context), total):
-                upload = await self._receive(messages, claimed, frames.assign_variables_request)
+                read, host = frames.assign_variables_request, served.live.memory.host
+                upload = await self._receive(messages, claimed, read, host)
                 digest = fingerprint(manifest, upload.checksums)
 
                 def work(live: LiveModel, deadline: float | None) -> pb.AssignVariablesResponse:
@@ -303,7 +308,8 @@ class ModelService:
                 manifest.function, dict(zip(names, placeholders, strict=True)), constants
             )
             with self._admission.stage("StreamRunFunction", subject_of(context), total):
-                upload = await self._receive(messages, claimed, frames.stream_run_function_request)
+                read, host = frames.stream_run_function_request, served.live.memory.host
+                upload = await self._receive(messages, claimed, read, host)
                 digest = fingerprint(manifest, upload.checksums)
 
                 def work(
@@ -347,14 +353,17 @@ class ModelService:
         messages: AsyncIterator[bytes],
         claimed: Sequence[ClaimedTensor],
         read: Callable[[bytes], Any],
+        memory: MemoryBudget,
     ) -> Upload:
-        upload = Upload(claimed, self._limits.chunk_bytes)
-        async for data in messages:
-            message = read(data)
-            if not isinstance(message, frames.ChunkFrame):
-                raise translate.malformed("expected a chunk, found another message")
-            upload.take(message)
-        return upload
+        with memory.reserve(sum(claim.nbytes for claim in claimed), "the body") as promised:
+            upload = Upload(claimed, self._limits.chunk_bytes)
+            async for data in messages:
+                message = read(data)
+                if not isinstance(message, frames.ChunkFrame):
+                    raise translate.malformed("expected a chunk, found another message")
+                upload.take(message)
+                promised.used(len(message.data))
+            return upload
 
     def _admit_unary(self, spec: VariableSpec, read: Read, shape: tuple[int, ...]) -> None:
         self._check_unary(spec.name, translate.least_bytes(read.dtype or spec.dtype, shape))
@@ -363,15 +372,19 @@ class ModelService:
         if nbytes > self._max_unary_bytes:
             raise translate.too_large(f"variable {variable!r}", nbytes, self._max_unary_bytes)
 
-    def _admit_copies(self, *, whole_too: bool) -> Admit:
-        """Lets one call have no more copied than it could upload: regions, and what is past."""
+    def _admit_copies(self, copies: Reservation, *, whole_too: bool) -> Admit:
+        """Lets one call have no more copied than it could upload: regions, and what is past.
+
+        They take their bytes from `copies`.
+        """
         copied, limit = 0, self._limits.body_bytes
 
         def admit(spec: VariableSpec, read: Read, shape: tuple[int, ...]) -> None:
             nonlocal copied
             if read.region is None and not whole_too:
                 return
-            copied += translate.least_bytes(spec.dtype, shape)
+            nbytes = translate.least_bytes(spec.dtype, shape)
+            copied += nbytes
             if copied > limit:
                 raise StateError(
                     Reason.VALUE_TOO_LARGE,
@@ -380,6 +393,7 @@ class ModelService:
                     nbytes=copied,
                     limit=limit,
                 )
+            copies.add(nbytes, f"a copy of variable {spec.name!r}")
 
         return admit
 

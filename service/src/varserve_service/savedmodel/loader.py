@@ -12,6 +12,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from varserve_service.core.errors import ModelLoadError
+from varserve_service.core.memory import Room
 from varserve_service.core.ports import VariableSpec
 
 from .catalogue import find_functions, find_variables
@@ -28,7 +29,7 @@ class SavedModel:
         self,
         name: str,
         version: int,
-        device: str,
+        placement: Placement,
         fingerprint: str,
         root: Any,
         variables: Sequence[SavedVariable],
@@ -36,7 +37,7 @@ class SavedModel:
     ) -> None:
         self._name = name
         self._version = version
-        self._device = device
+        self._placement = placement
         self._fingerprint = fingerprint
         self._root = root
         self._variables = tuple(variables)
@@ -52,7 +53,10 @@ class SavedModel:
 
     @property
     def device(self) -> str:
-        return self._device
+        return self._placement.shown
+
+    def device_memory(self) -> Room | None:
+        return self._placement.memory()
 
     @property
     def fingerprint(self) -> str:
@@ -88,7 +92,7 @@ def load(name: str, path: Path, *, version: int = 0, placement: Placement) -> Sa
             device=placement.show(variable.handle.device),
         )
         saved.append(SavedVariable(variable, spec, sparse=node_path in sparse))
-    return SavedModel(name, version, placement.shown, _fingerprint(path), root, saved, functions)
+    return SavedModel(name, version, placement, _fingerprint(path), root, saved, functions)
 
 
 def _fingerprint(path: Path) -> str:

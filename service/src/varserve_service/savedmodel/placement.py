@@ -13,6 +13,9 @@ from typing import Any
 import tensorflow as tf
 
 from varserve_service.core.errors import ModelLoadError
+from varserve_service.core.memory import Room
+
+from .runtime import memory_limit
 
 _HOST = "CPU:0"
 
@@ -42,6 +45,17 @@ class Placement:
     def scope(self) -> AbstractContextManager[Any]:
         """Within it, this thread creates variables and runs operations on the device."""
         return tf.device(self.logical)
+
+    def memory(self) -> Room | None:
+        """Room in the device's own memory; None on the host, or where TensorFlow does not tell."""
+        if is_host(self.logical):
+            return None
+        limit = memory_limit(self.logical)
+        try:
+            used = tf.config.experimental.get_memory_info(self.logical)["current"]
+        except ValueError:
+            return None
+        return None if not limit else Room(max(0, limit - used), limit)
 
     def show(self, device: str) -> str:
         """The shown name of any device string of TensorFlow."""

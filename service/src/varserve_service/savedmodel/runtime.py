@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import tensorflow as tf
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.client import pywrap_tf_session as session
 from tensorflow.python.eager import context
 
 FlatCall: TypeAlias = Callable[[list[tf.Tensor]], Sequence[tf.Tensor]]
@@ -38,3 +40,14 @@ def function_definition(name: str) -> Any | None:
         return context.context().get_function_def(name)
     except (tf.errors.OpError, ValueError):
         return None
+
+
+def memory_limit(device: str) -> int | None:
+    """Bytes that TensorFlow may have on a device, by a name that ends as `GPU:0`; None: unknown."""
+    runtime = context.context()
+    runtime.ensure_initialized()
+    devices = pywrap_tfe.TFE_ContextListDevices(runtime._context_handle)
+    for index in range(session.TF_DeviceListCount(devices)):
+        if session.TF_DeviceListName(devices, index).endswith(device):
+            return int(session.TF_DeviceListMemoryBytes(devices, index))
+    return None

@@ -1,0 +1,150 @@
+"""Memory, budgeted before it is allocated: who asks for more than there is, is told so at once.
+
+Owns what was promised and is not used yet. How much there is, whoever makes a budget says. Knows
+nothing of what the memory is for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from .errors import OutOfMemory
+
+if TYPE_CHECKING:
+    from .ports import LoadedModel
+
+SMALL_BYTES = 4 * 2**20
+"""What takes less is not budgeted: to look costs more than it could do harm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes of one memory: those that are left now, of those that there may be."""
+
+    available: int
+    limit: int
+
+
+class MemoryBudget:
+    """What of one memory may still be taken. May be used from any thread.
+
+    `place` names it in messages: "host", "GPU:0". `look` tells the room that there is now; None
+    when it cannot tell: then nothing is refused. `reserve` bytes stay free whatever is asked for.
+    """
+
+    def __init__(
+        self, place: str, look: Callable[[], Room | None] = lambda: None, reserve: int = 0
+    ) -> None:
+        self._place = place
+        self._look = look
+        self._reserve = reserve
+        self._lock = threading.Lock()
+        self._promised = 0
+
+    @property
+    def promised(self) -> int:
+        """Bytes that were promised and are not used yet."""
+        return self._promised
+
+    def room(self) -> Room | None:
+        """What may be taken now, after what is kept free and what was promised."""
+        room = self._look()
+        if room is None:
+            return None
+        return Room(max(0, room.available - self._reserve - self._promised), room.limit)
+
+    def reserve(self, nbytes: int, thing: str) -> Reservation:
+        """Promise bytes for a thing. Raises OutOfMemory with `needed`, `available`, `limit`."""
+        reservation = Reservation(self)
+        reservation.add(nbytes, thing)
+        return reservation
+
+    def _promise(self, nbytes: int, thing: str) -> None:
+        with self._lock:
+            room = self.room()
+            if room is not None and nbytes > room.available:
+                raise OutOfMemory(
+                    f"{thing} needs {nbytes} bytes of {self._place} memory; {room.available} are "
+                    f"available, of {room.limit}; nothing was changed",
+                    needed=nbytes,
+                    available=room.available,
+                    limit=room.limit,
+                )
+            self._promised += nbytes
+
+    def _give_back(self, nbytes: int) -> None:
+        with self._lock:
+            self._promised -= nbytes
+
+
+class Reservation:
+    """Bytes promised to one call, until they are used or its block ends."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self._held = 0
+        self._small = 0
+
+    def add(self, nbytes: int, thing: str) -> None:
+        """Promise more. Raises OutOfMemory."""
+        self._small += nbytes
+        if self._small >= SMALL_BYTES:
+            self._budget._promise(self._small, thing)
+            self._held += self._small
+            self._small = 0
+
+    def used(self, nbytes: int) -> None:
+        """Bytes were written to: from now on whoever looks finds them taken."""
+        nbytes = min(nbytes, self._held)
+        if nbytes:
+            self._held -= nbytes
+            self._budget._give_back(nbytes)
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.used(self._held)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """The memories that a model's calls take from.
+
+    `host`: of the process. `device`: where its values live; the same object on a host.
+    """
+
+    host: MemoryBudget
+    device: MemoryBudget
+
+    @property
+    def is_host(self) -> bool:
+        """The values live in host memory."""
+        return self.device is self.host
+
+    @contextmanager
+    def reserve_both(self, nbytes: int, thing: str) -> Iterator[None]:
+        """Promise bytes for what is worked out on the host and then brought to the device."""
+        with self.host.reserve(nbytes, thing):
+            if self.is_host:
+                yield
+            else:
+                with self.device.reserve(nbytes, thing):
+                    yield
+
+
+def memory_of(loaded: LoadedModel, host: MemoryBudget) -> ModelMemory:
+    """The memories of a loaded model in a process with this host memory."""
+    if loaded.device_memory() is None:
+        return ModelMemory(host, host)
+    return ModelMemory(host, MemoryBudget(loaded.device, loaded.device_memory))

@@ -1,0 +1,269 @@
+"""Memory is promised as far as there is some, and given back."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.fakes import FakeFunction, FakeModel, FakeVariable
+from varserve_service.core.buffers import aligned_empty
+from varserve_service.core.changes import Write
+from varserve_service.core.errors import OutOfMemory
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
+from varserve_service.core.ports import Operation, TensorSpec
+from varserve_service.core.regions import Rows
+from varserve_service.host_memory import HostMemory
+
+MIB = 2**20
+
+
+def budget(available: int, *, reserve: int = 0) -> MemoryBudget:
+    return MemoryBudget("host", lambda: Room(available, 100 * MIB), reserve)
+
+
+@pytest.mark.parametrize(("more", "fits"), [(-1, True), (0, True), (1, False)])
+def test_what_is_left_is_promised_and_no_more(more: int, fits: bool) -> None:
+    """Beside what was promised and what stays free, the last byte can be had."""
+    memory = budget(50 * MIB, reserve=10 * MIB)
+    with memory.reserve(15 * MIB, "one"):
+        if fits:
+            memory.reserve(25 * MIB + more, "another").used(25 * MIB + more)
+        else:
+            with pytest.raises(OutOfMemory) as caught:
+                memory.reserve(25 * MIB + more, "another")
+            assert caught.value.message == (
+                f"another needs {25 * MIB + more} bytes of host memory; {25 * MIB} are available, "
+                f"of {100 * MIB}; nothing was changed"
+            )
+            assert caught.value.metadata == {
+                "needed": str(25 * MIB + more),
+                "available": str(25 * MIB),
+                "limit": str(100 * MIB),
+            }
+    assert memory.promised == 0
+
+
+def test_many_small_ones_count_as_what_they_are() -> None:
+    """One that is small is let in unseen; a thousand of one call are not."""
+    memory = budget(0)
+    memory.reserve(SMALL_BYTES - 1, "small")
+    held = memory.reserve(0, "all")
+    for _ in range(3):
+        held.add(SMALL_BYTES // 4, "small")
+    with pytest.raises(OutOfMemory):
+        held.add(SMALL_BYTES // 4, "small")
+
+
+def test_used_bytes_are_promised_no_more() -> None:
+    """What was written to is in the system's own figures: it does not count twice."""
+    memory = budget(100 * MIB)
+    with memory.reserve(60 * MIB, "one") as held:
+        held.used(40 * MIB)
+        assert memory.promised == 20 * MIB
+        held.used(90 * MIB)
+        assert memory.promised == 0
+    assert memory.promised == 0
+
+
+def test_threads_do_not_promise_the_same_bytes() -> None:
+    """Of many who ask at once, as many get theirs as there is room for."""
+    memory = budget(100 * MIB)
+    got: list[object] = []
+    start = threading.Barrier(16)
+
+    def ask() -> None:
+        start.wait(30)
+        for _ in range(20):
+            try:
+                got.append(memory.reserve(7 * MIB, "some"))
+            except OutOfMemory:
+                return
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(got) == 14
+    assert memory.promised == 98 * MIB
+
+
+# What a model's calls take.
+
+
+def big_model(*, in_place: bool = False) -> tuple[FakeModel, FakeVariable]:
+    big = FakeVariable("big", np.zeros((8, MIB), np.float32), in_place=in_place)
+    give = FakeFunction(
+        "give",
+        lambda: {"y": np.zeros((5, MIB), np.float32)},
+        outputs={"y": TensorSpec("float32", (5, MIB))},
+    )
+    return FakeModel([big], [give]), big
+
+
+ROW = np.ones((1, MIB), np.float32)
+
+
+def test_a_write_that_copies_its_variable_needs_room_for_the_copy() -> None:
+    """A region of a variable that is written as a whole; a whole one takes no more than itself."""
+    loaded, big = big_model()
+    live = LiveModel(loaded, host_memory=budget(31 * MIB))
+    region = Write("big", Operation.SET, ROW, Rows(np.array([2])))
+    with pytest.raises(OutOfMemory, match=f"the write needs {32 * MIB} bytes of host memory"):
+        live.assign([region])
+    assert big.array is not None
+    assert (big.array.sum(), live.header.revision) == (0, 0)
+    live.assign([Write("big", Operation.SET, np.ones((8, MIB), np.float32))])
+    roomy = LiveModel(loaded, host_memory=budget(32 * MIB))
+    assert roomy.assign([region]).header.revision == 1
+    assert roomy.memory.host.promised == 0
+
+
+def test_a_region_that_is_written_in_place_needs_no_copy() -> None:
+    """An embedding's rows cost the rows."""
+    loaded, _ = big_model(in_place=True)
+    live = LiveModel(loaded, host_memory=budget(0))
+    write = Write("big", Operation.SET, ROW, Rows(np.array([2])))
+    assert live.assign([write]).header.revision == 1
+
+
+def test_outputs_of_known_shapes_need_room_before_they_are_computed() -> None:
+    """A function whose outputs do not fit is not run."""
+    loaded, _ = big_model()
+    live = LiveModel(loaded, host_memory=budget(19 * MIB))
+    with pytest.raises(OutOfMemory, match=f"function 'give' needs {20 * MIB} bytes"):
+        live.run("give", {}, {})
+    enough = LiveModel(loaded, host_memory=budget(20 * MIB))
+    assert enough.run("give", {}, {}).values["y"].shape == (5, MIB)
+
+
+def test_a_device_has_a_memory_of_its_own() -> None:
+    """Where values live on a device, they are brought there only when they fit."""
+    loaded, big = big_model()
+    loaded.device = "GPU:0"
+    loaded.room = Room(31 * MIB, 80 * MIB)
+    live = LiveModel(loaded, host_memory=budget(1000 * MIB))
+    whole = Write("big", Operation.SET, np.ones((8, MIB), np.float32))
+    with pytest.raises(OutOfMemory, match=f"needs {32 * MIB} bytes of GPU:0 memory; {31 * MIB} "):
+        live.assign([whole])
+    assert big.array is not None
+    assert big.array.sum() == 0
+    loaded.room = Room(32 * MIB, 80 * MIB)
+    assert live.assign([whole]).header.revision == 1
+
+
+def test_a_revert_needs_room_for_what_it_works_out() -> None:
+    """A whole that is laid together again from regions is a copy."""
+    loaded, big = big_model()
+    available = [100 * MIB]
+    memory = MemoryBudget("host", lambda: Room(available[0], 100 * MIB))
+    live = LiveModel(loaded, host_memory=memory)
+    for row in (1, 2):
+        live.assign([Write("big", Operation.SET, ROW, Rows(np.array([row])))])
+    available[0] = 31 * MIB
+    with pytest.raises(OutOfMemory, match="the revert needs"):
+        live.revert(0)
+    assert live.header.revision == 2
+    available[0] = 32 * MIB
+    live.revert(0)
+    assert big.array is not None
+    assert (big.array.sum(), memory.promised) == (0, 0)
+
+
+# What the system tells.
+
+MEMINFO = "MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 800 kB\n"
+
+
+def system(root: Path, files: dict[str, str]) -> HostMemory:
+    for name, text in {"proc/meminfo": MEMINFO, **files}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return HostMemory(root=root, idle=lambda: 0)
+
+
+def group(folder: str, limit: str, usage: int, inactive: int) -> dict[str, str]:
+    return {
+        f"sys/fs/cgroup/{folder}/memory.max": f"{limit}\n",
+        f"sys/fs/cgroup/{folder}/memory.current": f"{usage}\n",
+        f"sys/fs/cgroup/{folder}/memory.stat": f"anon 5\nfile 9\ninactive_file {inactive}\n",
+    }
+
+
+def old_group(folder: str, limit: int, usage: int, inactive: int) -> dict[str, str]:
+    return {
+        f"sys/fs/cgroup/memory/{folder}/memory.limit_in_bytes": f"{limit}\n",
+        f"sys/fs/cgroup/memory/{folder}/memory.usage_in_bytes": f"{usage}\n",
+        f"sys/fs/cgroup/memory/{folder}/memory.stat": (
+            f"cache 9\ninactive_file 1\ntotal_inactive_file {inactive}\n"
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "room"),
+    [
+        ({}, Room(800 * 1024, 1000 * 1024)),
+        ({"proc/self/cgroup": "0::/\n", **group(".", "max", 9, 3)}, Room(800 * 1024, 1000 * 1024)),
+        ({"proc/self/cgroup": "0::/\n", **group(".", "5000", 4000, 100)}, Room(1100, 5000)),
+        (
+            {
+                "proc/self/cgroup": "0::/pod/c\n",
+                **group("pod/c", "max", 10, 0),
+                **group("pod", "900", 500, 0),
+            },
+            Room(400, 900),
+        ),
+        # The path is of outside the container: the mount is the group itself.
+        ({"proc/self/cgroup": "0::/../x\n", **group(".", "5000", 6000, 0)}, Room(0, 5000)),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/pod\n1:cpu:/\n0::/\n",
+                **old_group("pod", 7000, 6000, 50),
+                **old_group(".", 2**63 - 4096, 10**9, 0),
+            },
+            Room(1050, 7000),
+        ),
+    ],
+)
+def test_the_least_of_all_limits_counts(files: dict[str, str], room: Room, tmp_path: Path) -> None:
+    """The machine's memory, and that of each control group of either kind that has a limit."""
+    assert system(tmp_path, files)() == room
+
+
+def test_a_limit_that_changes_is_seen(tmp_path: Path) -> None:
+    """A container's limit may be moved while it runs."""
+    found = system(tmp_path, {"proc/self/cgroup": "0::/\n", **group(".", "5000", 4000, 0)})
+    assert found() == Room(1000, 5000)
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text("6000\n")
+    assert found() == Room(2000, 6000)
+
+
+def test_memory_that_is_kept_for_the_next_value_is_free(tmp_path: Path) -> None:
+    """What the process has and does not use may be taken, whatever the system counts."""
+    system(tmp_path, {})
+    assert HostMemory(root=tmp_path, idle=lambda: 7)() == Room(800 * 1024 + 7, 1000 * 1024)
+
+
+def test_a_system_that_tells_nothing(tmp_path: Path) -> None:
+    """Without any figures nothing is refused."""
+    assert HostMemory(root=tmp_path)() is None
+    MemoryBudget("host", HostMemory(root=tmp_path)).reserve(2**60, "much")
+
+
+def test_memory_that_is_used_is_seen() -> None:
+    """On this machine, 64 MiB that are written to are gone from what the process may take."""
+    limit = HostMemory(2**40)
+    before = limit._own()
+    array = aligned_empty((64 * MIB,), np.uint8)
+    array[:] = 1
+    after = limit._own()
+    assert before is not None
+    assert after is not None
+    assert before.limit == after.limit == 2**40
+    assert 60 * MIB < before.available - after.available < 80 * MIB
+    assert array[-1] == 1
