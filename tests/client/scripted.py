@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from varserve import reasons
+from varserve import frames, reasons
 from varserve.v1 import model_pb2
 from varserve.v1 import model_service_pb2 as pb
 
@@ -80,6 +80,8 @@ class Scripted(grpc.GenericRpcHandler):
     def __init__(self) -> None:
         self.script: dict[str, list[Answer]] = {"GetModel": [reply(model_reply())]}
         self.requests: dict[str, list[list[bytes]]] = {}
+        # Whether manifests are accepted; a refusal is scripted as the answer.
+        self.accepts = True
         self._server = grpc.server(ThreadPoolExecutor(8), handlers=[self])
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
@@ -89,6 +91,7 @@ class Scripted(grpc.GenericRpcHandler):
             return None
 
         def behave(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            context.send_initial_metadata(((frames.ACCEPTED_KEY, "1"),) if self.accepts else ())
             received = list(requests)
             self.requests.setdefault(name, []).append(received)
             answers = self.script[name]

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 import varserve
+from tests.fakes import FakeModel, FakeVariable
+from tests.serving import serve_here
 from varserve import frames, tensors
 from varserve.v1 import model_service_pb2 as pb
+from varserve_service.core.live_model import LiveModel
 
 from .scripted import HEADER, Scripted, fail, reply, status
 from .test_errors import chunk, manifest
@@ -47,6 +50,42 @@ def test_read_is_repeated_by_the_async_client(scripted: Scripted) -> None:
 
     np.testing.assert_array_equal(asyncio.run(read()), VALUE)
     assert len(scripted.requests["ReadVariable"]) == 2
+
+
+def test_a_body_follows_an_accepted_manifest(scripted: Scripted) -> None:
+    """The asyncio client sends no body for a refused manifest, and tells the service's reason."""
+    scripted.accepts = False
+    scripted.script["AssignVariables"] = [fail("VALUE_TOO_LARGE")]
+
+    async def assign() -> None:
+        async with varserve.aio.connect(scripted.address, retries=0) as client:
+            with pytest.raises(varserve.ValueTooLarge):
+                await client.assign_variables("m", [varserve.Write("v", VALUE)])
+
+    asyncio.run(assign())
+    (messages,) = scripted.requests["AssignVariables"]
+    assert len(messages) == 1
+
+
+@pytest.mark.slow
+def test_a_refused_upload_says_why() -> None:
+    """Of a body that is refused while it is sent, both clients tell the service's own reason."""
+    large = LiveModel(FakeModel([FakeVariable("large", np.zeros(8 << 20, np.float64))]))
+    value = np.ones(8 << 20, np.float64)
+
+    async def refused(address: str) -> None:
+        async with varserve.aio.connect(address, retries=0) as client:
+            variable = (await client.model("fake")).variables["large"]
+            for _ in range(10):
+                with pytest.raises(varserve.ValueTooLarge):
+                    await variable.assign(value)
+
+    with serve_here(large, body_bytes=value.nbytes - 1) as address:
+        asyncio.run(refused(address))
+        with varserve.connect(address, retries=0) as client:
+            for _ in range(10):
+                with pytest.raises(varserve.ValueTooLarge):
+                    client.model("fake").variables["large"].assign(value)
 
 
 def test_retries_end(scripted: Scripted) -> None:

@@ -91,6 +91,14 @@ class AsyncWire:
 
     async def send(self, method: str, messages: Iterable[bytes], timeout: float = 60) -> Outcome:
         """Make one call; of a unary request, the first message counts."""
+        messages = list(messages)
+        outcome = await self._send(method, messages, timeout)
+        # grpc.aio loses a refusal that comes while a further message is being sent: ask again.
+        while outcome.text == "Internal error from Core" and len(messages) > 1:
+            outcome = await self._send(method, messages, timeout)
+        return outcome
+
+    async def _send(self, method: str, messages: list[bytes], timeout: float) -> Outcome:
         request: Any = iter(messages)
         request = request if METHODS[method].client_streaming else next(request)
         try:

@@ -441,6 +441,9 @@ def from_rpc(error: Any, target: str) -> VarserveError:
         message = f"{target} did not answer in time; a write may or may not have been done"
     else:
         message = f"{target}: {details}"
+    if code is grpc.StatusCode.INTERNAL and details == "Internal error from Core":
+        # What grpc.aio makes of any end that came while a message was being sent.
+        return Unavailable(f"{target} ended the call while it was being sent, and why was lost")
     # gRPC itself refuses such messages, and has nothing but this text to tell them by.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details:
         return MessageTooLarge(message)

@@ -19,6 +19,9 @@ from crc32c import crc32c
 
 from varserve.v1 import model_service_pb2
 
+ACCEPTED_KEY = "varserve-accepted"
+"""In the initial metadata of an uploading call: the manifest was accepted, the body may come."""
+
 CHUNK_TAG = 0x12  # field 2, length-delimited
 _OFFSET_TAG = 0x08
 _CRC_TAG = 0x15

@@ -13,7 +13,7 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import (
@@ -32,7 +32,7 @@ import grpc.aio
 from google.protobuf.message import EncodeError
 
 from . import errors
-from .frames import FrameError, write_message
+from .frames import ACCEPTED_KEY, FrameError, write_message
 from .tensors import TensorError
 from .throttle import Throttle
 
@@ -192,7 +192,7 @@ class Driver:
         self._channel: Any = None
         self._stubs: dict[str, Any] = {}
 
-    def _start(self, call: Call) -> Any:
+    def _start(self, call: Call, request: Any) -> Any:
         """The grpc call object of a streaming answer, or what a unary one returns."""
         method = call.method
         with self._lock:
@@ -209,7 +209,7 @@ class Driver:
                 )
         remaining = call.budget.remaining()
         return stub(
-            call.request() if method.streams_requests else call.request,
+            request,
             timeout=None if math.isinf(remaining) else remaining,
             metadata=self.dial.metadata or None,
         )
@@ -269,8 +269,8 @@ class Sync(Driver):
         if isinstance(step, Receive):
             return next(step.stream, None)
         if isinstance(step, Open):
-            return self._start(step.call)
-        answer = self._start(step)
+            return self._start(step.call, step.call.request)
+        answer = self._start(step, step.request() if step.method.streams_requests else step.request)
         if step.receive is None:
             return answer
         try:
@@ -280,6 +280,26 @@ class Sync(Driver):
             return receiver.finish()
         finally:
             answer.cancel()
+
+
+class _Upload:
+    """The messages of a streaming request: the chunks only when the manifest was accepted.
+
+    The service says so in its initial metadata. grpc.aio, unlike the blocking grpc, loses
+    the service's answer when that comes while a message is being sent, and reports INTERNAL.
+    """
+
+    def __init__(self, messages: Callable[[], Iterator[Any]]) -> None:
+        self._messages = messages
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def messages(self) -> AsyncIterator[Any]:
+        messages = self._messages()
+        yield next(messages)
+        metadata = await (await self.answer).initial_metadata()
+        if ACCEPTED_KEY in metadata:
+            for message in messages:
+                yield message
 
 
 class Async(Driver):
@@ -320,8 +340,11 @@ class Async(Driver):
             message = await step.stream.read()
             return None if message is grpc.aio.EOF else message
         if isinstance(step, Open):
-            return self._start(step.call)
-        answer = self._start(step)
+            return self._start(step.call, step.call.request)
+        upload = _Upload(step.request) if step.method.streams_requests else None
+        answer = self._start(step, upload.messages() if upload else step.request)
+        if upload:
+            upload.answer.set_result(answer)
         if step.receive is None:
             return await answer
         try:

@@ -271,7 +271,7 @@ class ModelService:
             served.live.check(writes([claim.placeholder() for claim in claimed]))
             with self._admission.stage("AssignVariables", subject_of(context), total):
                 read, host = frames.assign_variables_request, served.live.memory.host
-                upload = await self._receive(messages, claimed, read, host)
+                upload = await self._receive(context, messages, claimed, read, host)
                 digest = fingerprint(manifest, upload.checksums)
 
                 def work(live: LiveModel, deadline: float | None) -> pb.AssignVariablesResponse:
@@ -309,7 +309,7 @@ class ModelService:
             )
             with self._admission.stage("StreamRunFunction", subject_of(context), total):
                 read, host = frames.stream_run_function_request, served.live.memory.host
-                upload = await self._receive(messages, claimed, read, host)
+                upload = await self._receive(context, messages, claimed, read, host)
                 digest = fingerprint(manifest, upload.checksums)
 
                 def work(
@@ -350,6 +350,7 @@ class ModelService:
 
     async def _receive(
         self,
+        context: Context,
         messages: AsyncIterator[bytes],
         claimed: Sequence[ClaimedTensor],
         read: Callable[[bytes], Any],
@@ -357,6 +358,7 @@ class ModelService:
     ) -> Upload:
         with memory.reserve(sum(claim.nbytes for claim in claimed), "the body") as promised:
             upload = Upload(claimed, self._limits.chunk_bytes)
+            await context.send_initial_metadata(((frames.ACCEPTED_KEY, "1"),))
             async for data in messages:
                 message = read(data)
                 if not isinstance(message, frames.ChunkFrame):
