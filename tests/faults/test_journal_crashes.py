@@ -223,7 +223,7 @@ def assert_nothing_left_over(directory: Path) -> None:
     """What is in the folder of payloads is named by some row."""
     with kept(directory, lambda: script.model(1), **script.OPTIONS) as (_, journal):
         named = journal._compactor.named_files() or named_by_rows(journal)
-        assert {path.name for path in (directory / "models/fake/payloads").iterdir()} == named
+        assert {path.name for path in (directory / "models/fake/1/payloads").iterdir()} == named
 
 
 def named_by_rows(journal: SqliteJournal) -> set[str]:

@@ -127,7 +127,7 @@ def test_a_compacted_journal_gives_the_same_state(
                     write(plain, number)
                 journal._compactor.compact()
                 assert journal.horizon == number - 5
-        payloads = list((tmp_path / "compacted/models/fake/payloads").iterdir())
+        payloads = list((tmp_path / "compacted/models/fake/1/payloads").iterdir())
         named = journal_files(tmp_path / "compacted", lambda: model(in_place))
         assert {path.name for path in payloads} == named
         assert len(payloads) <= 5 + 4

@@ -82,7 +82,7 @@ def test_what_a_crash_left_is_all_there(crashed: Path, tmp_path: Path) -> None:
     found = files(crashed)
     sizes = {Path(name).suffix or name: len(data) for name, data in found.items()}
     assert all(sizes.values()), sizes
-    assert set(sizes) == {".sqlite3", ".sqlite3-wal", ".safetensors", "models/fake/head"}
+    assert set(sizes) == {".sqlite3", ".sqlite3-wal", ".safetensors", "models/fake/1/head"}
     shutil.copytree(crashed, tmp_path / "d")
     with kept(tmp_path / "d", make, **OPTIONS) as (live, _):
         assert live.header.revision == COMMITS - 1
@@ -123,7 +123,7 @@ def test_damage_is_refused_or_does_no_harm(crashed: Path, tmp_path: Path, kind: 
         if said is not None:
             harmed.add(name)
             assert str((directory / name).parent) in said, f"{name} at {at}: {said}"
-            assert set(files(directory)) >= set(whole) - {"models/fake/log.sqlite3-wal"}
+            assert set(files(directory)) >= set(whole) - {"models/fake/1/log.sqlite3-wal"}
             (directory / name).write_bytes(whole[name])
             with kept(directory, make, **OPTIONS) as (live, _):
                 assert state(live) == expected, f"{name} at {at}, put back"

@@ -83,7 +83,7 @@ def test_every_dtype_comes_back_with_the_same_bits(
         assert {name: bits(value_of(live, name)) for name in names} == expected
         assert live.describe().variables == described.variables
         assert header.revision == 3
-    files = list((tmp_path / "models/fake/payloads").iterdir())
+    files = list((tmp_path / "models/fake/1/payloads").iterdir())
     assert bool(files) == (inline_bytes == 0)
 
 
@@ -170,7 +170,7 @@ def test_a_refused_write_leaves_nothing_in_the_journal(tmp_path: Path) -> None:
             with pytest.raises(StateError):
                 live.assign([write])
         assert live.header.revision == 0
-        assert list((tmp_path / "models/fake/payloads").iterdir()) == []
+        assert list((tmp_path / "models/fake/1/payloads").iterdir()) == []
     with kept(tmp_path, counting) as (live, _):
         assert live.header.revision == 0
 
@@ -179,7 +179,7 @@ def test_files_that_no_commit_names_are_removed_at_the_start(tmp_path: Path) -> 
     """A crash between a payload and its row leaves a file behind; the next start takes it away."""
     with kept(tmp_path, counting, inline_bytes=0) as (live, _):
         live.assign([Write("a", ADD, np.ones(3, np.float32))])
-    payloads = tmp_path / "models/fake/payloads"
+    payloads = tmp_path / "models/fake/1/payloads"
     (named,) = payloads.iterdir()
     (payloads / "0123456789abcdef.safetensors").write_bytes(b"half of a payl")
     with kept(tmp_path, counting) as (live, _):

@@ -14,6 +14,8 @@ from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, refused, value_of
 from varserve_service.core.changes import Write
 from varserve_service.core.errors import JournalError
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation
 from varserve_service.core.regions import Rows
 from varserve_service.journal import StateDirectory, disk
@@ -83,7 +85,7 @@ def test_another_model_is_refused_with_what_differs(
     epoch = begin(tmp_path)
     message = refused(tmp_path, changed)
     assert said in message
-    for part in ("model 'fake'", str(tmp_path / "models" / "fake"), "--state-reset"):
+    for part in ("model 'fake'", str(tmp_path / "models" / "fake" / "1"), "--state-reset"):
         assert part in message
     with kept(tmp_path, ORIGINAL) as (live, _):
         assert (live.header.epoch, live.header.revision) == (epoch, 1)
@@ -109,7 +111,7 @@ def test_a_reset_moves_the_refused_state_aside_and_begins_anew(tmp_path: Path) -
     with kept(tmp_path, other, reset=True) as (live, _):
         assert value_of(live, "v").tolist() == [2, 2, 2]  # not refused, so not moved
     (aside,) = (tmp_path / "aside").iterdir()
-    again = tmp_path / "again" / "models" / "fake"
+    again = tmp_path / "again" / "models" / "fake" / "1"
     again.parent.mkdir(parents=True)
     aside.rename(again)
     with kept(tmp_path / "again", ORIGINAL) as (live, _):
@@ -127,7 +129,7 @@ def test_a_reset_after_damage_begins_with_the_models_own_values(tmp_path: Path) 
         for number in (1, 2):
             live.assign([Write("v", Operation.SET, np.full(300, number, np.float32))])
     payloads = sorted(
-        (tmp_path / "models/fake/payloads").iterdir(), key=lambda path: path.stat().st_mtime_ns
+        (tmp_path / "models/fake/1/payloads").iterdir(), key=lambda path: path.stat().st_mtime_ns
     )
     payloads[1].write_bytes(payloads[1].read_bytes()[:-1])
     assert str(payloads[1]) in refused(tmp_path, make)
@@ -144,10 +146,37 @@ def test_a_start_that_fails_at_its_first_file_leaves_nothing_in_the_way(
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "no room")
 
-    folder = tmp_path / "models/fake"
+    folder = tmp_path / "models/fake/1"
     folder.mkdir(parents=True)
     with monkeypatch.context() as full:
         full.setattr(disk.Path if call == "rename" else disk.os, call, fail)
         with pytest.raises(OSError, match="no room"):
             disk.Head(folder / "head", new=True)
     begin(tmp_path)
+
+
+def test_each_version_keeps_its_own_state(tmp_path: Path) -> None:
+    """A version that comes begins a state of its own, and one that comes back finds its old one."""
+    directory = StateDirectory(tmp_path)
+
+    def taken(version: int) -> LiveModel:
+        def load() -> FakeModel:
+            model = FakeModel([FakeVariable("v", np.zeros(2, np.float32))])
+            model.version = version
+            return model
+
+        return directory.take_up(load, LiveModel)[0]
+
+    one = taken(1)
+    one.assign([Write("v", Operation.SET, np.ones(2, np.float32))])
+    two = taken(2)
+    assert two.header.epoch != one.header.epoch
+    assert (one.header.revision, two.header.revision) == (1, 0)
+    before = one.header
+    one.close()
+    again = taken(1)
+    assert again.header == before
+    assert again.read([Read("v")]).entries[0].value.numpy().tolist() == [1, 1]
+    for live in (again, two):
+        live.close()
+    directory.close()

@@ -1,4 +1,4 @@
-"""The folder that an operator names: one server at a time, one journal for each model.
+"""The folder that an operator names: one server at a time, a journal for each version of a model.
 
 Owns the lock, and how a state that is not wanted any more is moved aside.
 """
@@ -61,33 +61,35 @@ class StateDirectory:
         try:
             return self._try(loaded, make)
         except JournalError as error:
-            folder = self.folder(loaded.name)
+            folder = self.folder(loaded.name, loaded.version)
             if not self._reset:
                 raise JournalError(
                     f"model {loaded.name!r}: the state in {folder} is refused: {error}. Give back "
                     "what it expects, or start once with --state-reset, which moves it aside and "
                     "begins anew"
                 ) from error
-            self._move_aside(loaded.name, error)
+            self._move_aside(loaded.name, loaded.version, error)
         # Loaded once more: some of what was kept may be in its variables.
         del loaded
         return self._try(load(), make)
 
     def _try(self, loaded: LoadedModel, make: Callable[..., Live]) -> tuple[Live, SqliteJournal]:
-        journal = SqliteJournal(self.folder(loaded.name), describe(loaded), self._options)
+        journal = SqliteJournal(
+            self.folder(loaded.name, loaded.version), describe(loaded), self._options
+        )
         try:
             return make(loaded, journal=journal), journal
         except BaseException:
             journal.close()
             raise
 
-    def folder(self, model: str) -> Path:
-        """Where a model's state is."""
-        return self._path / "models" / model
+    def folder(self, model: str, version: int) -> Path:
+        """Where the state of a model's version is. Each version has its own, and keeps it."""
+        return self._path / "models" / model / str(version)
 
-    def _move_aside(self, model: str, error: JournalError) -> None:
-        folder = self.folder(model)
-        aside = self._path / "aside" / f"{model}-{time.time_ns()}"
+    def _move_aside(self, model: str, version: int, error: JournalError) -> None:
+        folder = self.folder(model, version)
+        aside = self._path / "aside" / f"{model}-{version}-{time.time_ns()}"
         make_folder(aside.parent.absolute())
         folder.rename(aside)
         sync_folder(folder.parent)
