@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.rpc.traversing import names
-from varserve_service.repository import RepositoryError, find_models
+from varserve_service.repository import Repository, RepositoryError, find_models
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,11 +41,16 @@ def test_no_name_in_a_request_opens_a_file(tmp_path: Path) -> None:
 def repository(tmp_path: Path) -> Path:
     """A repository with one good model, beside a model that is not in it."""
     for folder in ("repository/good/1", "repository/good/2", "outside/model/7", "repository-2/m/1"):
-        model = tmp_path / folder
-        (model / "variables").mkdir(parents=True)
-        (model / "saved_model.pb").write_bytes(b"")
-        (model / "variables" / "variables.index").write_bytes(b"")
+        saved_model(tmp_path / folder)
     return tmp_path / "repository"
+
+
+def saved_model(folder: Path) -> None:
+    """Files of the names that a SavedModel has."""
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"")
+    (folder / "variables" / "variables.index").write_bytes(b"")
+    (folder / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
 
 
 def served(repository: Path) -> list[tuple[str, int]]:
@@ -54,11 +59,54 @@ def served(repository: Path) -> list[tuple[str, int]]:
 
 def test_the_highest_version_of_each_model_is_served(repository: Path) -> None:
     """Versions are compared as numbers, and what is not a version is left alone."""
-    (repository / "good" / "10").mkdir()
+    saved_model(repository / "good" / "10")
     (repository / "good" / "notes").mkdir()
     (repository / "good" / "99").write_text("not a folder")
-    (repository / "other" / "007").mkdir(parents=True)
+    saved_model(repository / "other" / "007")
     assert served(repository) == [("good", 10), ("other", 7)]
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"],
+)
+def test_a_version_that_is_still_being_copied_is_not_there_yet(
+    repository: Path, missing: str
+) -> None:
+    """The highest version that has all its files is served, and one without them is not found."""
+    saved_model(repository / "good" / "10")
+    (repository / "good" / "10" / missing).unlink()
+    assert served(repository) == [("good", 2)]
+    found = Repository({}, repository)
+    assert [source.version for source in found.loadable()] == [1, 2]
+    assert found.newest()["good"].version == 2
+    with pytest.raises(RepositoryError, match="no complete version 10"):
+        found.find("good", 10)
+    marked = Repository({}, repository, "DONE")
+    assert marked.newest() == {}
+    (repository / "good" / "1" / "DONE").touch()
+    assert marked.newest()["good"].version == marked.find("good").version == 1
+
+
+@pytest.mark.parametrize("name", names(Path("/etc/passwd")))
+def test_no_name_leads_out_of_the_repository(repository: Path, name: str) -> None:
+    """Names that look like paths are no models, whatever stands where they seem to lead."""
+    with pytest.raises(RepositoryError):
+        Repository({}, repository).find(name)
+
+
+def test_a_link_that_leads_out_is_passed_over_when_it_is_not_asked_for(repository: Path) -> None:
+    """Of what can be loaded, versions and models that lead outside are no part."""
+    (repository / "bad").symlink_to("../outside/model")
+    (repository / "good" / "9").symlink_to("../../outside/model/7")
+    found = Repository({}, repository)
+    assert [(source.name, source.version) for source in found.loadable()] == [
+        ("good", 1),
+        ("good", 2),
+    ]
+    for name, version in (("bad", 7), ("bad", None), ("good", 9)):
+        with pytest.raises(RepositoryError):
+            found.find(name, version)
 
 
 def test_links_inside_the_repository_are_followed(repository: Path) -> None:

@@ -1,17 +1,26 @@
-"""Which SavedModels to serve: named paths, and a repository in TensorFlow Serving's layout.
+"""Which SavedModels there are: named paths, and a repository in TensorFlow Serving's layout.
 
-A repository is `NAME/VERSION/saved_model.pb`; of each name the highest version is served. Knows
-the file system; opens nothing.
+A repository is `NAME/VERSION/saved_model.pb`. A version counts when it is complete: a copy that is
+still under way is not there yet. Knows the file system; opens nothing, and looks for nothing outside
+what the operator named, whatever name or link leads there.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+_VERSION_PATTERN = re.compile(r"[0-9]{1,18}")
+_SHARD_PATTERN = re.compile(r"variables\.data-[0-9]{5}-of-([0-9]{5})")
+
+Look: TypeAlias = frozenset[tuple[str, int, int]]
+"""Path, size and time of change of each file of a SavedModel: one that is being copied changes."""
 
 
 class RepositoryError(Exception):
@@ -27,16 +36,139 @@ class ModelSource:
     path: Path
 
 
+class Repository:
+    """All that the operator allows to be loaded."""
+
+    def __init__(self, named: Mapping[str, Path], root: Path | None, marker: str = "") -> None:
+        """`named`: SavedModels by model name. `root`: a repository.
+
+        `marker`: name of a file that says that the version which it is in is complete; empty: a
+        version is when it has all files that belong to a SavedModel.
+        """
+        self._named = dict(named)
+        self._root = root
+        self._marker = marker
+
+    @property
+    def has_root(self) -> bool:
+        """There is a repository, not just named paths."""
+        return self._root is not None
+
+    def all(self) -> list[ModelSource]:
+        """What to serve at the start: of each model the highest version. Raises RepositoryError."""
+        sources = [_named(name, path) for name, path in self._named.items()]
+        if self._root is not None:
+            sources += [self._highest(self._root, name) for name in self._names(self._root)]
+        names = [source.name for source in sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise RepositoryError(f"model {name!r} is given both by path and in the repository")
+        return sorted(sources, key=lambda source: source.name)
+
+    def find(self, name: str, version: int | None = None) -> ModelSource:
+        """A complete version of a model, the highest if none is named. Raises RepositoryError."""
+        if not NAME_PATTERN.fullmatch(name):
+            raise RepositoryError(f"{name[:200]!r} is not a name of a model")
+        if name in self._named:
+            if version:
+                raise RepositoryError(f"model {name!r} has a path of its own, and no version")
+            return _named(name, self._named[name])
+        if self._root is None or name not in self._names(self._root):
+            raise RepositoryError(f"no model {name!r} in the repository")
+        if version is None:
+            return self._highest(self._root, name)
+        for source in self._complete(self._root, name):
+            if source.version == version:
+                _check_tree(source.path, self._root.resolve())
+                return source
+        raise RepositoryError(f"no complete version {version} of model {name!r} in the repository")
+
+    def loadable(self) -> list[ModelSource]:
+        """Every complete version of every model, sorted by name and version."""
+        sources = [ModelSource(name, 0, path) for name, path in self._named.items()]
+        if self._root is not None:
+            for name in self._names(self._root):
+                sources += self._complete(self._root, name)
+        return sorted(sources, key=lambda source: (source.name, source.version))
+
+    def newest(self) -> dict[str, ModelSource]:
+        """The highest complete version of each model in the repository, as far as there is one."""
+        root = self._root
+        if root is None or not root.is_dir():
+            return {}
+        return {
+            name: found[-1] for name in self._names(root) if (found := self._complete(root, name))
+        }
+
+    def _names(self, root: Path) -> list[str]:
+        if not root.is_dir():
+            raise RepositoryError(f"model repository {root} is not a folder")
+        return sorted(
+            folder.name
+            for folder in root.iterdir()
+            if NAME_PATTERN.fullmatch(folder.name) and folder.is_dir()
+        )
+
+    def _highest(self, root: Path, name: str) -> ModelSource:
+        folder = root / name
+        _check_inside(folder, root.resolve())
+        # Also what leads outside: to be refused, and not passed over.
+        found = self._complete(root, name, outside=True)
+        if not found:
+            raise RepositoryError(
+                f"model {name!r}: expected folders named by version numbers in {folder}, each with "
+                f"a complete SavedModel{self._marker and f' and a file {self._marker}'}, found none"
+            )
+        _check_tree(found[-1].path, root.resolve())
+        return found[-1]
+
+    def _complete(self, root: Path, name: str, *, outside: bool = False) -> list[ModelSource]:
+        folder, inside = root / name, root.resolve()
+        if not _is_inside(folder, inside):
+            return []
+        versions = [
+            ModelSource(name, int(version.name), version)
+            for version in folder.iterdir()
+            if _VERSION_PATTERN.fullmatch(version.name)
+            and (self._is_complete(version) if _is_inside(version, inside) else outside)
+        ]
+        return sorted(versions, key=lambda source: source.version)
+
+    def _is_complete(self, folder: Path) -> bool:
+        if self._marker:
+            return (folder / self._marker).is_file()
+        return is_complete(folder)
+
+
 def find_models(named: Mapping[str, Path], repository: Path | None) -> list[ModelSource]:
     """All models to serve, sorted by name. Raises RepositoryError."""
-    sources = [_named(name, path) for name, path in named.items()]
-    if repository is not None:
-        sources += _in_repository(repository)
-    names = [source.name for source in sources]
-    for name in names:
-        if names.count(name) > 1:
-            raise RepositoryError(f"model {name!r} is given both by path and in the repository")
-    return sorted(sources, key=lambda source: source.name)
+    return Repository(named, repository).all()
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder has all files that belong to a SavedModel.
+
+    TensorFlow writes `saved_model.pb` last; who copies may not, so the variables' files count too.
+    """
+    if not any((folder / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        return False
+    variables = folder / "variables"
+    names = {path.name for path in variables.iterdir()} if variables.is_dir() else set()
+    shards = [found for name in names if (found := _SHARD_PATTERN.fullmatch(name))]
+    if "variables.index" not in names:
+        return not shards
+    return bool(shards) and all(len(shards) == int(found[1]) for found in shards)
+
+
+def look(folder: Path) -> Look:
+    """What a SavedModel's files look like now; two looks that differ saw it change."""
+    return frozenset(_files(folder))
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
+    for path in sorted(folder.rglob("*")):
+        stat = path.lstat()
+        yield path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns
 
 
 def _named(name: str, path: Path) -> ModelSource:
@@ -48,31 +180,6 @@ def _named(name: str, path: Path) -> ModelSource:
     if not path.is_dir():
         raise RepositoryError(f"model {name!r}: {path} is not a folder")
     return ModelSource(name, 0, path)
-
-
-def _in_repository(repository: Path) -> list[ModelSource]:
-    if not repository.is_dir():
-        raise RepositoryError(f"model repository {repository} is not a folder")
-    root = repository.resolve()
-    found = []
-    for folder in sorted(repository.iterdir()):
-        if not NAME_PATTERN.fullmatch(folder.name) or not folder.is_dir():
-            continue
-        _check_inside(folder, root)
-        versions = [
-            version
-            for version in folder.iterdir()
-            if re.fullmatch(r"[0-9]{1,18}", version.name) and version.is_dir()
-        ]
-        if not versions:
-            raise RepositoryError(
-                f"model {folder.name!r}: expected folders named by version numbers in {folder}, "
-                "found none"
-            )
-        highest = max(versions, key=lambda version: int(version.name))
-        _check_tree(highest, root)
-        found.append(ModelSource(folder.name, int(highest.name), highest))
-    return found
 
 
 def _check_tree(folder: Path, root: Path) -> None:
@@ -88,11 +195,14 @@ def _check_tree(folder: Path, root: Path) -> None:
 
 
 def _check_inside(path: Path, root: Path) -> None:
+    if not _is_inside(path, root):
+        raise RepositoryError(f"{path} leads outside the model repository {root}")
+
+
+def _is_inside(path: Path, root: Path) -> bool:
     # A link inside the repository is fine, Kubernetes mounts are made of them; one that leads out
     # would serve what nobody put there.
     try:
-        inside = path.resolve().is_relative_to(root)
+        return path.resolve().is_relative_to(root)
     except (OSError, RuntimeError):  # links in a circle
-        inside = False
-    if not inside:
-        raise RepositoryError(f"{path} leads outside the model repository {root}")
+        return False
