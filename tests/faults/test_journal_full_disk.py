@@ -110,5 +110,5 @@ def test_a_full_disk_refuses_writes_and_nothing_else(small_disk: Path) -> None:
         assert value_of(live, "count") == revision - 1
         assert value_of(live, "words").tolist() == [b"x" * 100_000, b"y"]
         assert value_of(live, "large").tolist() == large.tolist()
-        files = list((small_disk / "state/models/counter/0/payloads").iterdir())
+        files = list((small_disk / "state/models/counter/1/payloads").iterdir())
         assert len(files) == 1  # nothing is left of the writes that were refused

@@ -1,8 +1,8 @@
 """Which SavedModels there are: named paths, and a repository in TensorFlow Serving's layout.
 
 A repository is `NAME/VERSION/saved_model.pb`. A version counts when it is complete: a copy that is
-still under way is not there yet. Knows the file system; opens nothing, and looks for nothing outside
-what the operator named, whatever name or link leads there.
+still under way is not there yet. Knows the file system; opens nothing, and looks for nothing
+outside what the operator named, whatever name or link leads there.
 """
 
 from __future__ import annotations
