@@ -394,6 +394,42 @@ def slow(folder: Path) -> Path:
 
 
 @builder
+def ledger(folder: Path) -> Path:
+    """`a` to `d` and `tally` int64 [] = 0, `table` int64 [64, 32] = 0, which is written in place.
+
+    `count` adds to `tally` and gives what it is then; `break_off` writes `a` and `b`, then fails.
+    """
+    import tensorflow as tf
+
+    class Ledger(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in "abcd":
+                setattr(self, name, tf.Variable(0, dtype=tf.int64, name=name))
+            self.tally = tf.Variable(0, dtype=tf.int64, name="tally")
+            self.table = tf.Variable(tf.zeros([64, 32], tf.int64), name="table")
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
+        def count(self, n: Any) -> Any:
+            return {"tally": self.tally.assign_add(n)}
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
+        def break_off(self, value: Any) -> Any:
+            first = self.a.assign(value)
+            with tf.control_dependencies([first]):
+                second = self.b.assign(value)
+            with tf.control_dependencies([second]):
+                tf.debugging.assert_less(self.a, tf.constant(0, tf.int64), "it fails on purpose")
+            return tf.identity(value)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
+        def look(self, rows: Any) -> Any:
+            return tf.gather(self.table, rows)
+
+    return _save(Ledger(), folder)
+
+
+@builder
 def uniform(folder: Path) -> Path:
     """`big` float32 [1024, 1024] and eight `part_N`, always of one value when nothing is torn.
 

@@ -64,11 +64,18 @@ def rss_bytes(pid: int | str = "self") -> int:
 class ServiceProcess:
     """`varserve-service serve` in a process of its own, on a port that it picks itself."""
 
-    def __init__(self, *arguments: str, log: Path, environment: dict[str, str] | None = None):
+    def __init__(
+        self,
+        *arguments: str,
+        log: Path,
+        environment: dict[str, str] | None = None,
+        module: str = "varserve_service",
+    ):
+        """`module`: what is run instead of the service itself."""
         self._log = log.open("ab")
         self.log = log
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "varserve_service", "serve", "--port", "0", *arguments],
+            [sys.executable, "-m", module, "serve", "--port", "0", *arguments],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,

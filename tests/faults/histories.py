@@ -79,13 +79,22 @@ class Logged:
     variables: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What there was before: the model's revision, values, and revisions of last writes."""
+
+    revision: int
+    values: Values
+    written: Values
+
+
 class States:
     """All values that each variable had, and since which revision."""
 
-    def __init__(self, initial: Values) -> None:
-        self.last = 0
-        self._since = {name: [0] for name in initial}
-        self._values = {name: [value] for name, value in initial.items()}
+    def __init__(self, start: Start) -> None:
+        self.first = self.last = start.revision
+        self._since = {name: [start.written[name]] for name in start.values}
+        self._values = {name: [value] for name, value in start.values.items()}
 
     @property
     def variables(self) -> Sequence[str]:
@@ -117,12 +126,12 @@ class States:
         return {name: self.value(name, revision) for name in self._since}
 
 
-def check(calls: Sequence[Call], log: Sequence[Logged], initial: Values) -> States:
+def check(calls: Sequence[Call], log: Sequence[Logged], start: Start) -> States:
     """The states that the log stands for. Raises Inconsistent with the first thing that is wrong.
 
-    The log has every commit since revision 0, where the variables were `initial`.
+    The log has every commit since `start`, and calls are those that began then.
     """
-    states = _follow(calls, log, initial)
+    states = _follow(calls, log, start)
     for call in calls:
         if call.outcome == "done":
             _check_told(call, states)
@@ -130,11 +139,11 @@ def check(calls: Sequence[Call], log: Sequence[Logged], initial: Values) -> Stat
     return states
 
 
-def _follow(calls: Sequence[Call], log: Sequence[Logged], initial: Values) -> States:
+def _follow(calls: Sequence[Call], log: Sequence[Logged], start: Start) -> States:
     """Do what the log says was done. Each call is in it once when it was acknowledged, else once
     at the most, and not at all when it was refused; and its conditions held where it is."""
     by_id = {call.id: call for call in calls if call.writes}
-    states, found = States(initial), set()
+    states, found = States(start), set()
     for entry in sorted(log, key=lambda each: each.revision):
         if entry.revision != states.last + 1:
             raise Inconsistent(f"expected commit {states.last + 1}, found {entry}")
@@ -160,7 +169,7 @@ def _follow(calls: Sequence[Call], log: Sequence[Logged], initial: Values) -> St
 
 
 def _check_told(call: Call, states: States) -> None:
-    if not 0 <= call.revision <= states.last:
+    if not states.first <= call.revision <= states.last:
         raise Inconsistent(f"there is no such revision, the last is {states.last}: {call}")
     for name, value in call.values.items():
         expected = states.value(name, call.revision)

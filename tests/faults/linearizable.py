@@ -8,22 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.faults.histories import Call, Values
+from tests.faults.histories import Call, Start, Values
 
 State = tuple[int, tuple[int, ...], tuple[int, ...]]
 """The model's revision, each variable's value, and the revision of its last write."""
 
 
-def order_of(
-    calls: Sequence[Call], initial: Values, revision: int, written: Values
-) -> list[Call] | None:
-    """An order that agrees with the clock and explains every answer; None when there is none.
-
-    `revision` and `written` are what the model and each variable were last written at before.
-    """
-    search = _Search(calls, list(initial))
-    state = revision, tuple(initial.values()), tuple(written[name] for name in initial)
-    return search.run(state)
+def order_of(calls: Sequence[Call], start: Start) -> list[Call] | None:
+    """An order that agrees with the clock and explains every answer; None when there is none."""
+    names = list(start.values)
+    written = tuple(start.written[name] for name in names)
+    return _Search(calls, names).run((start.revision, tuple(start.values.values()), written))
 
 
 class _Search:

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.histories import NEVER, Call, Inconsistent, Logged, States, check
+from tests.faults.histories import NEVER, Call, Inconsistent, Logged, Start, States, check
 from tests.faults.linearizable import order_of
 from tests.faults.watched import Heard, Watched, check_watch
 
 INITIAL = {"a": 0, "b": 0, "c": 0}
-ZERO = dict.fromkeys(INITIAL, 0)
+START = Start(0, INITIAL, INITIAL)
 
 
 def write(name: str, at: tuple[float, float], revision: int, **more: object) -> Call:
@@ -168,8 +168,8 @@ BAD_REVISIONS: dict[str, tuple[list[Call], list[Logged]]] = {
 def test_what_can_be_is_accepted(name: str) -> None:
     """By the revisions and by the search."""
     calls, entries = GOOD[name]
-    check(calls, entries, INITIAL)
-    assert order_of(calls, INITIAL, 0, ZERO) is not None
+    check(calls, entries, START)
+    assert order_of(calls, START) is not None
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -177,15 +177,15 @@ def test_what_cannot_be_is_found_twice(name: str) -> None:
     """By the revisions, and by the search, which believes none of them."""
     calls, entries = BAD[name]
     with pytest.raises(Inconsistent):
-        check(calls, entries, INITIAL)
-    assert order_of(calls, INITIAL, 0, ZERO) is None
+        check(calls, entries, START)
+    assert order_of(calls, START) is None
 
 
 @pytest.mark.parametrize("name", BAD_REVISIONS)
 def test_wrong_revisions_are_found(name: str) -> None:
     """Where the values alone could be right."""
     with pytest.raises(Inconsistent):
-        check(*BAD_REVISIONS[name], INITIAL)
+        check(*BAD_REVISIONS[name], START)
 
 
 class Pretended:
@@ -194,7 +194,7 @@ class Pretended:
     def __init__(self, chance: random.Random, count: int) -> None:
         self.calls: list[Call] = []
         self.log: list[Logged] = []
-        states = States(INITIAL)
+        states = States(START)
         for number in range(count):
             # It takes effect at `number`; it began before that and was over after it.
             call = Call(f"w{number}", number - chance.random() * 4, number + chance.random() * 4)
@@ -231,8 +231,8 @@ def test_what_a_right_store_tells_is_accepted() -> None:
     chance = random.Random(seed)
     for _ in range(300):
         store = Pretended(chance, 30)
-        check(store.calls, store.log, INITIAL)
-        assert order_of(store.calls, INITIAL, 0, ZERO) is not None
+        check(store.calls, store.log, START)
+        assert order_of(store.calls, START) is not None
 
 
 def test_one_wrong_value_is_found() -> None:
@@ -247,8 +247,8 @@ def test_one_wrong_value_is_found() -> None:
         name = chance.choice(list(call.values))
         call.values[name] += 100_000  # what nobody ever wrote
         with pytest.raises(Inconsistent):
-            check(store.calls, store.log, INITIAL)
-        assert order_of(store.calls, INITIAL, 0, ZERO) is None
+            check(store.calls, store.log, START)
+        assert order_of(store.calls, START) is None
 
 
 def test_a_stale_value_is_found() -> None:
@@ -258,7 +258,7 @@ def test_a_stale_value_is_found() -> None:
     chance, found = random.Random(seed), 0
     while found < 100:
         store = Pretended(chance, 30)
-        states = check(store.calls, store.log, INITIAL)
+        states = check(store.calls, store.log, START)
         for call in store.calls:
             over = [c for c in store.calls if c.writes and c.returned < call.called and c.set]
             if call.writes or not over:
@@ -269,7 +269,7 @@ def test_a_stale_value_is_found() -> None:
                 continue
             call.values, call.revision = stale, last.revision - 1
             with pytest.raises(Inconsistent):
-                check(store.calls, store.log, INITIAL)
+                check(store.calls, store.log, START)
             found += 1
             break
 
@@ -307,7 +307,7 @@ WRONG: dict[str, Callable[[list[Heard]], object]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_a_watch_must_not_tell_is_found(name: str) -> None:
     """Left out, twice, out of order, half, wrong, or never committed."""
-    states = check([ONE, TWO], BOTH, INITIAL)
+    states = check([ONE, TWO], BOTH, START)
     events = deepcopy(EVENTS)
     WRONG[name](events)
     with pytest.raises(Inconsistent):
@@ -328,12 +328,12 @@ def test_what_a_watch_tells_is_accepted(
     after: int, patterns: Sequence[str], events: list[Heard], commits: int
 ) -> None:
     """All that concerns it, from where it began to where it is."""
-    states = check([ONE, TWO], BOTH, INITIAL)
+    states = check([ONE, TWO], BOTH, START)
     assert check_watch(Watched(after, tuple(patterns), events), BOTH, states) == commits
 
 
 def test_what_is_not_watched_is_not_told() -> None:
     """A change of another variable than the patterns fit."""
-    states = check([ONE, TWO], BOTH, INITIAL)
+    states = check([ONE, TWO], BOTH, START)
     with pytest.raises(Inconsistent):
         check_watch(Watched(0, ("b",), EVENTS[2:]), BOTH, states)

@@ -1,0 +1,174 @@
+"""The service with one bug in it, for tests that must find it: `... -m MODULE serve FLAGS`.
+
+Which bug is in the environment. What makes it seen more often is there without the bug, too: a slow
+disk, writes and reads that take their time, and now and then a write that fails half way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from varserve_service.__main__ import main
+from varserve_service.core import assignment
+from varserve_service.core.changes import Change
+from varserve_service.core.commits import Commit
+from varserve_service.core.committer import Committer
+from varserve_service.core.errors import OutOfMemory
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.lock import ReadersWriterLock
+from varserve_service.core.regions import Rows
+from varserve_service.core.revisions import Revisions
+from varserve_service.core.watchers import Watchers
+from varserve_service.journal import SqliteJournal
+
+VARIABLE = "SEEDED_BUG"
+NO_BUG = "none"
+FAILS_EVERY = 40
+
+
+def slow_and_failing() -> None:
+    """What a right service has to cope with."""
+    append, entry = SqliteJournal.append, LiveModel._entry
+    count = itertools.count(1)
+
+    def slow_append(journal: SqliteJournal, entries: Sequence[Any]) -> None:
+        time.sleep(0.01)
+        append(journal, entries)
+
+    def slow_entry(live: LiveModel, *arguments: Any, **options: Any) -> Any:
+        found = entry(live, *arguments, **options)
+        time.sleep(0.0003)
+        return found
+
+    def make_changes(kind: Any, ready: Sequence[Change], *more: Any) -> Any:
+        if len(ready) > 1 and next(count) % FAILS_EVERY == 0:
+            last = ready[-1]
+
+            class Fails:
+                variable, region, value = last.variable, last.region, last.value
+                preimage, previous, undo = last.preimage, last.previous, last.undo
+
+                def apply(self) -> None:
+                    raise OutOfMemory("no memory, on purpose")
+
+            ready = [*ready[:-1], Fails()]  # type: ignore[list-item]
+        return real_make_changes(kind, ready, *more)
+
+    real_make_changes = assignment.make_changes
+    SqliteJournal.append = slow_append  # type: ignore[method-assign]
+    LiveModel._entry = slow_entry  # type: ignore[method-assign]
+    assignment.make_changes = make_changes  # type: ignore[assignment]
+    Change.apply = in_two_halves  # type: ignore[method-assign]
+
+
+def in_two_halves(change: Change) -> None:
+    """Make it so, rows in two goes."""
+    region = change._written_region
+    if not isinstance(region, Rows) or len(region.indices) < 2:
+        change.variable.write(change.whole or change.value, region)
+        return
+    half = len(region.indices) // 2
+    array = change.value.numpy()
+    for part in (slice(0, half), slice(half, None)):
+        value = change.variable.stage(array[part].copy())
+        change.variable.write(value, Rows(region.indices[part]))
+        time.sleep(0.001)
+
+
+def acknowledge_before_sync() -> None:
+    """Commits are written by somebody else, later."""
+    append = SqliteJournal.append
+    waiting: queue.Queue[tuple[SqliteJournal, Sequence[Any]]] = queue.Queue()
+
+    def later(journal: SqliteJournal, entries: Sequence[Any]) -> None:
+        waiting.put((journal, entries))
+
+    def write() -> None:
+        while True:
+            append(*waiting.get())
+
+    threading.Thread(target=write, daemon=True).start()
+    SqliteJournal.append = later  # type: ignore[method-assign]
+
+
+def scatter_without_the_lock() -> None:
+    """Rows are written when the lock is given back already."""
+
+    def apply(change: Change) -> None:
+        if isinstance(change._written_region, Rows):
+            threading.Thread(target=in_two_halves, args=(change,)).start()
+        else:
+            in_two_halves(change)
+
+    Change.apply = apply  # type: ignore[method-assign]
+
+
+def half_a_transaction_on_error() -> None:
+    """What was done before the failure stays."""
+    assignment.Undo.__call__ = lambda undo: None  # type: ignore[method-assign]
+
+
+def watch_before_commit() -> None:
+    """Watchers hear of a commit before it is durable."""
+    keep, tell = Committer._keep, Watchers.tell
+
+    def keep_told(committer: Committer, taken: Sequence[Any]) -> None:
+        for each in taken:
+            if each.commit is not None:
+                tell(committer._watchers, each.commit)
+        keep(committer, taken)
+
+    def told_already(watchers: Watchers, commit: Commit) -> None:
+        pass
+
+    Committer._keep = keep_told  # type: ignore[method-assign]
+    Watchers.tell = told_already  # type: ignore[method-assign]
+
+
+def compare_with_a_stale_cache() -> None:
+    """Conditions are checked against revisions that are a little old."""
+    check, cache = Revisions.check_variable, {}
+
+    def check_cached(revisions: Revisions, spec: Any, expected: int | None) -> None:
+        now, present = time.monotonic(), revisions._written
+        if now - cache.get("since", 0) > 0.02:
+            cache.update(since=now, written=dict(present))
+        revisions._written = cache["written"]
+        try:
+            check(revisions, spec, expected)
+        finally:
+            revisions._written = present
+
+    Revisions.check_variable = check_cached  # type: ignore[method-assign]
+
+
+def snapshot_without_the_lock() -> None:
+    """Readers do not wait for writers."""
+    ReadersWriterLock.shared = (  # type: ignore[method-assign]
+        lambda lock, deadline=None: contextlib.nullcontext()  # type: ignore[assignment,misc]
+    )
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    bug.__name__: bug
+    for bug in (
+        acknowledge_before_sync,
+        scatter_without_the_lock,
+        half_a_transaction_on_error,
+        watch_before_commit,
+        compare_with_a_stale_cache,
+        snapshot_without_the_lock,
+    )
+}
+
+if __name__ == "__main__":
+    slow_and_failing()
+    BUGS.get(os.environ[VARIABLE], lambda: None)()
+    main()
