@@ -7,7 +7,7 @@ that a reader may hold a reference to, one row after the other.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from varserve_service.core.ports import (
     Value,
     VariableSpec,
 )
+from varserve_service.core.reductions import Counted, Reduced, counted, reduced
 from varserve_service.core.regions import Region, Rows
 
 Array = np.ndarray[Any, Any]
@@ -58,6 +59,12 @@ class FakeValue:
 
     def buffer(self, start: int, stop: int) -> memoryview:
         return memoryview(np.ascontiguousarray(self.array).reshape(-1).view(np.uint8))[start:stop]
+
+    def reduce(self, start: int, stop: int) -> Sequence[Reduced]:
+        return reduced(self.array.reshape(-1)[start:stop])
+
+    def count(self, start: int, stop: int, edges: Array) -> Counted:
+        return counted(self.array.reshape(-1)[start:stop], edges)
 
 
 def index_of(region: Region) -> Any:

@@ -102,10 +102,28 @@ def _bfloat16(name: str) -> Figure:
     )
 
 
+def _summarize(nbytes: int) -> Figure:
+    """Statistics and hash, of which a kilobyte travels."""
+    return Figure(
+        name=f"summarize {size(nbytes)}",
+        ours=work("ours", "summarize", nbytes=nbytes),
+        peers=(
+            peer("its own read, alone", work("ours", "read", nbytes=nbytes, warm=True)),
+            peer("read and numpy", work("ours", "read_and_summarize", nbytes=nbytes)),
+            peer("without the hash", work("ours", "summarize", nbytes=nbytes, content_hash=False)),
+        ),
+        measures=(SPEED,),
+        costs=COSTS,
+        nbytes=nbytes,
+        needs=6 * nbytes,
+    )
+
+
 FIGURES = (
     *(_read(nbytes) for nbytes in SIZES),
     _read_fresh(HEADLINE),
     *(_assign(nbytes) for nbytes in SIZES),
     _bfloat16("read"),
     _bfloat16("assign"),
+    _summarize(HEADLINE),
 )

@@ -51,6 +51,27 @@ class Client:
             yield lambda: variable.numpy(out=out)
 
     @contextmanager
+    def summarize(self, nbytes: int, content_hash: bool = True) -> Iterator[Act]:
+        with self._filled(nbytes, "float32") as variable:
+            yield lambda: variable.summary(content_hash=content_hash, timeout=60)
+
+    @contextmanager
+    def read_and_summarize(self, nbytes: int) -> Iterator[Act]:
+        """What a client does by itself: read into warm memory, and the same numbers by numpy."""
+        with self._filled(nbytes, "float32") as variable:
+            out = variable.numpy()
+
+            def act() -> Any:
+                value = variable.numpy(out=out)
+                numbers = value.min(), value.max(), np.count_nonzero(value)
+                finite = np.isfinite(value).all()
+                moments = value.mean(dtype=np.float64), value.std(dtype=np.float64)
+                norm = np.linalg.norm(value)
+                return numbers, finite, moments, norm, varserve.content_hash(value)
+
+            yield act
+
+    @contextmanager
     def assign(self, nbytes: int, dtype: str = "float32", model: str = BENCH) -> Iterator[Act]:
         with self._filled(nbytes, dtype, model) as variable:
             shape = (rows(dtype, nbytes), ROW) if nbytes >= FILLED_FROM else variable.shape

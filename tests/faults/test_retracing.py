@@ -19,6 +19,7 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import Constant, Operation
 from varserve_service.core.regions import Region, Rows, Slice, Slices
+from varserve_service.core.summaries import HistogramWish, summarize
 
 CALLS = 10_000
 MIB = 2**20
@@ -45,12 +46,16 @@ def call(live: LiveModel, choose: random.Random) -> bool:
     array = an_array(choose)
     constant = Constant(choose.choice([None, True, 1, 1.5, "x"]))
     try:
-        match choose.randrange(4):
+        match choose.randrange(5):
             case 0 | 1:
                 live.run("total", {"x": array}, {"y": constant} if choose.random() < 0.1 else {})
             case 2:
                 operation = choose.choice(list(Operation))
                 live.assign([Write("v", operation, array[:3], a_region(choose))])
+            case 3:
+                (entry,) = live.read([Read("v", a_region(choose))]).entries
+                assert entry.value is not None
+                summarize(entry.value, histogram=HistogramWish(choose.randint(1, 99)))
             case _:
                 dtype = choose.choice([None, *FLOATS])
                 (entry,) = live.read([Read("v", a_region(choose), dtype)]).entries

@@ -23,6 +23,7 @@ from tests.rpc.requests import (
     run,
     run_manifest,
     slices,
+    summarize,
     tensor,
     watch,
 )
@@ -88,6 +89,7 @@ def unknown_name(rng: random.Random) -> Case:
         methods = [
             ("ReadVariable", read(variable=name)),
             ("ReadVariables", many),
+            ("SummarizeVariables", summarize(selections=[{"variable": "v"}, {"variable": name}])),
             ("AssignVariable", assign(variable=name)),
             ("AssignVariables", manifest(entry(), entry(variable=name))),
             ("WatchVariables", watch(patterns=["v", f"{name}!"])),
@@ -99,6 +101,7 @@ def unknown_name(rng: random.Random) -> Case:
             ("GetModel", pb.GetModelRequest(model=name)),
             ("ReadVariable", read(model=name)),
             ("ReadVariables", pb.ReadVariablesRequest(model=name, reads=[{"variable": "v"}])),
+            ("SummarizeVariables", summarize(model=name)),
             ("AssignVariable", assign(model=name)),
             ("AssignVariables", manifest(model=name)),
             ("RunFunction", run(model=name)),

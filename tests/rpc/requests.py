@@ -29,6 +29,12 @@ def read(**fields: Any) -> pb.ReadVariableRequest:
     return pb.ReadVariableRequest(**{"model": MODEL, "variable": "v"} | fields)
 
 
+def summarize(**fields: Any) -> pb.SummarizeVariablesRequest:
+    return pb.SummarizeVariablesRequest(
+        **{"model": MODEL, "selections": [{"variable": "v"}]} | fields
+    )
+
+
 def assign(**fields: Any) -> pb.AssignVariableRequest:
     return pb.AssignVariableRequest(
         **{"model": MODEL, "variable": "v", "operation": 1, "value": tensor()} | fields

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.rpc.models import counter
-from tests.rpc.requests import MODEL, assign, entry, manifest, read, run, run_manifest
+from tests.rpc.requests import MODEL, assign, entry, manifest, read, run, run_manifest, summarize
 from tests.rpc.wire import Wire, connected
 from tests.serving import serve_here
 from varserve.v1 import model_service_pb2 as pb
@@ -65,6 +65,8 @@ def requests(name: str) -> list[tuple[str, Any]]:
         ("ReadVariable", read(model=name)),
         ("ReadVariable", read(variable=name)),
         ("ReadVariables", pb.ReadVariablesRequest(model=MODEL, reads=[{"variable": name}])),
+        ("SummarizeVariables", summarize(model=name)),
+        ("SummarizeVariables", summarize(selections=[{"variable": name}])),
         ("AssignVariable", assign(model=name)),
         ("AssignVariable", assign(variable=name)),
         ("AssignVariables", manifest(model=name)),
@@ -100,7 +102,17 @@ def main(secret: Path) -> None:
         )
         seen = len(opened)
         secret.read_text()  # the hook sees what it must see
-    print(json.dumps({"codes": codes, "opened": opened[:seen], "hook_works": len(opened) > seen}))
+    sent = sum(len(requests(name)[turn % 3 :: 3]) for turn, name in enumerate(names(secret)))
+    print(
+        json.dumps(
+            {
+                "sent": sent,
+                "codes": codes,
+                "opened": opened[:seen],
+                "hook_works": len(opened) > seen,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -31,3 +34,19 @@ def run(model: LoadedModel, name: str, overload: int = 0, **inputs: Any) -> dict
 def names(model: LoadedModel) -> dict[str, str]:
     """Name of each variable by its path."""
     return {found.spec.path: found.spec.name for found in model.variables}
+
+
+@contextmanager
+def traces() -> Iterator[list[Any]]:
+    """Names of the functions that TensorFlow traces within the block."""
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    traced: list[Any] = []
+    make = FuncGraph.__init__
+
+    def count(self: Any, name: Any, *args: Any, **kwargs: Any) -> None:
+        traced.append(name)
+        make(self, name, *args, **kwargs)
+
+    with mock.patch.object(FuncGraph, "__init__", count):
+        yield traced

@@ -17,6 +17,7 @@ ON_A_SECOND_CPU = """
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
@@ -75,6 +76,47 @@ for v in model.variables:
         v.write(v.stage(swapped.copy()), region)
         assert v.read().numpy().tolist() == new.tolist(), v.spec
         v.write(before)
+
+from tests.core.exactly import check, check_histogram
+from tests.savedmodel.looking import traces
+from varserve import content_hash
+from varserve.tensors import numpy_dtype
+from varserve_service.core.summaries import HistogramWish, summarize
+
+rng = np.random.default_rng(5)
+counted = set()
+for round in range(3):
+    with traces() as made:
+        for v in model.variables:
+            dtype = v.spec.dtype
+            if dtype == "string":
+                array = np.array([[b"ab", b"", b"c"]], object)
+            elif dtype == "bool":
+                array = rng.integers(0, 2, (9, 5 + round)).astype(bool)
+            elif round:
+                # Any bits: NaN, infinities, the largest and the smallest.
+                size = numpy_dtype(dtype).itemsize
+                bits = rng.integers(0, 256, (9, (5 + round) * size)).astype(np.uint8)
+                array = bits.view(numpy_dtype(dtype))
+                if array.dtype.kind in "fc" or dtype == "bfloat16":
+                    # Subnormal numbers may count as zero there.
+                    parts = array.view(array.real.dtype)
+                    tiny = ml_dtypes.finfo(parts.dtype).smallest_normal
+                    parts[np.abs(parts) < tiny] = 0
+            else:
+                array = np.zeros((0, 3), numpy_dtype(dtype))
+            value = v.stage(array.copy())
+            if dtype != "string":
+                assert not rules.is_host(value.tensor.backing_device), dtype
+            for wish in (HistogramWish(7), HistogramWish(5, (-1.0, 2.5))):
+                found = summarize(value, histogram=wish, content_hash=True)
+                check(array, found)
+                check_histogram(array, found)
+                assert found.content_hash.hex() == content_hash(array), dtype
+                counted.add(dtype)
+    # All that is needed was traced when the model was loaded.
+    assert not made, made
+assert len(counted) == len(model.variables)
 print("checked", len(model.variables))
 """
 

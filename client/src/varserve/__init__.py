@@ -88,6 +88,7 @@ from .specs import (
     TransferLimits,
     VariableSpec,
 )
+from .summaries import Histogram, Summaries, Summary, content_hash
 from .variables import Region, Variable, Variables
 from .watches import Watch
 
@@ -120,6 +121,7 @@ __all__ = [
     "FunctionNotFound",
     "FunctionSpec",
     "Functions",
+    "Histogram",
     "Index",
     "InputMismatch",
     "InputSpec",
@@ -158,6 +160,8 @@ __all__ = [
     "Snapshot",
     "StateHeader",
     "StateStoreFull",
+    "Summaries",
+    "Summary",
     "TensorSpec",
     "TooManyRequests",
     "Transaction",
@@ -176,4 +180,5 @@ __all__ = [
     "Write",
     "aio",
     "connect",
+    "content_hash",
 ]

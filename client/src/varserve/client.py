@@ -23,6 +23,7 @@ from .operations import AssignOperation, Conditions, Prepared, Run, Write, new_r
 from .regions import Index, Rows, resolve
 from .results import Commit, Commits, Outputs, Reading, Snapshot
 from .specs import ModelSpec, ModelSummary, TransferLimits, Value
+from .summaries import Summaries, histogram_spec, summarize_variables
 from .transport import Async, Budget, Close, D_co, Dial, Handle, Op, Sync, operation
 from .watches import PATIENCE, Watch, watching
 
@@ -139,6 +140,35 @@ class Client(Handle[D_co]):
                 epoch=epoch,
                 dtypes={name: np.dtype(dtype) for name, dtype in (dtypes or {}).items()},
             )
+        )
+
+    @operation
+    def summarize_variables(
+        self,
+        model: str,
+        variables: Reads,
+        *,
+        bins: int = 0,
+        range: tuple[float, float] | None = None,
+        content_hash: bool = True,
+        at_revision: int | None = None,
+        epoch: str = "",
+        timeout: float | None = None,
+    ) -> Op[Summaries]:
+        """SummarizeVariables: several variables at one revision in a few numbers each.
+
+        variables: names or paths; in a mapping, each with a region or None. The rest: as of
+        `Variable.summary`. The default deadline knows nothing of the size.
+        """
+        wanted = variables if isinstance(variables, Mapping) else dict.fromkeys(variables)
+        return summarize_variables(
+            model,
+            {name: (name, resolve(region)) for name, region in wanted.items()},
+            self._budget(timeout),
+            histogram_spec(bins, range),
+            content_hash=content_hash,
+            at_revision=at_revision,
+            epoch=epoch,
         )
 
     @operation

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from . import errors, operations, tensors
+from . import errors, operations, summaries, tensors
 from .errors import FunctionNotFound, MessageTooLarge, NameAmbiguous, VariableNotFound
 from .operations import AssignOperation, Conditions, Dtype, Prepared, Run, Write
 from .regions import Index, Part, Rows, resolve
@@ -22,6 +22,7 @@ from .results import Commit, Outputs, Reading, Snapshot
 from .specs import FunctionSpec, ModelSpec, StateHeader, VariableSpec, shape_text
 from .tensors import Array
 from .transport import Budget, Op
+from .v1 import summary_pb2
 
 # Up to about here one message was quicker than a stream over loopback.
 _UNARY_BYTES = 256 << 10
@@ -227,6 +228,31 @@ class Known:
             {path: snapshot.revisions[key] for key, (path, _) in reads.items()},
         )
         return snapshot
+
+    def summarize(
+        self,
+        reads: Mapping[str, tuple[str, Part]],
+        budget: Budget,
+        histogram: summary_pb2.HistogramSpec | None,
+        *,
+        content_hash: bool,
+        at_revision: int | None = None,
+    ) -> Op[summaries.Summaries]:
+        """Summaries at one revision. `reads`: key to path and part."""
+        yield from self.fresh(budget)
+        found = yield from summaries.summarize_variables(
+            self.header.model,
+            {key: (self.variables.key(path), part) for key, (path, part) in reads.items()},
+            budget,
+            histogram,
+            content_hash=content_hash,
+            **self._at(at_revision),
+        )
+        self.learn(
+            found.header,
+            {path: found[key].variable_revision for key, (path, _) in reads.items()},
+        )
+        return found
 
     def _at(self, revision: int | None) -> dict[str, Any]:
         # A revision means something in its epoch only.

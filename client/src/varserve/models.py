@@ -21,6 +21,7 @@ from .operations import AssignOperation, Prepared, Write
 from .regions import Index, Rows
 from .results import Commit, Commits, Snapshot
 from .specs import ModelState, TransferLimits
+from .summaries import Summaries, fitting, histogram_spec
 from .transport import Async, D_co, Op, Sync, operation
 from .updates import update
 from .variables import Variables
@@ -121,6 +122,50 @@ class Model(OfModel[D_co]):
         budget = self._budget(timeout, size)
         return (
             yield from self._known.read_many(reads, budget, at_revision=at_revision, dtypes=dtypes)
+        )
+
+    @operation
+    def summaries(
+        self,
+        variables: str | Reads = "*",
+        *,
+        bins: int = 0,
+        range: tuple[float, float] | None = None,
+        content_hash: bool = True,
+        at_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> Op[Summaries]:
+        """Several variables in a few numbers each, at one revision; see `Variable.summary`.
+
+        variables: names, paths or patterns of them (`*` for any characters); in a mapping, names or
+            paths, each with a region or None.
+        Raises as `read`, and MessageTooLarge for too many variables with too many bins.
+        """
+        known = self._known.variables
+        if isinstance(variables, Mapping):
+            wanted = variables
+        else:
+            patterns = [variables] if isinstance(variables, str) else variables
+            # What a pattern fits and has no value is left out; what is named must have one.
+            names = {known.key(s.path): s.path for s in known.by_path.values() if s.initialized}
+            wanted = dict.fromkeys(fitting(patterns, names))
+        reads = {}
+        size = 0
+        for name, region in wanted.items():
+            spec = known.find(name)
+            part = part_of(spec, region)
+            reads[name] = (spec.path, part)
+            size += part_bytes(spec, part) or spec.nbytes
+        if not reads:
+            raise errors.InvalidRequest("expected the name of at least one variable")
+        return (
+            yield from self._known.summarize(
+                reads,
+                self._budget(timeout, size),
+                histogram_spec(bins, range),
+                content_hash=content_hash,
+                at_revision=at_revision,
+            )
         )
 
     def transaction(

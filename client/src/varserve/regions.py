@@ -56,6 +56,10 @@ class Part:
             return None
         return _without(self.shape, self.dropped)
 
+    def shown_sizes(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """The shape as numpy would give it, from the shape as it travels."""
+        return _without(sizes, self.dropped)
+
     def show(self, array: Array) -> Array:
         """The array as numpy would give it, from the array as it travels. No copy."""
         return array.reshape(_without(array.shape, self.dropped)) if self.dropped else array

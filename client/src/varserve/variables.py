@@ -20,6 +20,7 @@ from .operations import AssignOperation, Dtype, Write
 from .regions import Index, Part, Rows
 from .results import Commit, Snapshot
 from .specs import PartialShape, VariableSpec, shape_text
+from .summaries import Summary, histogram_spec
 from .tensors import Array
 from .transport import D_co, Op, operation
 from .updates import update
@@ -85,6 +86,34 @@ class _Value(OfModel[D_co]):
         return self._read(self._resolved(), timeout, at_revision, out, sent_as(dtype))
 
     read_value = numpy
+
+    @operation
+    def summary(
+        self,
+        *,
+        bins: int = 0,
+        range: tuple[float, float] | None = None,
+        content_hash: bool = True,
+        at_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> Op[Summary]:
+        """Count, bounds, mean, deviation, norm, NaNs, a histogram and a hash, without the bytes.
+
+        bins: of a histogram, at most 4096; 0 for none. range: its outer edges; None for the
+            smallest and the largest element.
+        content_hash: False saves the service reading every byte once more.
+        at_revision: of the value as it was at that revision, while the service keeps it.
+        Raises as `numpy`.
+        """
+        part = self._resolved()
+        found = yield from self._known.summarize(
+            {self._path: (self._path, part)},
+            self._budget(timeout, part_bytes(self.spec, part)),
+            histogram_spec(bins, range),
+            content_hash=content_hash,
+            at_revision=at_revision,
+        )
+        return found[self._path]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         driver = self._blocking("np.asarray", "await variable.numpy()")

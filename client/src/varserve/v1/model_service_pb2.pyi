@@ -1,5 +1,6 @@
 from varserve.v1 import history_pb2 as _history_pb2
 from varserve.v1 import model_pb2 as _model_pb2
+from varserve.v1 import summary_pb2 as _summary_pb2
 from varserve.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -138,6 +139,48 @@ class ReadEntry(_message.Message):
     variable_revision: int
     tensor: _tensor_pb2.TensorHeader
     def __init__(self, variable: _Optional[str] = ..., variable_revision: _Optional[int] = ..., tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ...) -> None: ...
+
+class SummarizeVariablesRequest(_message.Message):
+    __slots__ = ("model", "selections", "histogram", "content_hash", "at_revision", "epoch")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SELECTIONS_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    AT_REVISION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    selections: _containers.RepeatedCompositeFieldContainer[SummarySelection]
+    histogram: _summary_pb2.HistogramSpec
+    content_hash: bool
+    at_revision: int
+    epoch: str
+    def __init__(self, model: _Optional[str] = ..., selections: _Optional[_Iterable[_Union[SummarySelection, _Mapping]]] = ..., histogram: _Optional[_Union[_summary_pb2.HistogramSpec, _Mapping]] = ..., content_hash: bool = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
+
+class SummarySelection(_message.Message):
+    __slots__ = ("variable", "region")
+    VARIABLE_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    variable: str
+    region: _tensor_pb2.Region
+    def __init__(self, variable: _Optional[str] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ...) -> None: ...
+
+class SummarizeVariablesResponse(_message.Message):
+    __slots__ = ("header", "entries")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    header: _model_pb2.StateHeader
+    entries: _containers.RepeatedCompositeFieldContainer[SummaryEntry]
+    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., entries: _Optional[_Iterable[_Union[SummaryEntry, _Mapping]]] = ...) -> None: ...
+
+class SummaryEntry(_message.Message):
+    __slots__ = ("variable", "variable_revision", "summary")
+    VARIABLE_FIELD_NUMBER: _ClassVar[int]
+    VARIABLE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    variable: str
+    variable_revision: int
+    summary: _summary_pb2.Summary
+    def __init__(self, variable: _Optional[str] = ..., variable_revision: _Optional[int] = ..., summary: _Optional[_Union[_summary_pb2.Summary, _Mapping]] = ...) -> None: ...
 
 class AssignVariableRequest(_message.Message):
     __slots__ = ("model", "variable", "request_id", "operation", "region", "value", "if_revision_match", "if_model_revision_match", "if_epoch_match", "read_back", "message", "lease_seconds")

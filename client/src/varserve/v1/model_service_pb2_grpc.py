@@ -66,6 +66,11 @@ class ModelServiceStub(object):
                 request_serializer=varserve_dot_v1_dot_model__service__pb2.ReadVariablesRequest.SerializeToString,
                 response_deserializer=varserve_dot_v1_dot_model__service__pb2.ReadVariablesResponse.FromString,
                 _registered_method=True)
+        self.SummarizeVariables = channel.unary_unary(
+                '/varserve.v1.ModelService/SummarizeVariables',
+                request_serializer=varserve_dot_v1_dot_model__service__pb2.SummarizeVariablesRequest.SerializeToString,
+                response_deserializer=varserve_dot_v1_dot_model__service__pb2.SummarizeVariablesResponse.FromString,
+                _registered_method=True)
         self.AssignVariable = channel.unary_unary(
                 '/varserve.v1.ModelService/AssignVariable',
                 request_serializer=varserve_dot_v1_dot_model__service__pb2.AssignVariableRequest.SerializeToString,
@@ -157,6 +162,19 @@ class ModelServiceServicer(object):
         manifest, then the chunks of the body.
         Errors: those of ReadVariable except MESSAGE_TOO_LARGE, and VALUE_TOO_LARGE (of regions alone:
         they are copies, and together have more bytes than TransferLimits.body_bytes).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SummarizeVariables(self, request, context):
+        """Tells of any number of variables or regions, all at one revision, how their elements are
+        distributed and which bytes they are, without sending them. It is worked out where the values
+        live, part by part, while others read and write.
+        Errors: VARIABLE_NOT_FOUND, NAME_AMBIGUOUS, VARIABLE_UNINITIALIZED, REGION_INVALID,
+        VALUE_TOO_LARGE (of regions, as ReadVariables), MESSAGE_TOO_LARGE (too many values, or too many
+        bins for so many), and with `at_revision` REVISION_COMPACTED, REVISION_IN_FUTURE,
+        EPOCH_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -280,6 +298,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ReadVariables,
                     request_deserializer=varserve_dot_v1_dot_model__service__pb2.ReadVariablesRequest.FromString,
                     response_serializer=varserve_dot_v1_dot_model__service__pb2.ReadVariablesResponse.SerializeToString,
+            ),
+            'SummarizeVariables': grpc.unary_unary_rpc_method_handler(
+                    servicer.SummarizeVariables,
+                    request_deserializer=varserve_dot_v1_dot_model__service__pb2.SummarizeVariablesRequest.FromString,
+                    response_serializer=varserve_dot_v1_dot_model__service__pb2.SummarizeVariablesResponse.SerializeToString,
             ),
             'AssignVariable': grpc.unary_unary_rpc_method_handler(
                     servicer.AssignVariable,
@@ -446,6 +469,33 @@ class ModelService(object):
             '/varserve.v1.ModelService/ReadVariables',
             varserve_dot_v1_dot_model__service__pb2.ReadVariablesRequest.SerializeToString,
             varserve_dot_v1_dot_model__service__pb2.ReadVariablesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SummarizeVariables(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/varserve.v1.ModelService/SummarizeVariables',
+            varserve_dot_v1_dot_model__service__pb2.SummarizeVariablesRequest.SerializeToString,
+            varserve_dot_v1_dot_model__service__pb2.SummarizeVariablesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from .memory import Room
+from .reductions import Counted, Reduced
 from .regions import Region
 
 PartialShape: TypeAlias = tuple[int | None, ...] | None
@@ -141,6 +142,17 @@ class Value(Protocol):
 
         From a device, copies no more than this part.
         """
+        ...
+
+    def reduce(self, start: int, stop: int) -> Sequence[Reduced]:
+        """What elements start to stop in C order come to, worked out where they are.
+
+        In one run, or cut into several.
+        """
+        ...
+
+    def count(self, start: int, stop: int, edges: np.ndarray[Any, Any]) -> Counted:
+        """How many of these elements are between each two of the edges (float64, ascending)."""
         ...
 
 

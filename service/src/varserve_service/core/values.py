@@ -5,9 +5,12 @@ Knows numpy and the ports.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from .reductions import Counted, Reduced, counted, reduced
 
 
 class HostValue:
@@ -40,3 +43,9 @@ class HostValue:
         if self._bytes is None:
             raise TypeError("strings have no buffer of elements")
         return self._bytes.data[start:stop]
+
+    def reduce(self, start: int, stop: int) -> Sequence[Reduced]:
+        return reduced(self._array.reshape(-1)[start:stop])
+
+    def count(self, start: int, stop: int, edges: np.ndarray[Any, Any]) -> Counted:
+        return counted(self._array.reshape(-1)[start:stop], edges)

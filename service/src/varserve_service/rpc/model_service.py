@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
+from threading import Event
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,8 +20,9 @@ from varserve_service.core.memory import MemoryBudget, Reservation
 from varserve_service.core.messages import UNCONDITIONAL, Admit, Read, Snapshot, sent_bytes
 from varserve_service.core.models import Models, Status
 from varserve_service.core.ports import VariableSpec
+from varserve_service.core.summaries import summarize
 
-from . import translate
+from . import summary_messages, translate
 from .admission import Admission
 from .batching import Ran
 from .bodies import ClaimedTensor, Download, Upload, total_bytes
@@ -196,6 +199,51 @@ class ModelService:
         for name, array in ran.outputs.items():
             response.outputs[name].CopyFrom(tensors.to_tensor(array))
         return response
+
+    async def summarize_variables(
+        self, data: bytes, context: Context
+    ) -> pb.SummarizeVariablesResponse:
+        """SummarizeVariables."""
+        request = pb.SummarizeVariablesRequest.FromString(data)
+        if not request.selections:
+            raise translate.malformed("selections: expected at least one, found none")
+        reads = [Read(each.variable, translate.region(each)) for each in request.selections]
+        histogram = summary_messages.histogram_wish(request)
+        summary_messages.check_size(len(reads), histogram, self._max_unary_bytes)
+        at = translate.optional(request, "at_revision")
+        gone = Event()
+
+        def work(live: LiveModel, deadline: float | None) -> pb.SummarizeVariablesResponse:
+            admit = self._admit_copies(copies, whole_too=at is not None)
+            snapshot = _read(reads, at, request.epoch, live, admit=admit, deadline=deadline)
+
+            def go_on() -> None:
+                if gone.is_set() or (deadline is not None and time.monotonic() >= deadline):
+                    raise StateError(
+                        Reason.DEADLINE_EXCEEDED, "the deadline passed before all was summarized"
+                    )
+
+            response = pb.SummarizeVariablesResponse(header=translate.header(snapshot.header))
+            for entry in snapshot.entries:
+                assert entry.value is not None
+                found = summarize(
+                    entry.value,
+                    histogram=histogram,
+                    content_hash=request.content_hash,
+                    go_on=go_on,
+                )
+                response.entries.append(summary_messages.entry(entry, found))
+            summary_messages.check_sent(response, self._max_unary_bytes)
+            return response
+
+        try:
+            with (
+                self._serving.use(request.model) as served,
+                served.live.memory.host.reserve(0, "the summary") as copies,
+            ):
+                return await served.run(work, deadline_of(context))
+        finally:
+            gone.set()
 
     # Streaming calls.
 

@@ -218,6 +218,7 @@ class Server:
             "GetModel": service.get_model,
             "ReadVariable": service.read_variable,
             "ReadVariables": service.read_variables,
+            "SummarizeVariables": service.summarize_variables,
             "AssignVariable": service.assign_variable,
             "AssignVariables": service.assign_variables,
             "RunFunction": service.run_function,

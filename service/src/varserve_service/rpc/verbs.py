@@ -22,6 +22,7 @@ VERB_OF_METHOD: Final[dict[str, str]] = {
     "GetModel": LIST,
     "ReadVariable": READ,
     "ReadVariables": READ,
+    "SummarizeVariables": SUMMARIZE,
     "AssignVariable": ASSIGN,
     "AssignVariables": ASSIGN,
     "RunFunction": RUN,

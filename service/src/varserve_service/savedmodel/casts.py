@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import tensorflow as tf
 from varserve_service.core.casts import FLOATS
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports import Value
+from varserve_service.core.reductions import Counted, Reduced, counted, reduced
 
 from .runtime import FlatCall, flat_call
 from .values import RegionValue, TensorValue, host_array, to_tensor
@@ -80,6 +82,12 @@ class CastValue:
         first, last = start // size, -(-stop // size)
         data = self._elements(first, last).view(np.uint8)
         return memoryview(data)[start - first * size : stop - first * size]
+
+    def reduce(self, start: int, stop: int) -> Sequence[Reduced]:
+        return reduced(self._elements(start, stop))
+
+    def count(self, start: int, stop: int, edges: np.ndarray[Any, Any]) -> Counted:
+        return counted(self._elements(start, stop), edges)
 
     def _elements(self, first: int, last: int) -> np.ndarray[Any, Any]:
         """Elements of the flat value, cast, in host memory."""

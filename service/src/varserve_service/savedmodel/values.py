@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -15,15 +16,19 @@ import tensorflow as tf
 from varserve_service.core.buffers import aligned_empty, is_aligned
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports import Value
+from varserve_service.core.reductions import Counted, Reduced, counted, reduced
 from varserve_service.core.regions import Region, Rows, Slices, region_shape
 from varserve_service.core.values import HostValue
 
+from .device_reductions import counted_on_device, reduced_on_device
 from .placement import device_name, is_host
 
 # DLPack has no name for bfloat16; TensorFlow bitcasts to it for free. For the float8 types it has
 # no bitcast either, so that they are copied.
 _CARRIERS = {"bfloat16": np.dtype(np.uint16)}
 _COPIED = "float8"
+
+T = TypeVar("T")
 
 NO_KERNEL = (
     tf.errors.InvalidArgumentError,
@@ -84,11 +89,12 @@ def _host_tensor(array: np.ndarray[Any, Any]) -> tf.Tensor:
 class TensorValue:
     """A whole eager tensor as a Value."""
 
-    __slots__ = ("_bytes", "_tensor")
+    __slots__ = ("_bytes", "_flat", "_tensor")
 
     def __init__(self, tensor: tf.Tensor) -> None:
         self._tensor = tensor
         self._bytes: np.ndarray[Any, Any] | None = None
+        self._flat: np.ndarray[Any, Any] | None = None
 
     @property
     def dtype(self) -> str:
@@ -125,10 +131,49 @@ class TensorValue:
         """Copy whole elements around the bytes from the device, and cut."""
         size = int(self._tensor.dtype.size)
         first, last = start // size, -(-stop // size)
-        with tf.device(self._tensor.backing_device):
-            part = tf.reshape(self._tensor, [-1])[first:last]
-        data = host_array(part).view(np.uint8)
+        data = host_array(self._device_part(first, last)).view(np.uint8)
         return memoryview(data)[start - first * size : stop - first * size]
+
+    def _device_part(self, start: int, stop: int) -> tf.Tensor:
+        with tf.device(self._tensor.backing_device):
+            return tf.reshape(self._tensor, [-1])[start:stop]
+
+    def reduce(self, start: int, stop: int) -> Sequence[Reduced]:
+        return self._work_out(reduced, lambda part: [reduced_on_device(part)], start, stop)
+
+    def count(self, start: int, stop: int, edges: np.ndarray[Any, Any]) -> Counted:
+        return self._work_out(
+            lambda part: counted(part, edges),
+            lambda part: counted_on_device(part, edges),
+            start,
+            stop,
+        )
+
+    def _work_out(
+        self,
+        on_host: Callable[[np.ndarray[Any, Any]], T],
+        on_device: Callable[[tf.Tensor], T],
+        start: int,
+        stop: int,
+    ) -> T:
+        """What a part comes to, worked out where it is. Raises OutOfMemory."""
+        if is_host(self._tensor.backing_device):
+            return on_host(self._host_part(start, stop))
+        try:
+            part = self._device_part(start, stop)
+            if self.dtype.startswith(_COPIED):  # TensorFlow computes nothing of them.
+                return on_host(host_array(part))
+            try:
+                return on_device(part)
+            except NO_KERNEL:  # For this dtype, on this device: by way of the host.
+                return on_host(host_array(part))
+        except tf.errors.ResourceExhaustedError as error:
+            raise OutOfMemory("no memory on the device to summarize a value") from error
+
+    def _host_part(self, start: int, stop: int) -> np.ndarray[Any, Any]:
+        if self._flat is None:
+            self._flat = host_array(self._tensor).reshape(-1)
+        return self._flat[start:stop]
 
 
 class RegionValue:
@@ -162,6 +207,12 @@ class RegionValue:
 
     def buffer(self, start: int, stop: int) -> memoryview:
         return self.cut().buffer(start, stop)
+
+    def reduce(self, start: int, stop: int) -> Sequence[Reduced]:
+        return self.cut().reduce(start, stop)
+
+    def count(self, start: int, stop: int, edges: np.ndarray[Any, Any]) -> Counted:
+        return self.cut().count(start, stop, edges)
 
     def cut(self) -> TensorValue | HostValue:
         """The part alone."""

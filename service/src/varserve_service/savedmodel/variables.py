@@ -13,7 +13,8 @@ from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports import Operation, Value, VariableSpec
 from varserve_service.core.regions import Region, Rows, Slice, Slices
 
-from .casts import CastValue, prepare
+from . import casts, device_reductions
+from .casts import CastValue
 from .placement import is_host
 from .values import (
     NO_KERNEL,
@@ -53,7 +54,9 @@ class SavedVariable:
         kinds = ("read", "assign", "gather", "scatter", "assign_slices")
         used = kinds if self._in_place else kinds[:2]
         self._access = {kind: compiled(kind, self._dtype, self._device) for kind in used}
-        prepare(spec.dtype)
+        casts.prepare(spec.dtype)
+        if not is_host(self._device):
+            device_reductions.prepare(self._dtype)
 
     @property
     def spec(self) -> VariableSpec:

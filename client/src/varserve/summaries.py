@@ -1,0 +1,272 @@
+"""Values in a few numbers: what SummarizeVariables gives, and how it is asked for.
+
+Owns `Summary`, `Histogram` and the content hash. Knows the calls; knows no handles.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import errors, specs, tensors
+from .operations import attempt, method
+from .regions import Part
+from .results import _OfState
+from .specs import StateHeader, shape_text
+from .tensors import Array
+from .transport import Budget, Call, Op
+from .v1 import model_service_pb2 as pb
+from .v1 import summary_pb2
+
+SUMMARIZE_VARIABLES = method("SummarizeVariables")
+
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Histogram:
+    """How the finite elements of a value are distributed.
+
+    counts: int64 [bins]. edges: float64 [bins + 1]; a bin has what is at its lower edge, the last
+    one also what is at its upper edge. below, above: elements outside.
+    """
+
+    counts: Array
+    edges: Array
+    below: int = 0
+    above: int = 0
+
+    def __str__(self) -> str:
+        """A line of bars, each as high as its bin is full."""
+        top = int(self.counts.max()) if self.counts.size else 0
+        heights = [0 if not n else 1 + int(7 * n // max(top, 1)) for n in self.counts.tolist()]
+        return "".join(_BARS[height] for height in heights)
+
+    def __repr__(self) -> str:
+        outside = f", {self.below} below, {self.above} above" if self.below or self.above else ""
+        return f"<varserve.Histogram [{self.edges[0]:.6g}|{self}|{self.edges[-1]:.6g}]{outside}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summary:
+    """One value of a variable, or of a region of it, in a few numbers.
+
+    An element counts as itself, a bool as 0 or 1, a complex number as its modulus, a string as its
+    length in bytes. NaN and infinite elements are counted, and are left out of min, max (None when
+    there is no other element), mean, standard deviation and norm (the root of the sum of squares).
+    """
+
+    variable: str
+    variable_revision: int
+    """Revision of the variable's last write."""
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    """As numpy shows the value."""
+    nbytes: int
+    """Of the value, as it travels."""
+    count: int
+    nans: int
+    infinities: int
+    zeros: int
+    min: bool | int | float | None
+    max: bool | int | float | None
+    mean: float
+    standard_deviation: float
+    norm: float
+    histogram: Histogram | None
+    content_hash: str
+    """SHA-256 in hexadecimal, as `varserve.content_hash` of the value; "" when not asked for."""
+
+    @property
+    def finite(self) -> bool:
+        """No element is a NaN or infinite."""
+        return not (self.nans or self.infinities)
+
+    def __repr__(self) -> str:
+        numbers = [] if self.min is None else [f"min {_text(self.min)}", f"max {_text(self.max)}"]
+        numbers += [
+            f"mean {self.mean:.6g}",
+            f"std {self.standard_deviation:.6g}",
+            f"norm {self.norm:.6g}",
+        ]
+        numbers += [
+            f"{n} {what}"
+            for n, what in (
+                (self.zeros, "zeros"),
+                (self.nans, "NaNs"),
+                (self.infinities, "infinities"),
+            )
+            if n
+        ]
+        if self.histogram is not None:
+            numbers.append(f"histogram |{self.histogram}|")
+        if self.content_hash:
+            numbers.append(f"hash {self.content_hash[:12]}")
+        return (
+            f"<varserve.Summary of {self.variable!r} {tensors.dtype_name(self.dtype)} "
+            f"{shape_text(self.shape)}: {', '.join(numbers)}>"
+        )
+
+
+def _text(number: float | None) -> str:
+    return f"{number:.6g}" if isinstance(number, float) else str(number)
+
+
+class Summaries(_OfState, Mapping[str, Summary]):
+    """Summaries of several variables at one revision, by the names they were asked for with."""
+
+    def __init__(self, header: StateHeader, found: Mapping[str, Summary]) -> None:
+        self.header = header
+        self._found = found
+
+    def __getitem__(self, name: str) -> Summary:
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._found)
+
+    def __repr__(self) -> str:
+        head = f"{len(self)} summaries of {self.model!r} at revision {self.revision}:"
+        return "\n".join([head, *(f"  {each!r}" for each in self._found.values())])
+
+
+def content_hash(value: npt.ArrayLike) -> str:
+    """The hash that a service tells of a variable with this value: equal bytes, equal hashes.
+
+    value: an array of the variable's dtype. SHA-256, in hexadecimal, of `DTYPE SHAPE` (`float32
+    2,3`), a line feed and the elements' bytes in C order, little-endian; of strings all lengths
+    first, 8 bytes each.
+    """
+    array = tensors.as_array(value)
+    name = tensors.dtype_name(array.dtype)
+    digest = hashlib.sha256(f"{name} {','.join(str(size) for size in array.shape)}\n".encode())
+    if name == tensors.STRING:
+        digest.update(tensors.strings_to_body(array))
+    else:
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def histogram_spec(
+    bins: int, bounds: tuple[float, float] | None
+) -> summary_pb2.HistogramSpec | None:
+    """The histogram to ask for; None for no bins."""
+    if not bins:
+        if bounds is not None:
+            raise errors.InvalidRequest("expected bins where there is a range, found none")
+        return None
+    low, high = bounds or (None, None)
+    try:
+        return summary_pb2.HistogramSpec(bins=bins, low=low, high=high)
+    except (TypeError, ValueError) as error:
+        raise errors.InvalidRequest(f"the histogram cannot be asked for: {error}") from None
+
+
+def fitting(patterns: Iterable[str], names: Mapping[str, str]) -> list[str]:
+    """The names of `names` (each with its path) that, or whose paths, fit a pattern.
+
+    What is a name or path itself stands for that alone. A pattern without `*`, `?` and `[` that
+    fits none is given as it is, for the look-up to refuse. Raises VariableNotFound.
+    """
+    found: dict[str, None] = {}
+    known = {*names, *names.values()}
+    for pattern in patterns:
+        if pattern in known:
+            found[pattern] = None
+            continue
+        fits = re.compile(fnmatch.translate(pattern)).match
+        fit = [name for name, path in names.items() if fits(name) or fits(path)]
+        if not fit and any(sign in pattern for sign in "*?["):
+            raise errors.VariableNotFound(
+                f"no variable fits {pattern!r}", metadata={"variable": pattern}
+            )
+        found.update(dict.fromkeys(fit or [pattern]))
+    return list(found)
+
+
+def summarize_variables(
+    model: str,
+    reads: Mapping[str, tuple[str, Part]],
+    budget: Budget,
+    histogram: summary_pb2.HistogramSpec | None,
+    *,
+    content_hash: bool,
+    at_revision: int | None = None,
+    epoch: str = "",
+) -> Op[Summaries]:
+    """SummarizeVariables. `reads`: what each summary is called, the variable, its part."""
+    request = pb.SummarizeVariablesRequest(
+        model=model,
+        selections=[
+            pb.SummarySelection(variable=variable, region=part.message)
+            for variable, part in reads.values()
+        ],
+        histogram=histogram,
+        content_hash=content_hash,
+        at_revision=at_revision,
+        epoch=epoch,
+    )
+    reply = yield from attempt(Call(SUMMARIZE_VARIABLES, request, budget))
+    if len(reply.entries) != len(reads):
+        raise errors.ServiceError(
+            f"expected {len(reads)} summaries, and the service sent {len(reply.entries)}"
+        )
+    return Summaries(
+        specs.header(reply.header),
+        {
+            key: _summary(entry, part)
+            for (key, (_, part)), entry in zip(reads.items(), reply.entries, strict=True)
+        },
+    )
+
+
+def _summary(entry: pb.SummaryEntry, part: Part) -> Summary:
+    found = entry.summary
+    histogram = None
+    if found.HasField("histogram"):
+        histogram = Histogram(
+            np.array(found.histogram.counts, np.int64),
+            np.array(found.histogram.edges, np.float64),
+            found.histogram.below,
+            found.histogram.above,
+        )
+    return Summary(
+        variable=entry.variable,
+        variable_revision=entry.variable_revision,
+        dtype=tensors.numpy_dtype(tensors.from_wire_dtype(found.dtype)),
+        shape=part.shown_sizes(found.shape),
+        nbytes=found.byte_length,
+        count=found.count,
+        nans=found.nans,
+        infinities=found.infinities,
+        zeros=found.zeros,
+        min=_number(found, "min"),
+        max=_number(found, "max"),
+        mean=found.mean,
+        standard_deviation=found.standard_deviation,
+        norm=found.norm,
+        histogram=histogram,
+        content_hash=found.content_hash.hex(),
+    )
+
+
+def _number(found: summary_pb2.Summary, field: str) -> bool | int | float | None:
+    if not found.HasField(field):
+        return None
+    scalar = tensors.from_tensor(getattr(found, field))
+    if scalar.dtype.kind == "b":
+        return bool(scalar)
+    return int(scalar) if scalar.dtype.kind in "iu" else float(scalar)
