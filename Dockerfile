@@ -52,7 +52,9 @@ EXPOSE 8500
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5m \
     CMD ["varserve-service", "health", "--address", "127.0.0.1:8500"]
 ENTRYPOINT ["varserve-service"]
-CMD ["serve", "--host", "0.0.0.0", "--model-repository", "/models"]
+# In plaintext, since an image has no certificate: whoever runs it keeps others off its network, or gives it one
+# (VARSERVE_TLS_CERT, VARSERVE_TLS_KEY), which wins over --insecure.
+CMD ["serve", "--host", "0.0.0.0", "--insecure", "--model-repository", "/models"]
 
 
 FROM runtime AS gpu

@@ -15,15 +15,14 @@ from pathlib import Path
 
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
-from varserve_service.rpc import Server, ServerOptions
-from varserve_service.rpc.identity import Authenticator
+from varserve_service.rpc import OPEN, Access, Server, ServerOptions
 from varserve_service.rpc.observing import CallObserver
 
 
 @contextmanager
 def serve_here(
     *models: LiveModel,
-    authenticator: Authenticator | None = None,
+    access: Access = OPEN,
     observers: Sequence[CallObserver] = (),
     **options: object,
 ) -> Iterator[str]:
@@ -35,7 +34,7 @@ def serve_here(
     async def run() -> None:
         try:
             wanted = ServerOptions(**({"port": 0} | options))  # type: ignore[arg-type]
-            server = Server(Models(models), wanted, authenticator, observers)
+            server = Server(Models(models), wanted, access, observers)
             started.put(await server.start())
         except BaseException as error:
             started.put(error)

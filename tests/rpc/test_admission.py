@@ -18,7 +18,7 @@ from tests.rpc.test_lifecycle import SERVING, WAIT, gated, passed, reason_of, ru
 from tests.serving import serve_here
 from varserve.v1 import history_pb2, model_service_pb2
 from varserve_service.core.errors import Reason, StateError
-from varserve_service.rpc import Limit
+from varserve_service.rpc import Access, Limit
 from varserve_service.rpc.admission import DEFAULT_CALLS, Admission
 from varserve_service.rpc.verbs import VERB_OF_METHOD, VERBS
 
@@ -159,7 +159,7 @@ def test_a_subject_that_takes_its_share_leaves_room_for_others() -> None:
     limits = {"run": Limit(calls=3, calls_per_subject=1)}
     with (
         serve_here(
-            counter(functions=(gated(gate),)), authenticator=Claimed(), limits=limits
+            counter(functions=(gated(gate),)), access=Access(authenticator=Claimed()), limits=limits
         ) as address,
         connect(address, "ann") as ann,
         connect(address, "bob") as bob,

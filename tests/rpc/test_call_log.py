@@ -19,6 +19,7 @@ from tests.rpc.test_identity import Claimed
 from tests.rpc.wire import connected
 from tests.serving import serve_here
 from varserve_service.logs import line_formatter
+from varserve_service.rpc import Access
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SECRET = "a-value-that-is-nobodys-business"
@@ -114,7 +115,9 @@ def test_a_line_says_who_did_what_to_which_revision() -> None:
     metadata = [("name", "somebody"), ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01")]
     with (
         logged(logging.DEBUG) as log,
-        serve_here(counter(), authenticator=Claimed(), call_log_level="info") as address,
+        serve_here(
+            counter(), access=Access(authenticator=Claimed()), call_log_level="info"
+        ) as address,
         grpc.insecure_channel(address) as channel,
     ):
         call = channel.unary_unary("/varserve.v1.ModelService/AssignVariable")

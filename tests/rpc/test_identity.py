@@ -11,6 +11,7 @@ import varserve
 from tests.rpc.models import counter
 from tests.serving import serve_here
 from varserve_service.core.errors import Reason, StateError
+from varserve_service.rpc import Access
 from varserve_service.rpc.identity import Context
 
 
@@ -31,7 +32,7 @@ def connect(address: str, name: str = "") -> varserve.Client:
 def test_a_commit_tells_who_made_it() -> None:
     """Every kind of write has its own caller's name, also when many write at once."""
     callers = [f"caller-{number}" for number in range(8)]
-    with serve_here(counter(), authenticator=Claimed()) as address:
+    with serve_here(counter(), access=Access(authenticator=Claimed())) as address:
         start = threading.Barrier(len(callers))
 
         def write(name: str) -> None:
@@ -59,7 +60,7 @@ def test_a_commit_tells_who_made_it() -> None:
 
 def test_a_caller_without_a_name_gets_nothing() -> None:
     """A call that nobody stands behind is refused with its reason, and changes nothing."""
-    with serve_here(counter(), authenticator=Claimed()) as address:
+    with serve_here(counter(), access=Access(authenticator=Claimed())) as address:
         with connect(address) as client:
             for call in (
                 client.models,

@@ -17,6 +17,7 @@ from tests.rpc.models import counter
 from tests.rpc.test_identity import Claimed
 from tests.rpc.wire import METHODS, connected
 from tests.serving import serve_here
+from varserve_service.rpc import Access
 from varserve_service.rpc.observing import UNKNOWN, Call, Observed, trace_id_of
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -190,7 +191,9 @@ def test_who_is_late_is_told_apart_from_who_goes_away(
 def test_the_caller_is_told_and_so_is_one_who_is_nobody() -> None:
     """The subject is that of authentication; a refused caller is a call as well."""
     told = Told()
-    with serve_here(counter(), authenticator=Claimed(), observers=[Telling(told)]) as address:
+    with serve_here(
+        counter(), access=Access(authenticator=Claimed()), observers=[Telling(told)]
+    ) as address:
         with varserve.connect(address, metadata=[("name", "somebody")]) as client:
             client.read_variable("counter", "v")
         with (

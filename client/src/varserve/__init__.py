@@ -14,6 +14,7 @@ from .client import Client, connect
 from .errors import (
     AccessDenied,
     AnswerNotKept,
+    AuditLogUnavailable,
     CastUnsupported,
     ChecksumMismatch,
     ClientClosed,
@@ -98,6 +99,7 @@ __all__ = [
     "AccessDenied",
     "AnswerNotKept",
     "AssignOperation",
+    "AuditLogUnavailable",
     "CastUnsupported",
     "Change",
     "ChecksumMismatch",

@@ -33,7 +33,8 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     │   └── RevisionInFuture            .current_revision
     ├── Unavailable                     not reachable, or not now: retry
     │   ├── ModelNotReady
-    │   └── ShuttingDown
+    │   ├── ShuttingDown
+    │   └── AuditLogUnavailable         .revision: it is done, and not audited yet
     ├── ResourceExhausted
     │   ├── MessageTooLarge
     │   ├── ValueTooLarge
@@ -67,8 +68,9 @@ class VarserveError(Exception):
         itself, the name of a gRPC status code or `CLIENT_CLOSED`.
     message: what happened, for people.
     metadata: what the message says, for programs: `variable`, `current_revision`, ...
-    from_service: the service gave this answer, and so the failed call has changed nothing. When
-        False for a failure on the way (Unavailable, DeadlineExceeded), a write may have been done.
+    from_service: the service gave this answer, and so the failed call has changed nothing (unless
+        it is AuditLogUnavailable). When False for a failure on the way (Unavailable,
+        DeadlineExceeded), a write may have been done.
     """
 
     reason: str = "UNKNOWN"
@@ -303,6 +305,17 @@ class ShuttingDown(Unavailable):
     """The service is shutting down."""
 
     reason = "SHUTTING_DOWN"
+
+
+class AuditLogUnavailable(Unavailable):
+    """The service cannot write its audit log, and changes nothing until it can."""
+
+    reason = "AUDIT_LOG_UNAVAILABLE"
+
+    @property
+    def revision(self) -> int | None:
+        """The revision that the call made nevertheless, None when it changed nothing."""
+        return self._revision("revision")
 
 
 class ResourceExhausted(VarserveError):

@@ -99,6 +99,8 @@ def _delay(error: errors.VarserveError, count: int) -> float:
 def _may_pass(error: errors.VarserveError, count: int, repeatable: bool) -> bool:
     if error.reason == "CHECKSUM_MISMATCH":
         return count == 0 and repeatable
+    if isinstance(error, errors.AuditLogUnavailable):
+        return repeatable  # it may have been done
     if error.from_service:
         return error.reason in _COME_AGAIN
     return repeatable and isinstance(error, errors.Unavailable)

@@ -42,7 +42,8 @@ def serve(config: Path | None, **flags: Any) -> None:
     except pydantic.ValidationError as error:
         for problem in error.errors():
             setting = ".".join(str(part) for part in problem["loc"])
-            _complain(f"setting {setting}: {problem['msg']}, found {problem['input']!r}")
+            message = problem["msg"].removeprefix("Value error, ")
+            _complain(f"setting {setting}: {message}, found {problem['input']!r}")
         _give_up()
     except ModuleNotFoundError as error:
         if error.name != "tensorflow":

@@ -6,13 +6,14 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
 from functools import cache, partial
 from typing import NoReturn
 
 import structlog
 
+from .bootstrap_access import Gate, open_gate
 from .core.answers import Answers
+from .core.commits import Witness
 from .core.errors import ModelLoadError, StateError
 from .core.history import History
 from .core.journal import Journal
@@ -31,8 +32,10 @@ from .settings import Settings
 log = structlog.get_logger("varserve.bootstrap")
 
 
-def load_models(settings: Settings) -> Models:
+def load_models(settings: Settings, expired: Witness | None = None) -> Models:
     """Load every model that the settings name, and bring each to where it was.
+
+    `expired`: as of LiveModel.
 
     Raises RepositoryError, ModelLoadError or JournalError, whose messages are for the operator.
     """
@@ -56,7 +59,8 @@ def load_models(settings: Settings) -> Models:
         load = partial(
             savedmodel.load, source.name, source.path, version=source.version, placement=placement
         )
-        live = _live(load(), settings) if states is None else _kept(states, load, settings)
+        make = partial(_live, settings=settings, expired=expired)
+        live = make(load()) if states is None else states.take_up(load, make)[0]
         models.append(live)
         found = live.describe()
         log.info(
@@ -85,11 +89,13 @@ def batch_options(models: Models, settings: Settings) -> dict[tuple[str, str], B
     return found
 
 
-def _kept(states: StateDirectory, load: Callable[[], LoadedModel], settings: Settings) -> LiveModel:
-    return states.take_up(load, partial(_live, settings=settings))[0]
-
-
-def _live(loaded: LoadedModel, settings: Settings, *, journal: Journal | None = None) -> LiveModel:
+def _live(
+    loaded: LoadedModel,
+    settings: Settings,
+    expired: Witness | None,
+    *,
+    journal: Journal | None = None,
+) -> LiveModel:
     answers: Answers[Answer] = Answers(settings.request_ids, max_age=settings.request_id_age)
     history = History(settings.history_commits, settings.history_bytes)
     return LiveModel(
@@ -97,6 +103,7 @@ def _live(loaded: LoadedModel, settings: Settings, *, journal: Journal | None = 
         answers=answers,
         history=history,
         journal=journal,
+        expired=expired,
         host_memory=_host_memory(settings.memory_limit, settings.memory_reserve),
     )
 
@@ -122,6 +129,7 @@ def server_options(models: Models, settings: Settings) -> ServerOptions:
     return ServerOptions(
         host=settings.host,
         port=settings.port,
+        health_port=settings.health_port,
         reflection=settings.reflection,
         threads_per_model=settings.threads_per_model,
         max_pending_calls=settings.max_pending_calls,
@@ -150,16 +158,19 @@ def warm_up(models: Models, settings: Settings, options: ServerOptions) -> None:
         log.info("warmed up", runs=done)
 
 
-async def run_server(models: Models, settings: Settings, options: ServerOptions) -> bool:
+async def run_server(
+    models: Models, settings: Settings, options: ServerOptions, gate: Gate
+) -> bool:
     """Serve until SIGTERM or SIGINT. Returns whether all work in progress was finished."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    server = Server(models, options)
+    server = Server(models, options, gate.access)
     address = await server.start()
+    gate.start()
     print(f"varserve ready on {address}", flush=True)
-    log.info("ready", address=address)
+    log.info("ready", address=address, health=server.health_address)
     await stop.wait()
     log.info("shutting down", grace=settings.grace)
     return await server.stop(settings.grace)
@@ -168,10 +179,12 @@ async def run_server(models: Models, settings: Settings, options: ServerOptions)
 def serve(settings: Settings) -> NoReturn:
     """Load the models, serve them until a signal says stop, and end the process."""
     configure_logs(settings.log_level)
-    models = load_models(settings)
+    gate = open_gate(settings)
+    auditing = gate.access.auditing
+    models = load_models(settings, auditing.expired if auditing is not None else None)
     options = server_options(models, settings)
     warm_up(models, settings, options)
-    finished = asyncio.run(run_server(models, settings, options))
+    finished = asyncio.run(run_server(models, settings, options, gate))
     log.info("stopped", finished=finished)
     # Everything that was acknowledged is done. Taking TensorFlow down in good order needs seconds
     # that Kubernetes does not give, and would wait for kernels that cannot be stopped.

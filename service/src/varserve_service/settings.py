@@ -5,10 +5,11 @@ A flag wins over the environment, the environment over the file, the file over t
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -90,6 +91,41 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    health_port: int | None = Field(
+        None, ge=0, le=65535, description="port where health alone is answered, in plaintext"
+    )
+    tls_cert: Path | None = Field(None, description="PEM file: the certificate, then its chain")
+    tls_key: Path | None = Field(
+        None, validate_default=True, description="PEM file: the certificate's key"
+    )
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file: who connects must show a certificate of these authorities"
+    )
+    insecure: bool = Field(
+        False,
+        validate_default=True,
+        description="listen in plaintext on an address that is not loopback",
+    )
+    token_file: Path | None = Field(
+        None, description="YAML file: who has which bearer token, by its SHA-256"
+    )
+    jwt_issuer: str | None = Field(None, min_length=1, description="who must have made a JWT")
+    jwt_audience: str | None = Field(None, min_length=1, description="whom a JWT must be for")
+    jwt_jwks: str | None = Field(
+        None, validate_default=True, description="file or https address of the keys of JWTs"
+    )
+    jwt_jwks_ca: Path | None = Field(
+        None, description="PEM file: who vouches for that address; unset: as the system says"
+    )
+    jwt_algorithms: tuple[str, ...] = Field(
+        ("RS256", "ES256"), description="how JWTs may be signed"
+    )
+    policy: Path | None = Field(
+        None, description="YAML file: who may do what; unset: everybody everything"
+    )
+    audit_log: Path | None = Field(
+        None, description="file that a line of JSON is added to for every write and denial"
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|gpu:\d+)$", description="auto, cpu or gpu:N")
     gpu_memory_limit: int | None = Field(
         None, ge=1, description="MiB of GPU memory to take at most; unset: as needed"
@@ -145,6 +181,38 @@ class Settings(BaseSettings):
         "debug", description="level of the line for each call; for a refused one info at least"
     )
 
+    @field_validator("tls_key", "tls_client_ca")
+    @classmethod
+    def _beside_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        certificate = info.data.get("tls_cert")
+        if path is not None and certificate is None:
+            raise ValueError("expected tls_cert beside it")
+        if path is None and certificate is not None and info.field_name == "tls_key":
+            raise ValueError("expected the key of tls_cert")
+        return path
+
+    @field_validator("insecure")
+    @classmethod
+    def _plaintext_is_for_loopback(cls, insecure: bool, info: ValidationInfo) -> bool:
+        host = info.data.get("host", "127.0.0.1")
+        if info.data.get("tls_cert") is None and not insecure and not _is_loopback(host):
+            raise ValueError(
+                f"plaintext on {host}, which is not loopback: give tls_cert and tls_key, or "
+                "insecure where something else keeps others off (--insecure)"
+            )
+        return insecure
+
+    @field_validator("jwt_jwks")
+    @classmethod
+    def _jwt_is_whole(cls, jwks: str | None, info: ValidationInfo) -> str | None:
+        names = ("jwt_issuer", "jwt_audience")
+        missing = [name for name in names if info.data.get(name) is None]
+        if jwks is not None and missing:
+            raise ValueError(f"expected {' and '.join(missing)} beside it")
+        if jwks is None and len(missing) < len(names):
+            raise ValueError("expected where the keys of JWTs are")
+        return jwks
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -159,6 +227,15 @@ class Settings(BaseSettings):
         if file is None:
             return init_settings, env_settings
         return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, file)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def load_settings(flags: dict[str, Any], file: Path | None) -> Settings:

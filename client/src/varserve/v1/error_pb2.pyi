@@ -47,6 +47,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_STATE_STORE_FULL: _ClassVar[ErrorReason]
     ERROR_REASON_DEADLINE_EXCEEDED: _ClassVar[ErrorReason]
     ERROR_REASON_WATCH_TOO_SLOW: _ClassVar[ErrorReason]
+    ERROR_REASON_AUDIT_LOG_UNAVAILABLE: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_REQUEST_MALFORMED: ErrorReason
@@ -85,6 +86,7 @@ ERROR_REASON_OUT_OF_MEMORY: ErrorReason
 ERROR_REASON_STATE_STORE_FULL: ErrorReason
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason
 ERROR_REASON_WATCH_TOO_SLOW: ErrorReason
+ERROR_REASON_AUDIT_LOG_UNAVAILABLE: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 
 class Status(_message.Message):

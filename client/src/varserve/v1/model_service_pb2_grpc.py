@@ -36,8 +36,12 @@ class ModelServiceStub(object):
     Another version is another state: its epoch is another, too.
 
     Every call may also fail with MODEL_NOT_FOUND, MODEL_NOT_READY, SHUTTING_DOWN, REQUEST_MALFORMED,
-    TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED or
-    INTERNAL (names of ErrorReason). A call that failed has changed nothing.
+    TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED,
+    AUDIT_LOG_UNAVAILABLE or INTERNAL (names of ErrorReason). A call that failed has changed nothing,
+    unless AUDIT_LOG_UNAVAILABLE says otherwise.
+
+    Where the service has an access policy, calls are allowed by what they name, and answers show only
+    what the caller may know of; docs/access.md has the verbs.
     """
 
     def __init__(self, channel):
@@ -128,8 +132,12 @@ class ModelServiceServicer(object):
     Another version is another state: its epoch is another, too.
 
     Every call may also fail with MODEL_NOT_FOUND, MODEL_NOT_READY, SHUTTING_DOWN, REQUEST_MALFORMED,
-    TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED or
-    INTERNAL (names of ErrorReason). A call that failed has changed nothing.
+    TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED,
+    AUDIT_LOG_UNAVAILABLE or INTERNAL (names of ErrorReason). A call that failed has changed nothing,
+    unless AUDIT_LOG_UNAVAILABLE says otherwise.
+
+    Where the service has an access policy, calls are allowed by what they name, and answers show only
+    what the caller may know of; docs/access.md has the verbs.
     """
 
     def ListModels(self, request, context):
@@ -367,8 +375,12 @@ class ModelService(object):
     Another version is another state: its epoch is another, too.
 
     Every call may also fail with MODEL_NOT_FOUND, MODEL_NOT_READY, SHUTTING_DOWN, REQUEST_MALFORMED,
-    TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED or
-    INTERNAL (names of ErrorReason). A call that failed has changed nothing.
+    TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED,
+    AUDIT_LOG_UNAVAILABLE or INTERNAL (names of ErrorReason). A call that failed has changed nothing,
+    unless AUDIT_LOG_UNAVAILABLE says otherwise.
+
+    Where the service has an access policy, calls are allowed by what they name, and answers show only
+    what the caller may know of; docs/access.md has the verbs.
     """
 
     @staticmethod

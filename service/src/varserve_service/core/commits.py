@@ -5,10 +5,13 @@ Knows the ports. Nothing here does anything.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
 
 from .answers import WriteRequest
+from .messages import Header
 from .ports import Value, VariableSpec
 from .regions import Region
 
@@ -73,3 +76,11 @@ class Commit:
     def nbytes(self) -> int:
         """Bytes of memory that keeping this commit takes."""
         return sum(changed.nbytes for changed in self.changed)
+
+
+Witness: TypeAlias = Callable[[Header, Commit], None]
+"""Is told of a commit, with the state that it made, once it is durable and before it is answered.
+
+Called without the model's lock, on the thread that asked for the commit. What it raises, the asker
+gets instead of the answer; the commit stands.
+"""

@@ -61,6 +61,8 @@ class Attempt:
     deadline: float | None = None
     staged: StagedValues | None = None
     outcome: Answer | BaseException | None = field(default=None, init=False)
+    commit: Commit | None = field(default=None, init=False)
+    """What it became; None when it changed nothing, or was made before."""
 
     def result(self) -> Answer:
         """The answer, or the failure raised."""
@@ -241,6 +243,7 @@ class Committer:
             each.settle(each.answer.header.revision)
             nbytes = sum(map(sent_bytes, each.answer.values.values()))
             self._answers.keep(each.attempt.request, each.answer, nbytes)
+            each.attempt.commit = each.commit
             each.attempt.outcome = each.answer
         return [each.commit for each in taken if each.commit is not None]
 

@@ -52,6 +52,7 @@ class Reason(StrEnum):
     STATE_STORE_FULL = auto()
     DEADLINE_EXCEEDED = auto()
     WATCH_TOO_SLOW = auto()
+    AUDIT_LOG_UNAVAILABLE = auto()
     INTERNAL = auto()
 
 

@@ -21,7 +21,7 @@ from .answers import Answers, WriteRequest
 from .assignment import Assignment, make_changes
 from .casts import check_cast, sent_as
 from .changes import StagedWrite, Write
-from .commits import UNKNOWN_ORIGIN, Changed, CommitKind, Origin
+from .commits import UNKNOWN_ORIGIN, Changed, CommitKind, Origin, Witness
 from .committer import NOTHING, Attempt, Committer, Done
 from .errors import Reason, StateError
 from .history import History
@@ -80,12 +80,15 @@ class LiveModel:
         journal: Journal | None = None,
         observer: Observer = UNOBSERVED,
         host_memory: MemoryBudget | None = None,
+        expired: Witness | None = None,
     ) -> None:
         """With a `journal`, the model takes up what it kept. Raises JournalError.
 
         `host_memory` is what the process may take; without it nothing is refused beforehand.
+        `expired` is told of the commits of leases that end by themselves.
         """
         self._loaded = loaded
+        self._expired = expired
         self._observer = observer
         self._lock = lock or ReadersWriterLock(observer)
         self.memory = memory_of(loaded, host_memory or MemoryBudget("host"))
@@ -168,6 +171,18 @@ class LiveModel:
         """What stays true of each variable, sorted by name. Never waits."""
         return [variable.spec for variable in self._variables.sorted]
 
+    def variable(self, name: str) -> VariableSpec:
+        """The spec of a variable, by name or path.
+
+        Raises StateError VARIABLE_NOT_FOUND, NAME_AMBIGUOUS.
+        """
+        return self._variables.find(name).spec
+
+    def leased(self, lease: int, epoch: str = "") -> Sequence[VariableSpec]:
+        """The variables whose writes a lease holds. Raises LEASE_NOT_FOUND, EPOCH_MISMATCH."""
+        self._revisions.check(Conditions(epoch=epoch))
+        return [held.changed.variable for held in self._leases.held(lease)]
+
     def function(self, name: str) -> FunctionSpec:
         """The spec of a function, by name or path. Raises StateError FUNCTION_NOT_FOUND."""
         return self._functions.find(name).spec
@@ -234,6 +249,7 @@ class LiveModel:
         lease_seconds: float | None = None,
         read_back: Read | None = None,
         max_read_back_bytes: int | None = None,
+        witness: Witness | None = None,
         deadline: float | None = None,
     ) -> Answer:
         """Change one or more variables as one commit; all of it happens or nothing.
@@ -262,9 +278,15 @@ class LiveModel:
             return replace(done, settle=partial(grant, changed=done.changed))
 
         with self._committer.staged(assignment.values(), request, conditions, deadline) as staged:
-            return self._committer.commit(
-                Attempt(make, request, conditions, origin, deadline, staged)
+            return self._commit(
+                Attempt(make, request, conditions, origin, deadline, staged), witness
             )
+
+    def _commit(self, attempt: Attempt, witness: Witness | None) -> Answer:
+        answer = self._committer.commit(attempt)
+        if witness is not None and attempt.commit is not None:
+            witness(answer.header, attempt.commit)
+        return answer
 
     def revert(
         self,
@@ -274,6 +296,7 @@ class LiveModel:
         conditions: Conditions = UNCONDITIONAL,
         request: WriteRequest | None = None,
         origin: Origin = UNKNOWN_ORIGIN,
+        witness: Witness | None = None,
         deadline: float | None = None,
     ) -> Answer:
         """Give variables the values that they had at a revision, as one new commit.
@@ -299,7 +322,7 @@ class LiveModel:
                 ready = [each.change() for each in again]
             return make_changes(CommitKind.REVERT, ready)
 
-        return self._committer.commit(Attempt(make, request, conditions, origin, deadline))
+        return self._commit(Attempt(make, request, conditions, origin, deadline), witness)
 
     def renew_lease(self, lease: int, epoch: str = "") -> float:
         """Let a lease last for its seconds, which are returned, from now on.
@@ -310,7 +333,14 @@ class LiveModel:
         return self._leases.renew(lease)
 
     def revoke_lease(
-        self, lease: int, epoch: str = "", *, keep: bool = False, deadline: float | None = None
+        self,
+        lease: int,
+        epoch: str = "",
+        *,
+        keep: bool = False,
+        origin: Origin = UNKNOWN_ORIGIN,
+        witness: Witness | None = None,
+        deadline: float | None = None,
     ) -> Answer:
         """End a lease: take back now what its write left, or keep that for good.
 
@@ -318,7 +348,8 @@ class LiveModel:
         """
         return self._end_lease(
             lambda: self._end(lease, keep=keep),
-            f"lease {lease} revoked",
+            replace(origin, message=f"lease {lease} revoked"),
+            witness,
             conditions=Conditions(epoch=epoch),
             deadline=deadline,
         )
@@ -331,7 +362,8 @@ class LiveModel:
         """
         for lease in self._leases.revisions:
             with suppress(StateError):
-                self._end_lease(partial(self._end, lease), f"lease {lease} ended: unloading")
+                origin = Origin(message=f"lease {lease} ended: unloading")
+                self._end_lease(partial(self._end, lease), origin, self._expired)
         with suppress(StateError), self._lock.exclusive():
             self._leases.clear()
             self._lock.close(self._unloaded)
@@ -350,18 +382,18 @@ class LiveModel:
             # Renewed at the last moment, it goes on.
             return self._end(lease) if self._leases.is_due(lease) else NOTHING
 
-        self._end_lease(make, f"lease {lease} expired")
+        self._end_lease(make, Origin(message=f"lease {lease} expired"), self._expired)
 
     def _end_lease(
         self,
         make: Callable[[], Done],
-        message: str,
+        origin: Origin,
+        witness: Witness | None,
         *,
         conditions: Conditions = UNCONDITIONAL,
         deadline: float | None = None,
     ) -> Answer:
-        origin = Origin(message=message)
-        return self._committer.commit(Attempt(make, None, conditions, origin, deadline))
+        return self._commit(Attempt(make, None, conditions, origin, deadline), witness)
 
     def _end(self, lease: int, *, keep: bool = False) -> Done:
         """The lock is held exclusively."""
@@ -387,6 +419,7 @@ class LiveModel:
         request: WriteRequest | None = None,
         origin: Origin = UNKNOWN_ORIGIN,
         max_output_bytes: int | None = None,
+        witness: Witness | None = None,
         deadline: float | None = None,
     ) -> Answer:
         """Run the overload that fits the inputs; one that may write is a commit and fails whole.
@@ -455,7 +488,7 @@ class LiveModel:
                 raise
             return Done(CommitKind.RUN, changed, values, undo)
 
-        return self._committer.commit(Attempt(make, request, conditions, origin, deadline))
+        return self._commit(Attempt(make, request, conditions, origin, deadline), witness)
 
     def _checked(self, writes: Sequence[Write]) -> list[tuple[Write, Variable]]:
         found = [(write, self._variables.find(write.variable)) for write in writes]

@@ -80,14 +80,21 @@ class Timeline:
         newest = self._history.newest
         return None if newest is None else newest.time
 
-    def select(self, patterns: Sequence[str]) -> frozenset[str] | None:
+    def select(
+        self, patterns: Sequence[str], among: Collection[str] | None = None
+    ) -> frozenset[str] | None:
         """Paths of the variables whose name or path fits one of the patterns; None for all.
 
-        Raises StateError VARIABLE_NOT_FOUND for a pattern that fits none.
+        `among`: paths; it is as if there were no other variables. Raises StateError
+        VARIABLE_NOT_FOUND for a pattern that fits none.
         """
         if not patterns:
-            return None
-        specs = [variable.spec for variable in self._variables.sorted]
+            return None if among is None else frozenset(among)
+        specs = [
+            variable.spec
+            for variable in self._variables.sorted
+            if among is None or variable.spec.path in among
+        ]
         found: set[str] = set()
         for pattern in patterns:
             fits = re.compile(fnmatch.translate(pattern)).match

@@ -19,7 +19,7 @@ from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.ports import Value
 
 from . import translate
-from .calls import Context
+from .identity import Context
 
 Array = np.ndarray[Any, Any]
 

@@ -23,6 +23,7 @@ from varserve.tensors import TensorError
 from varserve_service.core.errors import Reason, StateError
 
 from .admission import Admission
+from .auditing import Auditing
 from .identity import Authenticator, Context, identify, subject_of
 from .observing import Observed
 
@@ -54,9 +55,15 @@ def fingerprint(message: Any, checksums: Sequence[int] = ()) -> bytes:
 class Calls:
     """All calls in progress: lets them in, turns what they raise into failures, and drains."""
 
-    def __init__(self, admission: Admission, authenticator: Authenticator | None = None) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        authenticator: Authenticator | None = None,
+        auditing: Auditing | None = None,
+    ) -> None:
         self._admission = admission
         self._authenticator = authenticator
+        self._auditing = auditing
         self._draining = False
         self._in_progress: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
@@ -88,6 +95,8 @@ class Calls:
         except BaseException as error:
             failure = _failure(error, method)
             observed.refused(failure.status, failure.reason)
+            if self._auditing is not None:
+                await self._auditing.failed(method, context, failure)
             observed.end(subject_of(context))  # before the caller knows: who asks sees it counted
             await _abort(context, failure)
         finally:

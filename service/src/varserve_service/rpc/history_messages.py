@@ -40,17 +40,21 @@ def _info(commit: Commit | Event, request_id: str) -> history_pb2.CommitInfo:
 
 
 def page(found: Page, labels: Mapping[str, str], max_bytes: int) -> history_pb2.ListCommitsResponse:
-    """A ListCommitsResponse of as many of the commits, at least one, as fit into one message."""
+    """A ListCommitsResponse of as many of the commits, at least one, as fit into one message.
+
+    It tells of the variables that have a label.
+    """
     response = history_pb2.ListCommitsResponse(
         header=translate.header(found.header), oldest_revision=found.oldest
     )
     room = max_bytes
     for commit in found.commits:
+        changed = [each for each in commit.changed if each.variable.path in labels]
         entry = history_pb2.CommitEntry(
             info=_info(commit, commit.request.id if commit.request is not None else ""),
-            variables=[labels[each.variable.path] for each in commit.changed[:MAX_NAMES]],
-            variable_count=len(commit.changed),
-            byte_length=sum(each.value.nbytes for each in commit.changed),
+            variables=[labels[each.variable.path] for each in changed[:MAX_NAMES]],
+            variable_count=len(changed),
+            byte_length=sum(each.value.nbytes for each in changed),
         )
         room -= entry.ByteSize()
         if room < 0 and response.commits:

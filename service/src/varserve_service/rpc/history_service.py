@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import partial
 from typing import TypeVar
 
 from varserve.v1 import history_pb2 as pb
+from varserve_service.access.policy import Verb
+from varserve_service.core.commits import Origin
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 
 from . import translate
+from .auditing import witness_of
 from .calls import Context, deadline_of, fingerprint
+from .guard import sight_of
 from .history_messages import Wish, page
 from .identity import subject_of
 from .served import Serving
+from .watch_permit import WatchPermit
 from .watching import Watch
 
 T = TypeVar("T")
@@ -57,11 +61,11 @@ class HistoryService:
             with self._serving.use(request.model, watch=True) as served:
                 live, workers, deadline = served.live, served.watch_workers, deadline_of(context)
                 hub = served.hub(self._senders, self._max_bytes)
-                select = partial(live.timeline.select, request.patterns)
-                paths = await workers.run(select, deadline)
+                permit = WatchPermit(sight_of(context), live, request)
+                paths = await workers.run(permit.select, deadline)
                 wish = Wish(paths, request.values, request.previous_values)
                 after = translate.optional(request, "after_revision")
-                watch = Watch(live, hub, context, wish, self._bookmark_seconds)
+                watch = Watch(live, hub, context, wish, self._bookmark_seconds, permit.check)
                 await watch.run(after, request.epoch, workers, deadline)
         finally:
             self._watches.discard(task)
@@ -82,16 +86,20 @@ class HistoryService:
         limit = request.max_commits or DEFAULT_COMMITS
         if not 0 < limit <= MAX_COMMITS:
             raise translate.malformed(f"max_commits: expected 0 to {MAX_COMMITS}, found {limit}")
+        sight = sight_of(context)
 
         def work(live: LiveModel, deadline: float | None) -> pb.ListCommitsResponse:
-            timeline = live.timeline
+            timeline, labels = live.timeline, live.timeline.labels
+            among = None if sight is None else sight.variables(Verb.WATCH, live)
             found = timeline.commits(
                 limit,
                 before=translate.optional(request, "before_revision"),
-                paths=timeline.select(request.patterns),
+                paths=timeline.select(request.patterns, among),
                 deadline=deadline,
             )
-            return page(found, timeline.labels, self._max_bytes)
+            if among is not None:
+                labels = {path: label for path, label in labels.items() if path in among}
+            return page(found, labels, self._max_bytes)
 
         return await self._on_model(request.model, context, work)
 
@@ -99,7 +107,7 @@ class HistoryService:
         """RevertCommits."""
         request = pb.RevertCommitsRequest.FromString(data)
         write_request = translate.write_request(request.request_id, fingerprint(request))
-        origin = translate.origin(request, subject_of(context))
+        origin, witness = translate.origin(request, subject_of(context)), witness_of(context)
 
         def work(live: LiveModel, deadline: float | None) -> pb.RevertCommitsResponse:
             answer = live.revert(
@@ -108,6 +116,7 @@ class HistoryService:
                 conditions=translate.conditions(request),
                 request=write_request,
                 origin=origin,
+                witness=witness,
                 deadline=deadline,
             )
             return pb.RevertCommitsResponse(header=translate.header(answer.header))
@@ -126,10 +135,16 @@ class HistoryService:
     async def revoke_lease(self, data: bytes, context: Context) -> pb.RevokeLeaseResponse:
         """RevokeLease."""
         request = pb.RevokeLeaseRequest.FromString(data)
+        origin, witness = Origin(subject_of(context)), witness_of(context)
 
         def work(live: LiveModel, deadline: float | None) -> pb.RevokeLeaseResponse:
             answer = live.revoke_lease(
-                request.lease, request.epoch, keep=request.keep, deadline=deadline
+                request.lease,
+                request.epoch,
+                keep=request.keep,
+                origin=origin,
+                witness=witness,
+                deadline=deadline,
             )
             return pb.RevokeLeaseResponse(header=translate.header(answer.header))
 

@@ -24,9 +24,11 @@ from varserve_service.core.summaries import summarize
 
 from . import summary_messages, translate
 from .admission import Admission
+from .auditing import witness_of
 from .batching import Ran
 from .bodies import ClaimedTensor, Download, Upload, total_bytes
 from .calls import Context, deadline_of, fingerprint
+from .guard import Sight, shown, sight_of
 from .identity import subject_of
 from .observing import note, note_header
 from .served import Serving
@@ -70,11 +72,15 @@ class ModelService:
     async def list_models(self, data: bytes, context: Context) -> pb.ListModelsResponse:
         """ListModels."""
         pb.ListModelsRequest.FromString(data)
-        deadline = deadline_of(context)
+        deadline, sight = deadline_of(context), sight_of(context)
 
         def work() -> pb.ListModelsResponse:
             return pb.ListModelsResponse(
-                models=[_summary(status, deadline) for status in self._models.statuses]
+                models=[
+                    _summary(status, sight, deadline)
+                    for status in self._models.statuses
+                    if sight is None or sight.lists(status.name)
+                ]
             )
 
         return await self._lister.run(work, deadline)
@@ -82,9 +88,11 @@ class ModelService:
     async def get_model(self, data: bytes, context: Context) -> pb.GetModelResponse:
         """GetModel."""
         request = pb.GetModelRequest.FromString(data)
+        sight = sight_of(context)
 
         def work(live: LiveModel, deadline: float | None) -> pb.GetModelResponse:
-            return translate.model(self._models.status(live), live.describe(deadline), self._limits)
+            found = shown(live.describe(deadline), live, sight)
+            return translate.model(self._models.status(live), found, self._limits)
 
         return await self._on_model(request.model, context, work)
 
@@ -135,7 +143,7 @@ class ModelService:
             translate.optional(request, "if_revision_match"),
         )
         write_request = translate.write_request(request.request_id, fingerprint(request))
-        origin = translate.origin(request, subject_of(context))
+        origin, witness = translate.origin(request, subject_of(context)), witness_of(context)
         lease_seconds = translate.lease_seconds(request)
 
         def work(live: LiveModel, deadline: float | None) -> pb.AssignVariableResponse:
@@ -144,6 +152,7 @@ class ModelService:
                 conditions=translate.conditions(request),
                 request=write_request,
                 origin=origin,
+                witness=witness,
                 lease_seconds=lease_seconds,
                 read_back=Read(request.variable, region) if request.read_back else None,
                 max_read_back_bytes=self._max_unary_bytes,
@@ -170,7 +179,7 @@ class ModelService:
                 if ran is not None:
                     return self._batch_response(request.function, ran)
             write_request = translate.write_request(request.request_id, fingerprint(request))
-            origin = translate.origin(request, subject_of(context))
+            origin, witness = translate.origin(request, subject_of(context)), witness_of(context)
 
             def work(live: LiveModel, deadline: float | None) -> pb.RunFunctionResponse:
                 answer = live.run(
@@ -181,6 +190,7 @@ class ModelService:
                     conditions=conditions,
                     request=write_request,
                     origin=origin,
+                    witness=witness,
                     max_output_bytes=self._max_unary_bytes,
                     deadline=deadline,
                 )
@@ -294,7 +304,7 @@ class ModelService:
         if not manifest.entries:
             raise translate.malformed("entries: expected at least one, found none")
         translate.check_request_id(manifest.request_id)
-        origin = translate.origin(manifest, subject_of(context))
+        origin, witness = translate.origin(manifest, subject_of(context)), witness_of(context)
         lease_seconds = translate.lease_seconds(manifest)
         with self._serving.use(manifest.model) as served:
             claimed = [
@@ -328,6 +338,7 @@ class ModelService:
                         conditions=translate.conditions(manifest),
                         request=translate.write_request(manifest.request_id, digest),
                         origin=origin,
+                        witness=witness,
                         lease_seconds=lease_seconds,
                         deadline=deadline,
                     )
@@ -343,7 +354,7 @@ class ModelService:
         if len(set(names)) != len(names):
             raise translate.malformed("inputs: expected each name once, found one twice")
         translate.check_request_id(manifest.request_id)
-        origin = translate.origin(manifest, subject_of(context))
+        origin, witness = translate.origin(manifest, subject_of(context)), witness_of(context)
         with self._serving.use(manifest.model) as served:
             claimed = [
                 ClaimedTensor(f"input {named.name[:200]!r}", named.tensor)
@@ -371,6 +382,7 @@ class ModelService:
                         conditions=translate.conditions(manifest),
                         request=translate.write_request(manifest.request_id, digest),
                         origin=origin,
+                        witness=witness,
                         deadline=deadline,
                     )
                     download = Download(list(answer.values.values()))
@@ -448,9 +460,10 @@ class ModelService:
         return admit
 
 
-def _summary(status: Status, deadline: float | None) -> Any:
+def _summary(status: Status, sight: Sight | None, deadline: float | None) -> Any:
+    live = status.live
     try:
-        found = status.live.describe(deadline) if status.live is not None else None
+        found = None if live is None else shown(live.describe(deadline), live, sight)
     except StateError as error:
         if error.reason is not Reason.MODEL_NOT_READY:
             raise

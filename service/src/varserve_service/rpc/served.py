@@ -18,6 +18,7 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 
 from .batching import Batcher, BatchOptions
+from .guard import check_decided
 from .observing import note
 from .watching import Hub
 from .workers import Workers
@@ -160,7 +161,9 @@ class Serving:
 
         Raises StateError MODEL_NOT_FOUND, MODEL_NOT_READY.
         """
-        served = self._served[self._models.find(name)]
+        live = self._models.find(name)
+        check_decided(live)
+        served = self._served[live]
         note(model=served.live.name, version=served.live.version)
         with served.use(watch=watch):
             yield served

@@ -21,12 +21,13 @@ from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 
+from .access import OPEN, Access, server_credentials
 from .admission import Admission, Limit
 from .batching import BatchOptions
 from .call_log import CallLog
 from .calls import Calls
+from .guard import Guard
 from .history_service import HistoryService
-from .identity import Authenticator
 from .model_service import ModelService
 from .observing import Answering, Arriving, CallObserver, Method, Observed, UnknownMethods
 from .served import Served, Serving
@@ -48,6 +49,8 @@ class ServerOptions:
 
     host: str = "127.0.0.1"
     port: int = 8500
+    health_port: int | None = None
+    """Where health is answered as well, in plaintext: probes have no certificates."""
     reflection: bool = False
     threads_per_model: int = 8
     max_pending_calls: int = 256
@@ -73,15 +76,17 @@ class Server:
         self,
         models: Models,
         options: ServerOptions,
-        authenticator: Authenticator | None = None,
+        access: Access = OPEN,
         observers: Sequence[CallObserver] = (),
     ) -> None:
-        """Without an `authenticator`, callers have no names. `observers` are told of every call."""
+        """`observers` are told of every call."""
         self._observers = (*observers, CallLog(options.call_log_level))
         self._models = models
         self._options = options
+        self._access = access
+        self._guard = Guard(models, access.policy, access.auditing)
         self._admission = Admission(options.limits, options.staging_bytes)
-        self._calls = Calls(self._admission, authenticator)
+        self._calls = Calls(self._admission, access.authenticator, access.auditing)
         self._lister = Workers("list", 2, options.max_pending_calls)
         self._senders = ThreadPoolExecutor(2, thread_name_prefix="varserve-send")
         self._small_reads = SmallReads()
@@ -113,6 +118,9 @@ class Server:
         )
         self._server.add_generic_rpc_handlers((self._handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._prober: grpc.aio.Server | None = None
+        self.health_address: str | None = None
+        """`HOST:PORT` of the port for health alone, once it listens."""
         if options.reflection:
             names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
@@ -124,14 +132,28 @@ class Server:
 
         Raises OSError when the address cannot be had.
         """
-        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
-        try:
-            port = self._server.add_insecure_port(f"{host}:{self._options.port}")
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {host}:{self._options.port}") from error
+        tls = self._access.tls
+        credentials = None if tls is None else server_credentials(tls)
+        address = self._listen(self._server, self._options.port, credentials)
+        if self._options.health_port is not None:
+            self._prober = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._prober)
+            self.health_address = self._listen(self._prober, self._options.health_port, None)
+            await self._prober.start()
         await self._server.start()
         await self._tell_health()
-        return f"{host}:{port}"
+        return address
+
+    def _listen(
+        self, server: grpc.aio.Server, port: int, credentials: grpc.ServerCredentials | None
+    ) -> str:
+        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+        try:
+            if credentials is None:
+                return f"{host}:{server.add_insecure_port(f'{host}:{port}')}"
+            return f"{host}:{server.add_secure_port(f'{host}:{port}', credentials)}"
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {host}:{port}") from error
 
     async def serve(self, live: LiveModel, label: str) -> Sequence[LiveModel]:
         """Let a model's label mean this version from now on, for every call that comes.
@@ -190,6 +212,8 @@ class Server:
         if left:
             log.warning("calls cut off at shutdown", calls=left)
         await self._server.stop(0 if left else CLOSE_GRACE)
+        if self._prober is not None:
+            await self._prober.stop(0)
         busy = sum(served.workers.pending for served in self._serving.all)
         for served in self._serving.all:
             served.close()
@@ -238,6 +262,7 @@ class Server:
         # Requests reach the handlers as bytes: what gRPC's own deserializing refuses would be
         # INTERNAL, though it is the caller's mistake.
         known = Method.of(method)
+        guarded = self._guard.around(method, call)
 
         async def handle(request: Any, context: Any) -> Any:
             observed = Observed(self._observers, known, context)
@@ -245,7 +270,7 @@ class Server:
                 request = Arriving(request, observed)
             if method.server_streaming:
                 context = Answering(context, observed)
-            return await self._calls.handle(observed, context, call(request, context))
+            return await self._calls.handle(observed, context, guarded(request, context))
 
         if method.client_streaming and method.server_streaming:
             make = grpc.stream_stream_rpc_method_handler

@@ -287,7 +287,7 @@ def _overload(overload: Overload, names: Mapping[str, str]) -> model_pb2.Overloa
 
 
 def _sorted_names(paths: Iterable[str], names: Mapping[str, str]) -> list[str]:
-    return sorted(names[path] for path in paths)
+    return sorted(names[path] for path in paths if path in names)
 
 
 def _input(spec: InputSpec) -> model_pb2.InputSpec:

@@ -98,13 +98,21 @@ class Watch:
     """One watch stream."""
 
     def __init__(
-        self, live: LiveModel, hub: Hub, context: Context, wish: Wish, bookmark_seconds: float
+        self,
+        live: LiveModel,
+        hub: Hub,
+        context: Context,
+        wish: Wish,
+        bookmark_seconds: float,
+        check: Callable[[], None],
     ) -> None:
+        """`check` is asked before each message, and raises when the watch may not go on."""
         self._live = live
         self._hub = hub
         self._context = context
         self._wish = wish
         self._bookmark_seconds = bookmark_seconds
+        self._check = check
         self._watcher: Watcher | None = None
         self._ended = False
         self._sent = 0.0
@@ -168,5 +176,6 @@ class Watch:
             await self._write(message)
 
     async def _write(self, message: bytes) -> None:
+        self._check()
         await self._context.write(message)
         self._sent = asyncio.get_running_loop().time()

@@ -1,0 +1,4 @@
+"""Who may do what: credentials, the policy, the audit log.
+
+Knows no gRPC, no models, no contract.
+"""

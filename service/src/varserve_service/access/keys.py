@@ -1,0 +1,191 @@
+"""The public keys that tokens are verified with: a JWKS from a file or an address.
+
+Owns when an address is asked: on a thread, by one at a time, and no more often than the pace set
+here, whatever callers send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import jwt
+import structlog
+
+from .watched import Watched
+
+log = structlog.get_logger("varserve.access")
+
+_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+_CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "EdDSA": "Ed25519"}
+
+# Of an address, in seconds: how old its keys may be before it is asked again, how long it is left
+# alone between two questions, how long its keys hold while it does not answer, and how long an
+# answer may take.
+MAX_AGE = 300.0
+PACE = 15.0
+MAX_STALE = 6 * 3600.0
+TIMEOUT = 10.0
+
+
+class KeySet:
+    """Public keys by id and algorithm."""
+
+    def __init__(self, keys: Mapping[tuple[str | None, str], jwt.PyJWK]) -> None:
+        self._keys = keys
+
+    def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
+        """The key of this id for this algorithm. Without an id: the only one for it."""
+        if kid is not None:
+            return self._keys.get((kid, algorithm))
+        fitting = [key for (_, each), key in self._keys.items() if each == algorithm]
+        return fitting[0] if len(fitting) == 1 else None
+
+
+def key_set(found: Any, algorithms: Sequence[str]) -> KeySet:
+    """The keys of a JWKS that verify signatures by one of the algorithms.
+
+    Keys for anything else are left out, symmetric ones always. Raises ValueError for what is no
+    JWKS, or has no such key.
+    """
+    listed = found.get("keys") if isinstance(found, dict) else None
+    if not isinstance(listed, list):
+        raise ValueError("expected a JWKS, a JSON object with a list `keys`")
+    keys: dict[tuple[str | None, str], jwt.PyJWK] = {}
+    for number, each in enumerate(listed):
+        if not isinstance(each, dict) or each.get("use", "sig") != "sig":
+            continue
+        kid = each.get("kid")
+        if kid is not None and not isinstance(kid, str):
+            raise ValueError(f"keys.{number}.kid: expected a string")
+        for algorithm in algorithms:
+            if not _fits(each, algorithm):
+                continue
+            if (kid, algorithm) in keys:
+                raise ValueError(f"keys.{number}: expected each kid once, found {kid!a} twice")
+            try:
+                keys[kid, algorithm] = jwt.PyJWK(each, algorithm)
+            except jwt.PyJWTError as error:
+                raise ValueError(f"keys.{number}: {type(error).__name__}") from None
+    if not keys:
+        raise ValueError(f"the JWKS has no key for {', '.join(algorithms)}")
+    return KeySet(keys)
+
+
+def _fits(key: Mapping[str, Any], algorithm: str) -> bool:
+    return (
+        key.get("kty") == _TYPES[algorithm[:2]]
+        and key.get("alg", algorithm) == algorithm
+        and _CURVES.get(algorithm, key.get("crv")) == key.get("crv")
+    )
+
+
+class Keys(Protocol):
+    """Where public keys come from."""
+
+    async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
+        """The key, None when there is none now. Does not hold up the event loop."""
+        ...
+
+
+class KeyFile:
+    """Keys from a file, which is read again when it changes and at no other time."""
+
+    def __init__(self, path: Path, algorithms: Sequence[str]) -> None:
+        """Raises OSError, and ValueError for what is no JWKS."""
+        self.file = Watched(
+            "token keys", [path], lambda files: key_set(_json(files[0]), algorithms)
+        )
+
+    async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
+        """The key, None when there is none."""
+        return self.file.current.find(kid, algorithm)
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON: {error}") from None
+
+
+class KeyAddress:
+    """Keys from an https address (or http on loopback), kept and asked for again now and then."""
+
+    def __init__(
+        self,
+        url: str,
+        algorithms: Sequence[str],
+        authority: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`authority`: PEM file of who vouches for the address. Raises OSError, ValueError."""
+        check_url(url)
+        self._url = url
+        self._algorithms = tuple(algorithms)
+        self._clock = clock
+        context = ssl.create_default_context(cafile=authority)
+        self._client = jwt.PyJWKClient(
+            url, cache_jwk_set=False, timeout=TIMEOUT, ssl_context=context
+        )
+        self._keys = KeySet({})
+        self._fetched = self._asked = float("-inf")
+        self._turn = threading.Lock()
+        self._asking: asyncio.Future[bool] | None = None
+
+    async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
+        """The key, None when there is none now. A key that is not known may be a new one: ask.
+
+        All who wait, wait for the same answer; and who comes too soon after one gets none.
+        """
+        key = self._known(kid, algorithm)
+        if key is not None or self._too_soon():
+            return key
+        if self._asking is None or self._asking.done():
+            loop = asyncio.get_running_loop()
+            self._asking = loop.run_in_executor(None, self._ask)
+        await asyncio.shield(self._asking)
+        return self._known(kid, algorithm)
+
+    def refresh(self) -> bool:
+        """Ask when the keys are old, on a thread. Whether there are new ones."""
+        return self._clock() - self._fetched >= MAX_AGE and not self._too_soon() and self._ask()
+
+    def _known(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
+        # An authority that does not answer for hours may have been cut off: its keys lapse.
+        if self._clock() - self._fetched > MAX_STALE:
+            return None
+        return self._keys.find(kid, algorithm)
+
+    def _too_soon(self) -> bool:
+        return self._clock() - self._asked < PACE
+
+    def _ask(self) -> bool:
+        with self._turn:
+            if self._too_soon():
+                return False  # somebody asked meanwhile
+            # Before the answer: one that takes long, or never comes, is an answer too.
+            self._asked = self._clock()
+            try:
+                self._keys = key_set(self._client.fetch_data(), self._algorithms)
+            except Exception as error:  # whatever an address may send
+                log.error("token keys not to be had", address=self._url, error=str(error)[:300])
+                return False
+            self._fetched = self._clock()
+            log.debug("token keys taken", address=self._url)
+            return True
+
+
+def check_url(url: str) -> None:
+    """Raises ValueError for an address that others on the way could answer for."""
+    parts = urlsplit(url)
+    loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
+    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
+        raise ValueError(f"expected the address of keys to begin with https://, found {url!r}")

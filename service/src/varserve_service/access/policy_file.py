@@ -1,0 +1,96 @@
+"""The policy as an operator writes it: a YAML file, taken whole or refused whole.
+
+Knows pydantic and YAML; what the rules mean is the policy's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from .policy import KINDS, Kind, Policy, Rule, Verb
+
+_Pattern = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=1024)]
+_Patterns = tuple[_Pattern, ...]
+
+
+class PolicyError(ValueError):
+    """A policy file is wrong; the message is for the operator and lists all that is."""
+
+
+class _Rule(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    subjects: _Patterns = Field(min_length=1)
+    verbs: frozenset[Verb] = Field(min_length=1)
+    models: _Patterns = Field(min_length=1)
+    variables: _Patterns = ()
+    functions: _Patterns = ()
+
+    @model_validator(mode="after")
+    def _every_pattern_and_verb_counts(self) -> Self:
+        about = frozenset().union(*(KINDS[verb] for verb in self.verbs))
+        for kind, patterns in ((Kind.VARIABLE, self.variables), (Kind.FUNCTION, self.functions)):
+            if patterns and kind not in about:
+                raise ValueError(
+                    f"expected verbs that are about {kind}s beside `{kind}s`, "
+                    f"found {', '.join(sorted(self.verbs))}"
+                )
+            if not patterns and (
+                wanting := sorted(verb for verb in self.verbs if KINDS[verb] == {kind})
+            ):
+                raise ValueError(f"expected `{kind}s` beside {', '.join(wanting)}, found none")
+        return self
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rules: tuple[_Rule, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes no key twice: the second would silently win."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"{key!r} is there twice,{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: bytes) -> Any:
+    """What YAML says, where no key is there twice. Raises yaml.YAMLError."""
+    try:
+        return yaml.load(text, _Loader)
+    except (ValueError, RecursionError, TypeError) as error:
+        raise yaml.YAMLError(f"no YAML: {error}") from None
+
+
+def read_policy(text: bytes) -> Policy:
+    """The policy that a file's bytes say. Raises PolicyError."""
+    try:
+        file = _File.model_validate(load_yaml(text))
+    except yaml.YAMLError as error:
+        raise PolicyError(str(error)) from None
+    except pydantic.ValidationError as error:
+        raise PolicyError("; ".join(map(told, error.errors()))) from None
+    return Policy(
+        [
+            Rule(rule.subjects, rule.verbs, rule.models, rule.variables, rule.functions)
+            for rule in file.rules
+        ]
+    )
+
+
+def told(problem: Any, *, show: bool = True) -> str:
+    """One of pydantic's problems, for the operator. `show`: with the start of what was found."""
+    where = ".".join(str(part) for part in problem["loc"]) or "the file"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "value_error" or not show:
+        return f"{where}: {message}"
+    return f"{where}: {message}, found {problem['input']!r:.100}"

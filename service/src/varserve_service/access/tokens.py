@@ -1,0 +1,162 @@
+"""Bearer tokens: whose a token is, or why it does not hold.
+
+Owns which token is taken for a JWT, and what a JWT must say. Knows PyJWT; messages never repeat a
+token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import jwt
+
+from .keys import Keys
+from .subjects import CredentialError, checked
+from .token_file import TokenFile
+
+# Signatures by a private key alone. Not `none`, and nothing that a public key could make.
+ALGORITHMS = (
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+)
+
+MAX_TOKEN_BYTES = 8 * 1024
+# Seconds that the clocks of who makes tokens and who checks them may be apart.
+LEEWAY = 10.0
+_MAX_KNOWN = 4096
+
+
+class Tokens(Protocol):
+    """Tells whose a token is."""
+
+    async def subject(self, token: str) -> str | None:
+        """The subject; None when this is no token of this kind. Raises CredentialError."""
+        ...
+
+
+class StaticTokens:
+    """Tokens from a file."""
+
+    def __init__(self, current: Callable[[], TokenFile]) -> None:
+        self._current = current
+
+    async def subject(self, token: str) -> str | None:
+        """The subject; None when the file has no such token."""
+        return self._current().subject(token.encode())
+
+
+class JwtTokens:
+    """JWTs of one issuer for one audience."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        issuer: str,
+        audience: str,
+        algorithms: Sequence[str],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        unknown = [each for each in algorithms if each not in ALGORITHMS]
+        if unknown or not algorithms:
+            raise ValueError(
+                f"expected algorithms of {', '.join(ALGORITHMS)}, found "
+                f"{', '.join(unknown) or 'none'}"
+            )
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+        self._algorithms = tuple(algorithms)
+        self._clock = clock
+        # By digest: nobody who sees this memory learns a token.
+        self._known: OrderedDict[bytes, tuple[str, float, jwt.PyJWK, str | None, str]] = (
+            OrderedDict()
+        )
+
+    async def subject(self, token: str) -> str | None:
+        """The subject of a token that looks like a JWT. Raises CredentialError."""
+        if token.count(".") != 2:
+            return None
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self._known.get(digest)
+        if known is not None:
+            subject, expires, key, kid, algorithm = known
+            # A key that was withdrawn takes its tokens with it.
+            if self._clock() < expires and await self._keys.find(kid, algorithm) is key:
+                return subject
+            del self._known[digest]
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, RecursionError) as error:
+            raise CredentialError(f"the token cannot be read: {type(error).__name__}") from None
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if not isinstance(algorithm, str) or algorithm not in self._algorithms:
+            raise CredentialError(
+                f"expected a token signed by {' or '.join(self._algorithms)}, "
+                f"found {str(algorithm)[:20]!a}"
+            )
+        key = await self._keys.find(kid, algorithm)
+        if key is None:
+            raise CredentialError("no key that is trusted now has signed this token")
+        subject, expires = self._verify(token, key)
+        self._known[digest] = (subject, expires, key, kid, algorithm)
+        if len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
+        return subject
+
+    def _verify(self, token: str, key: jwt.PyJWK) -> tuple[str, float]:
+        try:
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[key.algorithm_name],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=LEEWAY,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+            expires = float(claims["exp"]) + LEEWAY
+        except (jwt.PyJWTError, RecursionError, ValueError, TypeError, OverflowError) as error:
+            raise CredentialError(f"the token does not hold: {_why(error)}") from None
+        return checked(claims["sub"]), expires
+
+
+def _why(error: Exception) -> str:
+    match error:
+        case jwt.ExpiredSignatureError():
+            return "it has expired"
+        case jwt.ImmatureSignatureError() | jwt.InvalidIssuedAtError():
+            return "it does not hold yet"
+        case jwt.InvalidAudienceError():
+            return "it is for another audience"
+        case jwt.InvalidIssuerError():
+            return "it is of another issuer"
+        case jwt.InvalidSignatureError():
+            return "its signature is wrong"
+        case jwt.MissingRequiredClaimError():
+            return f"it has no claim {error.claim!r}"
+    return type(error).__name__
+
+
+async def subject_of_token(token: str, kinds: Sequence[Tokens]) -> str:
+    """Whose token this is, by the first kind that knows it. Raises CredentialError."""
+    if len(token) > MAX_TOKEN_BYTES:
+        raise CredentialError(f"expected a token of at most {MAX_TOKEN_BYTES} bytes")
+    if not token.isascii():
+        raise CredentialError("expected a token of ASCII characters")
+    for kind in kinds:
+        subject = await kind.subject(token)
+        if subject is not None:
+            return subject
+    raise CredentialError("nobody has this token")

@@ -1,0 +1,85 @@
+"""Who calls, by what the connection and the call bring: a client certificate, a bearer token.
+
+Knows gRPC's contexts. What a certificate or a token is worth is decided in `access`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from varserve_service.access.certificates import Named, named_by
+from varserve_service.access.subjects import CredentialError
+from varserve_service.access.tokens import Tokens, subject_of_token
+from varserve_service.core.errors import Reason, StateError
+
+from .identity import Context
+
+_HEADER = "authorization"
+_SCHEME = "bearer "
+_MAX_CERTIFICATES = 1024
+
+
+class CallerAuthenticator:
+    """A token, where one is sent, tells who calls; else the certificate does.
+
+    What does not hold is refused, whatever else there is: there is no way back to another name.
+    """
+
+    def __init__(
+        self,
+        *,
+        certificates: bool,
+        tokens: Sequence[Tokens],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`certificates`: the connections' are verified, and may tell who calls."""
+        self._certificates = certificates
+        self._tokens = tuple(tokens)
+        self._clock = clock
+        self._named: OrderedDict[bytes, Named] = OrderedDict()
+
+    async def subject(self, context: Context) -> str:
+        """The caller's name. Raises StateError UNAUTHENTICATED."""
+        try:
+            token = _token(context)
+            if token is not None:
+                return await subject_of_token(token, self._tokens)
+            if self._certificates:
+                return self._certified(context)
+        except CredentialError as error:
+            raise StateError(Reason.UNAUTHENTICATED, str(error)) from None
+        raise StateError(
+            Reason.UNAUTHENTICATED, "expected `authorization: Bearer TOKEN`, found no token"
+        )
+
+    def _certified(self, context: Context) -> str:
+        (pem,) = context.auth_context().get("x509_pem_cert") or (None,)
+        if pem is None:
+            raise CredentialError("the connection has no client certificate")
+        named = self._named.get(pem)
+        if named is None:
+            named = self._named[pem] = named_by(pem)
+            if len(self._named) > _MAX_CERTIFICATES:
+                self._named.popitem(last=False)
+        # It held when the connection began, which may be long ago.
+        if self._clock() >= named.expires:
+            raise CredentialError("the client certificate has expired")
+        return named.subject
+
+
+def _token(context: Context) -> str | None:
+    """The bearer token, None when there is no credential. Raises CredentialError."""
+    found = [value for key, value in context.invocation_metadata() or () if key == _HEADER]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise CredentialError(f"expected one `{_HEADER}`, found {len(found)}")
+    value = found[0]
+    if not isinstance(value, str) or value[: len(_SCHEME)].lower() != _SCHEME:
+        raise CredentialError(f"expected `{_HEADER}: Bearer TOKEN`, found another scheme")
+    token = value[len(_SCHEME) :].strip()
+    if not token:
+        raise CredentialError(f"expected `{_HEADER}: Bearer TOKEN`, found no token")
+    return token

@@ -1,0 +1,207 @@
+"""What each RPC needs, by what its request names: the one table that access is decided from.
+
+A method that is not in it is denied to everybody. Knows the contract's messages, and neither who
+calls nor what he may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from varserve import frames
+from varserve_service.access.policy import Verb
+from varserve_service.core.ports import Constant
+
+from . import translate
+from .bodies import ClaimedTensor
+
+# Names are as the caller gave them.
+
+
+@dataclass(frozen=True, slots=True)
+class OnModel:
+    """The verb on the model itself."""
+
+    verb: Verb
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class OnVariables:
+    """The verb on each of these variables."""
+
+    verb: Verb
+    model: str
+    variables: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class OnEvery:
+    """The verb on every variable of the model; `instead` says what needs less."""
+
+    verb: Verb
+    model: str
+    instead: str
+
+
+@dataclass(frozen=True, slots=True)
+class OnSome:
+    """The verb on at least one variable of the model; the handler shows no others."""
+
+    verb: Verb
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class OnLease:
+    """`assign` on every variable that the lease holds."""
+
+    model: str
+    lease: int
+    epoch: str
+
+
+Arguments: TypeAlias = tuple[Mapping[str, np.ndarray[Any, Any]], Mapping[str, Constant]]
+
+
+@dataclass(frozen=True, slots=True)
+class OnRun:
+    """`run` on the function, and `assign` on all that the overload of the arguments writes."""
+
+    model: str
+    function: str
+    arguments: Callable[[], Arguments]
+
+
+Need: TypeAlias = OnModel | OnVariables | OnEvery | OnSome | OnLease | OnRun
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request needs, and under which id. `writes`: it changes something if it succeeds."""
+
+    needs: Sequence[Need]
+    writes: bool = False
+    request_id: str = ""
+
+
+def _list_models(request: Any) -> Asked:
+    return Asked(())  # who is known may ask; the handler shows what he may see
+
+
+def _get_model(request: Any) -> Asked:
+    return Asked([OnModel(Verb.LIST, request.model)])
+
+
+def _read_variable(request: Any) -> Asked:
+    return Asked([OnVariables(Verb.READ, request.model, [request.variable])])
+
+
+def _read_variables(request: Any) -> Asked:
+    return Asked([OnVariables(Verb.READ, request.model, [r.variable for r in request.reads])])
+
+
+def _assign_variable(request: Any) -> Asked:
+    needs = [OnVariables(Verb.ASSIGN, request.model, [request.variable])]
+    if request.read_back:
+        needs.append(OnVariables(Verb.READ, request.model, [request.variable]))
+    return Asked(needs, True, request.request_id)
+
+
+def _assign_variables(manifest: Any) -> Asked:
+    names = [entry.variable for entry in manifest.entries]
+    return Asked([OnVariables(Verb.ASSIGN, manifest.model, names)], True, manifest.request_id)
+
+
+def _run_function(request: Any) -> Asked:
+    def arguments() -> Arguments:
+        return translate.inputs(request.inputs), translate.constants(request.constants)
+
+    needs = [OnRun(request.model, request.function, arguments)]
+    return Asked(needs, request_id=request.request_id)
+
+
+def _stream_run_function(manifest: Any) -> Asked:
+    def arguments() -> Arguments:
+        inputs = {
+            named.name: ClaimedTensor(f"input {named.name[:200]!r}", named.tensor).placeholder()
+            for named in manifest.inputs
+        }
+        return inputs, translate.constants(manifest.constants)
+
+    needs = [OnRun(manifest.model, manifest.function, arguments)]
+    return Asked(needs, request_id=manifest.request_id)
+
+
+def _watch(request: Any) -> Asked:
+    return Asked([OnSome(Verb.WATCH, request.model)])
+
+
+def _revert(request: Any) -> Asked:
+    names = list(request.variables)
+    need = (
+        OnVariables(Verb.ASSIGN, request.model, names)
+        if names
+        else OnEvery(Verb.ASSIGN, request.model, "name the variables to revert")
+    )
+    return Asked([need], True, request.request_id)
+
+
+def _lease(request: Any) -> Asked:
+    return Asked([OnLease(request.model, request.lease, request.epoch)])
+
+
+def _end_lease(request: Any) -> Asked:
+    return Asked([OnLease(request.model, request.lease, request.epoch)], True)
+
+
+_MODELS = "varserve.v1.ModelService."
+
+NEEDS: Mapping[str, Callable[[Any], Asked]] = {
+    f"{_MODELS}ListModels": _list_models,
+    f"{_MODELS}GetModel": _get_model,
+    f"{_MODELS}ReadVariable": _read_variable,
+    f"{_MODELS}ReadVariables": _read_variables,
+    f"{_MODELS}AssignVariable": _assign_variable,
+    f"{_MODELS}AssignVariables": _assign_variables,
+    f"{_MODELS}RunFunction": _run_function,
+    f"{_MODELS}StreamRunFunction": _stream_run_function,
+    f"{_MODELS}WatchVariables": _watch,
+    f"{_MODELS}ListCommits": _watch,
+    f"{_MODELS}RevertCommits": _revert,
+    f"{_MODELS}RenewLease": _lease,
+    f"{_MODELS}RevokeLease": _end_lease,
+}
+"""By the method's full name. A call whose requests stream is told by its manifest."""
+
+FIRST: Mapping[str, Callable[[bytes], Any]] = {
+    f"{_MODELS}AssignVariables": frames.assign_variables_request,
+    f"{_MODELS}StreamRunFunction": frames.stream_run_function_request,
+}
+"""What reads the messages of a call whose requests stream, as the handler does."""
+
+
+def manifest_of(method: str, message: bytes | None) -> Any:
+    """The manifest that must open a stream. Raises StateError REQUEST_MALFORMED."""
+    if message is None:
+        raise translate.malformed("expected a manifest first, found the end of the stream")
+    found = FIRST[method](message)
+    if isinstance(found, frames.ChunkFrame) or not found.HasField("manifest"):
+        raise translate.malformed("expected a manifest first, found another message")
+    return found.manifest
+
+
+def names_of(needs: Iterable[Need]) -> tuple[str, list[str], str]:
+    """The model, the variables and the function that needs name, as the caller gave them."""
+    model, variables, function = "", dict[str, None](), ""
+    for need in needs:
+        model = need.model
+        if isinstance(need, OnVariables):
+            variables.update(dict.fromkeys(need.variables))
+        elif isinstance(need, OnRun):
+            function = need.function
+    return model, list(variables), function

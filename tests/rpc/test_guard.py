@@ -1,0 +1,310 @@
+"""Who may do what, over the wire: every role, method, model and name against a list by hand."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+import varserve.v1
+from tests.rpc.requests import number, rows, tensor
+from tests.rpc.roles import (
+    FUNCTIONS,
+    POLICY,
+    ROLES,
+    SAID,
+    SAID_FUNCTIONS,
+    VARIABLES,
+    Caller,
+    alpha,
+    assigned,
+    beta,
+    functions,
+    names,
+    on_all,
+    on_function,
+    on_model,
+    on_some,
+    on_variable,
+    on_variables,
+    one,
+    run_stream,
+)
+from tests.rpc.test_identity import Claimed
+from tests.rpc.wire import METHODS, outcome_of
+from tests.serving import serve_here
+from varserve.v1 import history_pb2
+from varserve.v1 import model_service_pb2 as pb
+from varserve_service.access.policy import Verb
+from varserve_service.access.policy_file import read_policy
+from varserve_service.rpc import Access
+from varserve_service.rpc.guard import Guard
+from varserve_service.rpc.needs import FIRST, NEEDS
+from varserve_service.rpc.verbs import VERBS
+
+
+@pytest.fixture(scope="module")
+def call() -> Iterator[Callable[[str], Caller]]:
+    policy = read_policy(POLICY)
+    access = Access(authenticator=Claimed(), policy=lambda: policy)
+    with (
+        serve_here(alpha(), beta(), access=access) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
+        yield lambda role: Caller(channel, role)
+
+
+ON_VARIABLES = {
+    "ReadVariable": "read",
+    "ReadVariables": "read",
+    "AssignVariable": "assign",
+    "AssignVariables": "assign",
+    "RevertCommits": "assign",
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("method", ON_VARIABLES)
+def test_every_name_of_a_variable(call: Callable[[str], Caller], method: str, role: str) -> None:
+    """A variable is read and written by who may, by whatever name, and is not there for others."""
+    for model, said in product(VARIABLES, SAID):
+        expected = on_variable(role, ON_VARIABLES[method], model, said)
+        for _ in range(2):  # a second read is answered without running anything
+            found = call(role).reason(method, *one(method, model, said))
+            assert found == expected, (role, method, model, said)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_one_variable_too_many(call: Callable[[str], Caller], role: str) -> None:
+    """Of several variables that are named, each counts, wherever it stands."""
+    for model, first, second in product(["alpha", "beta"], SAID, SAID):
+        reads = pb.ReadVariablesRequest(
+            model=model, reads=[{"variable": first, "region": rows(0)}, {"variable": second}]
+        )
+        expected = on_variables(role, "read", model, first, second)
+        assert call(role).reason("ReadVariables", reads) == expected, (role, model, first, second)
+        expected = on_variables(role, "assign", model, first, second)
+        found = call(role).reason("AssignVariables", *assigned(model, first, second))
+        assert found == expected, (role, model, first, second)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_reading_back_is_reading(call: Callable[[str], Caller], role: str) -> None:
+    """A write that asks for the value afterwards needs both verbs."""
+    for model, said in product(VARIABLES, SAID):
+        request = pb.AssignVariableRequest(
+            model=model, variable=said, value=tensor(), read_back=True
+        )
+        expected = on_variable(role, "assign", model, said)
+        if expected == "OK":
+            expected = on_variable(role, "read", model, said)
+        assert call(role).reason("AssignVariable", request) == expected, (role, model, said)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_function(call: Callable[[str], Caller], role: str) -> None:
+    """A function is run by who may run it, and may assign all that it writes."""
+    for model, said in product(VARIABLES, SAID_FUNCTIONS):
+        expected = on_function(role, model, said)
+        request = pb.RunFunctionRequest(model=model, function=said, inputs={"n": number(1)})
+        assert call(role).reason("RunFunction", request) == expected, (role, model, said)
+        found = call(role).reason("StreamRunFunction", *run_stream(model, said))
+        assert found == expected, (role, model, said)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_is_shown(call: Callable[[str], Caller], role: str) -> None:
+    """Models, variables and functions are shown to who may know of them, and counted so."""
+    caller = call(role)
+    listed = {
+        each.header.model: each
+        for each in caller.answer("ListModels", pb.ListModelsRequest()).models
+    }
+    for model in VARIABLES:
+        lists = role in ("boss", "watcher") or (role, model) in (
+            ("reader", "alpha"),
+            ("team-a", "beta"),
+        )
+        expected = on_model(role, model) if lists else "PERMISSION_DENIED"
+        request = pb.GetModelRequest(model=model)
+        assert caller.reason("GetModel", request) == expected, (role, model)
+        if expected != "OK":
+            assert model not in listed
+            continue
+        found = caller.answer("GetModel", request)
+        seen = names(role, "list", model) & set(VARIABLES[model])
+        shown = {each.name if each.name != "twin" else each.path for each in found.variables}
+        assert shown == seen
+        known = functions(role, model) & set(FUNCTIONS[model]) if role == "boss" else set()
+        assert {each.name for each in found.functions} == known
+        for summary in (found.summary, listed[model]):
+            assert (summary.variable_count, summary.variable_bytes) == (len(seen), 12 * len(seen))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_history_is_what_may_be_watched(call: Callable[[str], Caller], role: str) -> None:
+    """Watches and lists of commits tell of what the caller may watch, and of nothing else."""
+    boss = call("boss")
+    for said in ("head/bias", "secret"):
+        boss.answer("AssignVariable", *one("AssignVariable", "alpha", said))
+    boss.answer("AssignVariables", *assigned("alpha", "head/bias", "secret"))
+    for model in VARIABLES:
+        expected = on_some(role, "watch", model)
+        listing = history_pb2.ListCommitsRequest(model=model, max_commits=1000)
+        watching = history_pb2.WatchVariablesRequest(model=model)
+        assert call(role).reason("ListCommits", listing) == expected, (role, model)
+        assert call(role).reason("WatchVariables", watching) == expected, (role, model)
+        if expected != "OK" or model != "alpha":
+            continue
+        seen = names(role, "watch", model) & set(VARIABLES[model])
+        told = [set(each.variables) for each in call(role).answer("ListCommits", listing).commits]
+        assert all(told)
+        assert set().union(*told) <= seen
+        both = {"head/bias", "secret"} & seen
+        assert told[0] == both
+        assert call(role).answer("ListCommits", listing).commits[0].variable_count == len(both)
+        # A pattern that fits only what is hidden fits nothing.
+        for pattern in ("head/bias", "secret", "layers*", "head/9", "zzz"):
+            fits = {
+                label
+                for label, called in VARIABLES["alpha"].items()
+                if any(c == pattern or c.startswith(pattern.rstrip("*")) for c in called)
+                and label in seen
+            }
+            request = history_pb2.ListCommitsRequest(model=model, patterns=[pattern])
+            expected = "OK" if fits else "VARIABLE_NOT_FOUND"
+            assert call(role).reason("ListCommits", request) == expected, (role, pattern)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_values_in_a_watch_are_read(call: Callable[[str], Caller], role: str) -> None:
+    """A watch with values needs to read all that it selects, before or after the commit."""
+    for model, values, previous in product(VARIABLES, [False, True], [False, True]):
+        request = history_pb2.WatchVariablesRequest(
+            model=model, values=values, previous_values=previous
+        )
+        expected = on_some(role, "watch", model)
+        watched = names(role, "watch", model) & set(VARIABLES[model])
+        if expected == "OK" and (values or previous) and not watched <= names(role, "read", model):
+            expected = "PERMISSION_DENIED"
+        assert call(role).reason("WatchVariables", request) == expected, (role, model)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_reverting_everything_and_leases(call: Callable[[str], Caller], role: str) -> None:
+    """To revert all variables or end a lease one may assign all that are concerned."""
+    for model in VARIABLES:
+        request = history_pb2.RevertCommitsRequest(model=model)
+        assert call(role).reason("RevertCommits", request) == on_all(role, "assign", model)
+    for said in ("head/bias", "secret"):
+        write = pb.AssignVariableRequest(
+            model="alpha", variable=said, value=tensor(), lease_seconds=1000
+        )
+        lease = call("boss").answer("AssignVariable", write).header.revision
+        expected = "OK" if said in names(role, "assign", "alpha") else "PERMISSION_DENIED"
+        for method in ("RenewLease", "RevokeLease"):
+            make = getattr(history_pb2, f"{method}Request")
+            assert call(role).reason(method, make(model="alpha", lease=lease)) == expected
+        none = history_pb2.RenewLeaseRequest(model="alpha", lease=10**6)
+        found = on_some(role, "assign", "alpha")
+        assert call(role).reason("RenewLease", none) == (
+            "LEASE_NOT_FOUND" if found == "OK" else found
+        )
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_name_of_two(call: Callable[[str], Caller], role: str) -> None:
+    """That a name fits two variables, and which, is told to who may know of both."""
+    request = pb.ReadVariableRequest(model="alpha", variable="twin")
+    expected = {"boss": "NAME_AMBIGUOUS", "watcher": "NAME_AMBIGUOUS"}
+    assert call(role).reason("ReadVariable", request) == expected.get(role, "PERMISSION_DENIED")
+
+
+def test_what_is_hidden_is_as_what_is_not_there(call: Callable[[str], Caller]) -> None:
+    """Refusals of hidden and of absent things differ in nothing but the name that was said."""
+
+    def text(role: str, said: str, method: str = "ReadVariable", model: str = "alpha") -> str:
+        with pytest.raises(grpc.RpcError) as caught:
+            call(role).answer(method, *one(method, model, said))
+        outcome = outcome_of(caught.value)
+        assert outcome.failure is not None
+        told = (outcome.reason, outcome.text, sorted(outcome.failure.metadata.items()))
+        return str(told).replace(said, "NAME").replace(model, "MODEL")
+
+    assert text("reader", "secret") == text("reader", "absent")
+    assert text("reader", "head/9") == text("reader", "head/none")
+    assert text("nobody", "secret") == text("nobody", "absent")
+    assert text("reader", "head/bias", model="beta") == text("reader", "head/bias", model="gamma")
+    for role in ("reader", "team-a"):
+        assert "secret" not in text(role, "head/non")  # as a close name would
+
+
+def test_every_method_is_listed_and_only_those() -> None:
+    """The table of needs has the methods of all services, by their descriptors, and no other."""
+    for module in pkgutil.iter_modules(varserve.v1.__path__):
+        importlib.import_module(f"varserve.v1.{module.name}")
+    pool = descriptor_pool.Default()
+    services = [
+        service
+        for module in pkgutil.iter_modules(varserve.v1.__path__)
+        if module.name.endswith("_pb2")
+        for service in importlib.import_module(
+            f"varserve.v1.{module.name}"
+        ).DESCRIPTOR.services_by_name.values()
+    ]
+    found = {method.full_name: method for service in services for method in service.methods}
+    assert len(found) >= 13
+    assert set(NEEDS) == set(found)
+    assert set(FIRST) == {name for name, method in found.items() if method.client_streaming}
+    assert all(pool.FindMethodByName(name) is not None for name in NEEDS)
+    assert list(VERBS) == [verb.value for verb in Verb]
+
+
+async def test_a_method_that_is_not_listed_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new method is answered to nobody, policy or not, until the table says what it needs."""
+    from varserve_service.core.errors import StateError
+    from varserve_service.core.models import Models
+
+    method = METHODS["ReadVariable"]
+    monkeypatch.delitem(NEEDS, method.full_name)  # type: ignore[arg-type]
+
+    async def answer(request: bytes, context: Any) -> None:
+        raise AssertionError("the handler was reached")
+
+    for guard in (Guard(Models()), Guard(Models(), lambda: read_policy(POLICY))):
+        with pytest.raises(StateError, match="not listed") as caught:
+            await guard.around(method, answer)(b"", None)
+        assert caught.value.reason.value == "PERMISSION_DENIED"
+
+
+def test_without_policy_or_audit_no_call_is_touched() -> None:
+    """Where nothing restricts access the handlers are what answers, with nothing before them."""
+    from varserve_service.core.models import Models
+
+    guard = Guard(Models())
+    for method in METHODS.values():
+        assert guard.around(method, print) is print
+
+
+def test_health_is_open(call: Callable[[str], Caller]) -> None:
+    """Health needs no name and no rule: who reaches the port may ask for a model he knows of."""
+    policy = read_policy(b"rules: []")
+    access = Access(authenticator=Claimed(), policy=lambda: policy)
+    with (
+        serve_here(alpha(), access=access, reflection=True) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "alpha"):
+            found = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+            assert found.status == health_pb2.HealthCheckResponse.SERVING
+        assert Caller(channel, "boss").reason("GetModel", pb.GetModelRequest(model="alpha")) == (
+            "PERMISSION_DENIED"
+        )
