@@ -28,6 +28,8 @@ rules:
   - {subjects: [runner], verbs: [run], models: ["a*"], functions: ["*"]}
   - {subjects: [watcher], verbs: [list, watch], models: ["*"], variables: ["*"]}
   - {subjects: [peeker], verbs: [read, watch], models: [alpha], variables: [secret]}
+  - {subjects: [counter], verbs: [summarize], models: [alpha], variables: ["head/*", left/twin]}
+  - {subjects: [counter], verbs: [read], models: [alpha], variables: [left/twin]}
   - {subjects: [admin], verbs: [admin], models: ["*"]}
   - {subjects: ["team-?"], verbs: [list, read], models: [beta], variables: ["*"]}
 """
@@ -70,6 +72,7 @@ ROLES = [
     "runner",
     "watcher",
     "peeker",
+    "counter",
     "admin",
     "team-a",
     "team-ab",
@@ -89,6 +92,10 @@ def names(role: str, verb: str, model: str) -> set[str]:
             return HEADS
         case "watcher", "list" | "watch", _:
             return ALL
+        case "counter", "summarize", "alpha":
+            return HEADS | {"left/twin"}
+        case "counter", "read", "alpha":
+            return {"left/twin"}
         case "peeker", "read" | "watch", "alpha":
             return {"secret"}
         case "team-a", "list" | "read", "beta":
@@ -113,7 +120,7 @@ def knows(role: str, model: str) -> bool:
     match role:
         case "boss" | "watcher" | "admin":
             return True
-        case "reader" | "writer" | "peeker" | "runner":
+        case "reader" | "writer" | "peeker" | "runner" | "counter":
             return model == "alpha"
         case "team-a":
             return model == "beta"
@@ -247,6 +254,8 @@ def one(method: str, model: str, said: str) -> list[Any]:
             return [pb.ReadVariableRequest(model=model, variable=said)]
         case "ReadVariables":
             return [pb.ReadVariablesRequest(model=model, reads=[{"variable": said}])]
+        case "SummarizeVariables":
+            return [pb.SummarizeVariablesRequest(model=model, selections=[{"variable": said}])]
         case "AssignVariable":
             return [pb.AssignVariableRequest(model=model, variable=said, value=tensor())]
         case "AssignVariables":

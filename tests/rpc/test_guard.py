@@ -64,6 +64,7 @@ def call() -> Iterator[Callable[[str], Caller]]:
 ON_VARIABLES = {
     "ReadVariable": "read",
     "ReadVariables": "read",
+    "SummarizeVariables": "summarize",
     "AssignVariable": "assign",
     "AssignVariables": "assign",
     "RevertCommits": "assign",
@@ -106,6 +107,18 @@ def test_reading_back_is_reading(call: Callable[[str], Caller], role: str) -> No
         if expected == "OK":
             expected = on_variable(role, "read", model, said)
         assert call(role).reason("AssignVariable", request) == expected, (role, model, said)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_summary_of_a_part_is_reading(call: Callable[[str], Caller], role: str) -> None:
+    """What a region comes to may be one element: it needs both verbs."""
+    for model, said in product(VARIABLES, SAID):
+        selection = {"variable": said, "region": rows(0)}
+        request = pb.SummarizeVariablesRequest(model=model, selections=[selection])
+        expected = on_variable(role, "summarize", model, said)
+        if expected == "OK":
+            expected = on_variable(role, "read", model, said)
+        assert call(role).reason("SummarizeVariables", request) == expected, (role, model, said)
 
 
 @pytest.mark.parametrize("role", ROLES)

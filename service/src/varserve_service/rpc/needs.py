@@ -105,6 +105,16 @@ def _read_variables(request: Any) -> Asked:
     return Asked([OnVariables(Verb.READ, request.model, [r.variable for r in request.reads])])
 
 
+def _summarize(request: Any) -> Asked:
+    selections = request.selections
+    needs = [OnVariables(Verb.SUMMARIZE, request.model, [each.variable for each in selections])]
+    # The mean of one element is its value: by regions a whole variable could be read.
+    parts = [each.variable for each in selections if each.HasField("region")]
+    if parts:
+        needs.append(OnVariables(Verb.READ, request.model, parts))
+    return Asked(needs)
+
+
 def _assign_variable(request: Any) -> Asked:
     needs = [OnVariables(Verb.ASSIGN, request.model, [request.variable])]
     if request.read_back:
@@ -166,6 +176,7 @@ NEEDS: Mapping[str, Callable[[Any], Asked]] = {
     f"{_MODELS}GetModel": _get_model,
     f"{_MODELS}ReadVariable": _read_variable,
     f"{_MODELS}ReadVariables": _read_variables,
+    f"{_MODELS}SummarizeVariables": _summarize,
     f"{_MODELS}AssignVariable": _assign_variable,
     f"{_MODELS}AssignVariables": _assign_variables,
     f"{_MODELS}RunFunction": _run_function,
