@@ -135,6 +135,7 @@ def server_options(models: Models, settings: Settings) -> ServerOptions:
         max_pending_calls=settings.max_pending_calls,
         body_bytes=settings.max_body_bytes,
         staging_bytes=settings.max_staging_bytes,
+        max_streams=settings.max_streams,
         limits={
             verb: Limit(
                 calls=limit.calls,

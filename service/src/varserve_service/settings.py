@@ -139,6 +139,9 @@ class Settings(BaseSettings):
     max_staging_bytes: int = Field(
         16 * GIB, ge=1, description="bytes of all bodies that are arriving at once"
     )
+    max_streams: int = Field(
+        1024, ge=1, description="calls of one connection that are open at once"
+    )
     memory_limit: int | None = Field(
         None, ge=1, description="bytes of host memory to take; unset: what the system gives"
     )

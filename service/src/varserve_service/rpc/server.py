@@ -63,6 +63,8 @@ class ServerOptions:
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """By verb, of those in `verbs`."""
     call_log_level: str = "debug"
+    max_streams: int = 1024
+    """Of one connection, open at once; a client keeps the others waiting."""
     # Of a watch on which nothing else is sent, and of a connection on which nothing is heard.
     bookmark_seconds: float = 10.0
     keepalive_seconds: float = 30.0
@@ -108,6 +110,9 @@ class Server:
                 # ... and let clients ask as often.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                # With a bound, gRPC itself refuses streams of a peer that opens and resets them
+                # faster than they are ended here; without one they would all come to our loop.
+                ("grpc.max_concurrent_streams", options.max_streams),
             )
         )
         self._history = HistoryService(
