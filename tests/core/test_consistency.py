@@ -242,9 +242,9 @@ class AgainstADict(RuleBasedStateMachine):
 
 
 SOME = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
-ALL = settings(SOME, max_examples=2000, stateful_step_count=50)
+ALL = settings(SOME, max_examples=2000)
 
 TestAgainstADict = AgainstADict.TestCase
 TestAgainstADict.settings = SOME
