@@ -11,6 +11,7 @@
 
 from . import aio
 from .client import Client, connect
+from .credentials import Tls
 from .errors import (
     AccessDenied,
     AnswerNotKept,
@@ -165,6 +166,7 @@ __all__ = [
     "Summaries",
     "Summary",
     "TensorSpec",
+    "Tls",
     "TooManyRequests",
     "Transaction",
     "TransferLimits",

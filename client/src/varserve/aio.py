@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from . import client, functions, leases, models, transport, variables, watches
+from .credentials import Tls, Token
 
 Client: TypeAlias = client.Client[transport.Async]
 Function: TypeAlias = functions.Function[transport.Async]
@@ -32,6 +33,8 @@ def connect(
     *,
     timeout: float = 30.0,
     retries: int = 4,
+    tls: Tls | bool = False,
+    token: Token | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     metadata: Sequence[tuple[str, str | bytes]] = (),
     options: Sequence[tuple[str, Any]] = (),
@@ -42,6 +45,8 @@ def connect(
         target,
         timeout=timeout,
         retries=retries,
+        tls=tls,
+        token=token,
         credentials=credentials,
         metadata=metadata,
         options=options,

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import errors, history, operations, tensors
+from .credentials import Tls, Token, check_token
 from .functions import constant_of
 from .handles import Defaults
 from .known import Known, sent_as
@@ -456,6 +457,8 @@ def make(
     *,
     timeout: float,
     retries: int,
+    tls: Tls | bool,
+    token: Token | None,
     credentials: grpc.ChannelCredentials | None,
     metadata: Sequence[tuple[str, str | bytes]],
     options: Sequence[tuple[str, Any]],
@@ -463,7 +466,16 @@ def make(
     """A client on a driver."""
     if target.startswith(("http://", "https://", "grpc://")):
         raise errors.InvalidRequest(f"expected HOST:PORT, found {target!r}")
-    dial = Dial(target, credentials, (*_OPTIONS, *options), tuple(metadata))
+    tls = Tls() if tls is True else tls
+    if tls:
+        if credentials is not None:
+            raise errors.InvalidRequest("expected tls or credentials, found both")
+        credentials, options = tls.credentials(), (*tls.options(), *options)
+    check_token(token, target, credentials is not None)
+    if token is not None and credentials is None:
+        # Loopback is no loopback through a proxy that the environment names.
+        options = (*options, ("grpc.enable_http_proxy", 0))
+    dial = Dial(target, credentials, (*_OPTIONS, *options), tuple(metadata), token)
     return Client(driver(dial), Defaults(timeout, retries))
 
 
@@ -472,6 +484,8 @@ def connect(
     *,
     timeout: float = 30.0,
     retries: int = 4,
+    tls: Tls | bool = False,
+    token: Token | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     metadata: Sequence[tuple[str, str | bytes]] = (),
     options: Sequence[tuple[str, Any]] = (),
@@ -480,8 +494,11 @@ def connect(
 
     timeout: seconds that a call may take; one that moves bytes has one more for every 8 MiB.
     retries: how often a call that may safely be repeated is, within its timeout.
-    credentials: of gRPC, for TLS; None for plaintext.
-    metadata: sent with every call, for example `[("authorization", "Bearer ...")]`.
+    tls: whom to believe and what to show; True: as public authorities say; False: plaintext.
+    token: a bearer token, or what gives the present one, which is asked before every attempt of
+        every call and must be quick. Without TLS only to loopback.
+    credentials: of gRPC, where `tls` does not say it.
+    metadata: sent with every call.
     options: gRPC channel arguments, after the client's own.
     """
     return make(
@@ -489,6 +506,8 @@ def connect(
         target,
         timeout=timeout,
         retries=retries,
+        tls=tls,
+        token=token,
         credentials=credentials,
         metadata=metadata,
         options=options,

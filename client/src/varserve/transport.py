@@ -32,6 +32,7 @@ import grpc.aio
 from google.protobuf.message import EncodeError
 
 from . import errors
+from .credentials import Token, authorization
 from .frames import ACCEPTED_KEY, FrameError, write_message
 from .tensors import TensorError
 from .throttle import Throttle
@@ -172,6 +173,13 @@ class Dial:
     credentials: grpc.ChannelCredentials | None
     options: Sequence[tuple[str, Any]]
     metadata: Sequence[tuple[str, str | bytes]]
+    token: Token | None = None
+
+    def call_metadata(self) -> Sequence[tuple[str, str | bytes]] | None:
+        """What goes with a call that begins now. Raises what the token's giver raises."""
+        if self.token is None:
+            return self.metadata or None
+        return (*self.metadata, authorization(self.token))
 
     def channel(self, module: Any) -> Any:
         """A channel of `grpc` or `grpc.aio`."""
@@ -211,7 +219,7 @@ class Driver:
         return stub(
             request,
             timeout=None if math.isinf(remaining) else remaining,
-            metadata=self.dial.metadata or None,
+            metadata=self.dial.call_metadata(),
         )
 
     def _hang_up(self) -> Any:

@@ -1,0 +1,106 @@
+"""How a client proves who it is, and whom it believes: TLS, and a bearer token.
+
+Owns what is read from files, and the rule that a token does not travel in plaintext. Knows gRPC's
+credentials; knows nothing of channels and calls.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import grpc
+
+from . import errors
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Token: TypeAlias = str | Callable[[], str]
+"""A bearer token, or what gives the present one: it is asked for every attempt of every call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS to the service. Files are PEM, and read once, by `connect`.
+
+    ca: whose certificates to believe; None: the public authorities that gRPC brings.
+    cert, key: this client's own certificate (and its chain) and its key, for mutual TLS.
+    server_name: the name in the service's certificate, where it is not that of the address.
+    """
+
+    ca: PathLike | None = None
+    cert: PathLike | None = None
+    key: PathLike | None = None
+    server_name: str | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """For a channel. Raises InvalidRequest that names the file that cannot be read."""
+        if (self.cert is None) != (self.key is None):
+            raise errors.InvalidRequest("tls: expected cert and key together, found one of them")
+        return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
+
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """Channel arguments."""
+        if self.server_name is None:
+            return ()
+        return (("grpc.ssl_target_name_override", self.server_name),)
+
+
+def _read(path: PathLike | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise errors.InvalidRequest(f"tls: {os.fspath(path)}: {error.strerror}") from None
+
+
+def check_token(token: Token | None, target: str, encrypted: bool) -> None:
+    """Raises InvalidRequest where others could read the token on its way, or it is none."""
+    if token is None:
+        return
+    if not encrypted and not _is_local(target):
+        raise errors.InvalidRequest(
+            f"a token to {target} would travel in plaintext, which is for loopback; give tls=..."
+        )
+    if isinstance(token, str):
+        authorization(token)
+
+
+def authorization(token: Token) -> tuple[str, str]:
+    """The metadata that carries a token. Raises InvalidRequest for what cannot be one."""
+    text: object = token if isinstance(token, str) else token()
+    # As text of a header it has neither spaces nor line ends, those of the file it came from say.
+    if not isinstance(text, str) or not text or not text.isascii() or not text.isprintable():
+        raise errors.InvalidRequest("token: expected printable ASCII characters")
+    if " " in text:
+        raise errors.InvalidRequest("token: expected no spaces, and none of `Bearer ` before it")
+    return "authorization", f"Bearer {text}"
+
+
+def _is_local(target: str) -> bool:
+    scheme, separator, rest = target.partition(":///")
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    if separator and scheme not in ("dns", "ipv4", "ipv6"):
+        return False
+    # gRPC takes several addresses as one target.
+    return all(map(_is_loopback, (rest if separator else target).split(",")))
+
+
+def _is_loopback(address: str) -> bool:
+    for prefix in ("dns:", "ipv4:", "ipv6:"):
+        address = address.removeprefix(prefix)
+    if address.startswith("["):
+        host = address[1:].partition("]")[0]
+    else:
+        host = address.partition(":")[0]
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
