@@ -26,13 +26,23 @@ from .host_memory import HostMemory
 from .journal import JournalOptions, StateDirectory
 from .logs import configure_logs
 from .repository import find_models
-from .rpc import BatchOptions, Limit, Server, ServerOptions, run_everything, run_requests, unfit
+from .rpc import (
+    BatchOptions,
+    Limit,
+    Server,
+    ServerOptions,
+    methods,
+    run_everything,
+    run_requests,
+    unfit,
+)
 from .settings import Settings
+from .telemetry import Sources, Telemetry
 
 log = structlog.get_logger("varserve.bootstrap")
 
 
-def load_models(settings: Settings, expired: Witness | None = None) -> Models:
+def load_models(settings: Settings, telemetry: Telemetry, expired: Witness | None = None) -> Models:
     """Load every model that the settings name, and bring each to where it was.
 
     `expired`: as of LiveModel.
@@ -59,7 +69,7 @@ def load_models(settings: Settings, expired: Witness | None = None) -> Models:
         load = partial(
             savedmodel.load, source.name, source.path, version=source.version, placement=placement
         )
-        make = partial(_live, settings=settings, expired=expired)
+        make = partial(_live, settings=settings, telemetry=telemetry, expired=expired)
         live = make(load()) if states is None else states.take_up(load, make)[0]
         models.append(live)
         found = live.describe()
@@ -91,9 +101,10 @@ def batch_options(models: Models, settings: Settings) -> dict[tuple[str, str], B
 
 def _live(
     loaded: LoadedModel,
-    settings: Settings,
-    expired: Witness | None,
     *,
+    settings: Settings,
+    telemetry: Telemetry,
+    expired: Witness | None,
     journal: Journal | None = None,
 ) -> LiveModel:
     answers: Answers[Answer] = Answers(settings.request_ids, max_age=settings.request_id_age)
@@ -105,6 +116,7 @@ def _live(
         journal=journal,
         expired=expired,
         host_memory=_host_memory(settings.memory_limit, settings.memory_reserve),
+        observer=telemetry.model(loaded.name, loaded.version),
     )
 
 
@@ -150,6 +162,31 @@ def server_options(models: Models, settings: Settings) -> ServerOptions:
     )
 
 
+def start_telemetry(settings: Settings) -> Telemetry:
+    """What the settings ask for to see the service by. Raises OSError."""
+    telemetry = Telemetry(methods())
+    if settings.metrics_port is not None:
+        address = telemetry.export(settings.host, settings.metrics_port)
+        log.info("metrics", address=address)
+    return telemetry
+
+
+def sources(models: Models, server: Server, settings: Settings) -> Sources:
+    """Where the state of a running service is read."""
+    from . import savedmodel
+
+    return Sources(
+        models=models,
+        ready=lambda: server.ready,
+        pending=server.pending,
+        staged=lambda: server.staged,
+        staged_limit=settings.max_staging_bytes,
+        admitted=lambda: server.admitted,
+        state_dir=settings.state_dir,
+        graph_functions=savedmodel.graph_functions,
+    )
+
+
 def warm_up(models: Models, settings: Settings, options: ServerOptions) -> None:
     """Run what the settings ask for before anybody else does. Raises ModelLoadError."""
     done = run_everything(models, options.batching) if settings.warm_up else 0
@@ -160,16 +197,21 @@ def warm_up(models: Models, settings: Settings, options: ServerOptions) -> None:
 
 
 async def run_server(
-    models: Models, settings: Settings, options: ServerOptions, gate: Gate
+    models: Models,
+    settings: Settings,
+    options: ServerOptions,
+    gate: Gate,
+    telemetry: Telemetry,
 ) -> bool:
     """Serve until SIGTERM or SIGINT. Returns whether all work in progress was finished."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    server = Server(models, options, gate.access)
+    server = Server(models, options, gate.access, telemetry.call_observers)
     address = await server.start()
     gate.start()
+    telemetry.watch(sources(models, server, settings))
     print(f"varserve ready on {address}", flush=True)
     log.info("ready", address=address, health=server.health_address)
     await stop.wait()
@@ -181,12 +223,14 @@ def serve(settings: Settings) -> NoReturn:
     """Load the models, serve them until a signal says stop, and end the process."""
     configure_logs(settings.log_level)
     gate = open_gate(settings)
+    telemetry = start_telemetry(settings)
     auditing = gate.access.auditing
-    models = load_models(settings, auditing.expired if auditing is not None else None)
+    models = load_models(settings, telemetry, auditing.expired if auditing is not None else None)
     options = server_options(models, settings)
     warm_up(models, settings, options)
-    finished = asyncio.run(run_server(models, settings, options, gate))
+    finished = asyncio.run(run_server(models, settings, options, gate, telemetry))
     log.info("stopped", finished=finished)
+    telemetry.close()
     # Everything that was acknowledged is done. Taking TensorFlow down in good order needs seconds
     # that Kubernetes does not give, and would wait for kernels that cannot be stopped.
     sys.stdout.flush()

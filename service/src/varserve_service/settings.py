@@ -177,6 +177,9 @@ class Settings(BaseSettings):
         86_400.0, gt=0, description="seconds that a write's request_id is remembered"
     )
     grace: float = Field(20.0, ge=0, description="seconds that calls in progress get at shutdown")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port of the metrics for Prometheus; unset: none"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
     )

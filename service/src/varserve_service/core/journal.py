@@ -114,6 +114,11 @@ class Journal(Protocol):
         """Bytes of values from which on it pays to `stage` a commit."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes where it is kept. From any thread; never waits for the others."""
+        ...
+
     def base(self) -> Iterator[KeptBase]: ...
 
     def commits(self) -> Iterator[KeptCommit]:

@@ -90,6 +90,7 @@ class LiveModel:
         self._loaded = loaded
         self._expired = expired
         self._observer = observer
+        self._journal = journal
         self._lock = lock or ReadersWriterLock(observer)
         self.memory = memory_of(loaded, host_memory or MemoryBudget("host"))
         history = History() if history is None else history
@@ -167,6 +168,11 @@ class LiveModel:
             )
 
     @property
+    def device(self) -> str:
+        """Where the model's values live."""
+        return self._loaded.device
+
+    @property
     def specs(self) -> Sequence[VariableSpec]:
         """What stays true of each variable, sorted by name. Never waits."""
         return [variable.spec for variable in self._variables.sorted]
@@ -182,6 +188,11 @@ class LiveModel:
         """The variables whose writes a lease holds. Raises LEASE_NOT_FOUND, EPOCH_MISMATCH."""
         self._revisions.check(Conditions(epoch=epoch))
         return [held.changed.variable for held in self._leases.held(lease)]
+
+    @property
+    def journal_bytes(self) -> int | None:
+        """Bytes of the journal where it is kept; None without one. Never waits."""
+        return None if self._journal is None else self._journal.nbytes
 
     def function(self, name: str) -> FunctionSpec:
         """The spec of a function, by name or path. Raises StateError FUNCTION_NOT_FOUND."""

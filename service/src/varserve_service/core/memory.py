@@ -47,6 +47,11 @@ class MemoryBudget:
         self._promised = 0
 
     @property
+    def place(self) -> str:
+        """Which memory it is."""
+        return self._place
+
+    @property
     def promised(self) -> int:
         """Bytes that were promised and are not used yet."""
         return self._promised

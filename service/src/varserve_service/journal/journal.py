@@ -6,9 +6,10 @@ the head. Knows the database, the payloads and the records.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,10 @@ class SqliteJournal:
     @property
     def inline_bytes(self) -> int:
         return self._options.inline_bytes
+
+    @property
+    def nbytes(self) -> int:
+        return _nbytes(self._folder) + _nbytes(self._folder / "payloads")
 
     # What was kept.
 
@@ -267,3 +272,13 @@ class SqliteJournal:
             # It is a check on the log; the commit itself is durable.
             if error.errno not in NO_ROOM:
                 end_process(str(self._folder / "head"), error)
+
+
+def _nbytes(folder: Path) -> int:
+    total = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # compaction was faster
+                if entry.is_file(follow_symlinks=False):
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total

@@ -5,6 +5,7 @@ from .admission import Limit
 from .auditing import Auditing
 from .authentication import CallerAuthenticator
 from .batching import BatchOptions, unfit
+from .observing import methods
 from .server import Server, ServerOptions
 from .warm_up import run_everything, run_requests
 
@@ -17,6 +18,7 @@ __all__ = [
     "Limit",
     "Server",
     "ServerOptions",
+    "methods",
     "run_everything",
     "run_requests",
     "unfit",

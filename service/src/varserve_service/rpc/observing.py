@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import grpc
 import structlog
 
+from varserve.v1 import model_service_pb2 as pb
+
 from .identity import Context
 
 log = structlog.get_logger("varserve.rpc")
@@ -44,6 +46,15 @@ class Method:
             (True, True): "bidi_stream",
         }[descriptor.client_streaming, descriptor.server_streaming]
         return cls(descriptor.containing_service.full_name, descriptor.name, kind)
+
+
+def methods() -> list[Method]:
+    """All methods of the contract."""
+    return [
+        Method.of(method)
+        for service in pb.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    ]
 
 
 UNKNOWN = Method("unknown", "unknown", "unary")

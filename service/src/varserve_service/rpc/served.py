@@ -144,6 +144,10 @@ class Serving:
         """All of them, those included that are on their way out."""
         return list(self._served.values())
 
+    def find(self, live: LiveModel) -> Served | None:
+        """What serves a live model. From any thread."""
+        return self._served.get(live)
+
     def open(self, live: LiveModel) -> None:
         """Make ready to serve a live model. Again: nothing."""
         if live not in self._served:

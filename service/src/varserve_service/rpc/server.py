@@ -32,7 +32,7 @@ from .model_service import ModelService
 from .observing import Answering, Arriving, CallObserver, Method, Observed, UnknownMethods
 from .served import Served, Serving
 from .small_reads import SmallReads
-from .verbs import WATCH
+from .verbs import VERBS, WATCH
 from .workers import Workers
 
 log = structlog.get_logger("varserve.rpc")
@@ -206,11 +206,33 @@ class Server:
             options.batching,
         )
 
+    @property
+    def ready(self) -> bool:
+        """Whether health says SERVING for the service as a whole. From any thread."""
+        return "" in self._healthy
+
+    @property
+    def staged(self) -> int:
+        """Bytes of bodies that are arriving or in use. From any thread."""
+        return self._admission.staged
+
+    @property
+    def admitted(self) -> Mapping[str, tuple[int, int]]:
+        """By verb: calls in progress, and how many there may be. From any thread."""
+        admission = self._admission
+        return {verb: (admission.calls(verb), admission.most_calls(verb)) for verb in VERBS}
+
+    def pending(self, live: LiveModel) -> int:
+        """Calls that run or wait on the threads of a model. From any thread."""
+        served = self._serving.find(live)
+        return 0 if served is None else served.workers.pending
+
     async def stop(self, grace: float) -> bool:
         """Report not serving at once, finish what is in progress, and close.
 
         Returns False when, after `grace` seconds, work was still in progress.
         """
+        self._healthy = set()
         await self._health.enter_graceful_shutdown()
         await self._history.close()
         left = await self._calls.drain(grace)

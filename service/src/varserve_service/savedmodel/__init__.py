@@ -20,5 +20,6 @@ except ModuleNotFoundError as error:
 
 from .loader import load
 from .placement import Placement, configure_devices
+from .runtime import graph_functions
 
-__all__ = ["Placement", "configure_devices", "load"]
+__all__ = ["Placement", "configure_devices", "graph_functions", "load"]

@@ -34,6 +34,11 @@ def flat_call(concrete: Any) -> FlatCall:
     return call
 
 
+def graph_functions() -> int:
+    """How many functions TensorFlow's runtime has. Loading adds some, and so does every trace."""
+    return len(context.context().list_function_names())
+
+
 def function_definition(name: str) -> Any | None:
     """The FunctionDef of a function that this process knows, None where there is none."""
     try:

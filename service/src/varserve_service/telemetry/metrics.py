@@ -1,0 +1,240 @@
+"""Counts and times of calls and of models, for Prometheus.
+
+The values of labels come from the contract and from the models that are served, never from what a
+client sends: the number of series has a bound that no client moves.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+)
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.process_collector import ProcessCollector
+
+from .words import Call, Method
+
+METHOD = ("grpc_type", "grpc_service", "grpc_method")
+MODEL = ("model", "version")
+SHARED, EXCLUSIVE = "shared", "exclusive"
+
+_CALL_SECONDS = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0),
+)
+_SHORT_SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
+)
+
+ModelKey = tuple[str, str]
+
+
+class Metrics:
+    """All that is counted while it happens. An observer of calls; makes the observers of models."""
+
+    def __init__(self, methods: Iterable[Method], registry: CollectorRegistry) -> None:
+        """`methods` begin with counts of 0."""
+        # A series each for when a count began: nobody asks, and it doubles their number.
+        disable_created_metrics()
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        counter, histogram = self._counter, self._histogram
+        self.started_calls = counter("grpc_server_started", "Calls that have come.", METHOD)
+        self.handled_calls = counter(
+            "grpc_server_handled", "Calls that have ended, by their code.", (*METHOD, "grpc_code")
+        )
+        self.received_messages = counter(
+            "grpc_server_msg_received", "Messages that have come.", METHOD
+        )
+        self.sent_messages = counter("grpc_server_msg_sent", "Messages that were sent.", METHOD)
+        self.call_seconds = histogram(
+            "grpc_server_handling_seconds",
+            "Seconds from a call's coming to the end of its handler.",
+            METHOD,
+            _CALL_SECONDS,
+        )
+        self.refused_calls = counter(
+            "varserve_refused_calls",
+            "Calls that failed with a reason of the contract.",
+            ("grpc_method", "reason"),
+        )
+        self.read_bytes = counter(
+            "varserve_read_bytes", "Bytes of variables' values that reads gave.", MODEL
+        )
+        self.written_bytes = counter(
+            "varserve_written_bytes", "Bytes of values that commits wrote.", MODEL
+        )
+        self.commits = counter("varserve_commits", "Commits.", MODEL)
+        self.commit_pause = histogram(
+            "varserve_commit_pause_seconds",
+            "Seconds that the model's lock was held exclusively: what commits let others wait.",
+            MODEL,
+            _SHORT_SECONDS,
+        )
+        self.lock_wait = histogram(
+            "varserve_lock_wait_seconds",
+            "Seconds that somebody waited for the model's lock, shared or exclusive.",
+            (*MODEL, "kind"),
+            _SHORT_SECONDS,
+        )
+        self.function_seconds = histogram(
+            "varserve_function_seconds",
+            "Seconds that a run of one of the model's functions took in TensorFlow.",
+            MODEL,
+            _CALL_SECONDS,
+        )
+        self.journal_sync = histogram(
+            "varserve_journal_sync_seconds",
+            "Seconds that it took to make commits durable together, the lock being held.",
+            MODEL,
+            _SHORT_SECONDS,
+        )
+        self._methods: dict[Method, _MethodSeries] = {}
+        self._models: weakref.WeakValueDictionary[ModelKey, ModelMetrics] = (
+            weakref.WeakValueDictionary()
+        )
+        self._served: set[ModelKey] = set()
+        for method in methods:
+            self._series(method)
+
+    # Calls: on the event loop alone.
+
+    def started(self, call: Call) -> None:
+        """A call has come."""
+        series = self._series(call.method)
+        series.started.inc()
+        series.in_progress += 1
+
+    def received(self, call: Call) -> None:
+        """A message has come."""
+        self._series(call.method).received.inc()
+
+    def sent(self, call: Call) -> None:
+        """A message was sent."""
+        self._series(call.method).sent.inc()
+
+    def ended(self, call: Call) -> None:
+        """A call has ended."""
+        series = self._series(call.method)
+        series.in_progress -= 1
+        series.handled(call.code.name).inc()
+        series.seconds.observe(call.seconds)
+        if call.reason:
+            self.refused_calls.labels(call.method.name, call.reason).inc()
+        if call.read_bytes:
+            model = self._models.get((call.model, str(call.version)))
+            if model is not None:
+                model.read(call.read_bytes)
+
+    @property
+    def in_progress(self) -> list[tuple[Method, int]]:
+        """Calls that are in progress now, by method."""
+        return [(method, series.in_progress) for method, series in list(self._methods.items())]
+
+    def _series(self, method: Method) -> _MethodSeries:
+        series = self._methods.get(method)
+        if series is None:
+            self._methods[method] = series = _MethodSeries(self, method)
+        return series
+
+    # Models: from any thread.
+
+    def model(self, name: str, version: int) -> ModelMetrics:
+        """The observer of one version of a model, whose series are there as long as it is."""
+        key = (name, str(version))
+        self._models[key] = model = ModelMetrics(self, key)
+        weakref.finalize(model, self._ended, key)
+        return model
+
+    def _ended(self, key: ModelKey) -> None:
+        if key not in self._models:
+            self._remove(key)
+
+    def keep(self, served: set[ModelKey]) -> None:
+        """Only these are served now: the series of those that were served before go."""
+        gone, self._served = self._served - served, served
+        for key in gone:
+            self._remove(key)
+
+    def _remove(self, key: ModelKey) -> None:
+        for metric, *more in (
+            (self.read_bytes,),
+            (self.written_bytes,),
+            (self.commits,),
+            (self.commit_pause,),
+            (self.lock_wait, SHARED),
+            (self.lock_wait, EXCLUSIVE),
+            (self.function_seconds,),
+            (self.journal_sync,),
+        ):
+            with suppress(KeyError):
+                metric.remove(*key, *more)
+
+    def _counter(self, name: str, about: str, labels: Iterable[str]) -> Counter:
+        return Counter(name, about, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, about: str, labels: Iterable[str], buckets: tuple[float, ...]
+    ) -> Histogram:
+        return Histogram(name, about, labels, registry=self.registry, buckets=buckets)
+
+
+class _MethodSeries:
+    """The series of one method: to find them by their labels would cost more than to count."""
+
+    def __init__(self, metrics: Metrics, method: Method) -> None:
+        self._labels = (method.kind, method.service, method.name)
+        self._handled_calls = metrics.handled_calls
+        self.in_progress = 0
+        self.started = metrics.started_calls.labels(*self._labels)
+        self.received = metrics.received_messages.labels(*self._labels)
+        self.sent = metrics.sent_messages.labels(*self._labels)
+        self.seconds = metrics.call_seconds.labels(*self._labels)
+        self._handled: dict[str, Any] = {}
+        self.handled("OK")
+
+    def handled(self, code: str) -> Any:
+        found = self._handled.get(code)
+        if found is None:
+            # As gRPC's own dashboards write it: OK, NotFound, ...
+            shown = code if code == "OK" else code.title().replace("_", "")
+            found = self._handled_calls.labels(*self._labels, shown)
+            self._handled[code] = found
+        return found
+
+
+class ModelMetrics:
+    """The series of one version of a model: the core's Observer."""
+
+    def __init__(self, metrics: Metrics, key: ModelKey) -> None:
+        def child(metric: MetricWrapperBase, *more: str) -> Any:
+            return metric.labels(*key, *more)
+
+        self.read = child(metrics.read_bytes).inc
+        self._written = child(metrics.written_bytes).inc
+        self._commits = child(metrics.commits).inc
+        self.lock_held = child(metrics.commit_pause).observe
+        self._waited_shared = child(metrics.lock_wait, SHARED).observe
+        self._waited_exclusive = child(metrics.lock_wait, EXCLUSIVE).observe
+        self.ran = child(metrics.function_seconds).observe
+        self._synced = child(metrics.journal_sync).observe
+
+    def lock_waited(self, seconds: float, *, exclusive: bool) -> None:
+        """Observe."""
+        (self._waited_exclusive if exclusive else self._waited_shared)(seconds)
+
+    def committed(self, nbytes: int) -> None:
+        """Count."""
+        self._commits()
+        self._written(nbytes)
+
+    def synced(self, seconds: float, commits: int) -> None:
+        """Observe."""
+        self._synced(seconds)

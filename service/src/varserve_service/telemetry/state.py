@@ -1,0 +1,225 @@
+"""The state of the service as it is when somebody asks: gauges that are read, not kept.
+
+Read on the thread of whoever asks, without ever waiting long for a model. Knows the core.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from varserve import tensors
+from varserve_service.core.errors import StateError
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.models import Models
+from varserve_service.core.ports import ModelState, VariableSpec
+
+from .metrics import METHOD, MODEL, Metrics
+from .words import Method
+
+_PATIENCE = 0.05
+"""Seconds that a model is waited for to tell the shapes of its variables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the state is read. Every function may be called from any thread, and never waits."""
+
+    models: Models
+    ready: Callable[[], bool]
+    """Whether the service as a whole answers SERVING to a health check."""
+    pending: Callable[[LiveModel], int]
+    """Calls that run or wait on the model's threads."""
+    staged: Callable[[], int]
+    """Bytes of bodies that are arriving or in use."""
+    staged_limit: int
+    admitted: Callable[[], Mapping[str, tuple[int, int]]]
+    """By verb: calls in progress, and how many there may be."""
+    state_dir: Path | None
+    graph_functions: Callable[[], int]
+    """Functions that TensorFlow's runtime has: grows by what is loaded and by what is traced."""
+
+
+class StateCollector(Collector):
+    """Gauges of one service. Until it has `sources`, the service is not ready.
+
+    The first to be asked at a scrape, so that whoever comes after it knows which models are gone.
+    """
+
+    def __init__(self, methods: Iterable[Method]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        self.metrics = Metrics(methods, self.registry)
+        self.sources: Sources | None = None
+        # Models go when nobody serves them any more, whoever has asked for their figures.
+        self._fixed: WeakKeyDictionary[LiveModel, Mapping[str, int]] = WeakKeyDictionary()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: its names are its own."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All gauges as they are now."""
+        found = self.sources
+        yield _Gauge("varserve_ready", "1 when health says SERVING, else 0.").value(
+            found is not None and found.ready()
+        )
+        yield self._calls()
+        if found is not None:
+            yield from self._service(found)
+            yield from self._models(found)
+
+    def _calls(self) -> Metric:
+        gauge = _Gauge("varserve_calls_in_progress", "Calls and streams that are open.", METHOD)
+        for method, count in self.metrics.in_progress:
+            gauge.add_metric((method.kind, method.service, method.name), count)
+        return gauge
+
+    def _service(self, found: Sources) -> Iterator[Metric]:
+        calls = _Gauge("varserve_admitted_calls", "Calls of a verb in progress.", ("verb",))
+        limits = _Gauge("varserve_admitted_calls_limit", "How many there may be.", ("verb",))
+        for verb, (count, limit) in found.admitted().items():
+            calls.add_metric((verb,), count)
+            limits.add_metric((verb,), limit)
+        yield calls
+        yield limits
+        yield _Gauge("varserve_staged_bytes", "Bytes of bodies that arrive or are in use.").value(
+            found.staged()
+        )
+        yield _Gauge("varserve_staged_bytes_limit", "How many there may be.").value(
+            found.staged_limit
+        )
+        yield _Gauge(
+            "varserve_graph_functions",
+            "Functions that TensorFlow's runtime has; grows with what is loaded or traced.",
+        ).value(found.graph_functions())
+        yield from _memory_budgets(found.models)
+        if found.state_dir is not None:
+            yield from _disk(found.state_dir)
+
+    def _models(self, found: Sources) -> Iterator[Metric]:
+        statuses = [status for status in found.models.statuses if status.live is not None]
+        live = {(s.name, str(s.version)): s.live for s in statuses if s.live is not None}
+        self.metrics.keep(set(live))
+
+        info = _Gauge(
+            "varserve_model_info", "1 for each version in memory.", (*MODEL, "device", "labels")
+        )
+        for status in statuses:
+            if status.live is not None:
+                labels = ",".join(status.labels)
+                info.add_metric((status.name, str(status.version), status.live.device, labels), 1)
+        yield info
+        versions = _Gauge(
+            "varserve_model_versions", "Versions of a model by state.", ("model", "state")
+        )
+        count = Counter((status.name, status.state) for status in found.models.statuses)
+        for name in sorted({status.name for status in found.models.statuses}):
+            for state in ModelState:
+                versions.add_metric((name, state.value), count[name, state])
+        yield versions
+
+        revision = _Gauge("varserve_model_revision", "The model's revision.", MODEL)
+        written = _Gauge(
+            "varserve_last_write_timestamp_seconds",
+            "When the last commit was made, in seconds since 1970; nothing without one.",
+            MODEL,
+        )
+        pending = _Gauge("varserve_pending_calls", "Calls that run or wait for a thread.", MODEL)
+        watches = _Gauge("varserve_watches", "Watchers of a model.", MODEL)
+        memory = _Gauge(
+            "varserve_variable_bytes", "Bytes of the model's variables.", (*MODEL, "device")
+        )
+        journal = _Gauge("varserve_journal_bytes", "Bytes of the model's journal.", MODEL)
+        for key, model in live.items():
+            revision.add_metric(key, model.header.revision)
+            last = model.timeline.last_write
+            if last is not None:
+                written.add_metric(key, last / 1e9)
+            pending.add_metric(key, found.pending(model))
+            watches.add_metric(key, len(model.timeline.watchers))
+            for device, nbytes in self._memory(model).items():
+                memory.add_metric((*key, device), nbytes)
+            size = model.journal_bytes
+            if size is not None:
+                journal.add_metric(key, size)
+        yield from (revision, written, pending, watches, memory, journal)
+
+    def _memory(self, model: LiveModel) -> Mapping[str, int]:
+        """Bytes of a model's numeric variables by device."""
+        known = self._fixed.get(model)
+        if known is not None:
+            return known
+        specs = [spec for spec in model.specs if spec.dtype != tensors.STRING]
+        if all(spec.shape is not None and None not in spec.shape for spec in specs):
+            self._fixed[model] = found = _sum((spec, spec.shape) for spec in specs)
+            return found
+        try:
+            states = model.describe(time.monotonic() + _PATIENCE).variables
+        except StateError:
+            return {}  # Somebody writes; the next one who asks is told.
+        return _sum((s.spec, s.shape) for s in states if s.spec.dtype != tensors.STRING)
+
+
+def _sum(variables: Iterable[tuple[VariableSpec, object]]) -> Mapping[str, int]:
+    found: Counter[str] = Counter()
+    for spec, shape in variables:
+        if isinstance(shape, tuple):
+            nbytes = tensors.numpy_dtype(spec.dtype).itemsize
+            for size in shape:
+                nbytes *= size
+            found[spec.device] += nbytes
+    return found
+
+
+def _memory_budgets(models: Models) -> Iterator[Metric]:
+    available = _Gauge(
+        "varserve_memory_available_bytes",
+        "Bytes of a memory that a call may still take; requests beyond it are refused.",
+        ("place",),
+    )
+    limit = _Gauge("varserve_memory_limit_bytes", "Bytes that there may be in all.", ("place",))
+    budgets = {
+        budget.place: budget
+        for model in models.sorted
+        for budget in (model.memory.host, model.memory.device)
+    }
+    for place, budget in budgets.items():
+        room = budget.room()
+        if room is not None:
+            available.add_metric((place,), room.available)
+            limit.add_metric((place,), room.limit)
+    yield from (available, limit)
+
+
+def _disk(folder: Path) -> Iterator[Metric]:
+    try:
+        stats = os.statvfs(folder)
+    except OSError:
+        return
+    yield _Gauge("varserve_state_dir_free_bytes", "Bytes free where the state is kept.").value(
+        stats.f_bavail * stats.f_frsize
+    )
+    yield _Gauge("varserve_state_dir_size_bytes", "Bytes of that disk.").value(
+        stats.f_blocks * stats.f_frsize
+    )
+
+
+class _Gauge(GaugeMetricFamily):
+    """A gauge family, to be filled."""
+
+    def __init__(self, name: str, about: str, labels: Iterable[str] = ()) -> None:
+        super().__init__(name, about, labels=tuple(labels))
+
+    def value(self, value: float) -> Metric:
+        """Its only sample, where it has no labels."""
+        self.add_metric((), value)
+        return self

@@ -1,0 +1,40 @@
+"""What calls look like from here: the shape of what rpc tells its observers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Named(Protocol):
+    """Something with a name: gRPC's status codes are such."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Method(Protocol):
+    """An RPC. Comes from the contract, never from a client; hashable."""
+
+    @property
+    def service(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+
+
+class Call(Protocol):
+    """One call, as far as it is known; see rpc."""
+
+    method: Method
+    metadata: Sequence[tuple[str, str | bytes]]
+    trace_id: str
+    model: str
+    version: int | None
+    revision: int | None
+    request_id: str
+    read_bytes: int
+    seconds: float
+    code: Named
+    reason: str
