@@ -8,12 +8,12 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from varserve_service.core.errors import JournalError, StateStoreFull
 
-from .disk import end_process, sync_folder
+from .disk import end_process, rename, sync_folder
 
 # Every row has the CRC32C of all that is in it: SQLite has checksums for its write-ahead log alone.
 _SCHEMA = """
@@ -36,6 +36,37 @@ _SCHEMA = """
 """
 
 
+def _begin(connection: sqlite3.Connection, path: Path) -> None:
+    # Exclusive: the index of the log is then kept in memory, not in a mapped file that a full disk
+    # could take away.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        # SQLite goes on in another mode when a sync fails just here, and tells nobody.
+        raise JournalError(f"{path}: the disk failed when the write-ahead log was begun")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _create(path: Path) -> None:
+    """Make an empty log, whole or not at all: what a crash leaves of it has another name.
+
+    Raises JournalError, OSError.
+    """
+    half = path.with_name(f"{path.name}.new")
+    for left in path.parent.glob(f"{half.name}*"):
+        left.unlink()
+    try:
+        with closing(sqlite3.connect(half, isolation_level=None)) as connection:
+            _begin(connection, half)
+            connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                raise sqlite3.OperationalError("the write-ahead log is not moved into the file")
+    except sqlite3.Error as error:
+        raise JournalError(f"{path} cannot be made: {error}") from error
+    rename(half, path)
+
+
 class Database:
     """An open SQLite file in WAL mode, synced at every commit."""
 
@@ -43,6 +74,8 @@ class Database:
         """Raises JournalError when the file is damaged."""
         self.path = path
         self._lock = threading.Lock()
+        if not path.exists():
+            _create(path)
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
@@ -56,20 +89,10 @@ class Database:
             raise
 
     def _set_up(self) -> None:
-        execute = self._connection.execute
-        # Exclusive: the index of the log is then kept in memory, not in a mapped file that a full
-        # disk could take away.
-        execute("PRAGMA locking_mode = EXCLUSIVE")
-        (mode,) = execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            # SQLite goes on in another mode when a sync fails just here, and tells nobody.
-            raise JournalError(f"{self.path}: the disk failed when the write-ahead log was begun")
-        execute("PRAGMA synchronous = FULL")
+        _begin(self._connection, self.path)
         # Checkpoints are asked for where their failures are seen.
-        execute("PRAGMA wal_autocheckpoint = 0")
-        if not execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            self._connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-        # SQLite does the same, and does not mind when it fails.
+        self._connection.execute("PRAGMA wal_autocheckpoint = 0")
+        # SQLite does the same for the log that it began, and does not mind when it fails.
         sync_folder(self.path.parent)
 
     def damaged(self, error: object) -> JournalError:

@@ -50,8 +50,13 @@ def _write_whole(path: Path, data: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    half.rename(path)
-    sync_folder(path.parent)
+    rename(half, path)
+
+
+def rename(path: Path, to: Path) -> None:
+    """Give a file within its folder another name, durably. Raises OSError."""
+    path.rename(to)
+    sync_folder(to.parent)
 
 
 def make_folder(path: Path) -> None:
