@@ -28,7 +28,7 @@ from .history import History
 from .journal import Journal
 from .leases import Leases
 from .lock import ReadersWriterLock
-from .memory import MemoryBudget, memory_of
+from .memory import MemoryBudget, ModelMemory
 from .messages import (
     UNCONDITIONAL,
     Admit,
@@ -92,7 +92,7 @@ class LiveModel:
         self._observer = observer
         self._journal = journal
         self._lock = lock or ReadersWriterLock(observer)
-        self.memory = memory_of(loaded, host_memory or MemoryBudget("host"))
+        self.memory = _memory_of(loaded, host_memory or MemoryBudget("host"))
         history = History() if history is None else history
         watchers = Watchers() if watchers is None else watchers
         self._leases = Leases(self._expire)
@@ -567,3 +567,9 @@ class LiveModel:
 
 def _nbytes(values: Mapping[str, Value]) -> int:
     return sum(sent_bytes(value) for value in values.values())
+
+
+def _memory_of(loaded: LoadedModel, host: MemoryBudget) -> ModelMemory:
+    if loaded.device_memory() is None:
+        return ModelMemory(host, host)
+    return ModelMemory(host, MemoryBudget(loaded.device, loaded.device_memory))

@@ -11,12 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from .errors import OutOfMemory
-
-if TYPE_CHECKING:
-    from .ports import LoadedModel
 
 SMALL_BYTES = 4 * 2**20
 """What takes less is not budgeted: to look costs more than it could do harm."""
@@ -146,10 +142,3 @@ class ModelMemory:
             else:
                 with self.device.reserve(nbytes, thing):
                     yield
-
-
-def memory_of(loaded: LoadedModel, host: MemoryBudget) -> ModelMemory:
-    """The memories of a loaded model in a process with this host memory."""
-    if loaded.device_memory() is None:
-        return ModelMemory(host, host)
-    return ModelMemory(host, MemoryBudget(loaded.device, loaded.device_memory))
