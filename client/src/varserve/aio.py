@@ -38,6 +38,8 @@ def connect(
     credentials: grpc.ChannelCredentials | None = None,
     metadata: Sequence[tuple[str, str | bytes]] = (),
     options: Sequence[tuple[str, Any]] = (),
+    round_robin: bool | None = None,
+    wait_for_ready: bool = False,
 ) -> Client:
     """A client of the service at `HOST:PORT`. All arguments: as of `varserve.connect`."""
     return client.make(
@@ -50,6 +52,8 @@ def connect(
         credentials=credentials,
         metadata=metadata,
         options=options,
+        round_robin=round_robin,
+        wait_for_ready=wait_for_ready,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import errors, history, operations, tensors
+from .channels import channel_options
 from .credentials import Tls, Token, check_token
 from .functions import constant_of
 from .handles import Defaults
@@ -27,18 +28,6 @@ from .specs import ModelSpec, ModelSummary, TransferLimits, Value
 from .summaries import Summaries, histogram_spec, summarize_variables
 from .transport import Async, Budget, Close, D_co, Dial, Handle, Op, Sync, operation
 from .watches import PATIENCE, Watch, watching
-
-# Connecting again after a failure is for the retries to pace, not for the channel to put off; and
-# how large an answer may be is for the service to say. (`min_reconnect_backoff_ms` is no backoff
-# but the time that one attempt to connect may take: it stays as it is.)
-_OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # The reading thread waits for the network itself: one hand-over less for each chunk.
-    ("SingleThreadedUnaryStream", 1),
-)
 
 
 class Client(Handle[D_co]):
@@ -462,6 +451,8 @@ def make(
     credentials: grpc.ChannelCredentials | None,
     metadata: Sequence[tuple[str, str | bytes]],
     options: Sequence[tuple[str, Any]],
+    round_robin: bool | None,
+    wait_for_ready: bool,
 ) -> Client[Any]:
     """A client on a driver."""
     if target.startswith(("http://", "https://", "grpc://")):
@@ -475,7 +466,15 @@ def make(
     if token is not None and credentials is None:
         # Loopback is no loopback through a proxy that the environment names.
         options = (*options, ("grpc.enable_http_proxy", 0))
-    dial = Dial(target, credentials, (*_OPTIONS, *options), tuple(metadata), token)
+    ours = channel_options(target, round_robin)
+    dial = Dial(
+        target,
+        credentials,
+        (*ours, *options),
+        tuple(metadata),
+        token,
+        wait_for_ready=wait_for_ready,
+    )
     return Client(driver(dial), Defaults(timeout, retries))
 
 
@@ -489,8 +488,12 @@ def connect(
     credentials: grpc.ChannelCredentials | None = None,
     metadata: Sequence[tuple[str, str | bytes]] = (),
     options: Sequence[tuple[str, Any]] = (),
+    round_robin: bool | None = None,
+    wait_for_ready: bool = False,
 ) -> Client[Sync]:
-    """A client of the service at `HOST:PORT`. Connects at the first call; threads may share it.
+    """A client of the service at `HOST:PORT`, or at any target that gRPC knows.
+
+    Connects at the first call; threads may share it.
 
     timeout: seconds that a call may take; one that moves bytes has one more for every 8 MiB.
     retries: how often a call that may safely be repeated is, within its timeout.
@@ -500,6 +503,11 @@ def connect(
     credentials: of gRPC, where `tls` does not say it.
     metadata: sent with every call.
     options: gRPC channel arguments, after the client's own.
+    round_robin: calls go to all servers of the target in turn, as long as they say that they are
+        serving; else to one of them. None: for a target that is written with its scheme, as
+        `dns:///HOST:PORT` is. Each server has a state of its own: to write, connect to one.
+    wait_for_ready: while nobody can be reached, calls wait, as long as their timeout; else they
+        fail after some retries.
     """
     return make(
         Sync,
@@ -511,4 +519,6 @@ def connect(
         credentials=credentials,
         metadata=metadata,
         options=options,
+        round_robin=round_robin,
+        wait_for_ready=wait_for_ready,
     )

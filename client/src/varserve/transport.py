@@ -174,6 +174,7 @@ class Dial:
     options: Sequence[tuple[str, Any]]
     metadata: Sequence[tuple[str, str | bytes]]
     token: Token | None = None
+    wait_for_ready: bool = False
 
     def call_metadata(self) -> Sequence[tuple[str, str | bytes]] | None:
         """What goes with a call that begins now. Raises what the token's giver raises."""
@@ -220,6 +221,7 @@ class Driver:
             request,
             timeout=None if math.isinf(remaining) else remaining,
             metadata=self.dial.call_metadata(),
+            wait_for_ready=self.dial.wait_for_ready,
         )
 
     def _hang_up(self) -> Any:

@@ -148,6 +148,8 @@ def server_options(models: Models, settings: Settings) -> ServerOptions:
         body_bytes=settings.max_body_bytes,
         staging_bytes=settings.max_staging_bytes,
         max_streams=settings.max_streams,
+        max_connection_age=settings.max_connection_age,
+        connection_grace=settings.connection_grace,
         limits={
             verb: Limit(
                 calls=limit.calls,

@@ -142,6 +142,12 @@ class Settings(BaseSettings):
     max_streams: int = Field(
         1024, ge=1, description="calls of one connection that are open at once"
     )
+    max_connection_age: float | None = Field(
+        None, gt=0, description="seconds after which clients are to connect anew; unset: never"
+    )
+    connection_grace: float | None = Field(
+        None, gt=0, description="seconds that calls of such a connection get; unset: any"
+    )
     memory_limit: int | None = Field(
         None, ge=1, description="bytes of host memory to take; unset: what the system gives"
     )

@@ -69,6 +69,10 @@ class ServerOptions:
     bookmark_seconds: float = 10.0
     keepalive_seconds: float = 30.0
     keepalive_timeout: float = 10.0
+    max_connection_age: float | None = None
+    """Seconds after which clients are asked to connect anew; None: never. A tenth more or less."""
+    connection_grace: float | None = None
+    """Seconds that the calls of such a connection get; None: all that they need."""
 
 
 class Server:
@@ -113,6 +117,9 @@ class Server:
                 # With a bound, gRPC itself refuses streams of a peer that opens and resets them
                 # faster than they are ended here; without one they would all come to our loop.
                 ("grpc.max_concurrent_streams", options.max_streams),
+                # A client looks for servers anew when it has to connect anew.
+                ("grpc.max_connection_age_ms", _milliseconds(options.max_connection_age)),
+                ("grpc.max_connection_age_grace_ms", _milliseconds(options.connection_grace)),
             )
         )
         self._history = HistoryService(
@@ -308,3 +315,8 @@ class Server:
         else:
             make = grpc.unary_unary_rpc_method_handler
         return make(handle, response_serializer=frames.write_message)
+
+
+def _milliseconds(seconds: float | None) -> int:
+    """As gRPC takes them: the largest int is for ever."""
+    return 2**31 - 1 if seconds is None else int(seconds * 1000)
