@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -22,6 +26,7 @@ from tests.fakes import Gate
 from tests.rpc.models import counter
 from tests.telemetry.scrape import scrape
 from tests.telemetry.watched import watched
+from varserve_service.telemetry import Certificates
 from varserve_service.telemetry.exporter import Exporter
 
 
@@ -41,10 +46,10 @@ class Counting(Collector):
 
 
 @contextmanager
-def exporting(collector: Collector, **options: float) -> Iterator[str]:
+def exporting(collector: Collector, **options: Any) -> Iterator[str]:
     registry = CollectorRegistry()
     registry.register(collector)
-    exporter = Exporter(registry, "127.0.0.1", 0, **options)  # type: ignore[arg-type]
+    exporter = Exporter(registry, "127.0.0.1", 0, **options)
     try:
         yield exporter.address
     finally:
@@ -155,6 +160,66 @@ def test_a_scrape_that_hangs_holds_up_nobody() -> None:
             client.assign_variable("counter", "v", np.zeros(3, np.float32))
         gate.opened.set()
         asking.join(30)
+
+
+def ask_over_tls(address: str, trusted: trustme.CA, own: trustme.LeafCert | None = None) -> int:
+    context = ssl.create_default_context()
+    trusted.configure_trust(context)
+    if own is not None:
+        own.configure_cert(context)
+    connection = http.client.HTTPSConnection(address, timeout=30, context=context)
+    with closing(connection):
+        connection.request("GET", "/metrics")
+        return connection.getresponse().status
+
+
+def test_with_tls_only_who_is_known_is_told(tmp_path: Path) -> None:
+    """Over TLS with the service's certificate, to callers with one of their own; also a new one."""
+    authority, stranger = trustme.CA(), trustme.CA()
+    chain, key, clients = (tmp_path / name for name in ("chain.pem", "key.pem", "clients.pem"))
+
+    def put(issuer: trustme.CA) -> None:
+        own = issuer.issue_cert("127.0.0.1")
+        chain.write_bytes(b"".join(each.bytes() for each in own.cert_chain_pems))
+        key.write_bytes(own.private_key_pem.bytes())
+
+    put(authority)
+    authority.cert_pem.write_to_path(clients)
+    known = authority.issue_cert("prometheus")
+    with exporting(Counting(), tls=Certificates(chain, key, clients)) as address:
+        assert ask_over_tls(address, authority, known) == 200
+        with pytest.raises(OSError):
+            ask_over_tls(address, authority)
+        with pytest.raises(OSError):
+            ask_over_tls(address, authority, stranger.issue_cert("prometheus"))
+        with pytest.raises((OSError, http.client.HTTPException)):
+            ask(address, "GET", "/metrics")
+        put(stranger)
+        assert ask_over_tls(address, stranger, known) == 200
+        key.write_text("no key")
+        assert ask_over_tls(address, stranger, known) == 200
+
+
+def test_a_client_that_is_slow_at_tls_is_cut_off(tmp_path: Path) -> None:
+    """Who opens a connection and says nothing does not keep its thread."""
+    authority = trustme.CA()
+    own = authority.issue_cert("127.0.0.1")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    own.cert_chain_pems[0].write_to_path(chain)
+    own.private_key_pem.write_to_path(key)
+    certificates = Certificates(chain, key, None)
+    with exporting(Counting(), max_connections=1, connection_seconds=1.0, tls=certificates) as at:
+        host, port = at.split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as silent:
+            assert silent.recv(1) == b""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                assert ask_over_tls(at, authority) == 200
+                return
+            except OSError:
+                continue  # its thread is ending
+    pytest.fail("the thread is never free again")
 
 
 def test_an_address_that_is_taken_is_told() -> None:

@@ -37,7 +37,7 @@ from .rpc import (
     unfit,
 )
 from .settings import Settings
-from .telemetry import Sources, Telemetry
+from .telemetry import Certificates, Sources, Telemetry
 
 log = structlog.get_logger("varserve.bootstrap")
 
@@ -168,7 +168,10 @@ def start_telemetry(settings: Settings) -> Telemetry:
     """What the settings ask for to see the service by. Raises OSError."""
     telemetry = Telemetry(methods())
     if settings.metrics_port is not None:
-        address = telemetry.export(settings.host, settings.metrics_port)
+        tls = None
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            tls = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        address = telemetry.export(settings.host, settings.metrics_port, tls=tls)
         log.info("metrics", address=address)
     return telemetry
 

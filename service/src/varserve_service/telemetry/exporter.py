@@ -19,6 +19,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from .tls import Certificates
+
 log = structlog.get_logger("varserve.telemetry")
 
 PATH = "/metrics"
@@ -57,15 +59,19 @@ class Exporter:
         keep_seconds: float = 1.0,
         max_connections: int = 8,
         connection_seconds: float = 10.0,
+        tls: Certificates | None = None,
     ) -> None:
-        """Raises OSError when the address cannot be had. Port 0 picks a free one."""
+        """Without `tls` in plaintext. Port 0 picks a free one.
+
+        Raises OSError when the address cannot be had.
+        """
         page = Page(registry, keep_seconds)
 
         class Handler(_Handler):
             read = staticmethod(page.read)
 
         try:
-            self._server = _Server(host, port, Handler, max_connections, connection_seconds)
+            self._server = _Server(host, port, Handler, max_connections, connection_seconds, tls)
         except OSError as error:
             raise OSError(f"cannot listen for metrics on {host}:{port}: {error}") from error
         shown = f"[{host}]" if ":" in host else host
@@ -86,8 +92,15 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 16
 
     def __init__(
-        self, host: str, port: int, handler: Any, max_connections: int, seconds: float
+        self,
+        host: str,
+        port: int,
+        handler: Any,
+        max_connections: int,
+        seconds: float,
+        tls: Certificates | None,
     ) -> None:
+        self._tls = tls
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._free = threading.BoundedSemaphore(max_connections)
         self._seconds = seconds
@@ -101,13 +114,20 @@ class _Server(ThreadingHTTPServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         # However slowly a client sends or reads: a connection is over after this.
-        end = threading.Timer(self._seconds, _cut, (request,))
+        connection = request.dup()  # TLS takes the other one over
+        end = threading.Timer(self._seconds, _cut, (connection,))
         end.daemon = True
         end.start()
         try:
+            if self._tls is not None:
+                # Here, not where connections are accepted: a client may take its time for it.
+                request = self._tls.context().wrap_socket(request, server_side=True)
             super().process_request_thread(request, client_address)
+        except OSError:
+            self.shutdown_request(request)  # no TLS came of it
         finally:
             end.cancel()
+            connection.close()
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:

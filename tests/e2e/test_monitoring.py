@@ -1,0 +1,204 @@
+"""What is said of metrics in dashboards, alerts and the documentation is true of the service."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import yaml
+
+import varserve
+from tests.conftest import Serve
+from tests.serving import ServiceProcess
+from tests.telemetry.scrape import Scrape, scrape
+from varserve.reasons import STATUS_OF_REASON
+
+ROOT = Path(__file__).resolve().parents[2]
+MONITORING = ROOT / "deploy" / "monitoring"
+PAGE = ROOT / "docs" / "observability.md"
+
+FUNCTIONS = {"avg", "count", "histogram_quantile", "increase", "max", "min", "rate", "sum", "time"}
+WORDS = {"by", "without", "and", "or", "unless", "on", "ignoring"}
+CODES = {code.name.title().replace("_", "") for code in grpc.StatusCode} | {"OK"}
+# What Prometheus adds to every series.
+ADDED = {"instance", "job"}
+
+
+def metrics_address(process: ServiceProcess) -> str:
+    for line in process.log.read_text().splitlines():
+        if line.startswith("{") and (found := json.loads(line))["event"] == "metrics":
+            return str(found["address"])
+    raise AssertionError("the log does not say where the metrics are")
+
+
+@pytest.fixture(scope="module")
+def found(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scrape]:
+    """A scrape of the real service after some traffic."""
+    state = tmp_path_factory.mktemp("state")
+    arguments = ("--metrics-port", "0", "--state-dir", str(state))
+    with serve("counter", arguments=arguments) as process:
+        with varserve.connect(process.address) as client:
+            model = client.model("counter")
+            v = model.variables["v"]
+            v.assign(v.numpy() + 1)
+            model.read(["v"])
+            model.functions["total"](np.ones(3, np.float32))
+            with pytest.raises(varserve.VarserveError):
+                client.read_variable("counter", "nope")
+        yield scrape(metrics_address(process))
+
+
+def labels_of(scrape: Scrape) -> dict[str, set[str]]:
+    """Labels by the name that a query uses."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    for series in scrape.values:
+        labels[series.name] |= {name for name, _ in series.labels}
+    return labels
+
+
+def problems(query: str, labels: dict[str, set[str]]) -> list[str]:
+    """What in a PromQL query no series of the service has."""
+    wrong = []
+    used: set[str] = set()
+    grouped = re.findall(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)", query)
+    rest = re.sub(r"\b(?:by|without|on|ignoring)\s*\([^)]*\)", " ", query)
+    matchers = re.compile(r"([A-Za-z_:][\w:]*)\s*\{([^}]*)\}")
+    for name, inner in matchers.findall(rest):
+        for label, value in re.findall(r"([A-Za-z_]\w*)\s*(?:=~|!~|!=|=)\s*\"([^\"]*)\"", inner):
+            if label not in labels.get(name, set()) | ADDED:
+                wrong.append(f"{name} has no label {label}")
+            values = value.split("|")
+            if label == "reason":
+                wrong += [f"no reason {v}" for v in values if v not in STATUS_OF_REASON]
+            if label == "grpc_code":
+                wrong += [f"no code {v}" for v in values if v not in CODES]
+    rest = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"", " ", rest)
+    for word in re.findall(r"(?<![\w.])[A-Za-z_:][\w:]*", rest):
+        if word in FUNCTIONS | WORDS:
+            continue
+        if word not in labels:
+            wrong.append(f"no metric {word}")
+        used |= labels.get(word, set())
+    for group in grouped:
+        for label in filter(None, (part.strip() for part in group.split(","))):
+            if label not in used | ADDED:
+                wrong.append(f"no label {label} to group by")
+    return wrong
+
+
+def alerts() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]
+    assert isinstance(group["rules"], list)
+    return group["rules"]
+
+
+def dashboard() -> dict[str, Any]:
+    found = json.loads((MONITORING / "dashboard.json").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def targets() -> list[tuple[str, dict[str, Any]]]:
+    return [(p["title"], t) for p in dashboard()["panels"] for t in p.get("targets", [])]
+
+
+def test_every_alert_asks_for_what_there_is(found: Scrape) -> None:
+    """Each metric, label, code and reason of each alert exists in a scrape of the real service."""
+    labels = labels_of(found)
+    rules = alerts()
+    assert len(rules) >= 10
+    for rule in rules:
+        assert problems(rule["expr"], labels) == [], rule["alert"]
+        named = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
+        grouped = set(re.findall(r"\w+", " ".join(re.findall(r"by\s*\(([^)]*)\)", rule["expr"]))))
+        asked = {label for name in labels if name in rule["expr"] for label in labels[name]}
+        assert named <= (grouped or asked | ADDED), rule["alert"]
+
+
+def test_every_panel_asks_for_what_there_is(found: Scrape) -> None:
+    """The same for each panel, its legend and its variables."""
+    labels = labels_of(found)
+    asked = targets()
+    assert len(asked) >= 20
+    for title, target in asked:
+        assert problems(target["expr"], labels) == [], title
+        legend = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+        names = {name for name in labels if re.search(rf"\b{name}\b", target["expr"])}
+        assert legend <= {label for name in names for label in labels[name]}, title
+    for variable in dashboard()["templating"]["list"]:
+        if variable["type"] == "query":
+            match = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"])
+            assert match, variable["name"]
+            assert match[1] in labels
+            assert match[2] in labels[match[1]] | ADDED
+
+
+def test_what_is_not_there_would_be_found(found: Scrape) -> None:
+    """The check fails for a metric, a label, a group, a code and a reason that do not exist."""
+    labels = labels_of(found)
+    for query in (
+        "rate(varserve_nothing_total[5m])",
+        'varserve_ready{model="x"}',
+        "sum by (verb) (varserve_ready)",
+        'rate(grpc_server_handled_total{grpc_code="NOT_FOUND"}[5m])',
+        'rate(varserve_refused_calls_total{reason="NO_SUCH"}[5m])',
+        "histogram_quantile(0.9, sum by (le) (rate(varserve_commit_pause_seconds[5m])))",
+    ):
+        assert problems(query, labels), query
+
+
+def test_alerts_say_what_they_mean() -> None:
+    """Each has a summary, a description, a severity and a place in the runbook."""
+    rules = alerts()
+    assert len({rule["alert"] for rule in rules}) == len(rules)
+    for rule in rules:
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        notes = rule["annotations"]
+        assert set(notes) == {"summary", "description", "runbook_url"}
+        assert notes["runbook_url"] == f"docs/operations.md#{rule['alert'].lower()}"
+        for text in notes.values():
+            assert text.count("{{") == text.count("}}")
+    listed = re.findall(r"^\| `(Varserve\w+)` \|", PAGE.read_text(), re.MULTILINE)
+    assert listed == [rule["alert"] for rule in rules]
+
+
+def test_the_dashboard_is_whole() -> None:
+    """Panels have ids of their own and do not overlap; each data source is the chosen one."""
+    panels = dashboard()["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
+        if panel["type"] != "row":
+            assert panel["datasource"]["uid"] == "${datasource}"
+
+
+def test_every_metric_is_in_the_documentation_with_its_kind_and_labels(found: Scrape) -> None:
+    """The tables of the page are what the registry has, no more and no less."""
+    page = {}
+    for line in PAGE.read_text().splitlines():
+        row = re.fullmatch(r"\| `((?:grpc|varserve)_\w+)` \| (\w+) \| (.*?) ?\| .+ \|", line)
+        if row:
+            page[row[1]] = (row[2], frozenset(re.findall(r"`(\w+)`", row[3])))
+    real = {}
+    for name, family in found.families.items():
+        if name.startswith(("grpc_", "varserve_")):
+            shown = f"{name}_total" if family.type == "counter" else name
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            real[shown] = (family.type, frozenset(labels))
+    assert page == real
