@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from . import model, report
-from .families import BY_DEFAULT, FAMILIES
-from .figures import Figure
+from .families import BY_DEFAULT, FAMILIES, parts
+from .figures import GIB, Figure
 from .processes import Failed
 from .runner import Budget, Pool, Result, measure
 from .sides import Side, sides
@@ -50,6 +50,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, help="for each figure, after its first 5 rounds; 4, quick: 1"
     )
+    parser.add_argument(
+        "--table", type=int, default=4, metavar="GIB", help="size of the large table [%(default)s]"
+    )
     parser.add_argument("--output", type=Path, default=FOLDER / "latest.json", help="[%(default)s]")
     given = parser.parse_args()
     for family in given.families:
@@ -63,12 +66,13 @@ Results = list[tuple[str, Result]]
 
 
 def _chosen(given: argparse.Namespace) -> Chosen:
+    sized = {parts.table(parts.TABLE).name: parts.table(given.table * GIB)}
     return [
         (family, figure)
         for family, figures in FAMILIES.items()
         if family in (given.families or BY_DEFAULT)
-        for figure in figures
-        if given.only in figure.name and (figure.quick or not given.quick)
+        for figure in (sized.get(each.name, each) for each in figures)
+        if given.only in figure.name and (figure.quick if given.quick else figure.full)
     ]
 
 

@@ -105,8 +105,16 @@ class Figure:
     """What a round of one side should take at least, in as many calls as that needs."""
     needs: int = 0
     """Bytes of memory that the sides take together, beside what they take anyway."""
+    else_try: str = ""
+    """What to do where there is not as much."""
+    calls: int = 0
+    """So many calls make a round; 0: as many as `round_seconds` takes."""
+    rounds: int = 0
+    """So many rounds are enough; 0: as many as the budget says."""
     quick: bool = False
     """Part of `--quick`."""
+    full: bool = True
+    """Part of a run that is not quick."""
 
     @property
     def works(self) -> list[Work]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -78,6 +79,9 @@ class Pool:
         """Start sides all at once: most of them spend seconds on an import of TensorFlow."""
         for name in names:
             side = self._sides[name]
+            if side.scratch is not None:
+                shutil.rmtree(side.scratch, ignore_errors=True)
+                self._stack.callback(shutil.rmtree, side.scratch, ignore_errors=True)
             if side.address:
                 self._addresses[name] = side.address
                 self.agent(name)
@@ -163,6 +167,7 @@ def measure(
         spare = psutil.virtual_memory().available - MEMORY_SPARE
         if figure.needs > spare:
             needs = f"needs {size(figure.needs)} of memory, {spare / 2**30:.1f} GiB are there"
+            needs += f"; {figure.else_try}" if figure.else_try else ""
             yield Result(figure, problem=needs)
             continue
         say(figure.name)
@@ -179,11 +184,16 @@ def _rounds(figure: Figure, pool: Pool, budget: Budget) -> list[Rounds]:
             works.append(OpenWork(work, pool, figure.nbytes, figure.in_flight))
             stack.callback(works[-1].close)
         for each in works:
-            each.settle(figure.round_seconds)
+            if figure.calls:
+                each.calls = figure.calls
+            else:
+                each.settle(figure.round_seconds)
         rounds: list[list[Round]] = [[] for _ in works]
         started = time.monotonic()
         for count in range(ROUNDS_MOST):
-            if budget.spent(count, time.monotonic() - started):
+            if figure.rounds and count == figure.rounds:
+                break
+            if not figure.rounds and budget.spent(count, time.monotonic() - started):
                 break
             for measured, each in zip(rounds, works, strict=True):
                 measured.append(each.round())

@@ -77,6 +77,7 @@ def _over(amount: float, moved: float) -> float:
 
 P50 = Measure("p50", "ms", lambda rounds: statistics.median(_pooled(rounds)) * 1e3)
 P99 = Measure("p99", "ms", lambda rounds: quantile(_pooled(rounds), 0.99) * 1e3, paired=False)
+SECONDS = Measure("time", "s", lambda rounds: statistics.median(_pooled(rounds)))
 CALLS = Measure(
     "calls/s",
     "/s",
@@ -113,6 +114,7 @@ ADDED_SERVER = Measure(
 MEASURES = (
     P50,
     P99,
+    SECONDS,
     CALLS,
     SPEED,
     CPU_CLIENT,

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from benchmarks.figures import Figure
 
-from . import bulk, calls, functions, imports, memory, parts, pauses, peers
+from . import (
+    bulk,
+    calls,
+    functions,
+    imports,
+    journal,
+    memory,
+    parts,
+    pauses,
+    peers,
+    watching,
+)
 
 FAMILIES: dict[str, tuple[Figure, ...]] = {
     "bulk": bulk.FIGURES,
     "parts": parts.FIGURES,
     "calls": calls.FIGURES,
     "functions": functions.FIGURES,
+    "watching": watching.FIGURES,
     "pauses": pauses.FIGURES,
+    "journal": journal.FIGURES,
     "memory": memory.FIGURES,
     "imports": imports.FIGURES,
     "peers": peers.FIGURES,

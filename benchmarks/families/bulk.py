@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.figures import GIB, MIB, Figure, at_least, peer, size, work
-from benchmarks.samples import CPU_CLIENT, CPU_SERVER, PEAK_CLIENT, PEAK_SERVER, SPEED
+from benchmarks.samples import CPU_CLIENT, CPU_SERVER, P50, PEAK_CLIENT, PEAK_SERVER, SPEED
 
 SIZES = (MIB, 64 * MIB, 256 * MIB, GIB)
 HEADLINE = 256 * MIB
@@ -119,6 +119,23 @@ def _summarize(nbytes: int) -> Figure:
     )
 
 
+def _cast() -> Figure:
+    return Figure(
+        name=f"read {size(HEADLINE)} of float32 as bfloat16",
+        ours=work("ours", "read", nbytes=HEADLINE, sent_as="bfloat16", warm=True),
+        peers=(
+            peer(
+                "read, then cast by numpy",
+                work("ours", "read_and_cast", nbytes=HEADLINE, to="bfloat16"),
+            ),
+            peer("not cast", work("ours", "read", nbytes=HEADLINE, warm=True)),
+        ),
+        measures=(P50,),
+        nbytes=HEADLINE,
+        needs=6 * HEADLINE,
+    )
+
+
 FIGURES = (
     *(_read(nbytes) for nbytes in SIZES),
     _read_fresh(HEADLINE),
@@ -126,4 +143,5 @@ FIGURES = (
     _bfloat16("read"),
     _bfloat16("assign"),
     _summarize(HEADLINE),
+    _cast(),
 )

@@ -37,7 +37,6 @@ def _at_once(in_flight: int) -> Figure:
             peer(
                 "grpc.aio echo",
                 work("echo", "echo_aio", nbytes=64),
-                targets={CALLS: at_least(0.7)} if in_flight == 32 else {},
             ),
             peer("unary TensorProto", work("tensor_proto", "call")),
         ),
@@ -47,9 +46,28 @@ def _at_once(in_flight: int) -> Figure:
     )
 
 
+def _batched(in_flight: int) -> Figure:
+    return Figure(
+        name=f"RunFunction, small, {in_flight} in flight, batched",
+        ours=work("batched", "call_aio"),
+        peers=(
+            peer(
+                "grpc.aio echo",
+                work("echo", "echo_aio", nbytes=64),
+                targets={CALLS: at_least(0.7)} if in_flight == 32 else {},
+            ),
+            peer("without batching", work("ours", "call_aio")),
+        ),
+        measures=(CALLS, P99),
+        in_flight=in_flight,
+        quick=in_flight == 32,
+    )
+
+
 FIGURES = (
     SMALL,
     *(_at_once(in_flight) for in_flight in (1, 8, 32)),
+    *(_batched(in_flight) for in_flight in (8, 32)),
     Figure(
         name=f"RunFunction, {size(LARGE)} in and out",
         ours=work("ours", "transform", nbytes=LARGE),

@@ -24,7 +24,8 @@ class Side:
 
     `command` is the server's where it is not `serve()` of the module; `address` stands for a server
     where the client needs none. `python` is the interpreter of the side's environment. `about` says
-    what the side is, and which buffers it reads into and sends from.
+    what the side is, and which buffers it reads into and sends from. `scratch` is a folder of the
+    server's, removed before it starts and after it ended.
     """
 
     module: str
@@ -32,6 +33,7 @@ class Side:
     command: tuple[str, ...] = ()
     address: str = ""
     python: str = sys.executable
+    scratch: Path | None = None
 
     @property
     def server(self) -> list[str]:
@@ -46,13 +48,31 @@ class Side:
 def sides(models: Path) -> dict[str, Side]:
     """The sides by name, over the SavedModels in a folder."""
     service = (sys.executable, "-m", "varserve_service", "serve", "--port", "0")
-    served = ("--model", f"{BENCH}={models / BENCH}", "--model", f"{OTHER}={models / OTHER}")
+    service += ("--log-level", "warning", "--model", f"{BENCH}={models / BENCH}")
+    state = models / "state"
     return {
         "ours": Side(
             "ours",
             "varserve: a read fills a warm array, or gives a fresh one where it says so; "
             "what is assigned is one warm array",
-            (*service, "--log-level", "warning", *served),
+            (*service, "--model", f"{OTHER}={models / OTHER}"),
+        ),
+        "batched": Side(
+            "ours",
+            "varserve with batching of the small function, up to 256 rows, no delay",
+            (*service, "--config", str(Path(__file__).parents[1] / "batching.yaml")),
+        ),
+        "durable": Side(
+            "ours",
+            "varserve with a state directory: every commit is on the disk before its answer",
+            (*service, "--state-dir", str(state)),
+            scratch=state,
+        ),
+        "disk": Side("disk", "the disk alone: write and fdatasync", address=str(models)),
+        "starts": Side(
+            "starts",
+            "the service from its start until it is ready, with a state directory",
+            address=str(models / BENCH),
         ),
         "tcp": Side(
             "tcp",

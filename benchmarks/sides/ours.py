@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import ml_dtypes
@@ -45,10 +46,19 @@ class Client:
         fill(rows=0)
 
     @contextmanager
-    def read(self, nbytes: int, dtype: str = "float32", warm: bool = False) -> Iterator[Act]:
+    def read(
+        self, nbytes: int, dtype: str = "float32", warm: bool = False, sent_as: str | None = None
+    ) -> Iterator[Act]:
         with self._filled(nbytes, dtype) as variable:
-            out = variable.numpy() if warm else None
-            yield lambda: variable.numpy(out=out)
+            out = variable.numpy(dtype=sent_as) if warm else None
+            yield lambda: variable.numpy(dtype=sent_as, out=out)
+
+    @contextmanager
+    def read_and_cast(self, nbytes: int, to: str) -> Iterator[Act]:
+        """A read of float32 that its reader casts."""
+        with self._filled(nbytes, "float32") as variable:
+            out = variable.numpy()
+            yield lambda: variable.numpy(out=out).astype(to)
 
     @contextmanager
     def summarize(self, nbytes: int, content_hash: bool = True) -> Iterator[Act]:
@@ -78,6 +88,35 @@ class Client:
             kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
             value = np.full(shape, 2, kind)
             yield lambda: variable.assign(value)
+
+    @asynccontextmanager
+    async def assign_aio(self, nbytes: int) -> AsyncIterator[Act]:
+        async with varserve.aio.connect(self._address) as client:
+            variable = (await client.model(BENCH)).variables[variable_name("float32", nbytes)]
+            value = np.full(variable.shape, 2, np.float32)
+
+            async def act() -> Any:
+                return await variable.assign(value)
+
+            yield act
+
+    @asynccontextmanager
+    async def watched_aio(self, watchers: int) -> AsyncIterator[Act]:
+        """A commit, until every one of so many watchers on one connection has its event."""
+        # One of its own: the commits of the works beside it are none of these watchers' business.
+        name = f"small_{min(watchers, SNAPSHOT - 1)}"
+        async with varserve.aio.connect(self._address) as client, AsyncExitStack() as stack:
+            model = await client.model(BENCH)
+            value = np.full(model.variables[name].shape, 2, np.float32)
+            watches = [stack.enter_context(await model.watch(name)) for _ in range(watchers)]
+
+            async def act() -> Any:
+                commit, *events = await asyncio.gather(
+                    model.variables[name].assign(value), *map(anext, watches)
+                )
+                assert {event.revision for event in events} <= {commit.revision}
+
+            yield act
 
     @contextmanager
     def call(self, model: str = BENCH) -> Iterator[Act]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.processes import Failed
 from benchmarks.runner import ROUNDS_LEAST, Budget, Pool, measure
 from benchmarks.samples import PEAK_CLIENT, SPEED
 from benchmarks.sides import Side, sides
+from benchmarks.sides.disk import Client as Disk
 
 FOLDER = Path(benchmarks.sides.__file__).parent
 SIDES = sides(Path("model"))
@@ -93,6 +95,34 @@ def test_a_figure_is_measured(pool: Pool) -> None:
         assert all(one.moved == nbytes * len(one.times) / 1e9 for one in each)
 
 
+def test_calls_and_rounds_may_be_given(pool: Pool) -> None:
+    """Where a figure says how many calls and rounds it takes, neither is found out by trying."""
+    what = work("tcp", "read", nbytes=1)
+    figure = Figure("few", what, (), (SPEED,), calls=3, rounds=2)
+    pool.start(["tcp"])
+    (result,) = measure([figure], pool, Budget(seconds=60), say=lambda what: None)
+    assert [[len(each.times) for each in one] for one in result.rounds] == [[3, 3]]
+
+
+def test_a_folder_of_a_server_does_not_outlive_it(tmp_path: Path) -> None:
+    """What an earlier run left is gone when a server starts, and what it leaves when it ended."""
+    scratch = tmp_path / "state"
+    scratch.mkdir()
+    side = replace(SIDES["tcp"], scratch=scratch)
+    with Pool({"tcp": side}, tmp_path) as pool:
+        pool.start(["tcp"])
+        assert not scratch.exists()
+        scratch.mkdir()
+    assert not scratch.exists()
+
+
+def test_the_disk_is_appended_to(tmp_path: Path) -> None:
+    """The floor writes and syncs a file that does not grow without end."""
+    with Disk(str(tmp_path)).append(2**12, keep=2**14) as append:
+        for _ in range(10):
+            append()
+
+
 def test_a_budget_is_rounds_and_seconds() -> None:
     """Five rounds at least and until the time is up; three where they take minutes."""
     budget = Budget(seconds=4)
@@ -104,12 +134,15 @@ def test_a_budget_is_rounds_and_seconds() -> None:
 def test_a_figure_that_fails_is_a_problem_of_its_own(pool: Pool) -> None:
     """A work that fails says why, and the next figure is measured."""
     wrong = Figure("wrong", work("tcp", "fly"), (), (SPEED,), round_seconds=0)
-    huge = Figure("huge", work("tcp", "read", nbytes=1), (), (SPEED,), needs=2**60)
+    huge = Figure(
+        "huge", work("tcp", "read", nbytes=1), (), (SPEED,), needs=2**60, else_try="a smaller one"
+    )
     right = Figure("right", work("tcp", "read", nbytes=1), (), (SPEED,), round_seconds=0)
     pool.start(["tcp"])
     found = [*measure([wrong, huge, right], pool, Budget(seconds=0), say=lambda what: None)]
     assert "fly" in found[0].problem
     assert "memory" in found[1].problem
+    assert "a smaller one" in found[1].problem
     assert not found[2].problem
 
 
