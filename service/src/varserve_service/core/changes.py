@@ -8,7 +8,7 @@ made durable. Knows the ports and numpy.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -287,6 +287,13 @@ def part(variable: Variable, whole: Value, region: Region | None) -> Value:
     if region is None:
         return whole
     return variable.stage(np.ascontiguousarray(whole.numpy()[index_of(region)]))
+
+
+def check_initialized(variables: Iterable[Variable]) -> None:
+    """Raises StateError VARIABLE_UNINITIALIZED for the first that has no value."""
+    for variable in variables:
+        if not variable.is_initialized():
+            raise uninitialized(variable)
 
 
 def uninitialized(variable: Variable) -> StateError:

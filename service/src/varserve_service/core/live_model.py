@@ -7,7 +7,6 @@ nothing of TensorFlow, gRPC or disk.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,9 +18,9 @@ import numpy as np
 from . import changes
 from .answers import Answers, WriteRequest
 from .assignment import Assignment, make_changes
-from .casts import check_cast, sent_as
+from .casts import check_cast
 from .changes import StagedWrite, Write
-from .commits import UNKNOWN_ORIGIN, Changed, CommitKind, Origin, Witness
+from .commits import UNKNOWN_ORIGIN, CommitKind, Origin, Witness
 from .committer import NOTHING, Attempt, Committer, Done
 from .errors import Reason, StateError
 from .history import History
@@ -35,16 +34,14 @@ from .messages import (
     Answer,
     Conditions,
     Description,
-    Entry,
     Header,
     Read,
     Snapshot,
     VariableState,
-    sent_bytes,
 )
 from .naming import Directory
 from .observer import UNOBSERVED, Observer
-from .overloads import choose, least_output_bytes
+from .overloads import choose
 from .past import restored
 from .ports import (
     Constant,
@@ -55,9 +52,10 @@ from .ports import (
     Variable,
     VariableSpec,
 )
-from .regions import region_shape
+from .reading import Reading
 from .replay import replay
 from .revisions import Revisions
+from .running import Run
 from .timeline import Timeline
 from .watchers import Watchers
 
@@ -105,10 +103,10 @@ class LiveModel:
         self._by_path = {variable.spec.path: variable for variable in loaded.variables}
         epoch = secrets.token_hex(8) if journal is None else journal.epoch
         self._revisions = Revisions(loaded.name, self._by_path, epoch)
+        self._reading = Reading(self._revisions)
         answers = answers if answers is not None else Answers()
         if journal is not None:
             replay(journal, self._by_path, self._revisions, history, answers, self._answer_of)
-        self._journal = journal
         self._committer = Committer(
             lambda: self.header,
             self._lock,
@@ -241,11 +239,11 @@ class LiveModel:
         known = if_newer_than if epoch in ("", self._revisions.epoch) else None
         with self._lock.shared(deadline):
             # All are checked before the first is taken.
-            taken = [self._check_read(variable, read, known, admit) for variable, read in found]
+            taken = [self._reading.check(variable, read, known, admit) for variable, read in found]
             return Snapshot(
                 self.header,
                 tuple(
-                    self._entry(variable, read, take=take)
+                    self._reading.entry(variable, read, take=take)
                     for (variable, read), take in zip(found, taken, strict=True)
                 ),
             )
@@ -277,12 +275,15 @@ class LiveModel:
             assignment.work_out(self._lock, deadline)
 
         def values() -> dict[str, Value]:
-            return {} if read_back is None else self._read_back(read_back, max_read_back_bytes)
+            if read_back is None:
+                return {}
+            variable = self._variables.find(read_back.variable)
+            return self._reading.back(variable, read_back, max_read_back_bytes)
 
         def make() -> Done:
             if lease_seconds is None:
                 return assignment.make(values)
-            self._check_initialized(assignment.variables)
+            changes.check_initialized(assignment.variables)
             under = {v.spec.path: self._revisions.of(v.spec.path) for v in assignment.variables}
             done = assignment.make(values)
             grant = partial(self._leases.grant, seconds=lease_seconds, under=under)
@@ -438,68 +439,21 @@ class LiveModel:
         `outputs`: names of the outputs to give; empty: all. More than `max_output_bytes` of them
         is MESSAGE_TOO_LARGE, with nothing changed. Raises StateError.
         """
-        found = self._functions.find(function)
-        index = choose(found.spec, inputs, constants)
-        overload = found.spec.overloads[index]
-        names = [output.name for output in overload.outputs]
-        for name in outputs:
-            if name not in names:
-                raise StateError(
-                    Reason.INPUT_MISMATCH,
-                    f"function {found.spec.name!r}: no output {name[:200]!r}; "
-                    f"expected outputs: {', '.join(names) or 'none'}",
-                    function=found.spec.name,
-                )
-        needed = [self._by_path[path] for path in overload.reads]
-        written = [self._by_path[path] for path in overload.writes]
-        thing = f"function {found.spec.name!r}"
-        staged = 0 if self.memory.is_host else sum(each.nbytes for each in inputs.values())
-        with self.memory.device.reserve(staged, f"the input of {thing}"):
-            call = found.stage(index, inputs)
-
-        def checked() -> dict[str, Value]:
-            began = time.monotonic()
-            try:
-                with self.memory.device.reserve(least_output_bytes(overload), thing):
-                    values = call()
-            finally:
-                self._observer.ran(time.monotonic() - began)
-            if outputs:
-                values = {name: values[name] for name in outputs}
-            nbytes = _nbytes(values)
-            if max_output_bytes is not None and nbytes > max_output_bytes:
-                raise StateError(
-                    Reason.MESSAGE_TOO_LARGE,
-                    f"function {found.spec.name!r}: the outputs take {nbytes} bytes; expected at "
-                    f"most {max_output_bytes} in one message; use StreamRunFunction",
-                    nbytes=nbytes,
-                )
-            return values
-
-        if not written and not overload.changes_other_state:
+        run = Run(
+            self._functions.find(function),
+            inputs,
+            constants,
+            outputs,
+            max_output_bytes,
+            self._by_path,
+            self.memory,
+            self._observer,
+        )
+        if not run.may_change:
             with self._lock.shared(deadline):
                 self._revisions.check(conditions)
-                self._check_initialized(needed)
-                return Answer(self.header, checked())
-
-        def make() -> Done:
-            self._check_initialized(needed)
-            preimages = [(v, v.read() if v.is_initialized() else None) for v in written]
-
-            def undo() -> None:
-                for variable, preimage in reversed(preimages):
-                    if preimage is not None:
-                        variable.write(preimage)
-
-            try:
-                values = checked()
-                changed = [Changed(v.spec, None, v.read(), before) for v, before in preimages]
-            except BaseException:
-                undo()
-                raise
-            return Done(CommitKind.RUN, changed, values, undo)
-
-        return self._commit(Attempt(make, request, conditions, origin, deadline), witness)
+                return Answer(self.header, run.values())
+        return self._commit(Attempt(run.make, request, conditions, origin, deadline), witness)
 
     def _checked(self, writes: Sequence[Write]) -> list[tuple[Write, Variable]]:
         found = [(write, self._variables.find(write.variable)) for write in writes]
@@ -514,59 +468,12 @@ class LiveModel:
             groups.setdefault(variable.spec.path, []).append(changes.stage(write, variable))
         return list(groups.values())
 
-    # What is checked and read under the lock.
-
-    def _check_initialized(self, variables: Sequence[Variable]) -> None:
-        for variable in variables:
-            if not variable.is_initialized():
-                raise changes.uninitialized(variable)
-
-    def _check_read(
-        self, variable: Variable, read: Read, known: int | None, admit: Admit | None
-    ) -> bool:
-        """Whether the value is to be taken: False when it is not newer than `known`."""
-        spec = variable.spec
-        self._check_initialized([variable])
-        if known is not None and self._revisions.of(spec.path) <= known:
-            return False
-        if read.region is not None or admit is not None:
-            shape = variable.shape()
-            if read.region is not None:
-                shape = region_shape(read.region, shape, variable=spec.name)
-            if admit is not None:
-                admit(spec, read, shape)
-        return True
-
-    def _entry(self, variable: Variable, read: Read, *, take: bool = True) -> Entry:
-        spec = variable.spec
-        value = sent_as(variable, variable.read(read.region), read.dtype) if take else None
-        return Entry(spec.name, self._revisions.of(spec.path), value)
-
-    def _read_back(self, read: Read, max_bytes: int | None) -> dict[str, Value]:
-        variable = self._variables.find(read.variable)
-        self._check_read(variable, read, None, None)
-        entry = self._entry(variable, read)
-        assert entry.value is not None
-        nbytes = sent_bytes(entry.value)
-        if max_bytes is not None and nbytes > max_bytes:
-            raise StateError(
-                Reason.MESSAGE_TOO_LARGE,
-                f"variable {entry.variable!r}: the value to read back takes {nbytes} "
-                f"bytes; expected at most {max_bytes} in one message",
-                nbytes=nbytes,
-            )
-        return {entry.variable: entry.value}
-
     def _state_of(self, variable: Variable) -> VariableState:
         return VariableState(
             variable.spec,
             variable.shape() if variable.is_initialized() else None,
             self._revisions.of(variable.spec.path),
         )
-
-
-def _nbytes(values: Mapping[str, Value]) -> int:
-    return sum(sent_bytes(value) for value in values.values())
 
 
 def _memory_of(loaded: LoadedModel, host: MemoryBudget) -> ModelMemory:

@@ -1,0 +1,60 @@
+"""What is read of a model under its lock: checked first, and then taken as references.
+
+Knows the ports. Whoever reads holds the model's lock, shared or not.
+"""
+
+from __future__ import annotations
+
+from .casts import sent_as
+from .changes import check_initialized
+from .errors import Reason, StateError
+from .messages import Admit, Entry, Read, sent_bytes
+from .ports import Value, Variable
+from .regions import region_shape
+from .revisions import Revisions
+
+
+class Reading:
+    """Reads variables whose last writes are in `revisions`."""
+
+    def __init__(self, revisions: Revisions) -> None:
+        self._revisions = revisions
+
+    def check(
+        self, variable: Variable, read: Read, known: int | None = None, admit: Admit | None = None
+    ) -> bool:
+        """Whether the value is to be taken: False when it is not newer than `known`.
+
+        Raises StateError VARIABLE_UNINITIALIZED, REGION_INVALID, and what `admit` raises.
+        """
+        spec = variable.spec
+        check_initialized([variable])
+        if known is not None and self._revisions.of(spec.path) <= known:
+            return False
+        if read.region is not None or admit is not None:
+            shape = variable.shape()
+            if read.region is not None:
+                shape = region_shape(read.region, shape, variable=spec.name)
+            if admit is not None:
+                admit(spec, read, shape)
+        return True
+
+    def entry(self, variable: Variable, read: Read, *, take: bool = True) -> Entry:
+        """The entry of a snapshot for a read that was checked."""
+        value = sent_as(variable, variable.read(read.region), read.dtype) if take else None
+        return Entry(variable.spec.name, self._revisions.of(variable.spec.path), value)
+
+    def back(self, variable: Variable, read: Read, max_bytes: int | None) -> dict[str, Value]:
+        """The value after a write, by its name. Raises StateError MESSAGE_TOO_LARGE as well."""
+        self.check(variable, read)
+        entry = self.entry(variable, read)
+        assert entry.value is not None
+        nbytes = sent_bytes(entry.value)
+        if max_bytes is not None and nbytes > max_bytes:
+            raise StateError(
+                Reason.MESSAGE_TOO_LARGE,
+                f"variable {entry.variable!r}: the value to read back takes {nbytes} "
+                f"bytes; expected at most {max_bytes} in one message",
+                nbytes=nbytes,
+            )
+        return {entry.variable: entry.value}

@@ -1,0 +1,112 @@
+"""One run of a function: its overload, its staged inputs, its outputs within bounds, its writes.
+
+Knows the ports and what a commit is made of. Whoever runs it holds the model's lock: shared where
+it changes nothing, exclusive where it may.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .changes import check_initialized
+from .commits import Changed, CommitKind
+from .committer import Done
+from .errors import Reason, StateError
+from .memory import ModelMemory
+from .messages import sent_bytes
+from .observer import Observer
+from .overloads import choose, least_output_bytes
+from .ports import Constant, Function, Value, Variable
+
+
+class Run:
+    """A run whose inputs are checked and staged.
+
+    `outputs`: names of the outputs to give; none: all. More than `max_output_bytes` of them is
+    MESSAGE_TOO_LARGE. Raises StateError.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        inputs: Mapping[str, np.ndarray[Any, Any]],
+        constants: Mapping[str, Constant],
+        outputs: Sequence[str],
+        max_output_bytes: int | None,
+        variables: Mapping[str, Variable],
+        memory: ModelMemory,
+        observer: Observer,
+    ) -> None:
+        spec = function.spec
+        index = choose(spec, inputs, constants)
+        self._overload = spec.overloads[index]
+        self._name = spec.name
+        self._outputs = outputs
+        self._max_output_bytes = max_output_bytes
+        self._memory = memory
+        self._observer = observer
+        self._check_outputs()
+        self._needed = [variables[path] for path in self._overload.reads]
+        self._written = [variables[path] for path in self._overload.writes]
+        staged = 0 if memory.is_host else sum(each.nbytes for each in inputs.values())
+        with memory.device.reserve(staged, f"the input of function {spec.name!r}"):
+            self._call = function.stage(index, inputs)
+
+    @property
+    def may_change(self) -> bool:
+        """It is a commit, or changes state that is not a variable."""
+        return bool(self._written) or self._overload.changes_other_state
+
+    def values(self) -> dict[str, Value]:
+        """Run it; its outputs by name."""
+        check_initialized(self._needed)
+        began = time.monotonic()
+        try:
+            least = least_output_bytes(self._overload)
+            with self._memory.device.reserve(least, f"function {self._name!r}"):
+                values = self._call()
+        finally:
+            self._observer.ran(time.monotonic() - began)
+        if self._outputs:
+            values = {name: values[name] for name in self._outputs}
+        nbytes = sum(map(sent_bytes, values.values()))
+        if self._max_output_bytes is not None and nbytes > self._max_output_bytes:
+            raise StateError(
+                Reason.MESSAGE_TOO_LARGE,
+                f"function {self._name!r}: the outputs take {nbytes} bytes; expected at "
+                f"most {self._max_output_bytes} in one message; use StreamRunFunction",
+                nbytes=nbytes,
+            )
+        return values
+
+    def make(self) -> Done:
+        """Run it as what a commit is made of: what it writes is put back when it fails."""
+        preimages = [(v, v.read() if v.is_initialized() else None) for v in self._written]
+
+        def undo() -> None:
+            for variable, preimage in reversed(preimages):
+                if preimage is not None:
+                    variable.write(preimage)
+
+        try:
+            values = self.values()
+            changed = [Changed(v.spec, None, v.read(), before) for v, before in preimages]
+        except BaseException:
+            undo()
+            raise
+        return Done(CommitKind.RUN, changed, values, undo)
+
+    def _check_outputs(self) -> None:
+        names = [output.name for output in self._overload.outputs]
+        for name in self._outputs:
+            if name not in names:
+                raise StateError(
+                    Reason.INPUT_MISMATCH,
+                    f"function {self._name!r}: no output {name[:200]!r}; "
+                    f"expected outputs: {', '.join(names) or 'none'}",
+                    function=self._name,
+                )
