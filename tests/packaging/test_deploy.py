@@ -12,8 +12,27 @@ from typing import Any
 import pytest
 import yaml
 
+from varserve_service.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
-OVERLAYS = {"base": "cpu", "overlays/gpu": "gpu"}
+OVERLAYS = {
+    "base": "cpu",
+    "overlays/cpu": "cpu",
+    "overlays/gpu": "gpu",
+    "overlays/metrics": "cpu",
+    "overlays/mtls": "cpu",
+    "overlays/network-policy": "cpu",
+    "overlays/persistent-state": "cpu",
+    "overlays/production": "cpu",
+}
+CERTIFICATES = ["Certificate"] * 3 + ["Issuer"] * 2
+KINDS = {
+    "overlays/metrics": ["PrometheusRule", "ServiceMonitor"],
+    "overlays/mtls": CERTIFICATES,
+    "overlays/network-policy": ["NetworkPolicy"],
+    "overlays/production": [*CERTIFICATES, "NetworkPolicy", "PrometheusRule", "ServiceMonitor"],
+}
+TLS = ("overlays/mtls", "overlays/production")
 
 pytestmark = pytest.mark.skipif(
     shutil.which("kubectl") is None, reason="kubectl renders the manifests and is not on the path"
@@ -30,8 +49,16 @@ def rendered(overlay: str) -> str:
     ).stdout
 
 
+def documents(overlay: str) -> list[Any]:
+    return list(yaml.safe_load_all(rendered(overlay)))
+
+
 def objects(overlay: str) -> dict[str, Any]:
-    return {document["kind"]: document for document in yaml.safe_load_all(rendered(overlay))}
+    return {document["kind"]: document for document in documents(overlay)}
+
+
+def environment(overlay: str) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in container(overlay).get("env", [])}
 
 
 def pod(overlay: str) -> dict[str, Any]:
@@ -56,7 +83,8 @@ def test_manifests_fit_the_api(overlay: str, tmp_path: Path) -> None:
         [program, "--strict", manifest], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert sorted(objects(overlay)) == ["PodDisruptionBudget", "Service", "StatefulSet"]
+    kinds = [*KINDS.get(overlay, []), "PodDisruptionBudget", "Service", "StatefulSet"]
+    assert sorted(document["kind"] for document in documents(overlay)) == sorted(kinds)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -76,22 +104,122 @@ def test_pod_is_restricted(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_probes_and_service_reach_the_port_that_the_image_listens_on(overlay: str) -> None:
-    """Three gRPC probes, the container's port and the service's port are the image's own port."""
+def test_probes_and_service_reach_the_port_that_is_theirs(overlay: str) -> None:
+    """The service reaches the image's own port; probes that one, or under TLS the health port."""
     (exposed,) = [
         int(line.split()[1])
         for line in (ROOT / "Dockerfile").read_text().splitlines()
         if line.startswith("EXPOSE ")
     ]
+    set_ports = environment(overlay)
+    probed = int(set_ports.get("VARSERVE_HEALTH_PORT", exposed))
+    assert (probed != exposed) is (overlay in TLS)
     spec = container(overlay)
     assert {
         name: spec[name]["grpc"]["port"]
         for name in ("startupProbe", "readinessProbe", "livenessProbe")
-    } == {"startupProbe": exposed, "readinessProbe": exposed, "livenessProbe": exposed}
-    assert spec["ports"] == [{"name": "grpc", "containerPort": exposed}]
+    } == {"startupProbe": probed, "readinessProbe": probed, "livenessProbe": probed}
+    ports = {port["name"]: port["containerPort"] for port in spec["ports"]}
+    assert ports["grpc"] == exposed
+    assert ports.get("health", exposed) == probed
+    assert str(ports.get("metrics", "")) == set_ports.get("VARSERVE_METRICS_PORT", "")
     service = objects(overlay)["Service"]["spec"]
     assert service["clusterIP"] == "None"
-    assert [(port["port"], port["targetPort"]) for port in service["ports"]] == [(exposed, "grpc")]
+    reached = {port["targetPort"]: port["port"] for port in service["ports"]}
+    assert reached == {name: port for name, port in ports.items() if name != "health"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_is_set_is_a_setting(overlay: str) -> None:
+    """Every variable of the environment is a setting of the service, with a value that it takes."""
+    given = {
+        name.removeprefix("VARSERVE_").lower(): value
+        for name, value in environment(overlay).items()
+    }
+    assert set(given) <= set(Settings.model_fields)
+    Settings(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_pod_has_the_time_to_drain(overlay: str) -> None:
+    """The kill comes after the service's own grace, and what it needs to close connections."""
+    grace = float(environment(overlay).get("VARSERVE_GRACE", Settings().grace))
+    assert pod(overlay)["terminationGracePeriodSeconds"] >= grace + 10
+
+
+@pytest.mark.parametrize("overlay", TLS)
+def test_certificates_are_mounted_where_they_are_read(overlay: str) -> None:
+    """The secret that cert-manager fills is the volume that the settings name, for this service."""
+    found = environment(overlay)
+    (mount,) = [m for m in container(overlay)["volumeMounts"] if m["name"] == "tls"]
+    names = {key: found[f"VARSERVE_TLS_{key}"] for key in ("CERT", "KEY", "CLIENT_CA")}
+    assert names == {
+        "CERT": f"{mount['mountPath']}/tls.crt",
+        "KEY": f"{mount['mountPath']}/tls.key",
+        "CLIENT_CA": f"{mount['mountPath']}/ca.crt",
+    }
+    (secret,) = [v["secret"]["secretName"] for v in pod(overlay)["volumes"] if v["name"] == "tls"]
+    certificates = {
+        each["metadata"]["name"]: each["spec"]
+        for each in documents(overlay)
+        if each["kind"] == "Certificate"
+    }
+    issuers = {each["metadata"]["name"] for each in documents(overlay) if each["kind"] == "Issuer"}
+    assert certificates["varserve"]["secretName"] == secret
+    assert {each["issuerRef"]["name"] for each in certificates.values()} <= issuers
+    service = objects(overlay)["Service"]["metadata"]["name"]
+    assert certificates["varserve"]["dnsNames"] == [service, f"*.{service}"]
+
+
+@pytest.mark.parametrize("overlay", ["overlays/network-policy", "overlays/production"])
+def test_nothing_leaves_the_pod(overlay: str) -> None:
+    """All egress is denied, and ingress is for the ports of calls and metrics alone."""
+    spec = objects(overlay)["NetworkPolicy"]["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert spec["egress"] == []
+    labels = objects(overlay)["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
+    assert spec["podSelector"]["matchLabels"] == labels
+    assert [port["port"] for rule in spec["ingress"] for port in rule["ports"]] == [8500, 9464]
+    assert all(rule["from"] for rule in spec["ingress"])
+
+
+@pytest.mark.parametrize("overlay", ["overlays/persistent-state", "overlays/production"])
+def test_state_outlives_the_pod(overlay: str) -> None:
+    """The state is on a claim of the pod's own, which nobody else mounts and nothing deletes."""
+    spec = objects(overlay)["StatefulSet"]["spec"]
+    (claim,) = spec["volumeClaimTemplates"]
+    (mount,) = [
+        m for m in container(overlay)["volumeMounts"] if m["name"] == claim["metadata"]["name"]
+    ]
+    assert environment(overlay)["VARSERVE_STATE_DIR"] == mount["mountPath"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
+    assert set(spec["persistentVolumeClaimRetentionPolicy"].values()) == {"Retain"}
+    assert spec["replicas"] == 1
+
+
+def test_prometheus_shows_a_certificate_where_it_must() -> None:
+    """With mutual TLS metrics are collected over it, with a certificate that is made for that."""
+    (endpoint,) = objects("overlays/production")["ServiceMonitor"]["spec"]["endpoints"]
+    tls = endpoint["tlsConfig"]
+    secrets = {
+        tls["ca"]["secret"]["name"],
+        tls["cert"]["secret"]["name"],
+        tls["keySecret"]["name"],
+    }
+    made = {
+        each["spec"]["secretName"]: each["spec"].get("usages")
+        for each in documents("overlays/production")
+        if each["kind"] == "Certificate"
+    }
+    assert endpoint["scheme"] == "https"
+    assert [made[name] for name in secrets] == [["client auth"]]
+    assert tls["serverName"] == objects("overlays/production")["Service"]["metadata"]["name"]
+
+
+def test_the_operators_rules_are_the_alerts() -> None:
+    """The PrometheusRule says what deploy/monitoring says, in the operator's form."""
+    alerts = yaml.safe_load((ROOT / "deploy/monitoring/alerts.yaml").read_text())
+    assert objects("overlays/metrics")["PrometheusRule"]["spec"] == alerts
 
 
 @pytest.mark.parametrize(("overlay", "tag"), OVERLAYS.items())
