@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import journal_writers as script
+from tests.faults.disks import which_strace
 from tests.journal.kept import kept, value_of
 from varserve_service.journal import SqliteJournal
 from varserve_service.journal.disk import EXIT_DISK_FAILED
@@ -135,15 +136,6 @@ def test_sigkill_under_eight_writers(tmp_path: Path) -> None:
 def test_sigkill_under_eight_writers_500_times(tmp_path: Path) -> None:
     """The same, 500 times over one state."""
     killed_again_and_again(tmp_path, ALL_KILLS)
-
-
-def which_strace() -> str:
-    path = shutil.which("strace")
-    if path is None:
-        pytest.skip("strace is not installed: it makes the Nth call of a process fail")
-    if subprocess.run([path, "-qq", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("strace may not trace here")
-    return path
 
 
 CALLS = {

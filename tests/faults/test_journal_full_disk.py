@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,38 +12,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import varserve
 from tests.fakes import FakeModel, FakeVariable
+from tests.faults.disks import fill, small_disk
 from tests.journal.kept import kept, value_of
 from tests.rpc.models import counter_model
 from tests.serving import serve_here
 
 MIB = 2**20
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(path)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
-
-
-def fill(path: Path) -> None:
-    """Take all the room there is."""
-    with path.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-        os.fsync(file.fileno())
 
 
 def model() -> FakeModel:
@@ -57,13 +27,18 @@ def model() -> FakeModel:
     )
 
 
-def test_a_full_disk_refuses_writes_and_nothing_else(small_disk: Path) -> None:
+def test_a_full_disk_refuses_writes_and_nothing_else(tmp_path: Path) -> None:
     """Small and large writes and runs are refused with STATE_STORE_FULL; reads, runs, health go on.
 
     When there is room again writes go through by themselves, and a restart has all of them.
     """
-    filler, large = small_disk / "filler", np.ones(100_000, np.float32)
-    with kept(small_disk / "state", model) as (live, _), serve_here(live) as address:
+    with small_disk(tmp_path / "disk") as disk:
+        full_and_not(disk)
+
+
+def full_and_not(disk: Path) -> None:
+    filler, large = disk / "filler", np.ones(100_000, np.float32)
+    with kept(disk / "state", model) as (live, _), serve_here(live) as address:
         with varserve.connect(address) as client, grpc.insecure_channel(address) as channel:
             served = client.model("counter")
             variables, functions = served.variables, served.functions
@@ -105,10 +80,10 @@ def test_a_full_disk_refuses_writes_and_nothing_else(small_disk: Path) -> None:
             variables["words"].assign([b"x" * 100_000, b"y"])
         header = live.header
         assert header.revision == revision + 1
-    with kept(small_disk / "state", model) as (live, _):
+    with kept(disk / "state", model) as (live, _):
         assert live.header == header
         assert value_of(live, "count") == revision - 1
         assert value_of(live, "words").tolist() == [b"x" * 100_000, b"y"]
         assert value_of(live, "large").tolist() == large.tolist()
-        files = list((small_disk / "state/models/counter/1/payloads").iterdir())
+        files = list((disk / "state/models/counter/1/payloads").iterdir())
         assert len(files) == 1  # nothing is left of the writes that were refused

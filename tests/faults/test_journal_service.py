@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import varserve
 from tests.conftest import Serve
 from tests.e2e.test_start import start
+from tests.faults.disks import fill, small_disk, which_strace
+from tests.serving import ServiceProcess, service_process
+from varserve_service.journal.disk import EXIT_DISK_FAILED
 
 
 def state_of(client: varserve.Client) -> dict[str, Any]:
@@ -36,7 +42,8 @@ def test_acknowledged_writes_survive_sigkill(
 ) -> None:
     """Assigns of every kind, in place and whole, and runs, of real SavedModels, after SIGKILL.
 
-    Meanwhile a second service on the directory is refused, and so is another model afterwards.
+    Meanwhile a second service on the directory is refused, and so is another model afterwards,
+    until it is started with --state-reset, which moves the state aside.
     """
     state = ("--state-dir", str(tmp_path / "state"))
     with serve("counter", "embedding", arguments=state) as service:
@@ -69,3 +76,77 @@ def test_acknowledged_writes_survive_sigkill(
     assert "model 'counter'" in other.stderr
     assert "variable 'count' is gone" in other.stderr
     assert "Traceback" not in other.stderr
+    other_model = {"counter": model_folder("embedding")}
+    with (
+        service_process(other_model, tmp_path / "log", (*state, "--state-reset")) as service,
+        varserve.connect(service.address) as client,
+    ):
+        assert client.model("counter").revision == 0
+    (aside,) = (tmp_path / "state/aside").iterdir()
+    assert (aside / "log.sqlite3").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_full_and_a_failing_disk(serve: Serve, tmp_path: Path) -> None:
+    """A full disk refuses writes alone, and heals; a sync that fails once ends the process.
+
+    What was acknowledged is there afterwards, and at most the one more that was in flight.
+    """
+    strace = which_strace()
+    with small_disk(tmp_path / "disk") as disk:
+        state = ("--state-dir", str(disk / "state"))
+        with (
+            serve("counter", arguments=state) as service,
+            varserve.connect(service.address, retries=0) as client,
+        ):
+            count = client.model("counter").variables["count"]
+            acknowledged = count.assign_add(1).revision
+            fill(disk / "filler")
+            acknowledged = add_until(varserve.StateStoreFull, count) or acknowledged
+            assert count.numpy() == acknowledged
+            assert healthy(service.address)
+            (disk / "filler").unlink()
+            assert count.assign_add(1).revision == acknowledged + 1
+            acknowledged = fail_a_sync(strace, service, count, tmp_path / "trace")
+            assert service.process.wait(60) == EXIT_DISK_FAILED
+        with (
+            serve("counter", arguments=state) as service,
+            varserve.connect(service.address) as client,
+        ):
+            found = client.read_variable("counter", "count")
+            assert found.revision == found.value
+            assert acknowledged <= found.revision <= acknowledged + 1
+
+
+def add_until(error: type[varserve.VarserveError], count: Any) -> int:
+    """Add one again and again until that fails; the last revision that was acknowledged."""
+    acknowledged = 0
+    try:
+        for _ in range(1000):
+            acknowledged = count.assign_add(1).revision
+    except error:
+        return acknowledged
+    raise AssertionError(f"no {error.__name__}")
+
+
+def fail_a_sync(strace: str, service: ServiceProcess, count: Any, trace: Path) -> int:
+    """Let the third sync from now on fail with EIO; the last revision that was acknowledged."""
+    command = [strace, "-f", "-o", str(trace), "-p", str(service.pid), "-e", "trace=fdatasync"]
+    tracer = subprocess.Popen(
+        [*command, "-e", "inject=fdatasync:error=EIO:when=3"], stderr=subprocess.PIPE, text=True
+    )
+    assert tracer.stderr is not None
+    assert "attached" in tracer.stderr.readline()
+    # Syncs are counted for each thread, and several threads take calls.
+    acknowledged = add_until(varserve.Unavailable, count)
+    tracer.communicate(timeout=60)
+    assert "INJECTED" in trace.read_text()
+    assert acknowledged
+    return acknowledged
+
+
+def healthy(address: str) -> bool:
+    with grpc.insecure_channel(address) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        status = check(health_pb2.HealthCheckRequest(), timeout=30).status
+    return bool(status == health_pb2.HealthCheckResponse.SERVING)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import grpc
 import pytest
@@ -31,19 +34,29 @@ def _seconds(check: Callable[..., object]) -> float:
     return taken
 
 
+def durable(state: Path) -> int:
+    """The last commit of the counter on disk."""
+    with closing(sqlite3.connect(state / "models/counter/0/log.sqlite3")) as log:
+        (revision,) = log.execute("SELECT max(revision) FROM commits").fetchone()
+    return int(revision)
+
+
 @pytest.mark.timeout(900)
-def test_sigterm_under_load(serve: Serve) -> None:
+def test_sigterm_under_load(serve: Serve, tmp_path: Path) -> None:
     """100 streams, a long function and writes in flight: not ready at once, and exit code 0.
 
     Health says so within 100 ms (where the slowest of the checks before needed a third of that,
-    within three times what it needed), acknowledged writes keep their order and number, whoever is
-    refused is told UNAVAILABLE, and the process is gone within the grace period and two seconds.
+    within three times what it needed), acknowledged writes keep their order and number and are on
+    disk, with at most the one more that was in flight, whoever is refused is told UNAVAILABLE, and
+    the process is gone within the grace period and two seconds.
     """
     acknowledged: list[int] = []
     refusals: list[varserve.VarserveError] = []
     wrote, running = threading.Event(), threading.Event()
 
-    with serve("slow", "counter", "large_64", arguments=("--grace", str(GRACE))) as service:
+    state = tmp_path / "state"
+    arguments = ("--grace", str(GRACE), "--state-dir", str(state))
+    with serve("slow", "counter", "large_64", arguments=arguments) as service:
 
         def write() -> None:
             with varserve.connect(service.address) as client:
@@ -105,5 +118,6 @@ def test_sigterm_under_load(serve: Serve) -> None:
     assert told <= max(TOLD_SECONDS, 3 * usual)
     assert ended <= GRACE + 2
     assert acknowledged == list(range(1, len(acknowledged) + 1))
+    assert durable(state) in (len(acknowledged), len(acknowledged) + 1)
     assert refusals
     assert [e for e in refusals if not isinstance(e, varserve.Unavailable)] == []
