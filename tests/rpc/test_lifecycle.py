@@ -25,7 +25,7 @@ from varserve.v1 import model_service_pb2_grpc
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 from varserve_service.core.ports import TensorSpec
-from varserve_service.rpc import Server, ServerOptions
+from varserve_service.rpc import OPEN, Access, Server, ServerOptions
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -49,8 +49,10 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*models: LiveModel, **options: Any) -> AsyncIterator[Running]:
-    server = Server(Models(models), ServerOptions(port=0, **options))
+async def running(
+    *models: LiveModel, access: Access = OPEN, **options: Any
+) -> AsyncIterator[Running]:
+    server = Server(Models(models), ServerOptions(port=0, **options), access)
     address = await server.start()
     async with grpc.aio.insecure_channel(address) as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
