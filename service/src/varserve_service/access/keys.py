@@ -146,9 +146,11 @@ class KeyAddress:
         All who wait, wait for the same answer; and who comes too soon after one gets none.
         """
         key = self._known(kid, algorithm)
-        if key is not None or self._too_soon():
+        if key is not None:
             return key
         if self._asking is None or self._asking.done():
+            if self._too_soon():
+                return None
             loop = asyncio.get_running_loop()
             self._asking = loop.run_in_executor(None, self._ask)
         await asyncio.shield(self._asking)

@@ -67,7 +67,7 @@ def load_yaml(text: bytes) -> Any:
     """What YAML says, where no key is there twice. Raises yaml.YAMLError."""
     try:
         return yaml.load(text, _Loader)
-    except (ValueError, RecursionError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         raise yaml.YAMLError(f"no YAML: {error}") from None
 
 
