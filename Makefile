@@ -30,7 +30,7 @@ test: .venv/.installed .venv-proto/.installed $(MODEL)/saved_model.pb ## run eve
 test-fast: .venv/.installed .venv-proto/.installed ## run the tests that need no TensorFlow
 	@$(BIN)/python -m pytest $(FAST_TESTS) $(ARGS)
 
-test-faults: .venv/.installed ## run the tests of crashes and failing disks in full, for hours
+test-faults: .venv/.installed ## run the tests of crashes, races and failing disks at length, within an hour
 	@$(BIN)/python -m pytest -m full $(ARGS)
 
 lint: .venv/.installed ## check style, layers, protos and the Dockerfile

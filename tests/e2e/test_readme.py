@@ -31,8 +31,9 @@ def test_a_snippet_runs_as_it_stands(
     exec(compile(SNIPPETS[number], f"README.md, snippet {number + 1}", "exec"), {})
 
 
-def test_every_test_that_the_readme_names_is_there() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/guarantees.md", "docs/watching.md"])
+def test_every_test_that_is_named_is_there(page: str) -> None:
     """A promise names tests that exist."""
-    named = re.findall(r"`(tests/[\w/.]+)`", README)
+    named = re.findall(r"`(tests/[\w/.]+)`", (ROOT / page).read_text())
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []
