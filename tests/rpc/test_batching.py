@@ -18,7 +18,7 @@ from varserve import tensors
 from varserve.reasons import DETAILS_KEY, read_details
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import model_service_pb2_grpc
-from varserve_service.bootstrap import batch_options
+from varserve_service.bootstrap import batch_options, check_batching
 from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
@@ -233,11 +233,11 @@ def test_batching_is_set_in_the_file(tmp_path: Path) -> None:
     fixed = FakeFunction("fixed", Double(), inputs={"x": FIXED}, outputs={"y": ROWS})
     models = Models([LiveModel(FakeModel([], [function, fixed], name="m"))])
     good = settings_of(tmp_path, "batching: {m: {double: {max_rows: 8, allowed_rows: [2, 8]}}}")
-    assert batch_options(models, good) == {("m", "double"): BatchOptions(8, allowed_rows=(2, 8))}
+    assert batch_options(good) == {("m", "double"): BatchOptions(8, allowed_rows=(2, 8))}
     for functions, problem in (("nothing", "nothing"), ("fixed", "dimension 0 of 'x'")):
         wrong = settings_of(tmp_path, f"batching: {{m: {{{functions}: {{max_rows: 8}}}}}}")
         with pytest.raises(ModelLoadError, match=problem):
-            batch_options(models, wrong)
+            check_batching(models, wrong)
     for options in ("max_rows: 1", "max_rows: 8, allowed_rows: [8, 2]", "max_rows: 8, a: 1"):
         with pytest.raises(ValidationError):
             settings_of(tmp_path, f"batching: {{m: {{double: {{{options}}}}}}}")

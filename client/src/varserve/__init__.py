@@ -10,6 +10,7 @@
 """
 
 from . import aio
+from .admin import AdminClient, ModelVersion, SavedState, SaveFormat, connect_admin
 from .client import Client, connect
 from .credentials import Tls
 from .errors import (
@@ -31,9 +32,12 @@ from .errors import (
     InvalidRequest,
     LeaseNotFound,
     MessageTooLarge,
+    ModelLoadFailed,
+    ModelNotAllowed,
     ModelNotFound,
     ModelNotReady,
     NameAmbiguous,
+    NotConfigured,
     NotFound,
     OperationUnsupported,
     OutOfMemory,
@@ -45,6 +49,9 @@ from .errors import (
     RevisionCompacted,
     RevisionInFuture,
     RevisionMismatch,
+    SaveExists,
+    SaveFailed,
+    SaveUnsupported,
     ServiceError,
     ShapeMismatch,
     ShuttingDown,
@@ -98,6 +105,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessDenied",
+    "AdminClient",
     "AnswerNotKept",
     "AssignOperation",
     "AuditLogUnavailable",
@@ -134,12 +142,16 @@ __all__ = [
     "ListedCommit",
     "MessageTooLarge",
     "Model",
+    "ModelLoadFailed",
+    "ModelNotAllowed",
     "ModelNotFound",
     "ModelNotReady",
     "ModelSpec",
     "ModelState",
     "ModelSummary",
+    "ModelVersion",
     "NameAmbiguous",
+    "NotConfigured",
     "NotFound",
     "OperationUnsupported",
     "OutOfMemory",
@@ -157,6 +169,11 @@ __all__ = [
     "RevisionInFuture",
     "RevisionMismatch",
     "Rows",
+    "SaveExists",
+    "SaveFailed",
+    "SaveFormat",
+    "SaveUnsupported",
+    "SavedState",
     "ServiceError",
     "ShapeMismatch",
     "ShuttingDown",
@@ -184,5 +201,6 @@ __all__ = [
     "Write",
     "aio",
     "connect",
+    "connect_admin",
     "content_hash",
 ]

@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from . import client, functions, leases, models, transport, variables, watches
+from . import admin, client, functions, leases, models, transport, variables, watches
 from .credentials import Tls, Token
 
+AdminClient: TypeAlias = admin.AdminClient[transport.Async]
 Client: TypeAlias = client.Client[transport.Async]
 Function: TypeAlias = functions.Function[transport.Async]
 Lease: TypeAlias = leases.Lease[transport.Async]
@@ -54,10 +55,40 @@ def connect(
         options=options,
         round_robin=round_robin,
         wait_for_ready=wait_for_ready,
+        of=client.Client[transport.Async],
+    )
+
+
+def connect_admin(
+    target: str,
+    *,
+    timeout: float = 600.0,
+    retries: int = 4,
+    tls: Tls | bool = False,
+    token: Token | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    metadata: Sequence[tuple[str, str | bytes]] = (),
+    options: Sequence[tuple[str, Any]] = (),
+) -> AdminClient:
+    """A client of the admin port at `HOST:PORT`. All arguments: as of `varserve.connect`."""
+    return client.make(
+        transport.Async,
+        target,
+        timeout=timeout,
+        retries=retries,
+        tls=tls,
+        token=token,
+        credentials=credentials,
+        metadata=metadata,
+        options=options,
+        round_robin=False,
+        wait_for_ready=False,
+        of=admin.AdminClient[transport.Async],
     )
 
 
 __all__ = [
+    "AdminClient",
     "Client",
     "Function",
     "Lease",
@@ -67,4 +98,5 @@ __all__ = [
     "Variable",
     "Watch",
     "connect",
+    "connect_admin",
 ]

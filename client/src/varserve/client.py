@@ -6,9 +6,9 @@ returns is a value from `varserve.connect`, and to be awaited from `varserve.aio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -28,6 +28,8 @@ from .specs import ModelSpec, ModelSummary, TransferLimits, Value
 from .summaries import Summaries, histogram_spec, summarize_variables
 from .transport import Async, Budget, Close, D_co, Dial, Handle, Op, Sync, operation
 from .watches import PATIENCE, Watch, watching
+
+T = TypeVar("T")
 
 
 class Client(Handle[D_co]):
@@ -453,8 +455,9 @@ def make(
     options: Sequence[tuple[str, Any]],
     round_robin: bool | None,
     wait_for_ready: bool,
-) -> Client[Any]:
-    """A client on a driver."""
+    of: Callable[[Any, Defaults], T],
+) -> T:
+    """A client on a driver; `of` is the class."""
     if target.startswith(("http://", "https://", "grpc://")):
         raise errors.InvalidRequest(f"expected HOST:PORT, found {target!r}")
     tls = Tls() if tls is True else tls
@@ -475,7 +478,7 @@ def make(
         token,
         wait_for_ready=wait_for_ready,
     )
-    return Client(driver(dial), Defaults(timeout, retries))
+    return of(driver(dial), Defaults(timeout, retries))
 
 
 def connect(
@@ -521,4 +524,5 @@ def connect(
         options=options,
         round_robin=round_robin,
         wait_for_ready=wait_for_ready,
+        of=Client[Sync],
     )

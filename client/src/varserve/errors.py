@@ -27,7 +27,13 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     ├── FailedPrecondition              the state is not what the request needs
     │   ├── VariableUninitialized
     │   ├── AnswerNotKept
-    │   └── FunctionFailed
+    │   ├── FunctionFailed
+    │   ├── ModelLoadFailed             what was served before goes on
+    │   ├── ModelNotAllowed
+    │   ├── SaveExists                  nothing is ever overwritten
+    │   ├── SaveUnsupported
+    │   ├── SaveFailed
+    │   └── NotConfigured
     ├── OutOfRange (LookupError)        a revision that cannot be had
     │   ├── RevisionCompacted           .oldest_revision
     │   └── RevisionInFuture            .current_revision
@@ -259,6 +265,42 @@ class FunctionFailed(FailedPrecondition):
     """TensorFlow refused to run the function on these inputs or this state. Nothing changed."""
 
     reason = "FUNCTION_FAILED"
+
+
+class ModelLoadFailed(FailedPrecondition):
+    """The SavedModel could not be loaded. What was served before goes on."""
+
+    reason = "MODEL_LOAD_FAILED"
+
+
+class ModelNotAllowed(FailedPrecondition):
+    """The SavedModel, or an operation in it, is not one that the service's operator allows."""
+
+    reason = "MODEL_NOT_ALLOWED"
+
+
+class SaveExists(FailedPrecondition):
+    """There is something of this name, and nothing is ever overwritten."""
+
+    reason = "SAVE_EXISTS"
+
+
+class SaveUnsupported(FailedPrecondition):
+    """The model, or one of its variables, cannot be saved in this format."""
+
+    reason = "SAVE_UNSUPPORTED"
+
+
+class SaveFailed(FailedPrecondition):
+    """The files could not be written, for want of room say. Nothing is left of them."""
+
+    reason = "SAVE_FAILED"
+
+
+class NotConfigured(FailedPrecondition):
+    """The service's operator has not configured what the call needs."""
+
+    reason = "NOT_CONFIGURED"
 
 
 class OutOfRange(VarserveError, LookupError):

@@ -65,6 +65,8 @@ class ModelSummary:
     device: str
     variable_count: int
     variable_bytes: int
+    labels: tuple[str, ...] = ()
+    """`stable`, and others: the model `m` with the label `canary` can be called `m@canary`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,12 @@ def header(message: model_pb2.StateHeader) -> StateHeader:
     return StateHeader(message.model, message.version, message.epoch, message.revision)
 
 
+def model_state(number: int) -> ModelState:
+    """Reads a ModelState."""
+    state: ModelState = _member(ModelState, "MODEL_STATE_", model_pb2.ModelState, number)
+    return state
+
+
 def summary(message: model_pb2.ModelSummary) -> ModelSummary:
     """Reads a ModelSummary."""
     return ModelSummary(
@@ -216,6 +224,7 @@ def summary(message: model_pb2.ModelSummary) -> ModelSummary:
         device=message.device,
         variable_count=message.variable_count,
         variable_bytes=message.variable_bytes,
+        labels=tuple(message.labels),
     )
 
 

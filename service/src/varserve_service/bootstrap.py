@@ -6,12 +6,14 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 from functools import cache, partial
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import structlog
 
 from .bootstrap_access import Gate, open_gate
+from .core.administration import SaveFormat
 from .core.answers import Answers
 from .core.commits import Witness
 from .core.errors import ModelLoadError, StateError
@@ -20,12 +22,21 @@ from .core.journal import Journal
 from .core.live_model import LiveModel
 from .core.memory import MemoryBudget
 from .core.messages import Answer
-from .core.models import Models
+from .core.models import STABLE, Models
 from .core.ports import LoadedModel
 from .host_memory import HostMemory
-from .journal import JournalOptions, StateDirectory
+from .journal import JournalOptions, StateDirectory, save_safetensors
+from .lifecycle import (
+    AllowedModels,
+    Lifecycle,
+    LifecycleOptions,
+    Poller,
+    Saver,
+    SaveRoom,
+    SwitchOrder,
+)
 from .logs import configure_logs
-from .repository import find_models
+from .repository import ModelSource, Repository, RepositoryError
 from .rpc import (
     BatchOptions,
     Limit,
@@ -41,62 +52,202 @@ from .telemetry import Certificates, Sources, Telemetry
 
 log = structlog.get_logger("varserve.bootstrap")
 
+T = TypeVar("T")
 
-def load_models(settings: Settings, telemetry: Telemetry, expired: Witness | None = None) -> Models:
-    """Load every model that the settings name, and bring each to where it was.
 
-    `expired`: as of LiveModel.
+class Loader:
+    """Loads SavedModels as the settings say, at the start and later."""
 
-    Raises RepositoryError, ModelLoadError or JournalError, whose messages are for the operator.
-    """
-    sources = find_models(settings.models, settings.model_repository)
-    if not sources:
-        raise ModelLoadError(
-            "no model to serve: give --model NAME=PATH or a --model-repository that has one"
+    def __init__(
+        self, settings: Settings, telemetry: Telemetry, expired: Witness | None = None
+    ) -> None:
+        """`expired`: as of LiveModel.
+
+        Raises RepositoryError, ModelLoadError, JournalError; for the operator, as all below.
+        """
+        self._settings = settings
+        self._expired = expired
+        self._telemetry = telemetry
+        self.repository = Repository(
+            settings.models, settings.model_repository, settings.repository_marker
         )
-    states = None
-    if settings.state_dir is not None:
-        states = StateDirectory(
-            settings.state_dir, journal_options(settings), reset=settings.state_reset
-        )
-    # Imported here: it takes seconds, and a wrong path should be told at once.
-    from . import savedmodel
+        # Before TensorFlow, which takes seconds: a wrong path should be told at once.
+        self._sources = self._at_start()
+        self._states: StateDirectory | None = None
+        if settings.state_dir is not None:
+            self._states = StateDirectory(
+                settings.state_dir, journal_options(settings), reset=settings.state_reset
+            )
+        from . import savedmodel
 
-    placement = savedmodel.configure_devices(settings.device, settings.gpu_memory_limit)
-    models = []
-    for source in sources:
+        self._savedmodel = savedmodel
+        self._placement = savedmodel.configure_devices(settings.device, settings.gpu_memory_limit)
+        self._allowed = AllowedModels(settings.allowed_models) if settings.allowed_models else None
+
+    def _at_start(self) -> list[tuple[ModelSource, tuple[str, ...]]]:
+        """What to serve, with its labels; the highest version of what the settings do not label."""
+        found: dict[ModelSource, tuple[str, ...]] = {}
+        unknown = set(self._settings.labels)
+        for source in self.repository.all():
+            labels = {STABLE: source.version} | self._settings.labels.get(source.name, {})
+            unknown.discard(source.name)
+            for label, version in labels.items():
+                labelled = self.repository.find(source.name, version)
+                found[labelled] = (*found.get(labelled, ()), label)
+        if unknown:
+            raise RepositoryError(f"labels of models that are not there: {', '.join(unknown)}")
+        changing = self._settings.admin_port is not None or self._settings.repository_poll
+        if not found and not (changing and self.repository.has_root):
+            raise ModelLoadError(
+                "no model to serve: give --model NAME=PATH or a --model-repository that has one"
+            )
+        return list(found.items())
+
+    def load_all(self) -> Models:
+        """What is served from the start."""
+        models = Models()
+        for source, labels in self._sources:
+            try:
+                self.check(source)
+            except StateError as error:
+                raise ModelLoadError(error.message) from error
+            live = self.load(source)
+            for label in labels:
+                models.serve(live, label)
+        check_batching(models, self._settings)
+        return models
+
+    def check(self, source: ModelSource) -> None:
+        """Refuse what the operator does not allow, before anything of it is loaded.
+
+        Raises StateError MODEL_NOT_ALLOWED, too.
+        """
+        if self._allowed is not None:
+            self._allowed.check(source)
+        settings = self._settings
+        if settings.allowed_operations or settings.denied_operations:
+            self._savedmodel.check_operations(
+                source.name,
+                source.path,
+                allowed=settings.allowed_operations,
+                denied=settings.denied_operations,
+            )
+
+    def load(self, source: ModelSource) -> LiveModel:
+        """A SavedModel in memory, where its state was."""
         log.info("loading model", model=source.name, version=source.version)
         load = partial(
-            savedmodel.load, source.name, source.path, version=source.version, placement=placement
+            self._savedmodel.load,
+            source.name,
+            source.path,
+            version=source.version,
+            placement=self._placement,
         )
-        make = partial(_live, settings=settings, telemetry=telemetry, expired=expired)
-        live = make(load()) if states is None else states.take_up(load, make)[0]
-        models.append(live)
+        make = partial(
+            _live,
+            settings=self._settings,
+            telemetry=self._telemetry,
+            expired=self._expired,
+        )
+        live = make(load()) if self._states is None else self._states.take_up(load, make)[0]
         found = live.describe()
         log.info(
             "loaded model",
             model=source.name,
+            version=source.version,
             variables=len(found.variables),
             functions=len(found.functions),
             device=found.device,
             revision=found.header.revision,
         )
-    return Models(models)
+        return live
+
+    def load_warm(self, source: ModelSource) -> LiveModel:
+        """The same, ready to take the place of a version that is served."""
+        live = self.load(source)
+        try:
+            models = Models([live])
+            check_batching(models, self._settings)
+            warm_up(models, self._settings, batch_options(self._settings), only=source.name)
+        except BaseException:
+            live.close()
+            raise
+        return live
+
+    def lifecycle(
+        self, models: Models, server: Server, loop: asyncio.AbstractEventLoop
+    ) -> Lifecycle:
+        """What changes the models while they are served."""
+        settings = self._settings
+        room = None
+        if settings.save_dir is not None:
+            savers: dict[SaveFormat, Saver] = {
+                SaveFormat.SAVED_MODEL: self._savedmodel.save_saved_model,
+                SaveFormat.CHECKPOINT: self._savedmodel.save_checkpoint,
+                SaveFormat.SAFETENSORS: save_safetensors,
+            }
+            room = SaveRoom(settings.save_dir, savers)
+        return Lifecycle(
+            models,
+            self.repository,
+            _Front(server, loop),
+            self.load_warm,
+            check=self.check,
+            room=room,
+            budgets=(
+                _host_memory(settings.memory_limit, settings.memory_reserve),
+                MemoryBudget("device", self._placement.memory),
+            ),
+            options=LifecycleOptions(settings.drain, SwitchOrder(settings.switch_order)),
+        )
 
 
-def batch_options(models: Models, settings: Settings) -> dict[tuple[str, str], BatchOptions]:
-    """The batching that the settings ask for. Raises ModelLoadError for what cannot be batched."""
-    found = {}
+class _Front:
+    """The server, as threads reach it."""
+
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self._server = server
+        self._loop = loop
+
+    def serve(self, live: LiveModel, label: str) -> list[LiveModel]:
+        return self._wait(self._server.serve(live, label))
+
+    def withdraw(self, name: str, label: str | None) -> list[LiveModel]:
+        return self._wait(self._server.withdraw(name, label))
+
+    def retire(self, live: LiveModel, seconds: float) -> None:
+        self._wait(self._server.retire(live, seconds))
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+def check_batching(models: Models, settings: Settings) -> None:
+    """Raises ModelLoadError for a function of a served model that cannot be batched."""
+    names = {live.name for live in models.sorted}
+    changing = settings.admin_port is not None or settings.repository_poll
     for model, functions in settings.batching.items():
-        for function, batching in functions.items():
-            try:
-                problem = unfit(models.find(model).function(function))
-            except StateError as error:
-                problem = error.message
-            if problem:
-                raise ModelLoadError(f"batching of {function!r} of model {model!r}: {problem}")
-            found[model, function] = BatchOptions(**batching.model_dump())
-    return found
+        if model not in names:
+            if changing:
+                continue
+            raise ModelLoadError(f"batching of model {model!r}: there is no such model")
+        for live in models.sorted:
+            for function in functions if live.name == model else ():
+                try:
+                    problem = unfit(live.function(function))
+                except StateError as error:
+                    problem = error.message
+                if problem:
+                    raise ModelLoadError(f"batching of {function!r} of model {model!r}: {problem}")
+
+
+def batch_options(settings: Settings) -> dict[tuple[str, str], BatchOptions]:
+    """The batching that the settings ask for."""
+    return {
+        (model, function): BatchOptions(**batching.model_dump())
+        for model, functions in settings.batching.items()
+        for function, batching in functions.items()
+    }
 
 
 def _live(
@@ -136,12 +287,14 @@ def journal_options(settings: Settings) -> JournalOptions:
     )
 
 
-def server_options(models: Models, settings: Settings) -> ServerOptions:
-    """What the settings say about the server. Raises ModelLoadError."""
+def server_options(settings: Settings) -> ServerOptions:
+    """What the settings say about the server."""
     return ServerOptions(
         host=settings.host,
         port=settings.port,
         health_port=settings.health_port,
+        admin_host=settings.admin_host,
+        admin_port=settings.admin_port or 0,
         reflection=settings.reflection,
         threads_per_model=settings.threads_per_model,
         max_pending_calls=settings.max_pending_calls,
@@ -159,7 +312,7 @@ def server_options(models: Models, settings: Settings) -> ServerOptions:
             )
             for verb, limit in settings.limits.items()
         },
-        batching=batch_options(models, settings),
+        batching=batch_options(settings),
         call_log_level=settings.call_log_level,
     )
 
@@ -192,35 +345,58 @@ def sources(models: Models, server: Server, settings: Settings) -> Sources:
     )
 
 
-def warm_up(models: Models, settings: Settings, options: ServerOptions) -> None:
-    """Run what the settings ask for before anybody else does. Raises ModelLoadError."""
-    done = run_everything(models, options.batching) if settings.warm_up else 0
+def warm_up(
+    models: Models,
+    settings: Settings,
+    batching: dict[tuple[str, str], BatchOptions],
+    *,
+    only: str = "",
+) -> None:
+    """Run what the settings ask for before anybody else does, of one model or all.
+
+    Raises ModelLoadError.
+    """
+    done = run_everything(models, batching) if settings.warm_up else 0
     if settings.warm_up_requests is not None:
-        done += run_requests(models, settings.warm_up_requests)
+        done += run_requests(models, settings.warm_up_requests, only=only)
     if done:
         log.info("warmed up", runs=done)
 
 
 async def run_server(
-    models: Models,
-    settings: Settings,
-    options: ServerOptions,
-    gate: Gate,
-    telemetry: Telemetry,
+    models: Models, settings: Settings, loader: Loader, gate: Gate, telemetry: Telemetry
 ) -> bool:
     """Serve until SIGTERM or SIGINT. Returns whether all work in progress was finished."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    server = Server(models, options, gate.access, telemetry.call_observers)
+    server = Server(models, server_options(settings), gate.access, telemetry.call_observers)
+    lifecycle = loader.lifecycle(models, server, loop)
+    if settings.admin_port is not None:
+        server.administer(lifecycle)
     address = await server.start()
     gate.start()
     telemetry.watch(sources(models, server, settings))
+    poller = None
+    if settings.repository_poll:
+        pinned = {model for model, labels in settings.labels.items() if STABLE in labels}
+        poller = Poller(lifecycle, models, loader.repository, settings.repository_poll, pinned)
+        poller.start()
+    if server.admin_address:
+        print(f"varserve admin on {server.admin_address}", flush=True)
     print(f"varserve ready on {address}", flush=True)
-    log.info("ready", address=address, health=server.health_address)
+    log.info(
+        "ready",
+        address=address,
+        health=server.health_address,
+        admin=server.admin_address,
+    )
     await stop.wait()
     log.info("shutting down", grace=settings.grace)
+    lifecycle.stop()
+    if poller is not None:
+        poller.stop()
     return await server.stop(settings.grace)
 
 
@@ -230,10 +406,10 @@ def serve(settings: Settings) -> NoReturn:
     gate = open_gate(settings)
     telemetry = start_telemetry(settings)
     auditing = gate.access.auditing
-    models = load_models(settings, telemetry, auditing.expired if auditing is not None else None)
-    options = server_options(models, settings)
-    warm_up(models, settings, options)
-    finished = asyncio.run(run_server(models, settings, options, gate, telemetry))
+    loader = Loader(settings, telemetry, auditing.expired if auditing is not None else None)
+    models = loader.load_all()
+    warm_up(models, settings, batch_options(settings))
+    finished = asyncio.run(run_server(models, settings, loader, gate, telemetry))
     log.info("stopped", finished=finished)
     telemetry.close()
     # Everything that was acknowledged is done. Taking TensorFlow down in good order needs seconds

@@ -17,6 +17,8 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from .core.models import LABEL_PATTERN
+
 MIB = 2**20
 GIB = 2**30
 
@@ -76,6 +78,21 @@ class VerbLimit(BaseModel):
     )
 
 
+DENIED_OPERATIONS = (
+    # Python of this process by number: never of use in another one.
+    *("PyFunc", "PyFuncStateless", "EagerPyFunc"),
+    # Files of this machine, as data and by name.
+    *("ReadFile", "WriteFile", "MatchingFiles", "PrintV2:file", "DebugIdentityV2"),
+    *("WholeFileReader", "WholeFileReaderV2", "TextLineReader", "TextLineReaderV2"),
+    *("TFRecordReader", "TFRecordReaderV2", "FixedLengthRecordReader"),
+    *("FixedLengthRecordReaderV2", "TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2"),
+    *("FixedLengthRecordDataset", "FixedLengthRecordDatasetV2", "SqlDataset"),
+    # Other machines.
+    *("RpcClient", "RpcServer", "RpcCall", "RegisterDataset", "RegisterDatasetV2"),
+)
+"""Operations that reach beyond the model itself, by default."""
+
+
 class Settings(BaseSettings):
     """All settings of `varserve-service serve`. Sizes are in bytes, times in seconds."""
 
@@ -89,6 +106,39 @@ class Settings(BaseSettings):
     model_repository: Path | None = Field(
         None, description="folder of NAME/VERSION/saved_model.pb; the highest version is served"
     )
+    labels: dict[str, dict[str, int]] = Field(
+        default_factory=dict, description="by model and label: the version that is loaded for it"
+    )
+    repository_poll: float = Field(
+        0.0, ge=0, description="seconds between looks for new versions in the repository; 0: none"
+    )
+    repository_marker: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="name of a file that says that a version is complete; unset: its files do",
+    )
+    switch_order: Literal["auto", "new_first", "old_first"] = Field(
+        "auto", description="load a new version before the old one goes, where memory allows both"
+    )
+    drain: float = Field(
+        20.0, ge=0, description="seconds that calls of a version get when it is unloaded"
+    )
+    allowed_models: Path | None = Field(
+        None, description="file of sha256sum: the SavedModels that may be loaded; unset: all"
+    )
+    allowed_operations: tuple[str, ...] = Field(
+        (), description="operations that a SavedModel may have; none given: all but the denied ones"
+    )
+    denied_operations: tuple[str, ...] = Field(
+        DENIED_OPERATIONS, description="operations that a SavedModel may not have"
+    )
+    save_dir: Path | None = Field(
+        None, description="folder that models are saved below; unset: none can be saved"
+    )
+    admin_port: int | None = Field(
+        None, ge=0, le=65535, description="port of AdminService; 0 picks a free one; unset: none"
+    )
+    admin_host: str = Field("127.0.0.1", description="address of AdminService")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     health_port: int | None = Field(
@@ -206,7 +256,8 @@ class Settings(BaseSettings):
     @field_validator("insecure")
     @classmethod
     def _plaintext_is_for_loopback(cls, insecure: bool, info: ValidationInfo) -> bool:
-        host = info.data.get("host", "127.0.0.1")
+        hosts = [info.data.get(name, "127.0.0.1") for name in ("host", "admin_host")]
+        host = next((each for each in hosts if not _is_loopback(each)), "127.0.0.1")
         if info.data.get("tls_cert") is None and not insecure and not _is_loopback(host):
             raise ValueError(
                 f"plaintext on {host}, which is not loopback: give tls_cert and tls_key, or "
@@ -224,6 +275,18 @@ class Settings(BaseSettings):
         if jwks is None and len(missing) < len(names):
             raise ValueError("expected where the keys of JWTs are")
         return jwks
+
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, labels: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+        for model, versions in labels.items():
+            for label in versions:
+                if not LABEL_PATTERN.fullmatch(label):
+                    raise ValueError(
+                        f"label {label!r} of model {model!r}: expected small letters, digits, '-' "
+                        "and '_', a letter first, at most 32"
+                    )
+        return labels
 
     @classmethod
     def settings_customise_sources(

@@ -49,6 +49,12 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_WATCH_TOO_SLOW: _ClassVar[ErrorReason]
     ERROR_REASON_AUDIT_LOG_UNAVAILABLE: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+    ERROR_REASON_MODEL_LOAD_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_MODEL_NOT_ALLOWED: _ClassVar[ErrorReason]
+    ERROR_REASON_SAVE_EXISTS: _ClassVar[ErrorReason]
+    ERROR_REASON_SAVE_UNSUPPORTED: _ClassVar[ErrorReason]
+    ERROR_REASON_SAVE_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_CONFIGURED: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_REQUEST_MALFORMED: ErrorReason
 ERROR_REASON_DTYPE_UNSUPPORTED: ErrorReason
@@ -88,6 +94,12 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason
 ERROR_REASON_WATCH_TOO_SLOW: ErrorReason
 ERROR_REASON_AUDIT_LOG_UNAVAILABLE: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
+ERROR_REASON_MODEL_LOAD_FAILED: ErrorReason
+ERROR_REASON_MODEL_NOT_ALLOWED: ErrorReason
+ERROR_REASON_SAVE_EXISTS: ErrorReason
+ERROR_REASON_SAVE_UNSUPPORTED: ErrorReason
+ERROR_REASON_SAVE_FAILED: ErrorReason
+ERROR_REASON_NOT_CONFIGURED: ErrorReason
 
 class Status(_message.Message):
     __slots__ = ("code", "message", "details")

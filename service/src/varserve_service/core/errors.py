@@ -54,6 +54,12 @@ class Reason(StrEnum):
     WATCH_TOO_SLOW = auto()
     AUDIT_LOG_UNAVAILABLE = auto()
     INTERNAL = auto()
+    MODEL_LOAD_FAILED = auto()
+    MODEL_NOT_ALLOWED = auto()
+    SAVE_EXISTS = auto()
+    SAVE_UNSUPPORTED = auto()
+    SAVE_FAILED = auto()
+    NOT_CONFIGURED = auto()
 
 
 class StateError(Exception):

@@ -132,6 +132,11 @@ class LiveModel:
         return self._loaded.version
 
     @property
+    def fingerprint(self) -> str:
+        """Tells models apart whose variables began with different values."""
+        return self._loaded.fingerprint
+
+    @property
     def header(self) -> Header:
         """The state as it is now."""
         return self._header_at(self._revisions.current)

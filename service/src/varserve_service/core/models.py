@@ -131,7 +131,7 @@ class Models:
         with self._changing:
             self._statuses = {k: v for k, v in self._statuses.items() if k != (name, version)}
 
-    def serve(self, live: LiveModel, label: str = STABLE) -> Sequence[LiveModel]:
+    def serve(self, live: LiveModel, label: str = STABLE) -> list[LiveModel]:
         """Let a label point to a live model from now on.
 
         Returns those that no label points to any more: nobody finds them now, and they are
@@ -142,7 +142,7 @@ class Models:
             labels = self._labels.get(live.name, {}) | {label: live.version}
             return self._relabel(live.name, labels)
 
-    def withdraw(self, name: str, label: str | None = None) -> Sequence[LiveModel]:
+    def withdraw(self, name: str, label: str | None = None) -> list[LiveModel]:
         """Take a label away, or all labels of a model. Returns what `serve` does."""
         with self._changing:
             labels = self._labels.get(name, {})

@@ -3,7 +3,8 @@
 Knows the core's port, the disk, and how the contract lays out strings; no gRPC, no TensorFlow.
 """
 
+from .export import save_safetensors
 from .journal import JournalOptions, SqliteJournal
 from .state_directory import StateDirectory
 
-__all__ = ["JournalOptions", "SqliteJournal", "StateDirectory"]
+__all__ = ["JournalOptions", "SqliteJournal", "StateDirectory", "save_safetensors"]

@@ -25,7 +25,7 @@ from .records import TensorRecord
 
 Array = np.ndarray[Any, Any]
 
-_NATIVE = frozenset(
+NATIVE = frozenset(
     {
         *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
         *("float16", "float32", "float64", "bfloat16", "complex64"),
@@ -172,7 +172,7 @@ class PayloadFiles:
 
 
 def _tensor_spec(data: Array, record: TensorRecord) -> TensorSpec:
-    native = record["dtype"] in _NATIVE
+    native = record["dtype"] in NATIVE
     return TensorSpec(
         dtype=record["dtype"] if native else "uint8",
         shape=record["shape"] if native else [data.nbytes],

@@ -51,6 +51,10 @@ class Sight:
         """Whether he may know of a model."""
         return self.policy.allows(self.subject, Verb.LIST, model, Kind.MODEL)
 
+    def administers(self, model: str) -> bool:
+        """Whether he may load, unload and save a model, be it there or not."""
+        return self.policy.decide(self.subject, Verb.ADMIN, model, Kind.MODEL)
+
     def variables(self, verb: Verb, live: LiveModel) -> frozenset[str]:
         """Paths of the variables that he may do this with."""
         labels = live.timeline.labels

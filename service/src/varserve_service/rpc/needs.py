@@ -169,7 +169,17 @@ def _end_lease(request: Any) -> Asked:
     return Asked([OnLease(request.model, request.lease, request.epoch)], True)
 
 
+def _administer(request: Any) -> Asked:
+    return Asked([OnModel(Verb.ADMIN, request.model)], True)
+
+
+def _list_versions(request: Any) -> Asked:
+    # Of all models: the handler shows what he may administer.
+    return Asked([OnModel(Verb.ADMIN, request.model)] if request.model else [])
+
+
 _MODELS = "varserve.v1.ModelService."
+_ADMIN = "varserve.v1.AdminService."
 
 NEEDS: Mapping[str, Callable[[Any], Asked]] = {
     f"{_MODELS}ListModels": _list_models,
@@ -186,6 +196,10 @@ NEEDS: Mapping[str, Callable[[Any], Asked]] = {
     f"{_MODELS}RevertCommits": _revert,
     f"{_MODELS}RenewLease": _lease,
     f"{_MODELS}RevokeLease": _end_lease,
+    f"{_ADMIN}LoadModel": _administer,
+    f"{_ADMIN}UnloadModel": _administer,
+    f"{_ADMIN}SaveModel": _administer,
+    f"{_ADMIN}ListVersions": _list_versions,
 }
 """By the method's full name. A call whose requests stream is told by its manifest."""
 

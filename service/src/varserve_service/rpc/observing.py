@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import grpc
 import structlog
 
+from varserve.v1 import admin_service_pb2
 from varserve.v1 import model_service_pb2 as pb
 
 from .identity import Context
@@ -52,7 +53,8 @@ def methods() -> list[Method]:
     """All methods of the contract."""
     return [
         Method.of(method)
-        for service in pb.DESCRIPTOR.services_by_name.values()
+        for file in (pb.DESCRIPTOR, admin_service_pb2.DESCRIPTOR)
+        for service in file.services_by_name.values()
         for method in service.methods
     ]
 

@@ -17,11 +17,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from varserve import frames
+from varserve.v1 import admin_service_pb2
 from varserve.v1 import model_service_pb2 as pb
+from varserve_service.core.administration import Administration
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 
 from .access import OPEN, Access, server_credentials
+from .admin_service import AdminService
 from .admission import Admission, Limit
 from .batching import BatchOptions
 from .call_log import CallLog
@@ -41,6 +44,9 @@ log = structlog.get_logger("varserve.rpc")
 CLOSE_GRACE = 1.0
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"]
+ADMIN_SERVICE = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
+# One model is loaded at a time; the others are for lists, saves and unloads beside it.
+ADMIN_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,8 @@ class ServerOptions:
     port: int = 8500
     health_port: int | None = None
     """Where health is answered as well, in plaintext: probes have no certificates."""
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 0
     reflection: bool = False
     threads_per_model: int = 8
     max_pending_calls: int = 256
@@ -99,29 +107,10 @@ class Server:
         self._serving = Serving(models, self._served)
         self._health = health.aio.HealthServicer()
         self._healthy: set[str] = set()
-        self._server = grpc.aio.server(
-            options=(
-                ("grpc.max_receive_message_length", options.message_bytes),
-                ("grpc.max_send_message_length", options.message_bytes),
-                # A second server on the same port must fail, not share its connections.
-                ("grpc.so_reuseport", 0),
-                # A client whose machine is gone says nothing: ask, or its watches stay for ever.
-                ("grpc.keepalive_time_ms", int(options.keepalive_seconds * 1000)),
-                ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout * 1000)),
-                # That one is for what TCP has not had acknowledged, this for the answer to a ping.
-                ("grpc.http2.ping_timeout_ms", int(options.keepalive_timeout * 1000)),
-                ("grpc.http2.max_pings_without_data", 0),
-                # ... and let clients ask as often.
-                ("grpc.http2.min_ping_interval_without_data_ms", 5000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                # With a bound, gRPC itself refuses streams of a peer that opens and resets them
-                # faster than they are ended here; without one they would all come to our loop.
-                ("grpc.max_concurrent_streams", options.max_streams),
-                # A client looks for servers anew when it has to connect anew.
-                ("grpc.max_connection_age_ms", _milliseconds(options.max_connection_age)),
-                ("grpc.max_connection_age_grace_ms", _milliseconds(options.connection_grace)),
-            )
-        )
+        self._admin: tuple[grpc.aio.Server, Workers] | None = None
+        self.admin_address: str | None = None
+        """`HOST:PORT` of AdminService, once it listens."""
+        self._server = grpc.aio.server(options=_channel_options(options))
         self._history = HistoryService(
             self._serving,
             self._senders,
@@ -144,30 +133,40 @@ class Server:
 
         Raises OSError when the address cannot be had.
         """
-        tls = self._access.tls
+        tls, options = self._access.tls, self._options
         credentials = None if tls is None else server_credentials(tls)
-        address = self._listen(self._server, self._options.port, credentials)
-        if self._options.health_port is not None:
+        address = _listen(self._server, options.host, options.port, credentials)
+        if options.health_port is not None:
             self._prober = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._prober)
-            self.health_address = self._listen(self._prober, self._options.health_port, None)
+            self.health_address = _listen(self._prober, options.host, options.health_port, None)
             await self._prober.start()
+        if self._admin is not None:
+            server, _ = self._admin
+            self.admin_address = _listen(
+                server, options.admin_host, options.admin_port, credentials
+            )
+            await server.start()
         await self._server.start()
         await self._tell_health()
         return address
 
-    def _listen(
-        self, server: grpc.aio.Server, port: int, credentials: grpc.ServerCredentials | None
-    ) -> str:
-        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
-        try:
-            if credentials is None:
-                return f"{host}:{server.add_insecure_port(f'{host}:{port}')}"
-            return f"{host}:{server.add_secure_port(f'{host}:{port}', credentials)}"
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {host}:{port}") from error
+    def administer(self, administration: Administration) -> None:
+        """Serve AdminService, too, on its own port. To be called before `start`."""
+        workers = Workers("admin", ADMIN_THREADS, self._options.max_pending_calls)
+        service = AdminService(administration, workers)
+        calls = {
+            "LoadModel": service.load_model,
+            "UnloadModel": service.unload_model,
+            "SaveModel": service.save_model,
+            "ListVersions": service.list_versions,
+        }
+        server = grpc.aio.server(options=_channel_options(self._options))
+        server.add_generic_rpc_handlers((self._handler_of(ADMIN_SERVICE, calls),))
+        server.add_generic_rpc_handlers((UnknownMethods(self._observers),))
+        self._admin = server, workers
 
-    async def serve(self, live: LiveModel, label: str) -> Sequence[LiveModel]:
+    async def serve(self, live: LiveModel, label: str) -> list[LiveModel]:
         """Let a model's label mean this version from now on, for every call that comes.
 
         Returns the versions that nothing means any more, to be retired. From the event loop.
@@ -175,7 +174,7 @@ class Server:
         self._serving.open(live)
         return await self._after(self._models.serve(live, label))
 
-    async def withdraw(self, name: str, label: str | None) -> Sequence[LiveModel]:
+    async def withdraw(self, name: str, label: str | None) -> list[LiveModel]:
         """Take a label away from a model, or all of them. Returns what `serve` does."""
         return await self._after(self._models.withdraw(name, label))
 
@@ -185,7 +184,7 @@ class Server:
         if left:
             log.warning("calls cut off", model=live.name, version=live.version, calls=left)
 
-    async def _after(self, ended: Sequence[LiveModel]) -> Sequence[LiveModel]:
+    async def _after(self, ended: list[LiveModel]) -> list[LiveModel]:
         for live in ended:
             self._small_reads.forget(live)
         await self._tell_health()
@@ -245,6 +244,10 @@ class Server:
         left = await self._calls.drain(grace)
         if left:
             log.warning("calls cut off at shutdown", calls=left)
+        if self._admin is not None:
+            server, admin_workers = self._admin
+            await server.stop(0)
+            admin_workers.close()
         await self._server.stop(0 if left else CLOSE_GRACE)
         if self._prober is not None:
             await self._prober.stop(0)
@@ -287,9 +290,14 @@ class Server:
             "RenewLease": self._history.renew_lease,
             "RevokeLease": self._history.revoke_lease,
         }
+        return self._handler_of(SERVICE, calls)
+
+    def _handler_of(
+        self, service: Any, calls: Mapping[str, Callable[..., Any]]
+    ) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
-            SERVICE.full_name,
-            {method.name: self._handler(method, calls[method.name]) for method in SERVICE.methods},
+            service.full_name,
+            {method.name: self._handler(method, calls[method.name]) for method in service.methods},
         )
 
     def _handler(self, method: Any, call: Callable[..., Any]) -> grpc.RpcMethodHandler:
@@ -320,3 +328,40 @@ class Server:
 def _milliseconds(seconds: float | None) -> int:
     """As gRPC takes them: the largest int is for ever."""
     return 2**31 - 1 if seconds is None else int(seconds * 1000)
+
+
+def _listen(
+    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
+) -> str:
+    """Listen there. Returns `HOST:PORT` as clients reach it. Raises OSError."""
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        if credentials is None:
+            return f"{shown}:{server.add_insecure_port(f'{shown}:{port}')}"
+        return f"{shown}:{server.add_secure_port(f'{shown}:{port}', credentials)}"
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {shown}:{port}") from error
+
+
+def _channel_options(options: ServerOptions) -> Sequence[tuple[str, Any]]:
+    return (
+        ("grpc.max_receive_message_length", options.message_bytes),
+        ("grpc.max_send_message_length", options.message_bytes),
+        # A second server on the same port must fail, not share its connections.
+        ("grpc.so_reuseport", 0),
+        # A client whose machine is gone says nothing: ask, or its watches stay for ever.
+        ("grpc.keepalive_time_ms", int(options.keepalive_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout * 1000)),
+        # That one is for what TCP has not had acknowledged, this for the answer to a ping.
+        ("grpc.http2.ping_timeout_ms", int(options.keepalive_timeout * 1000)),
+        ("grpc.http2.max_pings_without_data", 0),
+        # ... and let clients ask as often.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # With a bound, gRPC itself refuses streams of a peer that opens and resets them faster than
+        # they are ended here; without one they would all come to our loop.
+        ("grpc.max_concurrent_streams", options.max_streams),
+        # A client looks for servers anew when it has to connect anew.
+        ("grpc.max_connection_age_ms", _milliseconds(options.max_connection_age)),
+        ("grpc.max_connection_age_grace_ms", _milliseconds(options.connection_grace)),
+    )

@@ -206,6 +206,11 @@ def region_message(found: Region) -> tensor_pb2.Region:
     return tensor_pb2.Region(slices=tensor_pb2.Slices(dimensions=slices))
 
 
+def state(found: ModelState) -> model_pb2.ModelState:
+    """A ModelState."""
+    return _STATES[found]
+
+
 def summary(status: Status, found: Description | None) -> model_pb2.ModelSummary:
     """A ModelSummary; `found` is None for what is not in memory."""
     message = model_pb2.ModelSummary(state=_STATES[status.state], labels=status.labels)

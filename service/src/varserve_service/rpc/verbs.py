@@ -32,5 +32,9 @@ VERB_OF_METHOD: Final[dict[str, str]] = {
     "RevertCommits": ASSIGN,
     "RenewLease": ASSIGN,
     "RevokeLease": ASSIGN,
+    "LoadModel": ADMIN,
+    "UnloadModel": ADMIN,
+    "SaveModel": ADMIN,
+    "ListVersions": ADMIN,
 }
 """By the method's name; a test holds it against the contract."""

@@ -18,7 +18,7 @@ from varserve import tensors
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.errors import ModelLoadError, StateError
 from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
+from varserve_service.core.models import Models, bare_name
 from varserve_service.core.ports import Constant, FunctionSpec, Overload, TensorSpec
 
 from . import translate
@@ -74,16 +74,20 @@ def _zeros(spec: TensorSpec, rows: int) -> np.ndarray[Any, Any]:
     return np.zeros(shape, tensors.numpy_dtype(spec.dtype))
 
 
-def run_requests(models: Models, file: Path) -> int:
+def run_requests(models: Models, file: Path, *, only: str = "") -> int:
     """Run the requests of a file: a RunFunctionRequest in protobuf's JSON on each line.
+
+    `only`: those of one model, whatever version or label they name.
 
     Returns their number. Raises ModelLoadError, with the line, for one that cannot be read, that
     changes state, or that fails: the operator wrote it for this model.
     """
     done = 0
     for number, request in _requests(file):
+        if only and bare_name(request.model) != only:
+            continue
         try:
-            live = models.find(request.model)
+            live = models.find(only or request.model)
             function = live.function(request.function)
             if any(o.writes or o.changes_other_state for o in function.overloads):
                 raise _refused(file, number, f"function {function.name!r} may change state")

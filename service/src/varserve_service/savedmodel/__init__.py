@@ -18,8 +18,18 @@ except ModuleNotFoundError as error:
         name="tensorflow",
     ) from None
 
+from .inspection import check_operations
 from .loader import load
 from .placement import Placement, configure_devices
 from .runtime import graph_functions
+from .saving import save_checkpoint, save_saved_model
 
-__all__ = ["Placement", "configure_devices", "graph_functions", "load"]
+__all__ = [
+    "Placement",
+    "check_operations",
+    "configure_devices",
+    "graph_functions",
+    "load",
+    "save_checkpoint",
+    "save_saved_model",
+]

@@ -92,10 +92,10 @@ def load(name: str, path: Path, *, version: int = 0, placement: Placement) -> Sa
             device=placement.show(variable.handle.device),
         )
         saved.append(SavedVariable(variable, spec, sparse=node_path in sparse))
-    return SavedModel(name, version, placement, _fingerprint(path), root, saved, functions)
+    return SavedModel(name, version, placement, fingerprint_of(path), root, saved, functions)
 
 
-def _fingerprint(path: Path) -> str:
+def fingerprint_of(path: Path) -> str:
     """A digest of the values that the variables begin with.
 
     The checkpoint's index has the checksum of each of them: gigabytes need not be read.

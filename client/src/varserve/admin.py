@@ -1,0 +1,215 @@
+"""The operator's client: which models a service has in memory, and in which version.
+
+    with varserve.connect_admin("localhost:8501") as admin:
+        admin.load_model("counter", 4, label="canary")
+
+Owns AdminService's calls. One class serves both drivers: what it returns is a value from
+`varserve.connect_admin`, and to be awaited from `varserve.aio.connect_admin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Any
+
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+
+from . import specs
+from .client import make
+from .credentials import Tls, Token
+from .handles import Defaults
+from .operations import attempt
+from .specs import ModelState, StateHeader
+from .transport import Async, Call, Close, D_co, Handle, Method, Op, Sync, operation
+from .v1 import admin_service_pb2 as pb
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"]
+
+
+def _method(name: str) -> Method:
+    found = _SERVICE.methods_by_name[name]
+    read = GetMessageClass(found.output_type).FromString
+    return Method(f"/{_SERVICE.full_name}/{name}", read)
+
+
+_LOAD, _UNLOAD, _SAVE, _LIST = map(
+    _method, ("LoadModel", "UnloadModel", "SaveModel", "ListVersions")
+)
+
+
+class SaveFormat(StrEnum):
+    """As what a model is saved."""
+
+    SAVED_MODEL = "saved_model"
+    CHECKPOINT = "checkpoint"
+    SAFETENSORS = "safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """What was saved. nbytes: of all files."""
+
+    header: StateHeader
+    variable_count: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A version of a model. `state` None: nobody has asked for it yet.
+
+    error: why it is FAILED. loadable: its files are in the repository, and complete.
+    """
+
+    header: StateHeader
+    state: ModelState | None
+    labels: tuple[str, ...]
+    error: str
+    loadable: bool
+
+
+class AdminClient(Handle[D_co]):
+    """A connection to a service's admin port. Made by `connect_admin`; closed by `close`.
+
+    Its default timeout is long: a load takes as long as the model is large. When a call is given up
+    meanwhile, the load goes on.
+    """
+
+    def __init__(self, driver: Sync | Async, defaults: Defaults) -> None:
+        self._driver = driver
+        self._defaults = defaults
+
+    @operation
+    def load_model(
+        self,
+        model: str,
+        version: int | None = None,
+        *,
+        label: str = "stable",
+        timeout: float | None = None,
+    ) -> Op[StateHeader]:
+        """LoadModel: let a label mean a version of a model from now on; the newest when None.
+
+        Raises ModelNotFound, ModelNotReady, ModelLoadFailed, ModelNotAllowed, OutOfMemory,
+        NotConfigured. What was served before goes on then.
+        """
+        request = pb.LoadModelRequest(model=model, version=version, label=label)
+        reply = yield from attempt(Call(_LOAD, request, self._defaults.budget(timeout)))
+        return specs.header(reply.header)
+
+    @operation
+    def unload_model(
+        self, model: str, *, label: str = "", timeout: float | None = None
+    ) -> Op[list[StateHeader]]:
+        """UnloadModel: take a label away, or all of them; the last states of what was unloaded.
+
+        Raises ModelNotFound, ModelNotReady.
+        """
+        request = pb.UnloadModelRequest(model=model, label=label)
+        call = Call(_UNLOAD, request, self._defaults.budget(timeout))
+        reply = yield from attempt(call, repeatable=False)
+        return [specs.header(each) for each in reply.headers]
+
+    @operation
+    def save_model(
+        self,
+        model: str,
+        folder: str,
+        *,
+        format: SaveFormat | str = SaveFormat.SAVED_MODEL,
+        timeout: float | None = None,
+    ) -> Op[SavedState]:
+        """SaveModel: write what a model is now into a new folder on the service's machine.
+
+        folder: `NAME`, or `NAME/VERSION`. Raises SaveExists, SaveUnsupported, SaveFailed,
+        NotConfigured, ModelNotFound.
+        """
+        number = pb.SaveFormat.Value(f"SAVE_FORMAT_{SaveFormat(format).name}")
+        request = pb.SaveModelRequest(model=model, folder=folder, format=number)
+        call = Call(_SAVE, request, self._defaults.budget(timeout))
+        reply = yield from attempt(call, repeatable=False)
+        return SavedState(specs.header(reply.header), reply.variable_count, reply.byte_length)
+
+    @operation
+    def list_versions(
+        self, model: str = "", *, timeout: float | None = None
+    ) -> Op[list[ModelVersion]]:
+        """ListVersions: of one model or all, in memory and in the repository."""
+        request = pb.ListVersionsRequest(model=model)
+        reply = yield from attempt(Call(_LIST, request, self._defaults.budget(timeout)))
+        return [_version(each) for each in reply.versions]
+
+    @operation
+    def close(self) -> Op[None]:
+        """End the calls in progress and hang up. Again: nothing."""
+        yield Close()
+
+    def __enter__(self: AdminClient[Sync]) -> AdminClient[Sync]:
+        self._blocking("with", "async with")
+        return self
+
+    def __exit__(
+        self: AdminClient[Sync],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self: AdminClient[Async]) -> AdminClient[Async]:
+        self._awaited("async with", "with")
+        return self
+
+    async def __aexit__(
+        self: AdminClient[Async],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = " (closed)" if self._driver.closed else ""
+        return f"<varserve.AdminClient of {self._driver.dial.target}{state}>"
+
+
+def _version(message: Any) -> ModelVersion:
+    return ModelVersion(
+        specs.header(message.header),
+        specs.model_state(message.state) if message.state else None,
+        tuple(message.labels),
+        message.error,
+        message.loadable,
+    )
+
+
+def connect_admin(
+    target: str,
+    *,
+    timeout: float = 600.0,
+    retries: int = 4,
+    tls: Tls | bool = False,
+    token: Token | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    metadata: Sequence[tuple[str, str | bytes]] = (),
+    options: Sequence[tuple[str, Any]] = (),
+) -> AdminClient[Sync]:
+    """A client of the admin port at `HOST:PORT`. All arguments: as of `varserve.connect`."""
+    return make(
+        Sync,
+        target,
+        timeout=timeout,
+        retries=retries,
+        tls=tls,
+        token=token,
+        credentials=credentials,
+        metadata=metadata,
+        options=options,
+        round_robin=False,
+        wait_for_ready=False,
+        of=AdminClient[Sync],
+    )

@@ -1,0 +1,187 @@
+"""Where models are saved: one folder that the operator names, and a new one in it for each save.
+
+Owns that a save is whole or not there, overwrites nothing and leads nowhere else. What is written
+into the folder is up to the writer of its format. Knows the core and the file system.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from varserve_service.core.administration import Saved, SaveFormat
+from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.messages import Header, Read
+from varserve_service.core.ports import Value, VariableSpec
+
+log = structlog.get_logger("varserve.lifecycle")
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_FOLDER = re.compile(rf"({_NAME})(?:/([0-9]{{1,18}}))?")
+_TEMPORARY = ".saving-"
+NOTE = "varserve.json"
+"""File that says of which state a saved folder is."""
+
+
+class Saver(Protocol):
+    """Writes one format."""
+
+    def __call__(
+        self,
+        folder: Path,
+        values: Mapping[VariableSpec, Value],
+        header: Header,
+        source: Path | None,
+        fingerprint: str,
+    ) -> None:
+        """Write the values of a state into an empty folder.
+
+        `source`: where the SavedModel with this fingerprint was loaded from, None when that is not
+        known any more. Raises StateError SAVE_UNSUPPORTED, OSError.
+        """
+        ...
+
+
+class SaveRoom:
+    """The folder that saves go to."""
+
+    def __init__(self, folder: Path, savers: Mapping[SaveFormat, Saver]) -> None:
+        self._folder = folder
+        self._savers = savers
+
+    def save(
+        self,
+        live: LiveModel,
+        source: Path | None,
+        folder: str,
+        form: SaveFormat,
+        deadline: float | None = None,
+    ) -> Saved:
+        """Save what a model is now in a new folder; see Administration.save."""
+        target = self._target(folder)
+        header, values = _snapshot(live, deadline)
+        temporary = self._folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            temporary.mkdir(parents=True)
+            self._savers[form](temporary, values, header, source, live.fingerprint)
+            _note(temporary, header, form)
+            nbytes = _synced(temporary)
+            _into_place(temporary, target, folder)
+        except OSError as error:
+            log.warning("model not saved", model=live.name, folder=folder, error=str(error))
+            raise StateError(
+                Reason.SAVE_FAILED,
+                f"{folder!r} could not be written: {error.strerror or 'an error of the disk'}",
+                model=live.name,
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        log.info(
+            "saved model",
+            model=live.name,
+            version=header.version,
+            revision=header.revision,
+            format=form.value,
+            folder=str(target),
+        )
+        return Saved(header, len(values), nbytes)
+
+    def _target(self, folder: str) -> Path:
+        match = _FOLDER.fullmatch(folder)
+        if match is None:
+            raise StateError(
+                Reason.REQUEST_MALFORMED,
+                "folder: expected NAME or NAME/VERSION of letters, digits, '.', '_' and '-', a "
+                f"letter or digit first, found {folder[:200]!r}",
+            )
+        name, version = match.groups()
+        parent = self._folder if version is None else self._folder / name
+        # What a link in there leads to is not this folder.
+        if parent.exists() and parent.resolve() != (
+            self._folder.resolve() if version is None else self._folder.resolve() / name
+        ):
+            raise StateError(
+                Reason.REQUEST_MALFORMED, f"folder: {name!r} leads out of the folder for saves"
+            )
+        target = parent / (name if version is None else version)
+        _check_free(target, folder)
+        return target
+
+
+def _snapshot(
+    live: LiveModel, deadline: float | None
+) -> tuple[Header, Mapping[VariableSpec, Value]]:
+    """All values of one revision, as references: written out when no lock is held any more."""
+    found = live.describe(deadline)
+    # A variable that has a value keeps having one.
+    specs = [state.spec for state in found.variables if state.shape is not None]
+    snapshot = live.read([Read(spec.path) for spec in specs], deadline=deadline)
+    values = {}
+    for spec, entry in zip(specs, snapshot.entries, strict=True):
+        assert entry.value is not None
+        values[spec] = entry.value
+    return snapshot.header, values
+
+
+def _note(folder: Path, header: Header, form: SaveFormat) -> None:
+    note = {
+        "model": header.model,
+        "version": header.version,
+        "epoch": header.epoch,
+        "revision": header.revision,
+        "format": form.value,
+        "time": time.time_ns(),
+    }
+    (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n")
+
+
+def _synced(folder: Path) -> int:
+    """Make everything below a folder durable; the bytes of all files."""
+    nbytes = 0
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        nbytes += 0 if path.is_dir() else path.stat().st_size
+    return nbytes
+
+
+def _into_place(temporary: Path, target: Path, folder: str) -> None:
+    target.parent.mkdir(exist_ok=True)
+    _check_free(target, folder)
+    try:
+        # A folder takes the place of an empty folder at the most.
+        temporary.rename(target)
+    except OSError as error:
+        if target.exists() or target.is_symlink():
+            raise _exists(folder) from error
+        raise
+    for path in (target.parent, target.parent.parent):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _check_free(target: Path, folder: str) -> None:
+    if target.exists() or target.is_symlink():
+        raise _exists(folder)
+
+
+def _exists(folder: str) -> StateError:
+    return StateError(
+        Reason.SAVE_EXISTS, f"{folder!r} is there already; nothing is ever overwritten"
+    )

@@ -1,0 +1,358 @@
+"""What operators do to models while others use them: through both ports, on fakes."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import varserve
+import varserve.aio
+from tests.lifecycle.administered import Administered, administered, saved_model
+from tests.rpc.traversing import names
+from varserve.v1 import admin_service_pb2 as pb
+from varserve_service.core.administration import SaveFormat
+from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.memory import MemoryBudget, Room
+from varserve_service.core.models import Models
+from varserve_service.journal import save_safetensors
+from varserve_service.lifecycle import (
+    AllowedModels,
+    LifecycleOptions,
+    Poller,
+    SaveRoom,
+    SwitchOrder,
+)
+from varserve_service.repository import ModelSource, Repository, RepositoryError
+
+
+def test_every_admin_rpc_has_a_method() -> None:
+    """Each RPC of AdminService has a documented method of its name in the client."""
+    for method in pb.DESCRIPTOR.services_by_name["AdminService"].methods:
+        name = "".join(f"_{c.lower()}" if c.isupper() else c for c in method.name).lstrip("_")
+        assert getattr(varserve.AdminClient, name).__doc__
+
+
+def test_a_model_is_loaded_replaced_labelled_and_unloaded(tmp_path: Path) -> None:
+    """The newest version is taken when none is named, labels move, and what none means goes."""
+    with administered(tmp_path) as found:
+        for version in (1, 2, 3):
+            saved_model(found.repository / "m" / str(version))
+        assert found.admin.load_model("m", 1).version == 1
+        assert found.version("m") == 1
+        assert found.admin.load_model("m").version == 3
+        assert found.states() == {("m", 3): "ready"}
+        found.admin.load_model("m", 2, label="canary")
+        assert (found.version("m"), found.version("m@canary"), found.version("m@2")) == (3, 2, 2)
+        found.client.assign_variable("m@canary", "v", np.ones(3, np.float32))
+        promoted = found.admin.load_model("m", 2)
+        assert promoted.revision == 1
+        assert found.loads.done == [("m", 1), ("m", 3), ("m", 2)]
+        listed = {each.header.version: each for each in found.admin.list_versions("m")}
+        assert listed[2].labels == ("canary", "stable")
+        assert [listed[version].state for version in (1, 3)] == [None, None]
+        assert all(each.loadable for each in listed.values())
+        assert found.admin.unload_model("m", label="stable") == []
+        assert [each.version for each in found.admin.unload_model("m")] == [2]
+        assert found.states() == {}
+        with pytest.raises(varserve.ModelNotFound):
+            found.client.model("m")
+        with pytest.raises(varserve.ModelNotFound):
+            found.admin.unload_model("m")
+
+
+def test_a_load_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    """The version before goes on serving, with its state; the new one is FAILED and says why."""
+    with administered(tmp_path) as found:
+        saved_model(found.repository / "m" / "1")
+        saved_model(found.repository / "m" / "2", b"bad")
+        found.admin.load_model("m", 1)
+        found.client.assign_variable("m", "v", np.ones(3, np.float32))
+        before = found.client.model("m").epoch
+        with pytest.raises(varserve.ModelLoadFailed, match="is bad"):
+            found.admin.load_model("m")
+        assert (found.client.model("m").epoch, found.client.model("m").revision) == (before, 1)
+        assert found.states() == {("m", 1): "ready", ("m", 2): "failed"}
+        failed = found.admin.list_versions("m")[1]
+        assert (failed.state, "is bad" in failed.error) == (varserve.ModelState.FAILED, True)
+        shown = [(each.version, each.state) for each in found.client.models()]
+        assert shown == [(1, varserve.ModelState.READY), (2, varserve.ModelState.FAILED)]
+
+
+def test_a_load_of_one_model_does_not_keep_others_waiting(tmp_path: Path) -> None:
+    """While a model is LOADING others are read, and health and lists are answered."""
+    reached, go_on = threading.Event(), threading.Event()
+    with administered(tmp_path) as found:
+        saved_model(found.repository / "a" / "1")
+        saved_model(found.repository / "b" / "1")
+        found.admin.load_model("a")
+
+        def wait(source: ModelSource) -> None:
+            reached.set()
+            assert go_on.wait(30)
+
+        found.loads.before = wait
+        loading = threading.Thread(target=found.admin.load_model, args=("b",))
+        loading.start()
+        assert reached.wait(30)
+        assert found.version("a") == 1
+        assert found.states() == {("a", 1): "ready", ("b", 1): "loading"}
+        with pytest.raises(varserve.ModelNotReady):
+            found.client.model("b")
+        found.client.wait_ready("a")
+        with pytest.raises(varserve.DeadlineExceeded):
+            found.admin.load_model("b", timeout=0.2)
+        assert len(found.admin.list_versions()) == 2
+        go_on.set()
+        loading.join(30)
+        assert found.version("b") == 1
+
+
+def test_memory_for_one_version_alone_swaps_them(tmp_path: Path) -> None:
+    """The old one goes first where both do not fit, comes back when the new one fails, and a load
+    that would fit in no way is refused with the numbers."""
+    room = Room(10 * 2**20, 100 * 2**20)
+    budget = MemoryBudget("host", lambda: room)
+    with administered(tmp_path, budgets=(budget,)) as found:
+        for version, content in ((1, b""), (2, b""), (3, b"bad")):
+            saved_model(found.repository / "m" / str(version), content)
+        events: list[tuple[int, Any]] = []
+        found.loads.before = lambda source: events.append((source.version, dict(found.states())))
+        found.admin.load_model("m", 1)
+        found.admin.load_model("m", 2)
+        assert events[-1] == (2, {("m", 2): "loading"})
+        with pytest.raises(varserve.ModelLoadFailed):
+            found.admin.load_model("m", 3)
+        assert [version for version, _ in events] == [1, 2, 3, 2]
+        assert found.version("m") == 2
+        data = found.repository / "m" / "1" / "variables" / "variables.data-00000-of-00001"
+        data.write_bytes(bytes(100 * 2**20))
+        with pytest.raises(varserve.OutOfMemory, match=r"about \d+ bytes of host memory"):
+            found.admin.load_model("m", 1)
+        assert found.version("m") == 2
+
+
+def test_the_order_can_be_set(tmp_path: Path) -> None:
+    """With old_first the old version is gone when the new one is loaded."""
+    options = LifecycleOptions(order=SwitchOrder.OLD_FIRST)
+    with administered(tmp_path, options=options) as found:
+        for version in (1, 2):
+            saved_model(found.repository / "m" / str(version))
+        found.admin.load_model("m", 1)
+        seen = []
+        found.loads.before = lambda source: seen.append(dict(found.states()))
+        found.admin.load_model("m")
+        assert seen == [{("m", 2): "loading"}]
+
+
+def polled(found: Administered, *pinned: str) -> Poller:
+    return Poller(found.lifecycle, found.models, Repository({}, found.repository), 1, pinned)
+
+
+def test_new_versions_are_taken_when_they_have_settled(tmp_path: Path) -> None:
+    """Two looks that see the same complete files take a version; a failed one is tried once."""
+    with administered(tmp_path) as found:
+        saved_model(found.repository / "m" / "1")
+        found.admin.load_model("m")
+        poller = polled(found)
+        assert poller.poll() == []
+        two = saved_model(found.repository / "m" / "2")
+        index = two / "variables" / "variables.index"
+        index.unlink()
+        assert [poller.poll(), poller.poll()] == [[], []]
+        index.write_bytes(b"half")
+        assert poller.poll() == []
+        index.write_bytes(b"whole")
+        assert poller.poll() == []
+        assert [source.version for source in poller.poll()] == [2]
+        assert found.version("m") == 2
+        saved_model(found.repository / "m" / "3", b"bad")
+        assert poller.poll() == []
+        assert len(poller.poll()) == 1
+        assert [poller.poll(), poller.poll()] == [[], []]
+        assert found.version("m") == 2
+        (found.repository / "m" / "3" / "saved_model.pb").write_bytes(b"mended")
+        assert poller.poll() == []
+        assert len(poller.poll()) == 1
+        assert found.version("m") == 3
+        # What an operator went back to stays.
+        found.admin.load_model("m", 1)
+        assert [poller.poll(), poller.poll(), found.version("m")] == [[], [], 1]
+        saved_model(found.repository / "new" / "1")
+        assert [len(poller.poll()), len(poller.poll())] == [0, 1]
+        assert found.version("new") == 1
+
+
+def test_a_pinned_model_is_not_replaced(tmp_path: Path) -> None:
+    """A model whose stable version is fixed stays with it, whatever comes."""
+    with administered(tmp_path) as found:
+        saved_model(found.repository / "m" / "1")
+        found.admin.load_model("m")
+        poller = polled(found, "m")
+        saved_model(found.repository / "m" / "2")
+        assert [poller.poll(), poller.poll(), poller.poll()] == [[], [], []]
+        assert found.version("m") == 1
+
+
+def room_of(tmp_path: Path) -> SaveRoom:
+    return SaveRoom(tmp_path / "saves", {SaveFormat.SAFETENSORS: save_safetensors})
+
+
+def test_no_name_leads_out_of_the_repository_or_the_saves(tmp_path: Path) -> None:
+    """Names that look like paths, as model, version, label or folder, load and write nothing."""
+    outside = saved_model(tmp_path / "outside" / "m" / "1")
+    with administered(tmp_path, room_of(tmp_path)) as found:
+        saved_model(found.repository / "m" / "1")
+        (found.repository / "link").symlink_to(tmp_path / "outside" / "m")
+        (found.repository / "m" / "9").symlink_to(outside)
+        found.admin.load_model("m", 1)
+        (tmp_path / "saves").mkdir()
+        (tmp_path / "saves" / "link").symlink_to(tmp_path / "outside")
+        before = sorted(tmp_path.rglob("*"))
+        tried = 0
+        for name in [*names(tmp_path / "outside"), "link", "../outside/m", ""]:
+            with pytest.raises((varserve.NotFound, varserve.InvalidRequest)):
+                found.admin.load_model(name)
+            with pytest.raises((varserve.NotFound, varserve.InvalidRequest)):
+                found.admin.unload_model(name)
+            tried += 1
+            if name == "NUL":  # A good name, here.
+                continue
+            with pytest.raises(varserve.InvalidRequest if name != "link" else varserve.SaveExists):
+                found.admin.save_model("m", name, format="safetensors")
+            with pytest.raises((varserve.InvalidRequest, varserve.SaveExists)):
+                found.admin.save_model("m", f"{name}/7", format="safetensors")
+            with pytest.raises((varserve.NotFound, varserve.InvalidRequest)):
+                found.admin.load_model("m", 1, label=name.upper() or "../x")
+        with pytest.raises(varserve.ModelNotFound):
+            found.admin.load_model("m", 9)
+        with pytest.raises(varserve.InvalidRequest):
+            found.admin.load_model("m", -1)
+        assert tried > 25
+        assert found.loads.done == [("m", 1)]
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_save_is_whole_and_never_overwrites(tmp_path: Path) -> None:
+    """What is there stays as it is, and a save that fails leaves nothing."""
+    from safetensors import safe_open
+
+    with administered(tmp_path, room_of(tmp_path)) as found:
+        saved_model(found.repository / "m" / "1")
+        found.admin.load_model("m", 1)
+        found.client.assign_variable("m", "v", np.full(3, 7, np.float32))
+        saved = found.admin.save_model("m", "m/2", format="safetensors")
+        assert (saved.header.revision, saved.variable_count) == (1, 2)
+        file = tmp_path / "saves" / "m" / "2" / "model.safetensors"
+        with safe_open(file, "np") as opened:
+            assert opened.get_tensor("v").tolist() == [7, 7, 7]
+            assert opened.metadata()["revision"] == "1"
+        whole = file.read_bytes()
+        with pytest.raises(varserve.SaveExists):
+            found.admin.save_model("m", "m/2", format="safetensors")
+        assert file.read_bytes() == whole
+
+        def fail(folder: Path, *_: Any) -> None:
+            (folder / "half").write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        found.lifecycle._room = SaveRoom(tmp_path / "saves", {SaveFormat.SAFETENSORS: fail})
+        with pytest.raises(varserve.SaveFailed, match="No space left"):
+            found.admin.save_model("m", "m/3", format="safetensors")
+        found.lifecycle._room = None
+        with pytest.raises(varserve.NotConfigured):
+            found.admin.save_model("m", "m/4", format="safetensors")
+        assert sorted(path.name for path in (tmp_path / "saves" / "m").iterdir()) == ["2"]
+        assert sorted(path.name for path in (tmp_path / "saves").iterdir()) == ["m"]
+
+
+def test_only_models_that_are_listed_are_allowed(tmp_path: Path) -> None:
+    """A file that is changed, missing or more than the list has refuses the model."""
+    folder = saved_model(tmp_path / "m" / "1", b"model")
+    listed = tmp_path / "allowed.sha256"
+    source = ModelSource("m", 1, folder)
+
+    def write() -> None:
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        listed.write_text(
+            "".join(
+                f"{hashlib.sha256(path.read_bytes()).hexdigest()}  "
+                f"{path.relative_to(tmp_path).as_posix()}\n"
+                for path in files
+            )
+        )
+
+    def reason() -> str:
+        with pytest.raises(StateError) as caught:
+            AllowedModels(listed).check(source)
+        assert caught.value.reason is Reason.MODEL_NOT_ALLOWED
+        return caught.value.message
+
+    write()
+    AllowedModels(listed).check(source)
+    (folder / "saved_model.pb").write_bytes(b"other")
+    assert "saved_model.pb" in reason()
+    write()
+    (folder / "more").write_bytes(b"")
+    assert "more" in reason()
+    write()
+    (folder / "more").unlink()
+    assert "more" in reason()
+    listed.write_text("")
+    reason()
+    listed.write_text("no digest\n")
+    with pytest.raises(RepositoryError, match="line 1"):
+        AllowedModels(listed).check(source)
+
+
+async def test_the_admin_client_works_with_await(tmp_path: Path) -> None:
+    """The same calls, awaited."""
+    with administered(tmp_path) as found:
+        saved_model(found.repository / "m" / "1")
+        target = found.admin._driver.dial.target
+        async with varserve.aio.connect_admin(target) as admin:
+            assert (await admin.load_model("m")).version == 1
+            assert len(await admin.list_versions()) == 1
+            assert len(await admin.unload_model("m")) == 1
+
+
+def test_many_loads_and_unloads_at_once(tmp_path: Path) -> None:
+    """Threads that load and unload the same few models leave what the last one wanted."""
+    with administered(tmp_path) as found:
+        for name in ("a", "b", "c"):
+            for version in (1, 2):
+                saved_model(found.repository / name / str(version))
+        target = found.admin._driver.dial.target
+        failures: list[BaseException] = []
+        done = 0
+
+        def work(number: int) -> None:
+            nonlocal done
+            with varserve.connect_admin(target, retries=20) as admin:
+                for turn in range(6):
+                    name = "abc"[(number + turn) % 3]
+                    try:
+                        admin.load_model(name, 1 + (number + turn) % 2)
+                        admin.unload_model(name)
+                    except varserve.ModelNotFound:
+                        pass  # Somebody else unloaded it.
+                    except BaseException as error:
+                        failures.append(error)
+                    done += 1
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert failures == []
+        assert done == 48
+        for name in {status.name for status in found.models.statuses}:
+            found.admin.unload_model(name)
+        assert isinstance(found.models, Models)
+        assert found.states() == {}
+        assert len(found.loads.done) > 10
