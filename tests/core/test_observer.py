@@ -39,7 +39,7 @@ class Told:
             else:
                 self.busy += 1
 
-    def lock_waited(self, seconds: float, *, exclusive: bool) -> None:
+    def lock_waited(self, seconds: float, *, exclusive: bool, ago: float = 0.0) -> None:
         self.waits.append((exclusive, seconds))
 
     def lock_held(self, seconds: float) -> None:

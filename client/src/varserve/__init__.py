@@ -98,6 +98,7 @@ from .specs import (
     VariableSpec,
 )
 from .summaries import Histogram, Summaries, Summary, content_hash
+from .traces import trace
 from .variables import Region, Variable, Variables
 from .watches import Watch
 
@@ -203,4 +204,5 @@ __all__ = [
     "connect",
     "connect_admin",
     "content_hash",
+    "trace",
 ]

@@ -36,6 +36,7 @@ from .credentials import Token, authorization
 from .frames import ACCEPTED_KEY, FrameError, write_message
 from .tensors import TensorError
 from .throttle import Throttle
+from .traces import trace_metadata
 
 if TYPE_CHECKING:
     # At run time grpcio's own; only its type checker's form has a default.
@@ -178,9 +179,12 @@ class Dial:
 
     def call_metadata(self) -> Sequence[tuple[str, str | bytes]] | None:
         """What goes with a call that begins now. Raises what the token's giver raises."""
-        if self.token is None:
-            return self.metadata or None
-        return (*self.metadata, authorization(self.token))
+        found = [*self.metadata]
+        if not any(key == "traceparent" for key, _ in found):
+            found += trace_metadata()
+        if self.token is not None:
+            found.append(authorization(self.token))
+        return found or None
 
     def channel(self, module: Any) -> Any:
         """A channel of `grpc` or `grpc.aio`."""

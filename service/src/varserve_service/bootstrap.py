@@ -320,6 +320,7 @@ def server_options(settings: Settings) -> ServerOptions:
 def start_telemetry(settings: Settings) -> Telemetry:
     """What the settings ask for to see the service by. Raises OSError."""
     telemetry = Telemetry(methods())
+    telemetry.send(os.environ)
     if settings.metrics_port is not None:
         tls = None
         if settings.tls_cert is not None and settings.tls_key is not None:

@@ -108,8 +108,9 @@ class ReadersWriterLock:
         finally:
             self._leave_exclusive()
             # Told only now, so that nobody waits for it.
-            self._observer.lock_waited(held - began, exclusive=True)
-            self._observer.lock_held(time.monotonic() - held)
+            seconds = time.monotonic() - held
+            self._observer.lock_waited(held - began, exclusive=True, ago=seconds)
+            self._observer.lock_held(seconds)
 
     def close(self, why: Callable[[], StateError]) -> None:
         """Let nobody in any more: who comes or waits is told `why`.

@@ -15,8 +15,11 @@ class Observer(Protocol):
     waiting for the call itself.
     """
 
-    def lock_waited(self, seconds: float, *, exclusive: bool) -> None:
-        """Somebody has got the model's lock after so long, or given up; 0.0: at once."""
+    def lock_waited(self, seconds: float, *, exclusive: bool, ago: float = 0.0) -> None:
+        """Somebody has got the model's lock after so long, or given up; 0.0: at once.
+
+        `ago`: seconds since the wait ended.
+        """
         ...
 
     def lock_held(self, seconds: float) -> None:
@@ -39,7 +42,7 @@ class Observer(Protocol):
 class Unobserved:
     """Keeps no figures."""
 
-    def lock_waited(self, seconds: float, *, exclusive: bool) -> None:
+    def lock_waited(self, seconds: float, *, exclusive: bool, ago: float = 0.0) -> None:
         pass
 
     def lock_held(self, seconds: float) -> None:

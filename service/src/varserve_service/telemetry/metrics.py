@@ -226,7 +226,7 @@ class ModelMetrics:
         self.ran = child(metrics.function_seconds).observe
         self._synced = child(metrics.journal_sync).observe
 
-    def lock_waited(self, seconds: float, *, exclusive: bool) -> None:
+    def lock_waited(self, seconds: float, *, exclusive: bool, ago: float = 0.0) -> None:
         """Observe."""
         (self._waited_exclusive if exclusive else self._waited_shared)(seconds)
 

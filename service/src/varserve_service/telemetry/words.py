@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 
-class Named(Protocol):
-    """Something with a name: gRPC's status codes are such."""
+class Code(Protocol):
+    """One of gRPC's status codes."""
 
     @property
     def name(self) -> str: ...
+    @property
+    def value(self) -> tuple[int, str]: ...
 
 
 class Method(Protocol):
@@ -36,5 +38,5 @@ class Call(Protocol):
     request_id: str
     read_bytes: int
     seconds: float
-    code: Named
+    code: Code
     reason: str
