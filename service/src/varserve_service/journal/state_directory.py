@@ -98,4 +98,6 @@ class StateDirectory:
 
     def close(self) -> None:
         """Give the directory up."""
+        # To close it alone is not enough while a child that was just forked has it, too.
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
         os.close(self._lock)
