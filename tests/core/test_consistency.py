@@ -242,7 +242,7 @@ class AgainstADict(RuleBasedStateMachine):
 
 
 SOME = settings(
-    max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 ALL = settings(SOME, max_examples=2000)
 

@@ -100,10 +100,12 @@ class Client:
     request id, or left alone with nobody knowing whether it was done.
     """
 
-    def __init__(self, name: str, service: Service, seed: int) -> None:
+    def __init__(self, run: str, number: int, service: Service, seed: int) -> None:
+        """`run` tells the ids of this history's calls from those of another."""
         self.calls: list[Call] = []
         self.failure: BaseException | None = None
-        self._name = name
+        self._name = f"{run}-{number}"
+        self._client_number = number
         self._service = service
         self._chance = random.Random(seed)
         self._known: dict[str, int] = dict.fromkeys(NAMES, 0)
@@ -135,7 +137,7 @@ class Client:
 
     def _fresh(self) -> int:
         """A number that nobody else writes."""
-        return self._number * 1000 + int(self._name[1:])
+        return self._number * 1000 + self._client_number
 
     def _some(self, least: int, most: int) -> list[str]:
         return self._chance.sample(NAMES, self._chance.randint(least, most))
@@ -321,7 +323,7 @@ class Client:
 
 
 _KINDS = ("read", "snapshot", "assign", "compare", "transaction", "count", "break_off")
-_WEIGHTS = (30, 15, 18, 15, 13, 7, 2)
+_WEIGHTS = (30, 15, 18, 14, 12, 7, 4)
 
 
 def _operation(call: Call, name: str) -> str:
@@ -420,8 +422,9 @@ class Traffic:
     def __init__(self, service: Service, clients: int, seed: int) -> None:
         self.calls: list[Call] = []
         self._service = service
-        self._main = Client(f"c{clients}", service, seed)
-        self._clients = [Client(f"c{n}", service, seed + n + 1) for n in range(clients)]
+        run = f"{seed:x}"
+        self._main = Client(run, clients, service, seed)
+        self._clients = [Client(run, n, service, seed + n + 1) for n in range(clients)]
         self.start = self.know()
         self._watchers = [
             Watcher(service, self.start.revision, patterns, seed + number)
