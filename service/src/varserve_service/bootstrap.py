@@ -101,6 +101,9 @@ class Loader:
             raise ModelLoadError(
                 "no model to serve: give --model NAME=PATH or a --model-repository that has one"
             )
+        for name in sorted(self._settings.xla.keys() - {source.name for source in found}):
+            if not changing:
+                raise ModelLoadError(f"xla of model {name!r}: there is no such model to serve")
         return list(found.items())
 
     def load_all(self) -> Models:
@@ -136,12 +139,14 @@ class Loader:
     def load(self, source: ModelSource) -> LiveModel:
         """A SavedModel in memory, where its state was."""
         log.info("loading model", model=source.name, version=source.version)
+        xla = self._settings.xla.get(source.name, {})
         load = partial(
             self._savedmodel.load,
             source.name,
             source.path,
             version=source.version,
             placement=self._placement,
+            xla={name: each.rows for name, each in xla.items()},
         )
         make = partial(
             _live,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
@@ -52,6 +52,16 @@ class Batching(BaseModel):
                 f"found {self.allowed_rows[-1]}"
             )
         return self
+
+
+class Xla(BaseModel):
+    """A function that XLA compiles when its model is loaded, for inputs of known sizes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="sizes of dimension 0 to compile for, where that is of any size"
+    )
 
 
 Verb = Literal["list", "read", "summarize", "assign", "run", "watch", "admin"]
@@ -209,6 +219,9 @@ class Settings(BaseSettings):
     )
     batching: dict[str, dict[str, Batching]] = Field(
         default_factory=dict, description="by model and function: run small calls as one"
+    )
+    xla: dict[str, dict[str, Xla]] = Field(
+        default_factory=dict, description="by model and function: compile with XLA at the start"
     )
     warm_up: bool = Field(
         False, description="before ready, run every function that changes nothing on zeros"

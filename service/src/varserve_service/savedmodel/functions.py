@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,20 @@ class CallEffects:
 
 
 @dataclass(frozen=True, slots=True)
+class Compiled:
+    """A call through XLA, and the captures that follow its inputs."""
+
+    call: FlatCall
+    captures: tuple[tf.Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Callee:
     """One concrete function, ready to be called flat.
 
     `feeds` are the names of its tensor inputs in the order of its arguments, `defaults` tensors
-    for those that a call may leave out, `captures` what follows them.
+    for those that a call may leave out, `captures` what follows them. `compiled` is what to call
+    instead where the inputs have just these shapes.
     """
 
     overload: Overload
@@ -52,6 +61,11 @@ class Callee:
     defaults: Mapping[str, tf.Tensor]
     captures: tuple[tf.Tensor, ...]
     output_names: tuple[str, ...]
+    compiled: Mapping[tuple[tuple[int, ...], ...], Compiled] = field(default_factory=dict)
+
+    def with_compiled(self, compiled: Mapping[tuple[tuple[int, ...], ...], Compiled]) -> Callee:
+        """The same, with what XLA has compiled of it."""
+        return replace(self, compiled=compiled)
 
 
 class SavedFunction:
@@ -66,6 +80,15 @@ class SavedFunction:
     def spec(self) -> FunctionSpec:
         return self._spec
 
+    @property
+    def callees(self) -> tuple[Callee, ...]:
+        """One for each overload."""
+        return self._callees
+
+    def replace(self, callees: Sequence[Callee]) -> None:
+        """Call these from now on: the same overloads, called another way. Before it is served."""
+        self._callees = tuple(callees)
+
     def stage(
         self, overload: int, inputs: Mapping[str, np.ndarray[Any, Any]]
     ) -> Callable[[], dict[str, Value]]:
@@ -76,12 +99,17 @@ class SavedFunction:
             else callee.defaults[name]
             for name in callee.feeds
         ]
-        arguments.extend(callee.captures)
+        call, captures = callee.call, callee.captures
+        if callee.compiled:
+            shapes = tuple(tuple(each.shape.as_list()) for each in arguments)
+            if shapes in callee.compiled:
+                call, captures = callee.compiled[shapes].call, callee.compiled[shapes].captures
+        arguments.extend(captures)
 
         def run() -> dict[str, Value]:
             try:
                 with self._placement.scope():
-                    outputs = callee.call(arguments)
+                    outputs = call(arguments)
                 return {
                     name: TensorValue(tensor)
                     for name, tensor in zip(callee.output_names, outputs, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .functions import SavedFunction, partial_shape
 from .object_graph import names_of, walk
 from .placement import Placement
 from .variables import SavedVariable
+from .xla import compile_functions
 
 
 class SavedModel:
@@ -71,15 +72,24 @@ class SavedModel:
         return self._functions
 
 
-def load(name: str, path: Path, *, version: int = 0, placement: Placement) -> SavedModel:
+def load(
+    name: str,
+    path: Path,
+    *,
+    version: int = 0,
+    placement: Placement,
+    xla: Mapping[str, Sequence[int]] | None = None,
+) -> SavedModel:
     """Load the SavedModel in the folder `path`.
 
-    Loading runs code of the model. Raises ModelLoadError with a message for the operator.
+    `xla`: functions to compile, each with sizes of dimension 0. Loading runs code of the model.
+    Raises ModelLoadError with a message for the operator.
     """
     root = _restore(name, path, placement)
     nodes = list(walk(root))
     variables = find_variables(name, root, nodes)
     functions, sparse = find_functions(nodes, variables, placement)
+    compile_functions(name, functions, xla or {}, placement)
     names = names_of(variables)
     saved = []
     for node_path, variable in variables.items():

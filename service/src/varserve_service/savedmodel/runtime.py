@@ -39,6 +39,27 @@ def graph_functions() -> int:
     return len(context.context().list_function_names())
 
 
+def xla_call(
+    call: FlatCall, shapes: Sequence[tuple[int, ...]]
+) -> tuple[FlatCall, tuple[tf.Tensor, ...]]:
+    """The same call through XLA for inputs of just these shapes, and the captures that it takes.
+
+    It is compiled when it is first called.
+    """
+    concrete = call.keep  # type: ignore[attr-defined]
+    taken = concrete.inputs[: len(shapes)]
+    signature = [
+        tf.TensorSpec(shape, each.dtype) for shape, each in zip(shapes, taken, strict=True)
+    ]
+
+    @tf.function(input_signature=signature, jit_compile=True, autograph=False)
+    def compiled(*inputs: Any) -> Any:
+        return tf.nest.flatten(concrete._call_flat(list(inputs), concrete.captured_inputs))
+
+    found = compiled.get_concrete_function()
+    return flat_call(found), tuple(found.captured_inputs)
+
+
 def function_definition(name: str) -> Any | None:
     """The FunctionDef of a function that this process knows, None where there is none."""
     try:
