@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tests.conftest import Serve
 from tests.serving import ServiceProcess
 from tests.telemetry.scrape import Scrape, scrape
 from varserve.reasons import STATUS_OF_REASON
+from varserve.v1 import admin_service_pb2, admin_service_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -31,11 +34,17 @@ CODES = {code.name.title().replace("_", "") for code in grpc.StatusCode} | {"OK"
 ADDED = {"instance", "job"}
 
 
-def metrics_address(process: ServiceProcess) -> str:
+def logged(process: ServiceProcess, event: str) -> dict[str, Any]:
+    """The first line of the service's log that is of this event."""
     for line in process.log.read_text().splitlines():
-        if line.startswith("{") and (found := json.loads(line))["event"] == "metrics":
-            return str(found["address"])
-    raise AssertionError("the log does not say where the metrics are")
+        if line.startswith("{") and (found := json.loads(line))["event"] == event:
+            assert isinstance(found, dict)
+            return found
+    raise AssertionError(f"the log has no {event!r}")
+
+
+def metrics_address(process: ServiceProcess) -> str:
+    return str(logged(process, "metrics")["address"])
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +211,39 @@ def test_every_metric_is_in_the_documentation_with_its_kind_and_labels(found: Sc
             labels = {label for sample in family.samples for label in sample.labels} - {"le"}
             real[shown] = (family.type, frozenset(labels))
     assert page == real
+
+
+def test_the_series_of_a_model_come_and_go_with_it(
+    model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A model that is unloaded has no series, and new ones from 0 when it is back."""
+    repository = tmp_path / "models"
+    for name in ("kept", "passing"):
+        shutil.copytree(model_folder("counter"), repository / name / "1")
+    arguments = ("--metrics-port", "0", "--admin-port", "0", "--model-repository", str(repository))
+    process = ServiceProcess(*arguments, log=tmp_path / "log")
+    try:
+        metrics, admin = metrics_address(process), logged(process, "ready")["admin"]
+        with varserve.connect(process.address) as client:
+            for name in ("kept", "passing"):
+                v = client.model(name).variables["v"]
+                v.assign(v.numpy() + 1)
+        own = {"model": "passing", "version": "1"}
+        assert scrape(metrics).value("varserve_commits_total", **own) == 1
+        with grpc.insecure_channel(admin) as channel:
+            stub = admin_service_pb2_grpc.AdminServiceStub(channel)
+            stub.UnloadModel(admin_service_pb2.UnloadModelRequest(model="passing"), timeout=60)
+            deadline = time.monotonic() + 60
+            while scrape(metrics).names_a_model("passing"):
+                assert time.monotonic() < deadline, "its series are still there"
+            assert scrape(metrics).value("varserve_commits_total", model="kept") == 1
+            stub.LoadModel(admin_service_pb2.LoadModelRequest(model="passing"), timeout=120)
+        deadline = time.monotonic() + 60
+        again = scrape(metrics)
+        while not again.names_a_model("passing"):
+            assert time.monotonic() < deadline, "it has no series"
+            again = scrape(metrics)
+        assert again.value("varserve_commits_total", **own) == 0
+        assert again.value("varserve_model_revision", **own) == 0
+    finally:
+        process.close()
