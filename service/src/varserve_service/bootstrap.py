@@ -391,13 +391,13 @@ async def run_server(
         poller.start()
     if server.admin_address:
         print(f"varserve admin on {server.admin_address}", flush=True)
-    print(f"varserve ready on {address}", flush=True)
     log.info(
         "ready",
         address=address,
         health=server.health_address,
         admin=server.admin_address,
     )
+    print(f"varserve ready on {address}", flush=True)
     await stop.wait()
     log.info("shutting down", grace=settings.grace)
     lifecycle.stop()

@@ -17,7 +17,7 @@ from varserve_service.access.policy import KINDS, Kind, Policy, Verb
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Description
-from varserve_service.core.models import Models
+from varserve_service.core.models import Models, bare_name
 from varserve_service.core.ports import VariableSpec
 
 from .auditing import Auditing
@@ -234,7 +234,7 @@ class Guard:
     def _model_need(self, seen: Sight, need: OnModel) -> None:
         # By the name that was said where nothing is loaded: an admin may load it.
         live = self._found(need.model)
-        name = need.model if live is None else live.name
+        name = bare_name(need.model) if live is None else live.name
         ask = seen.policy.decide if live is None else seen.policy.allows
         if not ask(seen.subject, need.verb, name, Kind.MODEL):
             raise seen.denied(need.verb, f"model {_shown(need.model)}", model=need.model[:_SHOWN])
@@ -252,7 +252,7 @@ class Guard:
         try:
             live = self._models.find(said)
         except StateError as error:
-            if not seen.policy.knows(seen.subject, said):
+            if not seen.policy.knows(seen.subject, bare_name(said)):
                 raise _model_denied(seen, verb, said) from None
             if error.reason is not Reason.MODEL_NOT_FOUND:
                 raise

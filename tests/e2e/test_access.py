@@ -1,0 +1,135 @@
+"""The real service with certificates, tokens, a policy and an audit log, from the start on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import varserve
+from tests.conftest import Serve
+from tests.rpc.certified import HOST, Place
+from varserve_service.bootstrap_access import open_gate
+from varserve_service.settings import load_settings
+
+
+def problem(**settings: object) -> str:
+    """What is wrong with settings, as the operator is told it."""
+    with pytest.raises(ValueError) as caught:
+        open_gate(load_settings(dict(settings), None))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])
+def test_plaintext_is_for_loopback(host: str) -> None:
+    """Anywhere else a certificate is needed, or to say that it shall be so."""
+    assert "tls_cert and tls_key, or insecure" in problem(host=host)
+    assert open_gate(load_settings({"host": host, "insecure": True}, None)).access.tls is None
+    for here in ("localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]"):
+        load_settings({"host": here}, None)
+
+
+def test_an_address_for_all_without_a_certificate() -> None:
+    """The program gives up with exit code 2, and says what to do."""
+    found = subprocess.run(
+        [sys.executable, "-m", "varserve_service", "serve", "--host", "0.0.0.0"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert found.returncode == 2
+    assert "setting insecure: plaintext on 0.0.0.0" in found.stderr
+    assert "(--insecure)" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_settings_that_need_each_other(tmp_path: Path) -> None:
+    """Half of a pair, and files that are wrong, are told at the start and by name."""
+    server = Place(tmp_path).server
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("rules: [{subjects: [a], verbs: [reed], models: [m]}]")
+    assert "expected the key of tls_cert" in problem(tls_cert=server.cert)
+    assert "expected tls_cert beside it" in problem(tls_key=server.key)
+    assert "expected tls_cert beside it" in problem(tls_client_ca=server.ca)
+    assert "jwt_issuer and jwt_audience" in problem(jwt_jwks="x")
+    assert "expected where the keys" in problem(jwt_issuer="x")
+    jwt = {"jwt_issuer": "i", "jwt_audience": "a"}
+    assert "https://" in problem(jwt_jwks="http://example.org/keys", **jwt)
+    assert "token keys in" in problem(jwt_jwks=str(wrong), **jwt)
+    assert "reed" in problem(policy=wrong)
+    assert "tokens in" in problem(token_file=wrong)
+    assert "certificate in" in problem(tls_cert=server.cert, tls_key=server.ca)
+    for setting in ("policy", "token_file", "audit_log"):
+        with pytest.raises(OSError, match="absent"):
+            open_gate(load_settings({setting: tmp_path / "absent" / "file"}, None))
+
+
+@pytest.mark.slow
+def test_from_a_certificate_to_an_audit_line(serve: Serve, tmp_path: Path) -> None:
+    """A denied write, an allowed one once the policy says so, its line, its metric, and health."""
+    place = Place(tmp_path)
+    policy, audit, tokens = (tmp_path / name for name in ("policy.yaml", "audit", "tokens.yaml"))
+    token = "a" * 40
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    tokens.write_text(f"tokens: [{{subject: ann, sha256: {digest}}}]")
+    rule = "{subjects: [ann], verbs: [list, read, %s], models: [counter], variables: ['*']}"
+    policy.write_text(f"rules: [{rule % 'summarize'}]")
+    arguments = (
+        f"--tls-cert={place.server.cert}",
+        f"--tls-key={place.server.key}",
+        f"--token-file={tokens}",
+        f"--policy={policy}",
+        f"--audit-log={audit}",
+        "--health-port=0",
+        "--metrics-port=0",
+    )
+    with serve("counter", arguments=arguments) as service:
+        logged = {line["event"]: line for line in map(json.loads, _json_lines(service.log))}
+        health, metrics = logged["ready"]["health"], logged["metrics"]["address"]
+        check = [sys.executable, "-m", "varserve_service", "health", "--address", health]
+        assert subprocess.run(check, timeout=60, check=False).returncode == 0
+        with (
+            varserve.connect(service.address, tls=place.anybody, retries=0) as client,
+            pytest.raises(varserve.Unauthenticated),
+        ):
+            client.models()
+        with varserve.connect(service.address, tls=place.anybody, token=token) as client:
+            v = client.model("counter").variables["v"]
+            value = np.full(v.numpy().shape, 7, v.numpy().dtype)
+            with pytest.raises(varserve.AccessDenied, match="'ann' may not assign"):
+                v.assign(value)
+            policy.write_text(f"rules: [{rule % 'assign, watch'}]")
+            deadline = time.monotonic() + 60
+            while True:  # the file is looked at every two seconds
+                try:
+                    commit = v.assign(value, message="because")
+                    break
+                except varserve.AccessDenied:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+            assert client.model("counter").commits()[0].info.subject == "ann"
+        lines = [json.loads(line) for line in audit.read_text().splitlines()]
+        assert [each["outcome"] for each in lines[:2]] == ["UNAUTHENTICATED", "PERMISSION_DENIED"]
+        done = lines[-1]
+        assert (done["outcome"], done["subject"], done["method"]) == ("OK", "ann", "AssignVariable")
+        assert done["revision_after"] == commit.revision
+        assert done["changes"][0]["sha256"] == hashlib.sha256(value.tobytes()).hexdigest()
+        context = ssl.create_default_context(cafile=place.server.ca)
+        context.check_hostname = False
+        with urllib.request.urlopen(f"https://{metrics}/metrics", context=context) as answer:
+            text = answer.read().decode()
+        assert 'grpc_method="AssignVariable"' in text
+    assert HOST not in audit.read_text()
+
+
+def _json_lines(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line.startswith("{")]
