@@ -21,8 +21,8 @@ from varserve_service.core.changes import Change
 from varserve_service.core.commits import Commit
 from varserve_service.core.committer import Committer
 from varserve_service.core.errors import OutOfMemory
-from varserve_service.core.live_model import LiveModel
 from varserve_service.core.lock import ReadersWriterLock
+from varserve_service.core.reading import Reading
 from varserve_service.core.regions import Rows
 from varserve_service.core.revisions import Revisions
 from varserve_service.core.watchers import Watchers
@@ -35,15 +35,15 @@ FAILS_EVERY = 40
 
 def slow_and_failing() -> None:
     """What a right service has to cope with."""
-    append, entry = SqliteJournal.append, LiveModel._entry
+    append, entry = SqliteJournal.append, Reading.entry
     count = itertools.count(1)
 
     def slow_append(journal: SqliteJournal, entries: Sequence[Any]) -> None:
         time.sleep(0.01)
         append(journal, entries)
 
-    def slow_entry(live: LiveModel, *arguments: Any, **options: Any) -> Any:
-        found = entry(live, *arguments, **options)
+    def slow_entry(reading: Reading, *arguments: Any, **options: Any) -> Any:
+        found = entry(reading, *arguments, **options)
         time.sleep(0.0003)
         return found
 
@@ -63,7 +63,7 @@ def slow_and_failing() -> None:
 
     real_make_changes = assignment.make_changes
     SqliteJournal.append = slow_append  # type: ignore[method-assign]
-    LiveModel._entry = slow_entry  # type: ignore[method-assign]
+    Reading.entry = slow_entry  # type: ignore[method-assign]
     assignment.make_changes = make_changes  # type: ignore[assignment]
     Change.apply = in_two_halves  # type: ignore[method-assign]
 

@@ -7,6 +7,8 @@ parts of it by search, and what watchers heard against both.
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -118,6 +120,19 @@ def test_fifty_histories_with_crashes_are_linearizable(ledger: Path, tmp_path: P
             unknown += record_and_check(running, 5_000, path, kills=2)["unknown"]
     assert running.kills == 100
     assert unknown > 50
+
+
+def test_every_bug_can_be_seeded() -> None:
+    """What they replace in the service is there; whether they are caught takes minutes."""
+    seed_all = "; ".join(["s.slow_and_failing()", *(f"s.{bug}()" for bug in seeded_service.BUGS)])
+    module = seeded_service.__name__
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {module} as s; {seed_all}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.full
