@@ -166,12 +166,14 @@ def test_exported_members() -> None:
 
 
 def test_importing_brings_no_tensorflow() -> None:
-    """Importing the client imports no TensorFlow and nothing of the service."""
+    """Importing the client imports no TensorFlow, nothing of the service or the command line."""
     code = "import sys, varserve; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    unwanted = re.compile(r"(tensorflow|keras|varserve_service|structlog|grpc_health\.v1)\b")
+    unwanted = re.compile(
+        r"(tensorflow|keras|varserve_service|structlog|click|rich|safetensors|grpc_health\.v1)\b"
+    )
     assert [name for name in loaded.stdout.split() if unwanted.match(name)] == []
 
 

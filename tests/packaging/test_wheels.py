@@ -116,6 +116,14 @@ def test_client_installed_alone_works_against_a_service(
     assert printed == "[1.0, 2.0, 3.0] [4.0, 5.0, 6.0] [5]\n"
 
 
+def test_command_line_without_its_extra_says_what_to_install(client_alone: Environment) -> None:
+    """Without the extra, the command is there and says in one line what it needs."""
+    printed = run([client_alone.bin / "varserve", "models"], status=2)
+    assert printed == (
+        "varserve: the command line needs click, rich, safetensors: pip install 'varserve[cli]'\n"
+    )
+
+
 def test_service_without_tensorflow_says_what_to_install(
     service_without_tensorflow: Environment, tmp_path: Path
 ) -> None:

@@ -6,13 +6,33 @@ Owns where received bytes go: straight into the arrays that are the answer. Know
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from . import errors, frames, tensors
 from .frames import BodyReceiver, BytesPart, ChunkFrame
 from .tensors import Array
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Is told the bytes that have moved, and how many there are in all."""
+
+_progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def telling(progress: Progress) -> Iterator[None]:
+    """Bodies of calls that are made in the block tell how far they have come.
+
+    An attempt that is made again begins at 0 again. `progress` may be called from any thread.
+    """
+    token = _progress.set(progress)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
 
 
 class BodyDownload:
@@ -36,6 +56,8 @@ class BodyDownload:
         self._arrays: list[Array] = []
         self._shapes: list[tuple[int, ...] | None] = []
         self._receiver: BodyReceiver | None = None
+        self._progress = _progress.get()
+        self._received = self._total = 0
 
     def take(self, message: Any) -> None:
         """The manifest first, then a ChunkFrame each."""
@@ -43,6 +65,9 @@ class BodyDownload:
             if self._receiver is None:
                 raise errors.ServiceError("a chunk came before the manifest")
             self._receiver.take(message)
+            if self._progress is not None:
+                self._received += len(message.data)
+                self._progress(self._received, self._total)
         elif self._receiver is None:
             self._open(message)
         else:
@@ -74,6 +99,7 @@ class BodyDownload:
             self._shapes.append(shape if is_string else None)
             destinations.append(array.reshape(-1).view(np.uint8))
         self._receiver = BodyReceiver(destinations, self._chunk_bytes)
+        self._total = sum(each.nbytes for each in destinations)
 
     def finish(self) -> tuple[Any, list[Array]]:
         """The manifest and its arrays."""
@@ -91,9 +117,29 @@ class BodyDownload:
 
 
 def upload(manifest: bytes, arrays: Sequence[Array], chunk_bytes: int) -> Iterator[bytes]:
+    """The messages of a request: the manifest, and the chunks of the arrays' body."""
+    # Here and now: the messages are made on a thread of gRPC's.
+    progress = _progress.get()
+    messages = _upload(manifest, arrays, chunk_bytes)
+    if progress is None:
+        return messages
+    total = sum(tensors.body_length(each) for each in arrays)
+    return _told(messages, chunk_bytes, total, progress)
+
+
+def _upload(manifest: bytes, arrays: Sequence[Array], chunk_bytes: int) -> Iterator[bytes]:
     yield manifest
     parts = (
         BytesPart(tensors.strings_to_body(each) if each.dtype.kind == "O" else each)
         for each in arrays
     )
     yield from frames.body_messages(parts, chunk_bytes)
+
+
+def _told(
+    messages: Iterator[bytes], chunk_bytes: int, total: int, progress: Progress
+) -> Iterator[bytes]:
+    yield next(messages)
+    for count, message in enumerate(messages, 1):
+        yield message
+        progress(min(total, count * chunk_bytes), total)

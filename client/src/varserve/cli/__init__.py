@@ -1,0 +1,30 @@
+"""The command line `varserve`: a room for each group of commands, over the public client.
+
+Only this package knows click, rich and safetensors, which the client's extra `cli` installs. The
+rooms are `look` (models and values), `change` (writes, runs), `follow` (waiting, watching),
+`transfer` (whole models to and from files) and `compare`; what they share is in `session` (where
+the service is), `output`, `exits` (what goes wrong, as exit codes), `values` (values in
+arguments) and `stored` (values in files).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+_NEEDED = ("click", "rich", "safetensors")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, and end the process with its exit code."""
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        print(
+            f"varserve: the command line needs {', '.join(missing)}: pip install 'varserve[cli]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    from .app import varserve
+
+    varserve.main(args=arguments, prog_name="varserve")

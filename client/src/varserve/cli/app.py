@@ -1,0 +1,121 @@
+"""The command line itself: its options, its commands, and how a run ends."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+from varserve import errors
+
+from . import change, compare, follow, look, shell, transfer
+from .exits import DEFECT, INTERRUPTED, Failed
+from .session import DEFAULT_SERVER, IN_FILE, Session, Settings, config_path, read_context
+
+
+class _Commands(click.Group):
+    """Turns what commands raise into messages and exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except errors.VarserveError as error:
+            session = ctx.find_object(Session)
+            raise Failed(error, as_json=session is not None and session.as_json) from error
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception:
+            traceback.print_exc()
+            ctx.exit(DEFECT)
+
+
+def _version() -> str:
+    try:
+        return version("varserve")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(_version(), prog_name="varserve")
+@click.option(
+    "--server",
+    "-s",
+    envvar="VARSERVE_SERVER",
+    metavar="HOST:PORT",
+    help=f"Where the service is. [{DEFAULT_SERVER}]",
+)
+@click.option(
+    "--context",
+    "-c",
+    envvar="VARSERVE_CONTEXT",
+    metavar="NAME",
+    help="A context of the configuration file.",
+)
+@click.option(
+    "--timeout",
+    envvar="VARSERVE_TIMEOUT",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="For each call. [30, and more for what moves bytes]",
+)
+@click.option(
+    "--tls/--no-tls",
+    envvar="VARSERVE_TLS",
+    default=None,
+    help="TLS, checked by the system's authorities where no --ca is given.",
+)
+@click.option(
+    "--ca",
+    envvar="VARSERVE_CA",
+    metavar="FILE",
+    help="PEM file of the authorities that the service's certificate is checked by.",
+)
+@click.option(
+    "--cert",
+    envvar="VARSERVE_CERT",
+    metavar="FILE",
+    help="PEM file of your certificate, for mutual TLS.",
+)
+@click.option("--key", envvar="VARSERVE_KEY", metavar="FILE", help="PEM file of its private key.")
+@click.option(
+    "--server-name",
+    envvar="VARSERVE_SERVER_NAME",
+    metavar="NAME",
+    help="The name in the service's certificate, where it is not that of the address.",
+)
+@click.option(
+    "--token-file",
+    envvar="VARSERVE_TOKEN_FILE",
+    metavar="FILE",
+    help="File with a bearer token. $VARSERVE_TOKEN is one itself.",
+)
+@click.pass_context
+def varserve(ctx: click.Context, /, context: str | None, **flags: Any) -> None:
+    """Read, change and run what a TensorFlow model is serving right now.
+
+    Options may also stand in the environment (VARSERVE_SERVER, ...) or in a configuration file with
+    named contexts; see docs/cli.md.
+    """
+    ctx.obj = session_of({"context": context, **flags})
+    ctx.call_on_close(ctx.obj.close)
+
+
+def session_of(flags: Mapping[str, Any]) -> Session:
+    """A session by the command line's own options."""
+    given = Settings(
+        token=os.environ.get("VARSERVE_TOKEN") or None,
+        **{key: value for key, value in flags.items() if key in IN_FILE},
+    )
+    return Session(lambda: given.over(read_context(config_path(), flags.get("context"))))
+
+
+for _room in (look, change, follow, transfer, compare, shell):
+    for _command in _room.COMMANDS:
+        varserve.add_command(_command)

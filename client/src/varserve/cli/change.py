@@ -1,0 +1,181 @@
+"""Commands that change: assign, run, revert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from varserve import tensors
+from varserve.operations import AssignOperation
+from varserve.regions import Rows
+
+from . import output
+from .common import (
+    command,
+    committed,
+    function_argument,
+    header_of,
+    if_revision_option,
+    message_option,
+    model_argument,
+    variable_argument,
+)
+from .exits import Unusable
+from .session import Session
+from .values import read_value, split_part, write_values
+
+
+@command("assign")
+@model_argument
+@variable_argument
+@click.argument("value")
+@click.option("--add", "operation", flag_value=AssignOperation.ADD, help="Add VALUE.")
+@click.option("--sub", "operation", flag_value=AssignOperation.SUB, help="Subtract VALUE.")
+@click.option("--cast", is_flag=True, help="Make an array of a file one of the variable's dtype.")
+@click.option(
+    "--if-revision",
+    type=int,
+    metavar="N",
+    help="Only if the variable's last write was at this revision.",
+)
+@message_option
+def assign(
+    session: Session,
+    model: str,
+    variable: str,
+    value: str,
+    operation: AssignOperation | None,
+    cast: bool,
+    if_revision: int | None,
+    message: str,
+) -> None:
+    """Set a variable or a part of it, add to it or subtract from it, as one commit.
+
+    VARIABLE may end with a part: `kernel[0:3,:]`; `table[[2,5]]` for rows. VALUE is JSON
+    (`0.5`, `[1, 2]`) or @FILE, of .npy, .json or .safetensors. Put `--` before a negative number.
+    """
+    found = session.model(model)
+    name, part = split_part(variable, found.variables)
+    target = found.variables[name]
+    array = read_value(value, tensors.dtype_name(target.dtype), cast=cast)
+    operation = AssignOperation(operation or AssignOperation.SET)
+    options: dict[str, Any] = {"message": message, "timeout": session.timeout}
+    if isinstance(part, Rows):
+        if if_revision is not None:
+            raise Unusable("--if-revision is not for lists of rows")
+        scatter = {
+            AssignOperation.SET: target.scatter_update,
+            AssignOperation.ADD: target.scatter_add,
+            AssignOperation.SUB: target.scatter_sub,
+        }[operation]
+        commit = scatter(part.indices, array, **options)
+    else:
+        of: Any = target if part is None else target[part]
+        write = {
+            AssignOperation.SET: of.assign,
+            AssignOperation.ADD: of.assign_add,
+            AssignOperation.SUB: of.assign_sub,
+        }[operation]
+        commit = write(array, if_revision_match=if_revision, **options)
+    committed(session, commit, variable=target.name)
+
+
+@command("run")
+@model_argument
+@function_argument
+@click.argument("inputs", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option(
+    "--out",
+    "out",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="Write one output to FILE.npy, .json, .npz or .safetensors; without NAME all of them.",
+)
+@if_revision_option
+@message_option
+def run(
+    session: Session,
+    model: str,
+    function: str,
+    inputs: tuple[str, ...],
+    out: tuple[str, ...],
+    if_revision: int | None,
+    message: str,
+) -> None:
+    """Run a function. A function that writes makes a commit.
+
+    VALUE is JSON (`0.5`, `[1, 2]`) or @FILE, of .npy, .json or .safetensors.
+    """
+    found = session.model(model).functions[function]
+    given = {}
+    for each in inputs:
+        name, equals, text = each.partition("=")
+        if not equals or name in given:
+            problem = "is given twice" if equals else "has no value: expected NAME=VALUE"
+            raise Unusable(f"input {name!r} {problem}")
+        given[name] = read_value(text)
+    outputs = found.call(
+        given, if_revision_match=if_revision, message=message, timeout=session.timeout
+    )
+    files = {}
+    for each in out:
+        name, equals, path = each.partition("=")
+        if not equals:
+            name, path = "", each
+        elif name not in outputs:
+            raise Unusable(
+                f"there is no output {name!r}; expected one of: {', '.join(outputs) or 'none'}"
+            )
+        write_values(Path(path), {name: outputs[name]} if name else outputs)
+        files[name or "*"] = path
+    if session.as_json:
+        values = {
+            name: {
+                "dtype": tensors.dtype_name(array.dtype),
+                "shape": list(array.shape),
+                **({} if out else {"value": output.jsonable(array)}),
+            }
+            for name, array in outputs.items()
+        }
+        output.document({**header_of(outputs.header), "outputs": values, "files": files})
+        return
+    output.line(f"revision {outputs.revision}")
+    for name, array in outputs.items():
+        output.line(f"{name}  {output.typed(array.dtype, array.shape)}")
+        if not out:
+            click.echo("\n".join(output.plain(line) for line in output.shown(array).split("\n")))
+    for path in files.values():
+        output.line(f"written to {path}")
+
+
+@command("revert")
+@model_argument
+@click.argument("revision", type=int)
+@click.argument("variables", nargs=-1, metavar="[VARIABLE]...")
+@if_revision_option
+@message_option
+def revert(
+    session: Session,
+    model: str,
+    revision: int,
+    variables: tuple[str, ...],
+    if_revision: int | None,
+    message: str,
+) -> None:
+    """Give variables the values that they had at a revision, as one new commit.
+
+    Without VARIABLE: all that were written since.
+    """
+    commit = session.model(model).revert(
+        revision,
+        variables,
+        if_revision_match=if_revision,
+        message=message,
+        timeout=session.timeout,
+    )
+    committed(session, commit, to_revision=revision)
+
+
+COMMANDS = (assign, run, revert)

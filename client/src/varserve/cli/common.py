@@ -1,0 +1,122 @@
+"""What commands have in common: their options, and names that are completed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from varserve.models import Model
+from varserve.results import Commit
+from varserve.specs import StateHeader
+from varserve.summaries import fitting
+
+from . import output
+from .session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_COMPLETION_SECONDS = 2.0
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command that is given the session, and has `--json`."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        def run(session: Session, /, as_json: bool, **arguments: Any) -> Any:
+            session.as_json = as_json
+            return function(session, **arguments)
+
+        run.__name__, run.__doc__ = function.__name__, function.__doc__
+        run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+        option = click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")
+        return click.command(name)(option(click.pass_obj(run)))
+
+    return decorate
+
+
+def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Completes names from the service; where it cannot be asked, there is nothing to offer."""
+
+    def complete(ctx: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
+        from .app import session_of
+
+        try:
+            session = session_of(ctx.find_root().params)
+            try:
+                found = _names(session, kind, ctx.params.get("model"))
+            finally:
+                session.close()
+        except Exception:
+            return []
+        # What a terminal would obey is offered to nobody.
+        return [
+            CompletionItem(name) for name in found if name.startswith(begun) and name.isprintable()
+        ]
+
+    return complete
+
+
+def _names(session: Session, kind: str, model: str | None) -> Iterable[str]:
+    if kind == "model":
+        return [each.name for each in session.client.models(timeout=_COMPLETION_SECONDS)]
+    if model is None:
+        return []
+    found = session.client.model(model, timeout=_COMPLETION_SECONDS)
+    return list(found.variables if kind == "variable" else found.functions)
+
+
+model_argument = click.argument("model", shell_complete=_complete("model"))
+variable_argument = click.argument("variable", shell_complete=_complete("variable"))
+function_argument = click.argument("function", shell_complete=_complete("function"))
+patterns_argument = click.argument(
+    "patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=_complete("variable")
+)
+at_revision_option = click.option(
+    "--at-revision", type=int, metavar="N", help="As it was at this revision."
+)
+message_option = click.option(
+    "--message", "-m", default="", metavar="TEXT", help="Why, for who reads the history."
+)
+if_revision_option = click.option(
+    "--if-revision",
+    type=int,
+    metavar="N",
+    help="Only if the model is at this revision.",
+)
+
+
+def header_of(header: StateHeader | Model) -> dict[str, Any]:
+    """A header, or what was last heard of a model, as JSON has it."""
+    return {
+        "model": header.name if isinstance(header, Model) else header.model,
+        "version": header.version,
+        "epoch": header.epoch,
+        "revision": header.revision,
+    }
+
+
+def committed(session: Session, commit: Commit, **more: Any) -> None:
+    """Tells of a commit."""
+    if session.as_json:
+        output.document({**header_of(commit.header), **more})
+    else:
+        output.line(f"revision {commit.revision}")
+
+
+def selected(model: Model, patterns: Iterable[str]) -> list[str]:
+    """Names of the variables that have a value and fit the patterns; none: all that have one.
+
+    What is named without a pattern need not have one. Raises VariableNotFound.
+    """
+    names = {name: each.path for name, each in model.variables.items() if each.initialized}
+    found = fitting(list(patterns) or ["*"], names) if names or patterns else []
+    # One variable may be meant twice, by its name and its path.
+    return list(dict.fromkeys(_key(model, name) for name in found))
+
+
+def _key(model: Model, name: str) -> str:
+    path = model.variables[name].path
+    return next(key for key, each in model.variables.items() if each.path == path)

@@ -1,0 +1,87 @@
+"""The command that compares a live model with values elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import output
+from .common import command, header_of, model_argument, patterns_argument, selected
+from .comparing import compare, compare_revision, differences_of, show_differences
+from .exits import DIFFERENT, Unusable
+from .session import Session
+from .stored import open_stored
+
+
+@command("diff")
+@model_argument
+@click.argument("other", type=click.Path(path_type=Path), required=False, metavar="[FILE]")
+@patterns_argument
+@click.option(
+    "--revision",
+    type=int,
+    metavar="N",
+    help="Compare with what the model was at this revision, and with no FILE.",
+)
+@click.option("--hashes", is_flag=True, help="Compare hashes alone: no value is read.")
+def diff(
+    session: Session,
+    model: str,
+    other: Path | None,
+    patterns: tuple[str, ...],
+    revision: int | None,
+    hashes: bool,
+) -> None:
+    """Compare a live model with a file or an earlier revision. Exit code 1: something differs.
+
+    FILE is a safetensors file, a SavedModel's folder or a checkpoint's prefix; TensorFlow is not
+    needed. What FILE has and the model has not is told, and is no difference.
+    """
+    if revision is not None and other is not None:
+        patterns, other = (str(other), *patterns), None
+    if (other is None) == (revision is None):
+        raise Unusable("expected either FILE or --revision")
+    found = session.model(model)
+    names = selected(found, patterns)
+    if not names:
+        raise Unusable(f"model {model!r} has no variable with a value")
+    extra: list[str] = []
+    if revision is not None:
+        compared = compare_revision(
+            found, names, revision, timeout=session.timeout, hashes_only=hashes
+        )
+        against = f"revision {revision}"
+    else:
+        assert other is not None
+        stored = open_stored(other)
+        compared = compare(found, stored, names, timeout=session.timeout, hashes_only=hashes)
+        every = {name: each.spec for name, each in found.variables.items()}
+        used = {stored.find(spec, name) for name, spec in every.items()}
+        keys = {each.key for each in used if each is not None}
+        extra = [key for key in stored.tensors if key not in keys]
+        against = f"{stored.kind} {other}"
+    if session.as_json:
+        output.document(
+            {
+                **header_of(compared.header),
+                "other": against,
+                "equal": compared.equal,
+                "different": differences_of(compared.differences),
+                "only_in_other": extra,
+            }
+        )
+    else:
+        show_differences(compared.differences)
+        if extra:
+            shown = ", ".join(extra[:5])
+            output.line(f"only in {against}: {shown}{', ...' if len(extra) > 5 else ''}")
+        output.line(
+            f"{len(compared.differences)} differ, {compared.equal} are the same: "
+            f"revision {compared.header.revision} and {against}"
+        )
+    if compared.differences:
+        click.get_current_context().exit(DIFFERENT)
+
+
+COMMANDS = (diff,)

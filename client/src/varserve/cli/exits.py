@@ -1,0 +1,87 @@
+"""Exit codes, and what goes wrong as text or as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import IO, Any
+
+import click
+
+from varserve import errors
+
+from .output import plain
+
+DIFFERENT = 1
+USAGE = 2
+NOT_FOUND = 3
+STATE = 4
+DENIED = 5
+UNAVAILABLE = 6
+EXHAUSTED = 7
+DEFECT = 8
+INTERRUPTED = 130
+
+MEANINGS = {
+    0: "done; nothing differs",
+    DIFFERENT: "`diff` or `push --dry-run` found differences; `wait-ready`: not ready in time",
+    USAGE: "wrong arguments, files or values: `InvalidRequest` and its kinds",
+    NOT_FOUND: "no such model, variable, function or lease: `NotFound`",
+    STATE: "the state is another than the command needs: `Conflict`, `FailedPrecondition`, "
+    "`OutOfRange`",
+    DENIED: "credentials are missing or do not suffice: `AccessDenied`",
+    UNAVAILABLE: "nobody answers, or not in time: `Unavailable`, `DeadlineExceeded`",
+    EXHAUSTED: "too large or too many: `ResourceExhausted`",
+    DEFECT: "a defect, of the service or of the command line",
+    INTERRUPTED: "interrupted by Ctrl-C",
+}
+"""What each exit code means; the documentation says the same."""
+
+_CODES: tuple[tuple[type[errors.VarserveError], int], ...] = (
+    (errors.InvalidRequest, USAGE),
+    (errors.NotFound, NOT_FOUND),
+    (errors.Conflict, STATE),
+    (errors.FailedPrecondition, STATE),
+    (errors.OutOfRange, STATE),
+    (errors.AccessDenied, DENIED),
+    (errors.Unavailable, UNAVAILABLE),
+    (errors.DeadlineExceeded, UNAVAILABLE),
+    (errors.ClientClosed, UNAVAILABLE),
+    (errors.ResourceExhausted, EXHAUSTED),
+)
+
+
+def code_of(error: errors.VarserveError) -> int:
+    """The exit code of an error."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), DEFECT)
+
+
+class Failed(click.ClickException):
+    """A command came to nothing because of an error of the client or service."""
+
+    def __init__(self, error: errors.VarserveError, *, as_json: bool) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.as_json = as_json
+        self.exit_code = code_of(error)  # type: ignore[misc]
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """On standard error: one line for people, one document for programs."""
+        if self.as_json:
+            told = {
+                "error": {
+                    "reason": self.error.reason,
+                    "message": self.error.message,
+                    "metadata": self.error.metadata,
+                }
+            }
+            click.echo(json.dumps(told), err=True)
+            return
+        click.echo(f"varserve: {plain(self.error.message)} ({self.error.reason})", err=True)
+
+
+class Unusable(click.UsageError):
+    """A value or file in an argument is not what it must be. Says no more than that."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """On standard error, without the usage: it would not help."""
+        click.echo(f"varserve: {plain(self.message)}", err=True)

@@ -1,0 +1,135 @@
+"""Commands that wait: for commits, and for the service to be ready."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import click
+import numpy as np
+
+from varserve.errors import DeadlineExceeded
+from varserve.results import Change, Event
+
+from . import output
+from .common import command, header_of, model_argument, patterns_argument
+from .exits import DIFFERENT
+from .session import Session
+from .values import part_text
+
+
+@command("watch")
+@model_argument
+@patterns_argument
+@click.option(
+    "--after-revision",
+    type=int,
+    metavar="N",
+    help="Begin with the first commit after this revision. [from now on]",
+)
+@click.option("--values", is_flag=True, help="The values that commits leave.")
+@click.option(
+    "--count", "-n", type=click.IntRange(min=1), metavar="N", help="End after so many commits."
+)
+@click.option(
+    "--for",
+    "seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End after so long.",
+)
+def watch(
+    session: Session,
+    model: str,
+    patterns: tuple[str, ...],
+    after_revision: int | None,
+    values: bool,
+    count: int | None,
+    seconds: float | None,
+) -> None:
+    """Follow commits as they happen, until Ctrl-C. With --json, a document for each on a line."""
+    with session.client.watch_variables(
+        model, patterns, after_revision=after_revision, values=values, timeout=seconds
+    ) as events:
+        for event in islice(events, count):
+            if session.as_json:
+                output.document(_event(event, values))
+            else:
+                _show(event, values)
+
+
+def _event(event: Event, values: bool) -> dict[str, Any]:
+    info = event.info
+    return {
+        **header_of(event.header),
+        "time": info.time.isoformat(),
+        "kind": str(info.kind),
+        "subject": info.subject,
+        "message": info.message,
+        "request_id": info.request_id,
+        "changes": [
+            {
+                "variable": each.variable,
+                "region": _region(each),
+                "shape": list(each.shape),
+                "bytes": each.nbytes,
+                **(
+                    {"value": None if each.value is None else output.jsonable(each.value)}
+                    if values
+                    else {}
+                ),
+            }
+            for each in event.changes
+        ],
+    }
+
+
+def _region(change: Change) -> str | None:
+    if isinstance(change.region, np.ndarray):
+        return f"[{','.join(str(each) for each in change.region.tolist())}]"
+    return part_text(change.region)
+
+
+def _show(event: Event, values: bool) -> None:
+    info = event.info
+    who = f" {info.subject}" if info.subject else ""
+    why = f": {info.message}" if info.message else ""
+    time = f"{info.time.astimezone():%Y-%m-%d %H:%M:%S}"
+    output.line(f"{info.revision}  {time}  {info.kind}{who}{why}")
+    for each in event.changes:
+        region = _region(each)
+        part = "" if region is None else f"[{region}]"
+        output.line(f"    {each.variable}{part}  {output.size(each.nbytes)}")
+        if values and each.value is not None:
+            for line in output.shown(each.value).split("\n"):
+                output.line(f"        {line}")
+
+
+@command("wait-ready")
+@click.argument("model", default="")
+@click.option(
+    "--for",
+    "seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="The longest to wait.",
+)
+def wait_ready(session: Session, model: str, seconds: float) -> None:
+    """Wait until the service, or one model of it, is ready. Exit code 1: not ready in time."""
+    try:
+        session.client.wait_ready(model, timeout=seconds)
+    except DeadlineExceeded as error:
+        if session.as_json:
+            output.document({"ready": False, "message": error.message})
+        else:
+            click.echo(f"varserve: {output.plain(error.message)}", err=True)
+        click.get_current_context().exit(DIFFERENT)
+    if session.as_json:
+        output.document({"ready": True})
+    else:
+        output.line("ready")
+
+
+COMMANDS = (watch, wait_ready)

@@ -1,0 +1,140 @@
+"""Where the service is and how it is reached: from flags, the environment and a file of contexts.
+
+A flag goes before the environment, and both before the context that is chosen in the file.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from varserve import client as clients
+from varserve.models import Model
+
+from .exits import Unusable
+from .secure import channel
+
+DEFAULT_SERVER = "localhost:8500"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one service is reached. Empty and None: not set."""
+
+    server: str | None = None
+    timeout: float | None = None
+    ca: str | None = None
+    """PEM file of the authorities that the service's certificate is checked against."""
+    cert: str | None = None
+    """PEM file of this user's certificate, for mutual TLS."""
+    key: str | None = None
+    """PEM file of its private key."""
+    server_name: str | None = None
+    """The name in the service's certificate, where it is not that of the address."""
+    tls: bool | None = None
+    """TLS with the system's authorities, where no `ca` is given."""
+    token_file: str | None = None
+    """File with a bearer token."""
+    token: str | None = None
+    """A bearer token; in the environment, not in a file that others may read."""
+
+    def over(self, other: Settings) -> Settings:
+        """These, and the other's where nothing is set here."""
+        return Settings(
+            **{
+                each.name: getattr(other, each.name)
+                if getattr(self, each.name) is None
+                else getattr(self, each.name)
+                for each in fields(self)
+            }
+        )
+
+
+IN_FILE = [each.name for each in fields(Settings) if each.name != "token"]
+
+
+def config_path() -> Path:
+    """The file of contexts: `$VARSERVE_CONFIG`, else `varserve/config.toml` of the user's own."""
+    chosen = os.environ.get("VARSERVE_CONFIG")
+    return Path(chosen) if chosen else Path(click.get_app_dir("varserve")) / "config.toml"
+
+
+def read_context(path: Path, name: str | None) -> Settings:
+    """The settings of a context in the file; of the `current` one where no name is given.
+
+    Raises Unusable.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        if name is None:
+            return Settings()
+        raise Unusable(f"there is no context {name!r}: {path} is not there") from None
+    except (OSError, ValueError) as error:
+        raise Unusable(f"{path}: {error}") from None
+    _check_keys(path, "", content, ["contexts", "current"])
+    contexts = content.get("contexts", {})
+    name = content.get("current") if name is None else name
+    if name is None:
+        return Settings()
+    if not isinstance(contexts, Mapping) or not isinstance(contexts.get(name), Mapping):
+        known = ", ".join(contexts) if isinstance(contexts, Mapping) else ""
+        raise Unusable(f"{path}: no context {name!r}; expected one of: {known or '(none)'}")
+    found = contexts[name]
+    _check_keys(path, f"contexts.{name}", found, IN_FILE)
+    for key, value in found.items():
+        expected: Any = (int, float) if key == "timeout" else bool if key == "tls" else str
+        if not isinstance(value, expected) or (key == "timeout" and isinstance(value, bool)):
+            raise Unusable(f"{path}: contexts.{name}: {key} cannot be {value!r}")
+    # A file that is named in the file is beside it.
+    folder = path.parent
+    paths = {
+        key: str(folder / found[key]) for key in ("ca", "cert", "key", "token_file") if key in found
+    }
+    return Settings(**{**found, **paths})
+
+
+def _check_keys(path: Path, where: str, content: Mapping[str, Any], known: list[str]) -> None:
+    unknown = [key for key in content if key not in known]
+    if unknown:
+        place = f"{where}: " if where else ""
+        raise Unusable(f"{path}: {place}unknown {', '.join(unknown)}; expected: {', '.join(known)}")
+
+
+@dataclass(slots=True)
+class Session:
+    """What one run of the command line is about. Connects when a command first needs it."""
+
+    settings: Callable[[], Settings]
+    as_json: bool = False
+    timeout: float | None = None
+    _client: clients.Client | None = field(default=None, init=False)
+
+    @property
+    def client(self) -> clients.Client:
+        """The client."""
+        if self._client is None:
+            settings = self.settings()
+            self.timeout = settings.timeout
+            # What moves bytes gets time for them by itself, unless the caller says how much.
+            options: dict[str, Any] = {}
+            if settings.timeout is not None:
+                options["timeout"] = settings.timeout
+            server = settings.server or DEFAULT_SERVER
+            self._client = clients.connect(server, **options, **channel(settings))
+        return self._client
+
+    def model(self, name: str) -> Model:
+        """A model by name."""
+        return self.client.model(name)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._client is not None:
+            self._client.close()

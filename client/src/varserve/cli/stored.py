@@ -1,0 +1,192 @@
+"""Values in files: safetensors to and from, TensorFlow's checkpoints and SavedModels from.
+
+Owns how a dtype that safetensors lacks is written: as bytes, with its dtype and shape in the file's
+metadata. Files are read tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
+
+from varserve import tensors
+from varserve.specs import VariableSpec
+from varserve.tensors import Array
+
+from .bundles import Bundle, BundleError
+from .exits import Unusable
+
+_AS_BYTES = "varserve.as_bytes"
+"""Metadata key: JSON of dtype and shape of each tensor that the file has as U8."""
+
+_LACKING = frozenset({"complex128", "float8_e4m3b11fnuz", tensors.STRING})
+
+_FLOAT8 = {
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+"""Dtypes that safetensors has and does not read into numpy."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a file. `load` reads it, and raises Unusable."""
+
+    key: str
+    load: Callable[[], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The tensors of a file, by key, and which of them a variable is."""
+
+    path: Path
+    kind: str
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    key_of: Callable[[VariableSpec], str | None] | None = None
+
+    def find(self, spec: VariableSpec, key: str) -> StoredTensor | None:
+        """The tensor of a variable, which is called `key`; None where there is none."""
+        keys = [key, spec.path]
+        own = None if self.key_of is None else self.key_of(spec)
+        for each in [own, *keys] if own is not None else keys:
+            if each in self.tensors:
+                return self.tensors[each]
+        return None
+
+
+def open_stored(path: Path) -> Stored:
+    """A safetensors file, a SavedModel's folder or a checkpoint's prefix. Raises Unusable."""
+    index = path / "variables" / "variables.index"
+    if path.is_dir():
+        if not index.is_file():
+            raise Unusable(f"{path}: expected a SavedModel, found no {index.relative_to(path)}")
+        return _read_bundle(index, "SavedModel")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    index = path if path.suffix == ".index" else path.with_name(f"{path.name}.index")
+    if index.is_file():
+        return _read_bundle(index, "checkpoint")
+    if path.is_file():
+        raise Unusable(f"{path}: expected a file .safetensors, found another")
+    raise Unusable(
+        f"{path}: expected a safetensors file, a SavedModel's folder or a checkpoint's prefix, "
+        "found nothing there"
+    )
+
+
+# ---- safetensors ----
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Write a file whole or not at all: under another name first. Raises Unusable."""
+    data: dict[str, Array] = {}
+    specs: dict[str, TensorSpec] = {}
+    as_bytes: dict[str, dict[str, Any]] = {}
+    for name, array in arrays.items():
+        dtype, shape = tensors.dtype_name(array.dtype), list(array.shape)
+        if dtype == tensors.STRING:
+            data[name] = np.frombuffer(tensors.strings_to_body(array), np.uint8)
+        else:
+            data[name] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        if dtype in _LACKING:
+            as_bytes[name] = {"dtype": dtype, "shape": shape}
+            dtype, shape = "uint8", [data[name].nbytes]
+        # `data` holds the memory that this points to.
+        specs[name] = TensorSpec(
+            dtype=dtype,
+            shape=shape,
+            data_ptr=data[name].ctypes.data,
+            data_len=data[name].nbytes,
+        )
+    if as_bytes:
+        metadata = {**metadata, _AS_BYTES: json.dumps(as_bytes)}
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        serialize_file(specs, unfinished, dict(metadata))
+        os.replace(unfinished, path)  # noqa: PTH105  (Path.replace says nothing of atomicity)
+    except (SafetensorError, OSError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise Unusable(f"{path}: {error}") from None
+
+
+def read_safetensors(path: Path) -> Stored:
+    """The tensors of a safetensors file. Raises Unusable."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            keys, metadata = list(file.keys()), dict(file.metadata() or {})
+        as_bytes = json.loads(metadata.get(_AS_BYTES, "{}"))
+        if not isinstance(as_bytes, dict):
+            raise ValueError(f"{_AS_BYTES} is no object")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Unusable(f"{path}: {error}") from None
+    found = {key: StoredTensor(key, _loader(path, key, as_bytes.get(key))) for key in keys}
+    return Stored(path, "safetensors file", found, metadata)
+
+
+def _loader(path: Path, key: str, own: Any) -> Callable[[], Array]:
+    def load() -> Array:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                dtype = file.get_slice(key).get_dtype()
+                if dtype in _FLOAT8:
+                    return _raw(path, key).view(tensors.numpy_dtype(_FLOAT8[dtype]))
+                array: Array = file.get_tensor(key)
+            if own is None:
+                return array
+            shape = tuple(int(size) for size in own["shape"])
+            if own["dtype"] == tensors.STRING:
+                return tensors.strings_from_body(array.data, shape)
+            return array.view(tensors.numpy_dtype(own["dtype"])).reshape(shape)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Unusable(f"{path}: {key!r} cannot be read: {error}") from None
+
+    return load
+
+
+def _raw(path: Path, key: str) -> Array:
+    """The bytes of a tensor of one byte an element; the library has checked the header."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))[key]
+        begin, end = header["data_offsets"]
+        file.seek(8 + length + begin)
+        return np.frombuffer(file.read(end - begin), np.uint8).reshape(header["shape"])
+
+
+# ---- TensorFlow ----
+
+
+def _read_bundle(index: Path, kind: str) -> Stored:
+    def loader(key: str) -> Callable[[], Array]:
+        def load() -> Array:
+            try:
+                return bundle.read(key)
+            except BundleError as error:
+                raise Unusable(str(error)) from None
+
+        return load
+
+    try:
+        bundle = Bundle(index)
+        graph = bundle.graph()
+    except BundleError as error:
+        raise Unusable(str(error)) from None
+    found = {key: StoredTensor(key, loader(key)) for key in bundle.keys}
+    return Stored(
+        index,
+        kind,
+        found,
+        key_of=None if graph is None else lambda spec: graph.key_of(spec.path, spec.name),
+    )

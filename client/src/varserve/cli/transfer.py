@@ -1,0 +1,194 @@
+"""Commands that move whole models: all variables to and from one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from varserve.bodies import telling
+from varserve.models import Model
+from varserve.summaries import fitting
+from varserve.tensors import Array
+
+from . import output
+from .common import (
+    at_revision_option,
+    command,
+    committed,
+    header_of,
+    if_revision_option,
+    message_option,
+    model_argument,
+    patterns_argument,
+    selected,
+)
+from .comparing import Difference, compare, differences_of, show_differences
+from .exits import DIFFERENT, Unusable
+from .session import Session
+from .stored import Stored, open_stored, write_safetensors
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[None]:
+    """A bar of the bytes that move in the block, on standard error where that is a terminal."""
+    console = output.console(errors=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    bar = Progress(
+        *columns,
+        TransferSpeedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+        with telling(lambda done, total: bar.update(task, completed=done, total=total)):
+            yield
+
+
+@command("pull")
+@model_argument
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@patterns_argument
+@at_revision_option
+def pull(
+    session: Session,
+    model: str,
+    file: Path,
+    patterns: tuple[str, ...],
+    at_revision: int | None,
+) -> None:
+    """Write all variables, or those that fit a PATTERN, to FILE.safetensors, of one revision.
+
+    The file is there whole or not at all. Dtypes that safetensors lacks are kept as bytes.
+    """
+    if file.suffix != ".safetensors":
+        raise Unusable(f"{file}: expected a name that ends with .safetensors")
+    found = session.model(model)
+    names = selected(found, patterns)
+    if not names:
+        raise Unusable(f"model {model!r} has no variable with a value")
+    with progress_bar(f"pull {output.plain(model)}"):
+        snapshot = found.read(names, at_revision=at_revision, timeout=session.timeout)
+    header = header_of(snapshot.header)
+    metadata = {f"varserve.{key}": str(value) for key, value in header.items()}
+    write_safetensors(file, snapshot, metadata)
+    nbytes = file.stat().st_size
+    if session.as_json:
+        output.document({**header, "file": str(file), "variables": len(snapshot), "bytes": nbytes})
+    else:
+        output.line(
+            f"{len(snapshot)} variables of revision {snapshot.revision} "
+            f"written to {file} ({output.size(nbytes)})"
+        )
+
+
+@command("push")
+@model_argument
+@click.argument("file", type=click.Path(path_type=Path, exists=False))
+@patterns_argument
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show what would change, and change nothing. Exit code 1: something would.",
+)
+@click.option(
+    "--ignore-unknown",
+    is_flag=True,
+    help="Leave out tensors of the file that the model has no variable for.",
+)
+@if_revision_option
+@message_option
+def push(
+    session: Session,
+    model: str,
+    file: Path,
+    patterns: tuple[str, ...],
+    dry_run: bool,
+    ignore_unknown: bool,
+    if_revision: int | None,
+    message: str,
+) -> None:
+    """Set all variables that are in FILE, or those that fit a PATTERN, as one commit.
+
+    FILE is one of `pull`, or any safetensors file, SavedModel or checkpoint whose tensors have the
+    variables' names. Everything is checked before anything is sent.
+    """
+    found = session.model(model)
+    stored = open_stored(file)
+    names, unknown = _in_file(found, stored, patterns)
+    if unknown and not ignore_unknown and stored.key_of is None and not patterns:
+        raise Unusable(
+            f"{file}: model {model!r} has no variable for {len(unknown)} tensors: "
+            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}; "
+            "--ignore-unknown leaves them out"
+        )
+    if not names:
+        raise Unusable(f"{file}: no tensor of it is a variable of model {model!r}")
+    if dry_run:
+        compared = compare(found, stored, names, timeout=session.timeout)
+        _show_plan(session, compared, file)
+        return
+    arrays: dict[str, Array] = {}
+    for name in names:
+        tensor = stored.find(found.variables[name].spec, name)
+        assert tensor is not None
+        arrays[name] = tensor.load()
+    with (
+        progress_bar(f"push {output.plain(model)}"),
+        found.transaction(
+            if_revision_match=if_revision, message=message, timeout=session.timeout
+        ) as transaction,
+    ):
+        for name, array in arrays.items():
+            transaction.assign(name, array)
+    assert transaction.commit is not None
+    committed(session, transaction.commit, file=str(file), variables=len(arrays))
+
+
+def _in_file(
+    model: Model, stored: Stored, patterns: tuple[str, ...]
+) -> tuple[list[str], list[str]]:
+    """The variables that the file has, and its tensors that are none."""
+    wanted = None
+    if patterns:
+        every = {name: each.path for name, each in model.variables.items()}
+        wanted = {model.variables[name].path for name in fitting(patterns, every)}
+    names, used = [], set()
+    for name, variable in model.variables.items():
+        tensor = stored.find(variable.spec, name)
+        if tensor is None:
+            continue
+        used.add(tensor.key)
+        if wanted is None or variable.path in wanted:
+            names.append(name)
+    return names, [key for key in stored.tensors if key not in used]
+
+
+def _show_plan(session: Session, compared: Any, file: Path) -> None:
+    changes: list[Difference] = compared.differences
+    if session.as_json:
+        output.document(
+            {
+                **header_of(compared.header),
+                "file": str(file),
+                "equal": compared.equal,
+                "different": differences_of(changes),
+            }
+        )
+    else:
+        show_differences(changes)
+        output.line(
+            f"{len(changes)} would change, {compared.equal} are the same "
+            f"(at revision {compared.header.revision})"
+        )
+    if changes:
+        click.get_current_context().exit(DIFFERENT)
+
+
+COMMANDS = (pull, push)

@@ -1,0 +1,212 @@
+"""Values and parts of variables as arguments have them: `kernel[0:3,:]`, `[1, 2]`, `@x.npy`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (numpy knows bfloat16 by it)
+import numpy as np
+
+from varserve import tensors
+from varserve.regions import Index, Rows
+from varserve.tensors import Array
+
+from .exits import Unusable
+from .output import jsonable
+from .stored import read_safetensors, write_safetensors
+
+_PART = re.compile(r"(?P<name>.+?)\[(?P<part>\[[^\[\]]*\]|[^\[\]]*)\]", re.DOTALL)
+
+
+def split_part(text: str, names: Any) -> tuple[str, Index | Rows | None]:
+    """The variable and the part of it: `kernel[0:3,:]`, `table[[2,5]]` for rows, or all of it.
+
+    `names` are those of variables, one of which may look like this itself. Raises Unusable.
+    """
+    match = None if text in names else _PART.fullmatch(text)
+    if match is None:
+        return text, None
+    part = match["part"].strip()
+    if part.startswith("["):
+        return match["name"], Rows([_integer(each, text) for each in _items(part[1:-1])])
+    found = tuple(_item(each, text) for each in _items(part))
+    if not found:
+        raise Unusable(f"{text!r}: expected a part between the brackets, found none")
+    return match["name"], found
+
+
+def _items(text: str) -> list[str]:
+    parts = [each.strip() for each in text.split(",")]
+    return parts[:-1] if parts[-1] == "" else parts
+
+
+def _item(text: str, whole: str) -> Any:
+    if text == "...":
+        return Ellipsis
+    if ":" not in text:
+        return _integer(text, whole)
+    bounds = [None if not each.strip() else _integer(each, whole) for each in text.split(":")]
+    if len(bounds) > 3:
+        raise Unusable(f"{whole!r}: expected start:stop:step, found {text!r}")
+    return slice(*bounds)
+
+
+def _integer(text: str, whole: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise Unusable(f"{whole!r}: expected an integer, found {text!r}") from None
+
+
+def part_text(part: Index | Rows | None) -> str | None:
+    """A part as it is written in an argument."""
+    if part is None:
+        return None
+    if isinstance(part, Rows):
+        return f"[{','.join(str(each) for each in np.asarray(part.indices).tolist())}]"
+    items = part if isinstance(part, tuple) else (part,)
+    return ",".join(_item_text(each) for each in items)
+
+
+def _item_text(item: Any) -> str:
+    if item is Ellipsis:
+        return "..."
+    if not isinstance(item, slice):
+        return str(item)
+    bounds = [item.start, item.stop, *([] if item.step is None else [item.step])]
+    return ":".join("" if bound is None else str(bound) for bound in bounds)
+
+
+# ---- values ----
+
+
+def read_value(text: str, dtype: str | None = None, *, cast: bool = False) -> Any:
+    """A value from an argument: JSON, or `@FILE` of .npy, .json or .safetensors with one tensor.
+
+    `dtype` is what the value is for: what JSON cannot write (NaN, bytes, complex numbers) is read
+    for it as `jsonable` writes it, and `cast` makes an array of a file one of it. Raises Unusable.
+    """
+    if text.startswith("@"):
+        value = _from_file(Path(text[1:]), dtype)
+    else:
+        try:
+            value = _from_json(json.loads(text), dtype)
+        except ValueError as error:
+            word = dtype == tensors.STRING or (dtype is None and text.isidentifier())
+            number = _float(text) if _is_float(dtype) else None
+            if number is None and not word:
+                raise Unusable(f"{text[:200]!r} is neither JSON nor @FILE: {error}") from None
+            value = text if word else number
+    if cast and dtype is not None and isinstance(value, np.ndarray):
+        with np.errstate(all="ignore"):
+            value = value.astype(tensors.numpy_dtype(dtype))
+    return value
+
+
+def _from_file(path: Path, dtype: str | None) -> Any:
+    try:
+        if path.suffix == ".npy":
+            array: Array = np.load(path, allow_pickle=False)
+            kind = None if dtype is None else tensors.numpy_dtype(dtype)
+            # A dtype that numpy lacks is plain bytes of its size in such a file.
+            if kind is not None and array.dtype.kind == "V" and array.itemsize == kind.itemsize:
+                return array.view(kind)
+            return array
+        if path.suffix == ".safetensors":
+            found = read_safetensors(path)
+            if len(found.tensors) != 1:
+                raise Unusable(f"{path}: expected one tensor, found {len(found.tensors)}")
+            (tensor,) = found.tensors.values()
+            return tensor.load()
+        if path.suffix == ".json":
+            return _from_json(json.loads(path.read_bytes()), dtype)
+    except (OSError, ValueError, EOFError) as error:
+        raise Unusable(f"{path}: {error}") from None
+    raise Unusable(f"{path}: expected a file .npy, .json or .safetensors")
+
+
+def _from_json(content: Any, dtype: str | None) -> Any:
+    shape = None
+    if isinstance(content, Mapping) and "value" in content:  # what `read --json` prints
+        shape, content = content.get("shape"), content["value"]
+    value = _plain(content, dtype)
+    if dtype in ("complex64", "complex128"):
+        parts = np.ascontiguousarray(value, np.float64)
+        if parts.size and (parts.ndim == 0 or parts.shape[-1] != 2):
+            raise ValueError("expected [real, imaginary] for each complex number")
+        whole = parts.view(np.complex128)[..., 0] if parts.size else parts
+        value = whole.astype(tensors.numpy_dtype(dtype))
+    if shape is not None:
+        array = tensors.as_array(value, None if isinstance(value, np.ndarray) else dtype)
+        return array.reshape(shape)
+    return value
+
+
+def _plain(content: Any, dtype: str | None) -> Any:
+    if isinstance(content, list):
+        return [_plain(each, dtype) for each in content]
+    if isinstance(content, Mapping):
+        if set(content) != {"base64"}:
+            raise ValueError("expected a value, found an object")
+        try:
+            return base64.b64decode(content["base64"], validate=True)
+        except (binascii.Error, TypeError, ValueError) as error:
+            raise ValueError(f"base64: {error}") from None
+    if isinstance(content, str) and _is_float(dtype):
+        number = _float(content)
+        return content if number is None else number
+    return content
+
+
+def _is_float(dtype: str | None) -> bool:
+    return dtype is not None and ("float" in dtype or "complex" in dtype)
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def write_values(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write one array (.npy, .json) or any number (.npz, .safetensors, .json). Raises Unusable."""
+    try:
+        if path.suffix == ".safetensors":
+            write_safetensors(path, arrays, {})
+        elif path.suffix == ".json":
+            found = {name: _described(array) for name, array in arrays.items()}
+            path.write_text(
+                json.dumps(next(iter(found.values())) if len(found) == 1 else found) + "\n"
+            )
+        elif path.suffix in (".npy", ".npz"):
+            for name, array in arrays.items():
+                if array.dtype.kind not in "biufc":
+                    raise Unusable(
+                        f"{path}: numpy's files have no {tensors.dtype_name(array.dtype)} "
+                        f"({name!r}); expected .safetensors or .json"
+                    )
+            if path.suffix == ".npz":
+                np.savez(path, **arrays)  # type: ignore[arg-type]
+            elif len(arrays) == 1:
+                np.save(path, next(iter(arrays.values())), allow_pickle=False)
+            else:
+                raise Unusable(f"{path}: expected .npz or .safetensors for {len(arrays)} values")
+        else:
+            raise Unusable(f"{path}: expected .npy, .npz, .json or .safetensors")
+    except OSError as error:
+        raise Unusable(f"{path}: {error.strerror or error}") from None
+
+
+def _described(array: Array) -> dict[str, Any]:
+    return {
+        "dtype": tensors.dtype_name(array.dtype),
+        "shape": list(array.shape),
+        "value": jsonable(array),
+    }

@@ -1,0 +1,62 @@
+"""The command line and the service, each in a process of its own, on a real SavedModel."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests import saved_models
+from tests.serving import service_process
+
+
+def test_from_released_to_changed_and_back(tmp_path: Path) -> None:
+    """What runs is what was released; a change shows, and is taken back from the SavedModel."""
+    # In a process of its own: TensorFlow's devices are not this test's to choose.
+    build = "import sys; from pathlib import Path; from tests import saved_models; "
+    build += "saved_models.build('keras_2', Path(sys.argv[1]))"
+    root = Path(saved_models.__file__).parent.parent
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=root, check=True, timeout=300)
+    (folder,) = {path.parent for path in tmp_path.rglob("saved_model.pb")}
+
+    with service_process({"k": folder}, tmp_path / "log") as service:
+
+        def run(*arguments: str, code: int = 0) -> Any:
+            command = [sys.executable, "-m", "varserve", "-s", service.address, *arguments]
+            done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120)
+            assert done.returncode == code, done.stderr
+            return json.loads(done.stdout)
+
+        run("wait-ready", "k")
+        first = run("diff", "k", str(folder))
+        assert first["different"] == []
+        assert first["equal"] >= 4
+        name = next(
+            each["name"] for each in run("ls", "k")["variables"] if each["dtype"] == "float32"
+        )
+        summary = run("summary", "k", name)["summaries"][name]
+        shape = summary["shape"]
+        value = run("read", "k", name)["value"]
+        kept = tmp_path / "kept.safetensors"
+        run("pull", "k", str(kept))
+        changed = tmp_path / "changed.json"
+        changed.write_text(json.dumps(_plus_one(value)))
+        run("assign", "k", name, f"@{changed}", "-m", "by hand")
+        different = run("diff", "k", str(folder), code=1)["different"]
+        assert [(each["variable"], each["largest"]) for each in different] == [(name, 1)]
+        assert run("diff", "k", str(kept), code=1)["different"] == different
+        run("push", "k", str(folder), "--dry-run", code=1)
+        run("push", "k", str(folder), "-m", "as released")
+        assert run("diff", "k", str(folder))["different"] == []
+        again = run("summary", "k", name)["summaries"][name]
+        assert (again["content_hash"], again["shape"]) == (summary["content_hash"], shape)
+        assert [each["message"] for each in run("history", "k")["commits"]] == [
+            "as released",
+            "by hand",
+        ]
+
+
+def _plus_one(value: Any) -> Any:
+    return [_plus_one(each) for each in value] if isinstance(value, list) else value + 1
