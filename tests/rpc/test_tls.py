@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -22,9 +24,12 @@ from tests.serving import serve_here
 from varserve_service.access.certificates import named_by, server_identity
 from varserve_service.access.subjects import CredentialError
 from varserve_service.access.watched import Watched
-from varserve_service.rpc import Access, CallerAuthenticator
+from varserve_service.core.models import Models
+from varserve_service.rpc import Access, CallerAuthenticator, Server, ServerOptions
 
 SPIFFE = "spiffe://example.org/ns/ml/sa/trainer"
+ADMIN = "/varserve.v1.AdminService/ListVersions"
+LIST = "/varserve.v1.ModelService/ListModels"
 REFUSED = (varserve.Unavailable, varserve.DeadlineExceeded)
 
 
@@ -221,3 +226,28 @@ async def test_health_alone_in_plaintext(place: Place) -> None:
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await channel.unary_unary(f"/{method}")(b"")
                 assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_every_port_takes_a_change(place: Place) -> None:
+    """A new certificate is seen on the port of AdminService as well, whichever is asked first."""
+    watched = place.watched(mutual=False)
+
+    async def go() -> None:
+        server = Server(Models([counter()]), ServerOptions(port=0), Access(tls=watched))
+        server.administer(SimpleNamespace(versions=lambda model: []))  # type: ignore[arg-type]
+        address = await server.start()
+        try:
+            for _ in range(2):
+                fresh = trustme.CA()
+                place.server.write(fresh.issue_cert("localhost", "127.0.0.1"), fresh)
+                assert watched.refresh()
+                trusted = grpc.ssl_channel_credentials(fresh.cert_pem.bytes())
+                ports = [(ADMIN, server.admin_address), (LIST, address)]
+                for method, port in ports:
+                    assert port is not None
+                    async with grpc.aio.secure_channel(port, trusted) as channel:
+                        await channel.unary_unary(method)(b"", timeout=20)
+        finally:
+            await server.stop(5)
+
+    asyncio.run(go())

@@ -19,6 +19,8 @@ from grpc_reflection.v1alpha import reflection
 from varserve import frames
 from varserve.v1 import admin_service_pb2
 from varserve.v1 import model_service_pb2 as pb
+from varserve_service.access.certificates import ServerIdentity
+from varserve_service.access.watched import Watched
 from varserve_service.core.administration import Administration
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
@@ -134,8 +136,7 @@ class Server:
         Raises OSError when the address cannot be had.
         """
         tls, options = self._access.tls, self._options
-        credentials = None if tls is None else server_credentials(tls)
-        address = _listen(self._server, options.host, options.port, credentials)
+        address = _listen(self._server, options.host, options.port, tls)
         if options.health_port is not None:
             self._prober = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._prober)
@@ -143,9 +144,7 @@ class Server:
             await self._prober.start()
         if self._admin is not None:
             server, _ = self._admin
-            self.admin_address = _listen(
-                server, options.admin_host, options.admin_port, credentials
-            )
+            self.admin_address = _listen(server, options.admin_host, options.admin_port, tls)
             await server.start()
         await self._server.start()
         await self._tell_health()
@@ -331,13 +330,15 @@ def _milliseconds(seconds: float | None) -> int:
 
 
 def _listen(
-    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
+    server: grpc.aio.Server, host: str, port: int, tls: Watched[ServerIdentity] | None
 ) -> str:
     """Listen there. Returns `HOST:PORT` as clients reach it. Raises OSError."""
     shown = f"[{host}]" if ":" in host else host
     try:
-        if credentials is None:
+        if tls is None:
             return f"{shown}:{server.add_insecure_port(f'{shown}:{port}')}"
+        # Each port has its own: what they are asked for is whether it has changed since.
+        credentials = server_credentials(tls)
         return f"{shown}:{server.add_secure_port(f'{shown}:{port}', credentials)}"
     except RuntimeError as error:
         raise OSError(f"cannot listen on {shown}:{port}") from error
