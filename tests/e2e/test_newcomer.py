@@ -144,4 +144,10 @@ def test_from_the_documentation_to_a_metric(tmp_path: Path) -> None:
         assert handled(metrics, "AssignVariable", "PermissionDenied") == 1
         revisions = [v for k, v in metrics.items() if k.startswith("varserve_model_revision{")]
         assert revisions == [1]
-        assert service.terminate() == 0
+        # To the probe the service is not ready from the first moment of its end.
+        with grpc.insecure_channel(logged(service, "ready")["health"]) as probe:
+            watch = health_pb2_grpc.HealthStub(probe).Watch(health_pb2.HealthCheckRequest())
+            assert next(watch).status == SERVING
+            service.process.terminate()
+            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert service.process.wait(60) == 0

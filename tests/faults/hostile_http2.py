@@ -19,8 +19,8 @@ from h2.connection import H2Connection
 
 RESETS = 20_000
 PINGS = 20_000
-METADATA_BYTES = 2**16
-METADATA_CALLS = 40
+METADATA_BYTES = 2**15
+METADATA_CALLS = 20
 PIECES = 50  # of one second
 
 

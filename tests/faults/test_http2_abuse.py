@@ -37,7 +37,7 @@ def p99(call: Callable[[], object]) -> float:
 
 @pytest.mark.parametrize("kind", ["resets", "pings", "metadata"])
 def test_others_hardly_notice(kind: str, serve: Serve) -> None:
-    """20,000 resets or pings a second, or metadata of 64 KiB: p99 of a read at most doubles.
+    """20,000 resets or pings a second, or metadata of 32 KiB: p99 of a read at most doubles.
 
     The best of four rounds counts. No call of others fails, memory grows by 64 MiB at most, and the
     service answers and ends as ever.
