@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 PROTO_ROOT = Path(__file__).resolve().parent
-STUBS = ("varserve/*/__init__.py", "varserve/*/*_pb2*.py*")
+STUBS = ("varserve/v[0-9]*/__init__.py", "varserve/v[0-9]*/*_pb2*.py*")
 
 
 def generate(out: Path) -> None:

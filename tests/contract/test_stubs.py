@@ -53,6 +53,14 @@ def test_a_stub_that_differs_is_named(copied_stubs: Path, damage: str) -> None:
     assert stale == [f"stale stub: {stub}"]
 
 
+def test_packages_beside_the_stubs_are_none(copied_stubs: Path) -> None:
+    """A package of the client's own is neither a stub nor left over from one."""
+    package = copied_stubs / "varserve" / "cli" / "__init__.py"
+    package.parent.mkdir()
+    package.touch()
+    assert check(copied_stubs).returncode == 0
+
+
 def test_every_stub_imports() -> None:
     """The generated code imports on the protobuf and grpc releases that are locked."""
     stubs = sorted(path.stem for path in (SOURCES / "varserve" / "v1").glob("*_pb2*.py"))
