@@ -32,7 +32,7 @@ def test_a_turn_that_comes_too_late() -> None:
     error = refused(pace, 3, 45)
     assert error is not None
     assert (error.reason, error.metadata) == (Reason.TOO_MANY_REQUESTS, {"retry_after": "30.000"})
-    assert refused(pace, 3, 60) is None
+    assert refused(pace, 3, 70) is None
     assert refused(pace, 3, None) is None
 
 
