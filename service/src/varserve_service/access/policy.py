@@ -89,6 +89,7 @@ class Policy:
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = [_Rule(rule) for rule in rules]
         self._decided: dict[tuple[str, Verb, str, Kind, str], bool] = {}
+        self._known: dict[tuple[str, str], bool] = {}
 
     def allows(self, subject: str, verb: Verb, model: str, kind: Kind, name: str = "") -> bool:
         """Whether the subject may, by the names that model and thing are listed under.
@@ -104,7 +105,16 @@ class Policy:
         return found
 
     def knows(self, subject: str, model: str) -> bool:
-        """Whether the subject may do anything at all with what a model has."""
+        """Whether the subject may do anything at all with what a model that exists has."""
+        found = self._known.get((subject, model))
+        if found is None:
+            if len(self._known) >= _MAX_DECISIONS:
+                self._known.clear()
+            found = self._known[subject, model] = self.would_know(subject, model)
+        return found
+
+    def would_know(self, subject: str, model: str) -> bool:
+        """The same, not remembered: for names that a caller made up."""
         return any(rule.subjects(subject) and rule.models(model) for rule in self._rules)
 
     def decide(self, subject: str, verb: Verb, model: str, kind: Kind, name: str = "") -> bool:

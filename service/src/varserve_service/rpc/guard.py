@@ -252,7 +252,7 @@ class Guard:
         try:
             live = self._models.find(said)
         except StateError as error:
-            if not seen.policy.knows(seen.subject, bare_name(said)):
+            if not seen.policy.would_know(seen.subject, bare_name(said)):
                 raise _model_denied(seen, verb, said) from None
             if error.reason is not Reason.MODEL_NOT_FOUND:
                 raise

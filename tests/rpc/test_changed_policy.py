@@ -1,0 +1,148 @@
+"""A changed policy holds at once, for calls and for watches that are open."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.rpc.requests import tensor
+from tests.rpc.roles import alpha
+from tests.rpc.test_history import failure, next_commit
+from tests.rpc.test_identity import Claimed
+from tests.rpc.test_lifecycle import reason_of, running
+from varserve.v1 import admin_service_pb2, history_pb2
+from varserve.v1 import model_service_pb2 as pb
+from varserve_service.access.audit import AuditLog
+from varserve_service.access.policy import Policy
+from varserve_service.access.policy_file import read_policy
+from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.models import Models
+from varserve_service.rpc import Access, Auditing, Server, ServerOptions
+from varserve_service.rpc.guard import Guard, check_decided
+
+ANN, BOB = (("name", "ann"),), (("name", "bob"),)
+
+
+def policy(*verbs: str, variables: str = "*") -> Policy:
+    """Ann may do this; Bob may write."""
+    of = f"models: ['*'], variables: ['{variables}']"
+    rule = f"{{subjects: [ann], verbs: [{', '.join(verbs)}], {of}}}"
+    bob = "{subjects: [bob], verbs: [assign], models: ['*'], variables: ['*']}"
+    return read_policy(f"rules: [{rule}, {bob}]".encode())
+
+
+def write(variable: str) -> pb.AssignVariableRequest:
+    return pb.AssignVariableRequest(model="alpha", variable=variable, value=tensor())
+
+
+@pytest.mark.parametrize(
+    ("values", "later", "goes_on"),
+    [
+        (False, policy("watch"), True),
+        (False, policy("watch", variables="head/*"), False),
+        (False, policy("read"), False),
+        (True, policy("read", "watch"), True),
+        (True, policy("watch"), False),
+    ],
+)
+async def test_a_watch_ends_with_its_permission(values: bool, later: Policy, goes_on: bool) -> None:
+    """A watch that the policy does not allow any more sends nothing more, and tells why."""
+    now = [policy("read", "watch")]
+    access = Access(authenticator=Claimed(), policy=lambda: now[0])
+    async with running(alpha(), access=access) as found:
+        request = history_pb2.WatchVariablesRequest(model="alpha", values=values)
+        stream = found.stub.WatchVariables(request, metadata=ANN)
+        assert not (await stream.read()).HasField("commit")
+        await found.stub.AssignVariable(write("secret"), metadata=BOB)
+        assert (await next_commit(stream)).commit.subject == "bob"
+        now[0] = later
+        await found.stub.AssignVariable(write("secret"), metadata=BOB)
+        if goes_on:
+            assert (await next_commit(stream)).commit.revision == 2
+            stream.cancel()
+        else:
+            assert (await failure(stream)).reason == "PERMISSION_DENIED"
+
+
+async def test_the_next_call_is_by_the_new_policy() -> None:
+    """Also a read that was answered before, and is answered without running anything."""
+    now = [policy("read")]
+    access = Access(authenticator=Claimed(), policy=lambda: now[0])
+    async with running(alpha(), access=access) as found:
+        request = pb.ReadVariableRequest(model="alpha", variable="secret")
+        for _ in range(3):
+            assert await reason_of(found.stub.ReadVariable(request, metadata=ANN)) == "OK"
+        now[0] = policy("summarize")
+        assert (
+            await reason_of(found.stub.ReadVariable(request, metadata=ANN)) == "PERMISSION_DENIED"
+        )
+        now[0] = policy("read")
+        assert await reason_of(found.stub.ReadVariable(request, metadata=ANN)) == "OK"
+
+
+async def test_a_model_that_is_replaced_between_decision_and_call() -> None:
+    """Who was let in to one version is not given another: he is told to try again."""
+    one, two = alpha(), alpha()
+    models = Models([one])
+
+    async def answer(request: bytes, context: Any) -> str:
+        check_decided(one)
+        with pytest.raises(StateError, match="replaced at this moment") as caught:
+            check_decided(two)
+        assert caught.value.reason is Reason.MODEL_NOT_READY
+        return "answered"
+
+    everybody = read_policy(
+        b"rules: [{subjects: ['*'], verbs: [read], models: ['*'], variables: ['*']}]"
+    )
+    method = pb.DESCRIPTOR.services_by_name["ModelService"].methods_by_name["ReadVariable"]
+    guarded = Guard(models, lambda: everybody).around(method, answer)
+    request = pb.ReadVariableRequest(model="alpha", variable="secret")
+    assert await guarded(request.SerializeToString(), None) == "answered"
+
+
+async def test_administration_leaves_lines(tmp_path: Path) -> None:
+    """AdminService is for who has the verb, and each of its changes is told of."""
+    rules = read_policy(b"rules: [{subjects: [ann], verbs: [admin], models: ['a*']}]")
+    audit = tmp_path / "audit"
+    access = Access(
+        authenticator=Claimed(), policy=lambda: rules, auditing=Auditing(AuditLog(audit))
+    )
+    server = Server(Models([alpha()]), ServerOptions(port=0), access)
+    fake = SimpleNamespace(versions=lambda model: [], unload=lambda *asked: [])
+    server.administer(fake)  # type: ignore[arg-type]
+    await server.start()
+    try:
+        assert server.admin_address is not None
+        async with grpc.aio.insecure_channel(server.admin_address) as channel:
+
+            def call(method: str, request: Any, who: Any) -> Any:
+                path = f"/varserve.v1.AdminService/{method}"
+                return channel.unary_unary(path)(request.SerializeToString(), metadata=who)
+
+            unload, versions = (
+                admin_service_pb2.UnloadModelRequest(model=name) for name in ("alpha", "beta")
+            )
+            assert await reason_of(call("UnloadModel", unload, ANN)) == "OK"
+            assert await reason_of(call("UnloadModel", unload, BOB)) == "PERMISSION_DENIED"
+            assert await reason_of(call("UnloadModel", versions, ANN)) == "PERMISSION_DENIED"
+            listing = admin_service_pb2.ListVersionsRequest(model="alpha")
+            assert await reason_of(call("ListVersions", listing, ANN)) == "OK"
+            assert await reason_of(call("ListVersions", listing, BOB)) == "PERMISSION_DENIED"
+    finally:
+        await server.stop(5)
+    told = [
+        (line["outcome"], line["subject"], line["method"], line["model"])
+        for line in map(json.loads, audit.read_text().splitlines())
+    ]
+    assert told == [
+        ("OK", "ann", "UnloadModel", "alpha"),
+        ("PERMISSION_DENIED", "bob", "UnloadModel", "alpha"),
+        ("PERMISSION_DENIED", "ann", "UnloadModel", "beta"),
+        ("PERMISSION_DENIED", "bob", "ListVersions", "alpha"),
+    ]
