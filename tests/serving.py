@@ -73,6 +73,7 @@ class ServiceProcess:
         """`module`: what is run instead of the service itself."""
         self._log = log.open("ab")
         self.log = log
+        self.admin_address = ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, "serve", "--port", "0", *arguments],
             stdout=subprocess.PIPE,
@@ -91,6 +92,8 @@ class ServiceProcess:
         assert self.process.stdout is not None
         # The process either says that it is ready, or ends; both end this read.
         for line in self.process.stdout:
+            if line.startswith("varserve admin on "):
+                self.admin_address = line.removeprefix("varserve admin on ").strip()
             if line.startswith("varserve ready on "):
                 return line.removeprefix("varserve ready on ").strip()
         code = self.process.wait()

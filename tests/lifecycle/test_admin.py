@@ -113,8 +113,10 @@ def test_a_load_of_one_model_does_not_keep_others_waiting(tmp_path: Path) -> Non
 
 
 def test_memory_for_one_version_alone_swaps_them(tmp_path: Path) -> None:
-    """The old one goes first where both do not fit, comes back when the new one fails, and a load
-    that would fit in no way is refused with the numbers."""
+    """The old one goes first where both do not fit, and comes back when the new one fails.
+
+    A load that would fit in no way is refused with the numbers.
+    """
     room = Room(10 * 2**20, 100 * 2**20)
     budget = MemoryBudget("host", lambda: room)
     with administered(tmp_path, budgets=(budget,)) as found:

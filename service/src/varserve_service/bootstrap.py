@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -82,6 +83,10 @@ class Loader:
 
         self._savedmodel = savedmodel
         self._placement = savedmodel.configure_devices(settings.device, settings.gpu_memory_limit)
+        # What was imported stays: a collection after a model has gone need not look at all of it,
+        # with every call waiting. Not later, or a model of the start could never be collected.
+        gc.collect()
+        gc.freeze()
         self._allowed = AllowedModels(settings.allowed_models) if settings.allowed_models else None
 
     def _at_start(self) -> list[tuple[ModelSource, tuple[str, ...]]]:

@@ -150,8 +150,12 @@ class _Paths(dict[str, str]):
             if rest == child.local_name or rest.startswith(f"{child.local_name}/"):
                 yield from self._at(child.node_id, rest[len(child.local_name) + 1 :], seen)
         for slot in node.slot_variables:
+            # A slot's path is its optimizer's and its own name, which has that of its variable.
+            own = self._graph.nodes[slot.original_variable_node_id].attributes
+            named = {f"{attribute.full_name}/{slot.slot_name}" for attribute in own}
             for attribute in self._graph.nodes[slot.slot_variable_node_id].attributes:
-                if attribute.full_name == rest and attribute.checkpoint_key in self._dtypes:
+                named.add(attribute.full_name)
+                if rest in named and attribute.checkpoint_key in self._dtypes:
                     yield attribute.checkpoint_key
 
 

@@ -1,0 +1,162 @@
+"""Saving: what is loaded again has the values of the moment, for every kind of model there is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.saved_models import BUILDERS
+from varserve_service import savedmodel
+from varserve_service.core.administration import SaveFormat
+from varserve_service.core.changes import Write
+from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.messages import Read
+from varserve_service.core.ports import Operation
+from varserve_service.lifecycle import SaveRoom
+from varserve_service.settings import DENIED_OPERATIONS
+
+KINDS = [name for name in BUILDERS if not name.startswith("large") and name != "tf1_reference"]
+
+
+def live_of(folder: Path, placement: savedmodel.Placement) -> LiveModel:
+    return LiveModel(savedmodel.load("m", folder, version=3, placement=placement))
+
+
+def room_of(folder: Path) -> SaveRoom:
+    return SaveRoom(
+        folder,
+        {
+            SaveFormat.SAVED_MODEL: savedmodel.save_saved_model,
+            SaveFormat.CHECKPOINT: savedmodel.save_checkpoint,
+        },
+    )
+
+
+def values_of(live: LiveModel) -> dict[str, np.ndarray]:
+    states = [state.spec for state in live.describe().variables if state.shape is not None]
+    snapshot = live.read([Read(spec.path) for spec in states])
+    return {
+        spec.path: entry.value.numpy()  # type: ignore[union-attr]
+        for spec, entry in zip(states, snapshot.entries, strict=True)
+    }
+
+
+def change_everything(live: LiveModel) -> None:
+    """Each value becomes another one, as far as its dtype has another."""
+    for path, value in values_of(live).items():
+        if value.dtype.hasobject:
+            changed = np.array([b"new" + each for each in value.flat], object).reshape(value.shape)
+        elif value.dtype == bool:
+            changed = ~value
+        else:
+            changed = value.astype(np.float64 if value.dtype.kind != "c" else value.dtype) + 1
+            changed = changed.astype(value.dtype)
+        live.assign([Write(path, Operation.SET, np.array(changed, order="C"))])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_model_has_the_live_values(
+    kind: str,
+    model_folder: Callable[[str], Path],
+    placement: savedmodel.Placement,
+    tmp_path: Path,
+) -> None:
+    """A model of each kind, changed and saved, is the same again when it is loaded from there."""
+    folder = model_folder(kind)
+    live = live_of(folder, placement)
+    change_everything(live)
+    expected = values_of(live)
+    saved = room_of(tmp_path).save(live, folder, "m/4", SaveFormat.SAVED_MODEL)
+    assert saved.header == live.header
+    assert saved.variables == len(expected)
+    again = live_of(tmp_path / "m" / "4", placement)
+    found = values_of(again)
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        assert found[path].dtype == value.dtype
+        assert found[path].tobytes() == value.tobytes() or found[path].tolist() == value.tolist()
+    assert [f.name for f in again.describe().functions] == [
+        f.name for f in live.describe().functions
+    ]
+    note = json.loads((tmp_path / "m" / "4" / "varserve.json").read_text())
+    assert (note["revision"], note["epoch"]) == (live.header.revision, live.header.epoch)
+
+
+def test_a_checkpoint_has_the_keys_of_the_saved_model(
+    model_folder: Callable[[str], Path], placement: savedmodel.Placement, tmp_path: Path
+) -> None:
+    """TensorFlow reads it, under the keys that the SavedModel's own checkpoint has."""
+    folder = model_folder("counter")
+    live = live_of(folder, placement)
+    change_everything(live)
+    room_of(tmp_path).save(live, folder, "ckpt", SaveFormat.CHECKPOINT)
+    reader = tf.train.load_checkpoint(str(tmp_path / "ckpt" / "variables"))
+    before = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+    shapes = reader.get_variable_to_shape_map()
+    assert shapes == before.get_variable_to_shape_map()
+    for path, value in values_of(live).items():
+        found = reader.get_tensor(f"{path}/.ATTRIBUTES/VARIABLE_VALUE")
+        assert np.array_equal(found, value)
+
+
+def test_without_the_saved_model_it_cannot_be_saved_as_one(
+    model_folder: Callable[[str], Path], placement: savedmodel.Placement, tmp_path: Path
+) -> None:
+    """One that is gone, or is another one by now, is told, and nothing is left behind."""
+    live = live_of(model_folder("counter"), placement)
+    for source in (None, model_folder("embedding"), tmp_path / "nothing"):
+        with pytest.raises(StateError) as caught:
+            room_of(tmp_path).save(live, source, "m", SaveFormat.SAVED_MODEL)
+        assert caught.value.reason is Reason.SAVE_UNSUPPORTED
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_that_the_saved_model_has_no_place_for_is_named(
+    model_folder: Callable[[str], Path], placement: savedmodel.Placement, tmp_path: Path
+) -> None:
+    """A variable that got its first value while it was served is not in the checkpoint."""
+    folder = model_folder("tf1_uninitialized")
+    live = live_of(folder, placement)
+    (unset,) = [state.spec for state in live.describe().variables if state.shape is None][:1]
+    shape = [size or 1 for size in unset.shape or ()]
+    live.assign([Write(unset.path, Operation.SET, np.zeros(shape, unset.dtype))])
+    with pytest.raises(StateError, match=f"no place for the values of {unset.name!r}"):
+        room_of(tmp_path).save(live, folder, "m", SaveFormat.SAVED_MODEL)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_good_models_have_no_operation_that_is_denied(
+    kind: str, model_folder: Callable[[str], Path]
+) -> None:
+    """The list that holds by default lets models of every kind pass."""
+    savedmodel.check_operations(kind, model_folder(kind), denied=DENIED_OPERATIONS)
+
+
+def test_operations_are_found_before_anything_is_loaded(tmp_path: Path) -> None:
+    """A model that writes a file, also in a function that another calls, is refused."""
+    written = tmp_path / "written"
+
+    class Writes(tf.Module):
+        @tf.function(input_signature=[])
+        def write(self) -> tf.Tensor:
+            return self.inner()
+
+        @tf.function(input_signature=[])
+        def inner(self) -> tf.Tensor:
+            tf.io.write_file(str(written), "x")
+            tf.print("x", output_stream=f"file://{written}")
+            return tf.constant(1)
+
+    tf.saved_model.save(Writes(), str(tmp_path / "model"))
+    with pytest.raises(StateError, match="PrintV2:file, WriteFile") as caught:
+        savedmodel.check_operations("m", tmp_path / "model", denied=DENIED_OPERATIONS)
+    assert caught.value.reason is Reason.MODEL_NOT_ALLOWED
+    with pytest.raises(StateError, match="Placeholder, PrintV2:file"):
+        savedmodel.check_operations("m", tmp_path / "model", allowed=["Const", "Identity", "NoOp"])
+    assert not written.exists()
