@@ -13,7 +13,7 @@ FAST_TESTS := tests/access tests/core tests/rpc tests/client tests/cli tests/con
 MODEL := .models/basic_pitch/1
 UPGRADE ?=
 
-.PHONY: help demo serve test test-fast test-faults lint types proto proto-check lock bench bench-peers clean
+.PHONY: help demo serve test test-fast test-faults lint types proto proto-check lock bench figures bench-peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ proto-check: .venv-proto/.installed ## fail when the checked-in stubs are not wh
 
 bench: .venv/.bench ## measure, each figure beside its peer; ARGS='--quick', ARGS='bulk calls'
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+figures: .venv/.bench ## write the last `make bench` into docs/performance.md and docs/figures.png
+	@$(BIN)/python -m benchmarks.page
+	@$(BIN)/python -m benchmarks.picture
 
 bench-peers: .venv/.bench .venv-pytriton/.installed .venv-mlserver/.installed ## measure beside PyTriton and MLServer
 	@$(BIN)/python -m benchmarks peers --output .benchmarks/peers.json $(ARGS)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
-from benchmarks import picture, report
+from benchmarks import page, picture, report
 from benchmarks.figures import (
     Figure,
     at_least,
@@ -179,3 +180,25 @@ def test_bars_of_the_picture() -> None:
     assert found == [("varserve", 0.5, 2.5), ("first", 1.0, 0.0), ("second", 0.5, 0.0)]
     assert picture.bars(made["figures"][0], "p50") == []
     assert picture.caption(made).startswith("python -m benchmarks  (20")
+
+
+def test_targets_on_the_page(tmp_path: Path) -> None:
+    """A run's targets take the place of those before them, each met or missed and by how much."""
+    made = report.document([("bulk", result())], {}, ["python", "-m", "benchmarks"], 1.0)
+    run, text = tmp_path / "run.json", tmp_path / "page.md"
+    run.write_text(json.dumps(made))
+    text.write_text(f"before\n{page.BEGIN}old\n{page.END}after\n")
+    page.main(str(run), str(text))
+    page.main(str(run), str(text))
+    before, image, _, _, _, first, second, *rest = (
+        text.read_text().replace(page.BEGIN, "").splitlines()
+    )
+    assert before == "before"
+    assert "figures.png" in image
+    assert first == "| read 1 GB | speed | 0.5 GB/s | first | 1 GB/s | >= 0.5 | met |"
+    assert second.endswith("| second | 0.5 GB/s | >= 2 | **missed**: 1, expected >= 2 |")
+    assert rest[-1] == "after"
+    assert "python -m benchmarks" in text.read_text()
+    text.write_text("no marks")
+    with pytest.raises(SystemExit, match="expected the marks"):
+        page.main(str(run), str(text))
