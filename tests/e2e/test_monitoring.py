@@ -35,11 +35,14 @@ ADDED = {"instance", "job"}
 
 
 def logged(process: ServiceProcess, event: str) -> dict[str, Any]:
-    """The first line of the service's log that is of this event."""
-    for line in process.log.read_text().splitlines():
-        if line.startswith("{") and (found := json.loads(line))["event"] == event:
-            assert isinstance(found, dict)
-            return found
+    """The first line of the service's log that is of this event, once it is there."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        # The last line may be half written.
+        for line in process.log.read_text().split("\n")[:-1]:
+            if line.startswith("{") and (found := json.loads(line))["event"] == event:
+                assert isinstance(found, dict)
+                return found
     raise AssertionError(f"the log has no {event!r}")
 
 
