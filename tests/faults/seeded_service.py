@@ -31,15 +31,17 @@ from varserve_service.journal import SqliteJournal
 VARIABLE = "SEEDED_BUG"
 NO_BUG = "none"
 FAILS_EVERY = 40
+HICCUP_EVERY = 30
+"""So many syncs of the disk are quick, and then one is not: many a kill comes while it lasts."""
 
 
 def slow_and_failing() -> None:
     """What a right service has to cope with."""
     append, entry = SqliteJournal.append, Reading.entry
-    count = itertools.count(1)
+    count, appends = itertools.count(1), itertools.count(1)
 
     def slow_append(journal: SqliteJournal, entries: Sequence[Any]) -> None:
-        time.sleep(0.01)
+        time.sleep(0.5 if next(appends) % HICCUP_EVERY == 0 else 0.005)
         append(journal, entries)
 
     def slow_entry(reading: Reading, *arguments: Any, **options: Any) -> Any:

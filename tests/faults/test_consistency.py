@@ -146,7 +146,7 @@ def test_seeded_bugs_are_caught(ledger: Path, tmp_path: Path, bug: str) -> None:
         state = f"--state-dir={tmp_path / f'state-{number}'}"
         with service(ledger, tmp_path / "log", state, **options) as running:
             try:
-                record_and_check(running, 1_500, tmp_path / f"history-{number}.json", kills=1)
+                record_and_check(running, 1_500, tmp_path / f"history-{number}.json", kills=2)
             except Inconsistent as error:
                 caught = error
                 break
