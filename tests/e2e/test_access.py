@@ -17,7 +17,7 @@ import pytest
 import varserve
 from tests.conftest import Serve
 from tests.rpc.certified import HOST, Place
-from varserve_service.bootstrap_access import open_gate
+from varserve_service.bootstrap.gate import open_gate
 from varserve_service.settings import load_settings
 
 

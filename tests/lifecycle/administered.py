@@ -12,7 +12,7 @@ from typing import Any
 
 import varserve
 from tests.rpc.models import counter_model
-from varserve_service.bootstrap import _Front
+from varserve_service.bootstrap.changing import ServerOnThreads
 from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
@@ -82,7 +82,8 @@ def administered(
     async def run() -> None:
         server = Server(models, ServerOptions(port=0))
         found = Repository({}, repository)
-        lifecycle = Lifecycle(models, found, _Front(server, loop), loads, room=room, **options)
+        front = ServerOnThreads(server, loop)
+        lifecycle = Lifecycle(models, found, front, loads, room=room, **options)
         server.administer(lifecycle)
         started.extend((lifecycle, await server.start(), server.admin_address))
         ready.set()

@@ -18,7 +18,8 @@ from varserve import tensors
 from varserve.reasons import DETAILS_KEY, read_details
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import model_service_pb2_grpc
-from varserve_service.bootstrap import batch_options, check_batching
+from varserve_service.bootstrap.loading import check_batching
+from varserve_service.bootstrap.options import batch_options
 from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models

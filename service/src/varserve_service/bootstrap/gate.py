@@ -1,6 +1,6 @@
 """Wires who is let in: settings in, certificates, tokens, policy and audit log out.
 
-Part of bootstrap, which has the rest. Reads every file once, so that what is wrong is told at the
+Reads every file once, so that what is wrong is told at the
 start.
 """
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 import structlog
 
-from .access.audit import AuditLog
-from .access.certificates import server_identity
-from .access.keys import KeyAddress, KeyFile, Keys
-from .access.policy_file import read_policy
-from .access.token_file import read_tokens
-from .access.tokens import JwtTokens, StaticTokens, Tokens
-from .access.watched import Refresher, Refreshes, Watched
-from .rpc import Access, Auditing, CallerAuthenticator
-from .settings import Settings
+from varserve_service.access.audit import AuditLog
+from varserve_service.access.certificates import server_identity
+from varserve_service.access.keys import KeyAddress, KeyFile, Keys
+from varserve_service.access.policy_file import read_policy
+from varserve_service.access.token_file import read_tokens
+from varserve_service.access.tokens import JwtTokens, StaticTokens, Tokens
+from varserve_service.access.watched import Refresher, Refreshes, Watched
+from varserve_service.rpc import Access, Auditing, CallerAuthenticator
+from varserve_service.settings import Settings
 
 log = structlog.get_logger("varserve.bootstrap")
 

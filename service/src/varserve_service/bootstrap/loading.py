@@ -1,0 +1,230 @@
+"""Wires what a model is made of: repository, TensorFlow, state directory, memory, first runs."""
+
+from __future__ import annotations
+
+import gc
+from functools import cache, partial
+
+import structlog
+
+from varserve_service.core.answers import Answers
+from varserve_service.core.commits import Witness
+from varserve_service.core.errors import ModelLoadError, StateError
+from varserve_service.core.history import History
+from varserve_service.core.journal import Journal
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.memory import MemoryBudget
+from varserve_service.core.messages import Answer
+from varserve_service.core.models import STABLE, Models
+from varserve_service.core.ports import LoadedModel
+from varserve_service.host_memory import HostMemory
+from varserve_service.journal import StateDirectory
+from varserve_service.lifecycle import (
+    AllowedModels,
+)
+from varserve_service.repository import ModelSource, Repository, RepositoryError
+from varserve_service.rpc import (
+    BatchOptions,
+    run_everything,
+    run_requests,
+    unfit,
+)
+from varserve_service.settings import Settings
+from varserve_service.telemetry import Telemetry
+
+from .options import batch_options, journal_options
+
+log = structlog.get_logger("varserve.bootstrap")
+
+
+class Loader:
+    """Loads SavedModels as the settings say, at the start and later."""
+
+    def __init__(
+        self, settings: Settings, telemetry: Telemetry, expired: Witness | None = None
+    ) -> None:
+        """`expired`: as of LiveModel.
+
+        Raises RepositoryError, ModelLoadError, JournalError; for the operator, as all below.
+        """
+        self._settings = settings
+        self._expired = expired
+        self._telemetry = telemetry
+        self.repository = Repository(
+            settings.models, settings.model_repository, settings.repository_marker
+        )
+        # Before TensorFlow, which takes seconds: a wrong path should be told at once.
+        self._sources = self._at_start()
+        self._states: StateDirectory | None = None
+        if settings.state_dir is not None:
+            self._states = StateDirectory(
+                settings.state_dir, journal_options(settings), reset=settings.state_reset
+            )
+        from varserve_service import savedmodel
+
+        self.savedmodel = savedmodel
+        self.placement = savedmodel.configure_devices(settings.device, settings.gpu_memory_limit)
+        # What was imported stays: a collection after a model has gone need not look at all of it,
+        # with every call waiting. Not later, or a model of the start could never be collected.
+        gc.collect()
+        gc.freeze()
+        self._allowed = AllowedModels(settings.allowed_models) if settings.allowed_models else None
+
+    def _at_start(self) -> list[tuple[ModelSource, tuple[str, ...]]]:
+        """What to serve, with its labels; the highest version of what the settings do not label."""
+        found: dict[ModelSource, tuple[str, ...]] = {}
+        unknown = set(self._settings.labels)
+        for source in self.repository.all():
+            labels = {STABLE: source.version} | self._settings.labels.get(source.name, {})
+            unknown.discard(source.name)
+            for label, version in labels.items():
+                labelled = self.repository.find(source.name, version)
+                found[labelled] = (*found.get(labelled, ()), label)
+        if unknown:
+            raise RepositoryError(f"labels of models that are not there: {', '.join(unknown)}")
+        changing = self._settings.admin_port is not None or self._settings.repository_poll
+        if not found and not (changing and self.repository.has_root):
+            raise ModelLoadError(
+                "no model to serve: give --model NAME=PATH or a --model-repository that has one"
+            )
+        for name in sorted(self._settings.xla.keys() - {source.name for source in found}):
+            if not changing:
+                raise ModelLoadError(f"xla of model {name!r}: there is no such model to serve")
+        return list(found.items())
+
+    def load_all(self) -> Models:
+        """What is served from the start."""
+        models = Models()
+        for source, labels in self._sources:
+            try:
+                self.check(source)
+            except StateError as error:
+                raise ModelLoadError(error.message) from error
+            live = self.load(source)
+            for label in labels:
+                models.serve(live, label)
+        check_batching(models, self._settings)
+        return models
+
+    def check(self, source: ModelSource) -> None:
+        """Refuse what the operator does not allow, before anything of it is loaded.
+
+        Raises StateError MODEL_NOT_ALLOWED, too.
+        """
+        if self._allowed is not None:
+            self._allowed.check(source)
+        settings = self._settings
+        if settings.allowed_operations or settings.denied_operations:
+            self.savedmodel.check_operations(
+                source.name,
+                source.path,
+                allowed=settings.allowed_operations,
+                denied=settings.denied_operations,
+            )
+
+    def load(self, source: ModelSource) -> LiveModel:
+        """A SavedModel in memory, where its state was."""
+        log.info("loading model", model=source.name, version=source.version)
+        xla = self._settings.xla.get(source.name, {})
+        load = partial(
+            self.savedmodel.load,
+            source.name,
+            source.path,
+            version=source.version,
+            placement=self.placement,
+            xla={name: each.rows for name, each in xla.items()},
+        )
+        make = partial(
+            _live,
+            settings=self._settings,
+            telemetry=self._telemetry,
+            expired=self._expired,
+        )
+        live = make(load()) if self._states is None else self._states.take_up(load, make)[0]
+        found = live.describe()
+        log.info(
+            "loaded model",
+            model=source.name,
+            version=source.version,
+            variables=len(found.variables),
+            functions=len(found.functions),
+            device=found.device,
+            revision=found.header.revision,
+        )
+        return live
+
+    def load_warm(self, source: ModelSource) -> LiveModel:
+        """The same, ready to take the place of a version that is served."""
+        live = self.load(source)
+        try:
+            models = Models([live])
+            check_batching(models, self._settings)
+            warm_up(models, self._settings, batch_options(self._settings), only=source.name)
+        except BaseException:
+            live.close()
+            raise
+        return live
+
+
+def _live(
+    loaded: LoadedModel,
+    *,
+    settings: Settings,
+    telemetry: Telemetry,
+    expired: Witness | None,
+    journal: Journal | None = None,
+) -> LiveModel:
+    answers: Answers[Answer] = Answers(settings.request_ids, max_age=settings.request_id_age)
+    history = History(settings.history_commits, settings.history_bytes)
+    return LiveModel(
+        loaded,
+        answers=answers,
+        history=history,
+        journal=journal,
+        expired=expired,
+        host_memory=host_memory(settings.memory_limit, settings.memory_reserve),
+        observer=telemetry.model(loaded.name, loaded.version),
+    )
+
+
+@cache
+def host_memory(limit: int | None, reserve: int) -> MemoryBudget:
+    """One for all models: the process has one memory."""
+    return MemoryBudget("host", HostMemory(limit), reserve)
+
+
+def check_batching(models: Models, settings: Settings) -> None:
+    """Raises ModelLoadError for a function of a served model that cannot be batched."""
+    names = {live.name for live in models.sorted}
+    changing = settings.admin_port is not None or settings.repository_poll
+    for model, functions in settings.batching.items():
+        if model not in names:
+            if changing:
+                continue
+            raise ModelLoadError(f"batching of model {model!r}: there is no such model")
+        for live in models.sorted:
+            for function in functions if live.name == model else ():
+                try:
+                    problem = unfit(live.function(function))
+                except StateError as error:
+                    problem = error.message
+                if problem:
+                    raise ModelLoadError(f"batching of {function!r} of model {model!r}: {problem}")
+
+
+def warm_up(
+    models: Models,
+    settings: Settings,
+    batching: dict[tuple[str, str], BatchOptions],
+    *,
+    only: str = "",
+) -> None:
+    """Run what the settings ask for before anybody else does, of one model or all.
+
+    Raises ModelLoadError.
+    """
+    done = run_everything(models, batching) if settings.warm_up else 0
+    if settings.warm_up_requests is not None:
+        done += run_requests(models, settings.warm_up_requests, only=only)
+    if done:
+        log.info("warmed up", runs=done)

@@ -1,0 +1,60 @@
+"""What the settings say, in the words of the rooms that they are for."""
+
+from __future__ import annotations
+
+from varserve_service.journal import JournalOptions
+from varserve_service.rpc import (
+    BatchOptions,
+    Limit,
+    ServerOptions,
+)
+from varserve_service.settings import Settings
+
+
+def batch_options(settings: Settings) -> dict[tuple[str, str], BatchOptions]:
+    """The batching that the settings ask for."""
+    return {
+        (model, function): BatchOptions(**batching.model_dump())
+        for model, functions in settings.batching.items()
+        for function, batching in functions.items()
+    }
+
+
+def journal_options(settings: Settings) -> JournalOptions:
+    """What the settings say about the journal."""
+    return JournalOptions(
+        history_commits=settings.history_commits,
+        history_bytes=settings.history_bytes,
+        answer_count=settings.request_ids,
+        answer_age=settings.request_id_age,
+    )
+
+
+def server_options(settings: Settings) -> ServerOptions:
+    """What the settings say about the server."""
+    return ServerOptions(
+        host=settings.host,
+        port=settings.port,
+        health_port=settings.health_port,
+        admin_host=settings.admin_host,
+        admin_port=settings.admin_port or 0,
+        reflection=settings.reflection,
+        threads_per_model=settings.threads_per_model,
+        max_pending_calls=settings.max_pending_calls,
+        body_bytes=settings.max_body_bytes,
+        staging_bytes=settings.max_staging_bytes,
+        max_streams=settings.max_streams,
+        max_connection_age=settings.max_connection_age,
+        connection_grace=settings.connection_grace,
+        limits={
+            verb: Limit(
+                calls=limit.calls,
+                calls_per_subject=limit.calls_per_subject,
+                nbytes=limit.bytes,
+                nbytes_per_subject=limit.bytes_per_subject,
+            )
+            for verb, limit in settings.limits.items()
+        },
+        batching=batch_options(settings),
+        call_log_level=settings.call_log_level,
+    )

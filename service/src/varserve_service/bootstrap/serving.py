@@ -1,0 +1,115 @@
+"""Wires the service and runs it: telemetry, server, signals, an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import structlog
+
+from varserve_service.core.models import STABLE, Models
+from varserve_service.lifecycle import (
+    Poller,
+)
+from varserve_service.logs import configure_logs
+from varserve_service.rpc import (
+    Server,
+    methods,
+)
+from varserve_service.settings import Settings
+from varserve_service.telemetry import Certificates, Sources, Telemetry
+
+from .changing import make_lifecycle
+from .gate import Gate, open_gate
+from .loading import Loader, warm_up
+from .options import batch_options, server_options
+
+log = structlog.get_logger("varserve.bootstrap")
+
+
+def start_telemetry(settings: Settings) -> Telemetry:
+    """What the settings ask for to see the service by. Raises OSError."""
+    telemetry = Telemetry(methods())
+    telemetry.send(os.environ)
+    if settings.metrics_port is not None:
+        tls = None
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            tls = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        address = telemetry.export(settings.host, settings.metrics_port, tls=tls)
+        log.info("metrics", address=address)
+    return telemetry
+
+
+def sources(models: Models, server: Server, settings: Settings) -> Sources:
+    """Where the state of a running service is read."""
+    from varserve_service import savedmodel
+
+    return Sources(
+        models=models,
+        ready=lambda: server.ready,
+        pending=server.pending,
+        staged=lambda: server.staged,
+        staged_limit=settings.max_staging_bytes,
+        admitted=lambda: server.admitted,
+        state_dir=settings.state_dir,
+        graph_functions=savedmodel.graph_functions,
+    )
+
+
+async def run_server(
+    models: Models, settings: Settings, loader: Loader, gate: Gate, telemetry: Telemetry
+) -> bool:
+    """Serve until SIGTERM or SIGINT. Returns whether all work in progress was finished."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    server = Server(models, server_options(settings), gate.access, telemetry.call_observers)
+    lifecycle = make_lifecycle(loader, models, server, settings, loop)
+    if settings.admin_port is not None:
+        server.administer(lifecycle)
+    address = await server.start()
+    gate.start()
+    telemetry.watch(sources(models, server, settings))
+    poller = None
+    if settings.repository_poll:
+        pinned = {model for model, labels in settings.labels.items() if STABLE in labels}
+        poller = Poller(lifecycle, models, loader.repository, settings.repository_poll, pinned)
+        poller.start()
+    if server.admin_address:
+        print(f"varserve admin on {server.admin_address}", flush=True)
+    log.info(
+        "ready",
+        address=address,
+        health=server.health_address,
+        admin=server.admin_address,
+    )
+    print(f"varserve ready on {address}", flush=True)
+    await stop.wait()
+    log.info("shutting down", grace=settings.grace)
+    lifecycle.stop()
+    if poller is not None:
+        poller.stop()
+    return await server.stop(settings.grace)
+
+
+def serve(settings: Settings) -> NoReturn:
+    """Load the models, serve them until a signal says stop, and end the process."""
+    configure_logs(settings.log_level)
+    gate = open_gate(settings)
+    telemetry = start_telemetry(settings)
+    auditing = gate.access.auditing
+    loader = Loader(settings, telemetry, auditing.expired if auditing is not None else None)
+    models = loader.load_all()
+    warm_up(models, settings, batch_options(settings))
+    finished = asyncio.run(run_server(models, settings, loader, gate, telemetry))
+    log.info("stopped", finished=finished)
+    telemetry.close()
+    # Everything that was acknowledged is done. Taking TensorFlow down in good order needs seconds
+    # that Kubernetes does not give, and would wait for kernels that cannot be stopped.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
