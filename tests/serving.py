@@ -16,7 +16,7 @@ from pathlib import Path
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 from varserve_service.rpc import OPEN, Access, Server, ServerOptions
-from varserve_service.rpc.observing import CallObserver
+from varserve_service.rpc.entry.observing import CallObserver
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tests.serving import serve_here
 from varserve_service.access.policy_file import read_policy
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.rpc import Access
-from varserve_service.rpc.identity import Context
+from varserve_service.rpc.entry.identity import Context
 
 from .conftest import document, invoke
 

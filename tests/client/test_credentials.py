@@ -13,7 +13,7 @@ from tests.rpc.models import counter
 from tests.serving import serve_here
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.rpc import Access
-from varserve_service.rpc.identity import Context
+from varserve_service.rpc.entry.identity import Context
 
 
 class Bearer:

@@ -16,7 +16,7 @@ import varserve
 import varserve.aio
 from tests.rpc.models import counter
 from tests.serving import serve_here
-from varserve_service.rpc.observing import Call
+from varserve_service.rpc.entry.observing import Call
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"

@@ -19,8 +19,8 @@ from tests.serving import serve_here
 from varserve.v1 import history_pb2, model_service_pb2
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.rpc import Access, Limit
-from varserve_service.rpc.admission import DEFAULT_CALLS, Admission
-from varserve_service.rpc.verbs import VERB_OF_METHOD, VERBS
+from varserve_service.rpc.entry.admission import DEFAULT_CALLS, Admission
+from varserve_service.rpc.entry.verbs import VERB_OF_METHOD, VERBS
 
 STAGING = 1000
 

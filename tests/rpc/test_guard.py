@@ -45,9 +45,9 @@ from varserve.v1 import model_service_pb2 as pb
 from varserve_service.access.policy import Verb
 from varserve_service.access.policy_file import read_policy
 from varserve_service.rpc import Access
-from varserve_service.rpc.guard import Guard
-from varserve_service.rpc.needs import FIRST, NEEDS
-from varserve_service.rpc.verbs import VERBS
+from varserve_service.rpc.entry.verbs import VERBS
+from varserve_service.rpc.guard.guard import Guard
+from varserve_service.rpc.guard.needs import FIRST, NEEDS
 
 
 @pytest.fixture(scope="module")

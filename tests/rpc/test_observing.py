@@ -18,7 +18,7 @@ from tests.rpc.test_identity import Claimed
 from tests.rpc.wire import METHODS, connected
 from tests.serving import serve_here
 from varserve_service.rpc import Access
-from varserve_service.rpc.observing import UNKNOWN, Call, Observed, trace_id_of
+from varserve_service.rpc.entry.observing import UNKNOWN, Call, Observed, trace_id_of
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

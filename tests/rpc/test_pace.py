@@ -7,7 +7,7 @@ import time
 import pytest
 
 from varserve_service.core.errors import Reason, StateError
-from varserve_service.rpc.pace import Pace
+from varserve_service.rpc.entry.pace import Pace
 
 
 def paced(seconds: float) -> Pace:

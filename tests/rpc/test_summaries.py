@@ -21,7 +21,7 @@ from varserve.tensors import DTYPES, from_tensor, numpy_dtype
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import summary_pb2
 from varserve_service.core.live_model import LiveModel
-from varserve_service.rpc import model_service
+from varserve_service.rpc.services import model_service
 
 TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
 ENVELOPE = 64 * 1024  # what a unary message has beside what is counted

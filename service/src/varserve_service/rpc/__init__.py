@@ -1,13 +1,13 @@
 """gRPC: check, call the core, translate. Knows the contract and the core; no TensorFlow or disk."""
 
-from .access import OPEN, Access
-from .admission import Limit
-from .auditing import Auditing
-from .authentication import CallerAuthenticator
-from .batching import BatchOptions, unfit
-from .observing import methods
+from .entry.admission import Limit
+from .entry.authentication import CallerAuthenticator
+from .entry.observing import methods
+from .guard.access import OPEN, Access
+from .guard.auditing import Auditing
 from .server import Server, ServerOptions
-from .warm_up import run_everything, run_requests
+from .serving.batching import BatchOptions, unfit
+from .serving.warm_up import run_everything, run_requests
 
 __all__ = [
     "OPEN",

@@ -25,20 +25,20 @@ from varserve_service.core.administration import Administration
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 
-from .access import OPEN, Access, server_credentials
-from .admin_service import AdminService
-from .admission import Admission, Limit
-from .batching import BatchOptions
-from .call_log import CallLog
-from .calls import Calls
-from .guard import Guard
-from .history_service import HistoryService
-from .model_service import ModelService
-from .observing import Answering, Arriving, CallObserver, Method, Observed, UnknownMethods
-from .served import Served, Serving
-from .small_reads import SmallReads
-from .verbs import VERBS, WATCH
-from .workers import Workers
+from .entry.admission import Admission, Limit
+from .entry.call_log import CallLog
+from .entry.observing import Answering, Arriving, CallObserver, Method, Observed, UnknownMethods
+from .entry.verbs import VERBS, WATCH
+from .guard.access import OPEN, Access, server_credentials
+from .guard.guard import Guard
+from .services.admin_service import AdminService
+from .services.history_service import HistoryService
+from .services.model_service import ModelService
+from .services.small_reads import SmallReads
+from .serving.batching import BatchOptions
+from .serving.calls import Calls
+from .serving.served import Served, Serving
+from .serving.workers import Workers
 
 log = structlog.get_logger("varserve.rpc")
 

@@ -14,9 +14,9 @@ import grpc
 from varserve_service.access.certificates import ServerIdentity
 from varserve_service.access.policy import Policy
 from varserve_service.access.watched import Watched
+from varserve_service.rpc.entry.identity import Authenticator
 
 from .auditing import Auditing
-from .identity import Authenticator
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,8 @@ import numpy as np
 from varserve import frames
 from varserve_service.access.policy import Verb
 from varserve_service.core.ports import Constant
-
-from . import translate
-from .bodies import ClaimedTensor
+from varserve_service.rpc.messages import translate
+from varserve_service.rpc.messages.bodies import ClaimedTensor
 
 # Names are as the caller gave them.
 

@@ -21,19 +21,19 @@ from varserve_service.core.messages import UNCONDITIONAL, Admit, Read, Snapshot,
 from varserve_service.core.models import Models, Status
 from varserve_service.core.ports import VariableSpec
 from varserve_service.core.summaries import summarize
+from varserve_service.rpc.entry.admission import Admission
+from varserve_service.rpc.entry.identity import subject_of
+from varserve_service.rpc.entry.observing import note, note_header
+from varserve_service.rpc.guard.auditing import witness_of
+from varserve_service.rpc.guard.guard import Sight, shown, sight_of
+from varserve_service.rpc.messages import summary_messages, translate
+from varserve_service.rpc.messages.bodies import ClaimedTensor, Download, Upload, total_bytes
+from varserve_service.rpc.serving.batching import Ran
+from varserve_service.rpc.serving.calls import Context, deadline_of, fingerprint
+from varserve_service.rpc.serving.served import Serving
+from varserve_service.rpc.serving.workers import Workers
 
-from . import summary_messages, translate
-from .admission import Admission
-from .auditing import witness_of
-from .batching import Ran
-from .bodies import ClaimedTensor, Download, Upload, total_bytes
-from .calls import Context, deadline_of, fingerprint
-from .guard import Sight, shown, sight_of
-from .identity import subject_of
-from .observing import note, note_header
-from .served import Serving
 from .small_reads import SmallReads
-from .workers import Workers
 
 T = TypeVar("T")
 

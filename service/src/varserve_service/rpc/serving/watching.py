@@ -18,9 +18,9 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Header
 from varserve_service.core.timeline import Batch
 from varserve_service.core.watchers import Event, Watcher
+from varserve_service.rpc.messages.history_messages import Wish, bookmark, event_messages
 
 from .calls import Context
-from .history_messages import Wish, bookmark, event_messages
 from .workers import Workers
 
 # Events whose messages are kept for the watchers that want the same of them.

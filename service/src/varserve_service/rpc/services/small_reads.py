@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.live_model import LiveModel
-
-from . import translate
-from .observing import note, note_header
+from varserve_service.rpc.entry.observing import note, note_header
+from varserve_service.rpc.messages import translate
 
 
 @dataclass(frozen=True, slots=True, eq=False)

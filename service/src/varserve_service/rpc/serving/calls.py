@@ -21,11 +21,10 @@ from varserve.frames import FrameError
 from varserve.reasons import DETAILS_KEY, Failure
 from varserve.tensors import TensorError
 from varserve_service.core.errors import Reason, StateError
-
-from .admission import Admission
-from .auditing import Auditing
-from .identity import Authenticator, Context, identify, subject_of
-from .observing import Observed
+from varserve_service.rpc.entry.admission import Admission
+from varserve_service.rpc.entry.identity import Authenticator, Context, identify, subject_of
+from varserve_service.rpc.entry.observing import Observed
+from varserve_service.rpc.guard.auditing import Auditing
 
 log = structlog.get_logger("varserve.rpc")
 

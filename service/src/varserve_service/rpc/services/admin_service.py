@@ -6,12 +6,11 @@ from functools import partial
 
 from varserve.v1 import admin_service_pb2 as pb
 from varserve_service.core.administration import Administration, KnownVersion, SaveFormat
-
-from . import translate
-from .calls import deadline_of
-from .guard import sight_of
-from .identity import Context
-from .workers import Workers
+from varserve_service.rpc.entry.identity import Context
+from varserve_service.rpc.guard.guard import sight_of
+from varserve_service.rpc.messages import translate
+from varserve_service.rpc.serving.calls import deadline_of
+from varserve_service.rpc.serving.workers import Workers
 
 _FORMATS = {
     pb.SAVE_FORMAT_UNSPECIFIED: SaveFormat.SAVED_MODEL,

@@ -30,8 +30,7 @@ from varserve_service.core.ports import (
     Value,
 )
 from varserve_service.core.regions import Region, Rows, Slice, Slices
-
-from .observing import note
+from varserve_service.rpc.entry.observing import note
 
 MAX_REQUEST_ID_BYTES = 128
 MAX_ORIGIN_MESSAGE_BYTES = 1024

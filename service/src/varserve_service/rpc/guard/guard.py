@@ -19,9 +19,9 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Description
 from varserve_service.core.models import Models, bare_name
 from varserve_service.core.ports import VariableSpec
+from varserve_service.rpc.entry.identity import Context, subject_of
 
 from .auditing import Auditing
-from .identity import Context, subject_of
 from .needs import (
     NEEDS,
     Asked,

@@ -20,8 +20,8 @@ from varserve_service.core.errors import ModelLoadError, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models, bare_name
 from varserve_service.core.ports import Constant, FunctionSpec, Overload, TensorSpec
+from varserve_service.rpc.messages import translate
 
-from . import translate
 from .batching import BatchOptions
 
 log = structlog.get_logger("varserve.warm_up")

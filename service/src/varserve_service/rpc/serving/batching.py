@@ -21,8 +21,8 @@ from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Header
 from varserve_service.core.ports import FunctionSpec, PartialShape, TensorSpec
+from varserve_service.rpc.entry.pace import Pace, too_many
 
-from .pace import Pace, too_many
 from .workers import Workers
 
 log = structlog.get_logger("varserve.batching")

@@ -12,16 +12,15 @@ from varserve_service.access.policy import Verb
 from varserve_service.core.commits import Origin
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
-
-from . import translate
-from .auditing import witness_of
-from .calls import Context, deadline_of, fingerprint
-from .guard import sight_of
-from .history_messages import Wish, page
-from .identity import subject_of
-from .served import Serving
-from .watch_permit import WatchPermit
-from .watching import Watch
+from varserve_service.rpc.entry.identity import subject_of
+from varserve_service.rpc.guard.auditing import witness_of
+from varserve_service.rpc.guard.guard import sight_of
+from varserve_service.rpc.guard.watch_permit import WatchPermit
+from varserve_service.rpc.messages import translate
+from varserve_service.rpc.messages.history_messages import Wish, page
+from varserve_service.rpc.serving.calls import Context, deadline_of, fingerprint
+from varserve_service.rpc.serving.served import Serving
+from varserve_service.rpc.serving.watching import Watch
 
 T = TypeVar("T")
 

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
+from varserve_service.rpc.entry.observing import note
+from varserve_service.rpc.guard.guard import check_decided
 
 from .batching import Batcher, BatchOptions
-from .guard import check_decided
-from .observing import note
 from .watching import Hub
 from .workers import Workers
 

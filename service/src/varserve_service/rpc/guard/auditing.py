@@ -23,8 +23,8 @@ from varserve_service.core.commits import Changed, Commit, Witness
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.messages import Header
 from varserve_service.core.ports import Value
+from varserve_service.rpc.entry.identity import Context, subject_of
 
-from .identity import Context, subject_of
 from .needs import Asked, names_of
 
 log = structlog.get_logger("varserve.audit")

@@ -17,8 +17,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from varserve_service.core.errors import Reason, StateError
-
-from .pace import Pace, too_many
+from varserve_service.rpc.entry.pace import Pace, too_many
 
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ from varserve.v1 import tensor_pb2
 from varserve_service.core.buffers import aligned_empty
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.ports import Value
+from varserve_service.rpc.entry.identity import Context
 
 from . import translate
-from .identity import Context
 
 Array = np.ndarray[Any, Any]
 

@@ -1,0 +1,1 @@
+"""The handlers, one for each RPC: check, call the core, translate."""
