@@ -60,12 +60,20 @@ def run(function: str) -> Mutator:
     return mutate
 
 
+def revert(live: LiveModel, turn: int) -> object:
+    # In turns: a revert needs something to take back.
+    if turn % 2:
+        return write(Operation.SET, None)(live, turn)
+    return live.revert(live.header.revision - 1)
+
+
 MUTATORS: dict[str, Mutator] = {
     "assign": write(Operation.SET, None),
     "add": write(Operation.ADD, None),
     "scatter": write(Operation.SET, EVERY_ROW),
     "scatter-add": write(Operation.ADD, EVERY_ROW),
     "slice": write(Operation.SET, EVERY_SLICE),
+    "revert": revert,
     "a function that scatters": run("scatter"),
     "a function that assigns slices": run("slices"),
 }
