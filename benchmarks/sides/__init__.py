@@ -47,7 +47,16 @@ class Side:
 
 def sides(models: Path) -> dict[str, Side]:
     """The sides by name, over the SavedModels in a folder."""
-    service = (sys.executable, "-m", "varserve_service", "serve", "--port", "0")
+    service = (
+        sys.executable,
+        "-m",
+        "varserve_service",
+        "serve",
+        "--port",
+        "0",
+        "--max-streams",
+        "2000",
+    )
     service += ("--log-level", "warning", "--model", f"{BENCH}={models / BENCH}")
     state = models / "state"
     return {

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tests.rpc.wire import outcome_of
 from varserve.v1 import model_service_pb2_grpc as pb_grpc
 
 WATCHES = 1_000
+WATCHES_OF_ONE = 250  # connection
 CALLS = 300
 ROUNDS = 5
 TWICE = 2.0
@@ -67,13 +68,22 @@ async def test_a_thousand_watches_cost_others_nothing(serve: Serve) -> None:
     """
     ratios = []
     with serve("counter") as service:
-        async with stubs(service.address) as (stub, health), stubs(service.address) as (other, _):
+        async with AsyncExitStack() as stack:
+            stub, health = await stack.enter_async_context(stubs(service.address))
+            others = [
+                (await stack.enter_async_context(stubs(service.address)))[0]
+                for _ in range(WATCHES // WATCHES_OF_ONE)
+            ]
             request = read(variable="v")
             threads = thread_count(service.pid)
             await p99(lambda: stub.ReadVariable(request))
             for _ in range(ROUNDS):
                 idle = await p99(lambda: stub.ReadVariable(request))
-                streams = [other.WatchVariables(watch(values=True)) for _ in range(WATCHES)]
+                streams = [
+                    other.WatchVariables(watch(values=True))
+                    for other in others
+                    for _ in range(WATCHES_OF_ONE)
+                ]
                 for stream in streams:
                     assert not (await stream.read()).HasField("commit")
                 busy = await p99(lambda: stub.ReadVariable(request))

@@ -200,7 +200,7 @@ class Settings(BaseSettings):
         16 * GIB, ge=1, description="bytes of all bodies that are arriving at once"
     )
     max_streams: int = Field(
-        1024, ge=1, description="calls of one connection that are open at once"
+        256, ge=1, description="calls of one connection that are open at once; more wait their turn"
     )
     max_connection_age: float | None = Field(
         None, gt=0, description="seconds after which clients are to connect anew; unset: never"

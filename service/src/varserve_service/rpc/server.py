@@ -73,7 +73,7 @@ class ServerOptions:
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """By verb, of those in `verbs`."""
     call_log_level: str = "debug"
-    max_streams: int = 1024
+    max_streams: int = 256
     """Of one connection, open at once; a client keeps the others waiting."""
     # Of a watch on which nothing else is sent, and of a connection on which nothing is heard.
     bookmark_seconds: float = 10.0
