@@ -16,6 +16,7 @@ from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError, StateStoreFull
 from varserve_service.core.journal import Entry
 from varserve_service.core.live_model import LiveModel
+from varserve_service.core.memory import ModelMemory
 from varserve_service.core.messages import Conditions, Read
 from varserve_service.core.ports import Operation, Value
 
@@ -124,6 +125,62 @@ def test_commits_that_come_while_one_waits_for_the_disk_share_a_sync() -> None:
     join(threads)
     assert journal.appended == [[1], [2, 3, 4, 5, 6, 7, 8]]
     assert sorted(revisions) == list(range(1, 9))
+
+
+def test_a_revert_that_comes_with_a_write_takes_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queued behind one sync with a write before it, a revert takes that back, too."""
+    journal = MemoryJournal()
+    live = model(journal)
+    put(live, 1)
+    # It looks at the history first, when there is nothing to take back, and is then held.
+    looked, reserve_both = Gate(), ModelMemory.reserve_both
+
+    def held(memory: ModelMemory, nbytes: int, thing: str) -> Any:
+        looked()
+        return reserve_both(memory, nbytes, thing)
+
+    monkeypatch.setattr(ModelMemory, "reserve_both", held)
+    threads = in_threads(1, lambda _: live.revert(1))
+    assert looked.reached.wait(30)
+    gate = held_sync(journal)
+    other = [Write("b", SET, np.ones(1, np.float32))]
+    threads += in_threads(1, lambda _: live.assign(other))
+    assert gate.reached.wait(30)
+    threads += in_threads(1, lambda _: put(live, 3))
+    wait_for(lambda: len(live._committer._queue) == 1)
+    looked.opened.set()
+    wait_for(lambda: len(live._committer._queue) == 2)
+    gate.opened.set()
+    join(threads)
+    assert (value(live), live.header.revision) == (1, 4)
+
+
+def test_two_ends_of_one_lease_do_not_share_a_sync() -> None:
+    """Revoked twice behind one sync, it ends once, the other is told, and writes go on."""
+    journal = MemoryJournal()
+    live = model(journal)
+    put(live, 1)
+    lease = put(live, 2, lease_seconds=60).header.revision
+    gate = held_sync(journal)
+    told: list[object] = []
+
+    def revoke(_: int) -> None:
+        try:
+            told.append(live.revoke_lease(lease).header.revision)
+        except StateError as error:
+            told.append(error.reason)
+
+    def other(_: int) -> None:
+        live.assign([Write("b", SET, np.ones(1, np.float32))])
+
+    threads = in_threads(1, other)
+    assert gate.reached.wait(30)
+    threads += in_threads(2, revoke)
+    wait_for(lambda: len(live._committer._queue) == 2)
+    gate.opened.set()
+    join(threads)
+    assert set(told) == {4, Reason.LEASE_NOT_FOUND}
+    assert (value(live), put(live, 3).header.revision) == (1, 5)
 
 
 def test_nobody_reads_what_is_not_durable() -> None:

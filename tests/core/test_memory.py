@@ -11,7 +11,7 @@ import pytest
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from varserve_service.core.buffers import aligned_empty
 from varserve_service.core.changes import Write
-from varserve_service.core.errors import OutOfMemory
+from varserve_service.core.errors import OutOfMemory, Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
 from varserve_service.core.ports import Operation, TensorSpec
@@ -66,6 +66,17 @@ def test_used_bytes_are_promised_no_more() -> None:
         assert memory.promised == 20 * MIB
         held.used(90 * MIB)
         assert memory.promised == 0
+    assert memory.promised == 0
+
+
+def test_who_goes_on_after_its_call_is_promised_nothing() -> None:
+    """A thread whose caller has gone gets no more, and what it had asked for is given back."""
+    memory = budget(100 * MIB)
+    with memory.reserve(0, "a call") as held:
+        pass
+    with pytest.raises(StateError) as refused:
+        held.add(60 * MIB, "what comes too late")
+    assert refused.value.reason is Reason.DEADLINE_EXCEEDED
     assert memory.promised == 0
 
 

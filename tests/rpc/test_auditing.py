@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 import varserve
-from tests.fakes import FakeVariable
+from tests.fakes import FakeFunction, FakeVariable, Gate
 from tests.rpc.models import counter, strings
 from tests.rpc.roles import POLICY, alpha, beta
 from tests.rpc.test_identity import Claimed
@@ -126,6 +127,29 @@ def test_every_write_leaves_a_line(place: Place) -> None:
     assert hashes[5] == hashes[6] == {"v": sha256(V)}
     counted = b"".join(len(w).to_bytes(8, "little") + w for w in (b"xy", b"z"))
     assert hashes[8] == {"words": hashlib.sha256(counted).hexdigest()}
+
+
+def test_who_hangs_up_leaves_a_line(tmp_path: Path) -> None:
+    """A call that is given up while it is done is told of, and its commit as every other."""
+    gate = Gate()
+    wait = FakeFunction("wait", lambda: gate() or {}, writes=("v",))  # type: ignore[func-returns-value]
+    with auditing(tmp_path / "audit", counter(functions=(wait,))) as place:
+        with place.connect("ann", retries=0) as client:
+            with pytest.raises(varserve.DeadlineExceeded):
+                client.run_function("counter", "wait", {}, timeout=0.5)
+            assert gate.reached.wait(30)
+            wait_until(lambda: len(place.lines) == 1)
+            gate.opened.set()
+            wait_until(lambda: len(place.lines) == 2)
+        assert [line["outcome"] for line in place.lines] == ["CANCELLED", "OK"]
+        assert {line["subject"] for line in place.lines} == {"ann"}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def test_what_failed_or_was_done_before(place: Place) -> None:

@@ -168,6 +168,20 @@ async def test_labels_and_numbers_name_versions() -> None:
         assert (await header_of(found)).revision == 1
 
 
+async def test_an_answer_that_is_kept_is_of_the_version_that_is_meant() -> None:
+    """A read that was answered before is answered by the version that its label points to now."""
+    async with running(counter_version(1)) as found:
+        both = found.server._models.find(MODEL)
+        assert await replaced(found, both, "canary") == []
+        name = f"{MODEL}@canary"
+        for _ in range(2):
+            assert (await header_of(found, name)).version == 1
+        assert await replaced(found, counter_version(2), "canary") == []
+        assert (await header_of(found, name)).version == 2
+        assert list(await found.server.withdraw(MODEL, "canary")) != []
+        assert await reason_of(found.stub.ReadVariable(read(model=name))) == "MODEL_NOT_FOUND"
+
+
 async def test_health_follows_the_models() -> None:
     """Names and labels are SERVING while they mean something, and NOT_SERVING after that."""
     async with running(counter_version(1)) as found:

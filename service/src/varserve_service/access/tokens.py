@@ -95,7 +95,7 @@ class JwtTokens:
             # A key that was withdrawn takes its tokens with it.
             if self._clock() < expires and await self._keys.find(kid, algorithm) is key:
                 return subject
-            del self._known[digest]
+            self._known.pop(digest, None)  # another call may have done it meanwhile
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, RecursionError) as error:

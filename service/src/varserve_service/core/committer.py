@@ -51,7 +51,8 @@ NOTHING = Done(CommitKind.ASSIGN, (), {}, lambda: None)
 class Attempt:
     """A change that somebody wants; `act` makes it in memory, under the exclusive lock, or raises.
 
-    `staged`: its values where they are on disk already.
+    `staged`: its values where they are on disk already. `looks_back`: it looks at the history or at
+    leases, which know a commit only once it is durable, so that none may wait for the same sync.
     """
 
     act: Callable[[], Done]
@@ -60,6 +61,7 @@ class Attempt:
     origin: Origin = UNKNOWN_ORIGIN
     deadline: float | None = None
     staged: StagedValues | None = None
+    looks_back: bool = False
     outcome: Answer | BaseException | None = field(default=None, init=False)
     commit: Commit | None = field(default=None, init=False)
     """What it became; None when it changed nothing, or was made before."""
@@ -205,6 +207,8 @@ class Committer:
             with self._queueing:
                 if not self._queue:
                     return
+                if self._queue[0].looks_back and until is not None:
+                    return
                 request = self._queue[0].request
                 if request is not None and request.id in ids:
                     return  # It wants the answer of one that is not durable yet.
@@ -236,6 +240,10 @@ class Committer:
             for each in reversed(taken):
                 each.undo()
             return []
+        # Durable from here on: whatever fails below, nobody waits for an outcome for ever.
+        for each in taken:
+            each.attempt.commit = each.commit
+            each.attempt.outcome = each.answer
         for each in taken:
             if each.commit is not None:
                 self._history.add(each.commit)
@@ -243,8 +251,6 @@ class Committer:
             each.settle(each.answer.header.revision)
             nbytes = sum(map(sent_bytes, each.answer.values.values()))
             self._answers.keep(each.attempt.request, each.answer, nbytes)
-            each.attempt.commit = each.commit
-            each.attempt.outcome = each.answer
         return [each.commit for each in taken if each.commit is not None]
 
     def _take(self, attempt: Attempt) -> _Taken | None:

@@ -87,7 +87,7 @@ class History:
         """What commits after a revision that `reaches` did to a variable, oldest first."""
         return [
             changed
-            for write in self._writes[path]
+            for write in self._writes.get(path, ())
             if write > revision
             for changed in self._commits[write - self._oldest - 1].changed
             if changed.variable.path == path
@@ -99,7 +99,7 @@ class History:
 
     def last_write(self, path: str, revision: int) -> int:
         """Revision of a variable's last write as it was at a revision; 0: as loaded."""
-        for write in reversed(self._writes[path]):
+        for write in reversed(self._writes.get(path, ())):
             if write <= revision:
                 return write
         return self._written_before.get(path, 0)

@@ -339,7 +339,8 @@ class LiveModel:
                 ready = [each.change() for each in again]
             return make_changes(CommitKind.REVERT, ready)
 
-        return self._commit(Attempt(make, request, conditions, origin, deadline), witness)
+        attempt = Attempt(make, request, conditions, origin, deadline, looks_back=True)
+        return self._commit(attempt, witness)
 
     def renew_lease(self, lease: int, epoch: str = "") -> float:
         """Let a lease last for its seconds, which are returned, from now on.
@@ -410,7 +411,8 @@ class LiveModel:
         conditions: Conditions = UNCONDITIONAL,
         deadline: float | None = None,
     ) -> Answer:
-        return self._commit(Attempt(make, None, conditions, origin, deadline), witness)
+        attempt = Attempt(make, None, conditions, origin, deadline, looks_back=True)
+        return self._commit(attempt, witness)
 
     def _end(self, lease: int, *, keep: bool = False) -> Done:
         """The lock is held exclusively."""

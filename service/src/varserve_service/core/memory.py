@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
-from .errors import OutOfMemory
+from .errors import OutOfMemory, Reason, StateError
 
 SMALL_BYTES = 4 * 2**20
 """What takes less is not budgeted: to look costs more than it could do harm."""
@@ -84,26 +84,39 @@ class MemoryBudget:
 
 
 class Reservation:
-    """Bytes promised to one call, until they are used or its block ends."""
+    """Bytes promised to one call, until they are used or its block ends.
+
+    A thread that works for the call may go on after that, when its caller has gone.
+    """
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._held = 0
         self._small = 0
+        self._turn = threading.Lock()
+        self._ended = False
 
     def add(self, nbytes: int, thing: str) -> None:
-        """Promise more. Raises OutOfMemory."""
+        """Promise more. Raises OutOfMemory; DEADLINE_EXCEEDED when the call has ended."""
         self._small += nbytes
-        if self._small >= SMALL_BYTES:
-            self._budget._promise(self._small, thing)
-            self._held += self._small
-            self._small = 0
+        if self._small < SMALL_BYTES:
+            return
+        nbytes, self._small = self._small, 0
+        self._budget._promise(nbytes, thing)
+        with self._turn:
+            if not self._ended:
+                self._held += nbytes
+                return
+        # Nobody else would give this back.
+        self._budget._give_back(nbytes)
+        raise StateError(Reason.DEADLINE_EXCEEDED, "the call has ended; nothing was changed")
 
     def used(self, nbytes: int) -> None:
         """Bytes were written to: from now on whoever looks finds them taken."""
-        nbytes = min(nbytes, self._held)
-        if nbytes:
+        with self._turn:
+            nbytes = min(nbytes, self._held)
             self._held -= nbytes
+        if nbytes:
             self._budget._give_back(nbytes)
 
     def __enter__(self) -> Reservation:
@@ -115,6 +128,8 @@ class Reservation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        with self._turn:
+            self._ended = True
         self.used(self._held)
 
 

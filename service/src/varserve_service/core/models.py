@@ -99,6 +99,10 @@ class Models:
             raise self._not_found(name)
         return live
 
+    def meant(self, name: str) -> LiveModel | None:
+        """What `find` finds; None for what it does not."""
+        return self._meant.get(name)
+
     def _not_found(self, name: str) -> StateError:
         shown, own = name[:_SHOWN], bare_name(name)
         known = self.versions(own)

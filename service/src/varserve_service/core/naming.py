@@ -12,6 +12,8 @@ from typing import Generic, Protocol, TypeVar
 from .errors import Reason, StateError
 
 _SHOWN = 200  # characters of a caller's name that a message repeats
+# With more names no close ones are looked for: it is slow, and others wait meanwhile.
+_COMPARED = 200
 
 
 class _Named(Protocol):
@@ -53,7 +55,8 @@ class Directory(Generic[T]):
         if len(found) == 1:
             return found[0]
         if not found:
-            close = difflib.get_close_matches(key[:_SHOWN], list(self._by_key), n=3)
+            few = list(self._by_key) if len(self._by_key) <= _COMPARED else []
+            close = difflib.get_close_matches(key[:_SHOWN], few, n=3)
             hint = f"; close names: {', '.join(close)}" if close else ""
             raise StateError(
                 self._not_found,

@@ -13,9 +13,12 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from varserve_service.core.errors import StateStoreFull
 from varserve_service.core.folding import fold
-from varserve_service.core.journal import KeptChange
+from varserve_service.core.journal import Elements, KeptChange
+from varserve_service.core.regions import Rows
 
 from . import records
 from .database import Database
@@ -28,6 +31,7 @@ from .rows import (
     change_record,
     commit_key,
     files_of,
+    indices_key,
     next_base_checksum,
     read_change,
     read_part,
@@ -231,8 +235,10 @@ class Compactor:
         # What stays in a file of which less than half is needed still is written anew, too.
         live: Counter[str] = Counter()
         for path in moved | (kept.keys() - touched):
-            for file in files_of([last[path][0].record["value"]]):
-                live[file] += last[path][0].record["value"]["bytes"]
+            record = last[path][0].record
+            for place in (record["value"], record.get("indices", {})):
+                if "file" in place:
+                    live[place["file"]] += place["bytes"]
         wasteful = {file for file, nbytes in live.items() if 2 * nbytes < self._files.size(file)}
         anew = {
             path
@@ -246,6 +252,12 @@ class Compactor:
             for path, change in values.items()
             if stored_bytes(change.value) > self._options.inline_bytes
         }
+        # Beside a large value: a row of the database has room for no more than 1e9 bytes.
+        large |= {
+            indices_key(path): np.asarray(part.indices, np.int64)
+            for path in list(large)
+            if isinstance(part := values[path].part, Rows | Elements)
+        }
         places = self._files.write(large) if large else {}
         written = files_of(places.values())
         rows = {}
@@ -255,6 +267,8 @@ class Compactor:
                 only = last[path][0]
                 part = read_part(only.record, only.payload, self._files)
                 places[path] = only.record["value"]
+                if "file" in only.record.get("indices", {}):
+                    places[indices_key(path)] = only.record["indices"]
             else:
                 part = values[path].part
                 if path not in large:

@@ -36,6 +36,11 @@ def base_key(path: str) -> str:
     return f"base {path}"
 
 
+def indices_key(path: str) -> str:
+    """Key of the indices of a variable's part beside its value, among the tensors of a file."""
+    return f"{path}\0indices"
+
+
 def next_base_checksum(before: int, row_checksum: int) -> int:
     """One checksum over those of all rows of `base`, in the order of their paths."""
     return int(crc32c(row_checksum.to_bytes(4, "little"), before))
@@ -50,10 +55,11 @@ def write_state(connection: sqlite3.Connection, state: Record) -> None:
 def change_record(
     path: str, part: Part, places: Mapping[str, TensorRecord], inline: Inline
 ) -> Record:
-    """The record of a change whose value is in its place; its indices go inline."""
+    """The record of a change whose value is in its place; its indices are inline if in none."""
     record: Record = {"path": path, "part": records.part_record(part), "value": places[path]}
     if isinstance(part, Rows | Elements):
-        record["indices"] = inline.add(np.asarray(part.indices, np.int64))
+        kept = places.get(indices_key(path))
+        record["indices"] = kept or inline.add(np.asarray(part.indices, np.int64))
     return record
 
 

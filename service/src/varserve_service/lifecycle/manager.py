@@ -157,7 +157,15 @@ class Lifecycle:
     ) -> Saved:
         if self._room is None:
             raise StateError(Reason.NOT_CONFIGURED, "no folder to save models in is configured")
-        live = self._models.find(name)
+        try:
+            live = self._models.find(name)
+        except StateError as error:
+            if error.reason is not Reason.MODEL_NOT_FOUND:
+                raise
+            # Not as the registry says it: whoever may save some models need not know of the others.
+            raise StateError(
+                error.reason, f"no model {name[:200]!r} is loaded", model=name[:200]
+            ) from None
         try:
             path = self._repository.find(live.name, live.version).path
         except (RepositoryError, OSError):

@@ -105,7 +105,7 @@ class Server:
         self._calls = Calls(self._admission, access.authenticator, access.auditing)
         self._lister = Workers("list", 2, options.max_pending_calls)
         self._senders = ThreadPoolExecutor(2, thread_name_prefix="varserve-send")
-        self._small_reads = SmallReads()
+        self._small_reads = SmallReads(models.meant)
         self._serving = Serving(models, self._served)
         self._health = health.aio.HealthServicer()
         self._healthy: set[str] = set()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -90,6 +91,16 @@ class Auditing:
         """A call that was to write has come to its end, maybe without a commit of its own."""
         if not record.told:
             await self._write(_line(record.fields, "OK", record.names), done=True)
+
+    def cut_off(self, record: Record) -> None:
+        """The caller has gone. What has begun on a thread is done, and a commit tells of itself."""
+        if record.told:
+            return
+        line = _line(record.fields, "CANCELLED", record.names)
+        loop = asyncio.get_running_loop()
+        writing = loop.run_in_executor(None, partial(self._log.write, line, done=True))
+        # What cannot be written is owed: the log refuses the next write until it is.
+        writing.add_done_callback(lambda written: written.cancelled() or written.exception())
 
     async def failed(self, method: str, context: Context, failure: Failure) -> None:
         """A call that has failed leaves a line if it was denied or was to write."""

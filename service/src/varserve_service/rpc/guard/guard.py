@@ -6,6 +6,7 @@ it, and what a caller who may not is told. Knows live models and the policy; dec
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -187,7 +188,11 @@ class Guard:
                 return await call(request, context)
             record.writes = True
             await auditing.ready()
-            answer = await call(request, context)
+            try:
+                answer = await call(request, context)
+            except asyncio.CancelledError:
+                auditing.cut_off(record)
+                raise
             await auditing.done(record)
             return answer
 

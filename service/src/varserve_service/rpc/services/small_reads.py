@@ -7,6 +7,7 @@ again, under the header of the state as it is now.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from varserve.v1 import model_service_pb2 as pb
@@ -18,6 +19,7 @@ from varserve_service.rpc.messages import translate
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
     live: LiveModel
+    model: str
     variable: str
     revision: int
     body: bytes
@@ -28,10 +30,16 @@ class _Kept:
 class SmallReads:
     """The last answers by the bytes of their requests, bounded by count and by size.
 
-    Used from the event loop alone.
+    `meant` tells which live model a name means now. Used from the event loop alone.
     """
 
-    def __init__(self, max_count: int = 1024, max_bytes: int = 16 * 1024) -> None:
+    def __init__(
+        self,
+        meant: Callable[[str], LiveModel | None],
+        max_count: int = 1024,
+        max_bytes: int = 16 * 1024,
+    ) -> None:
+        self._meant = meant
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
@@ -39,10 +47,11 @@ class SmallReads:
     def answer(self, data: bytes) -> bytes | None:
         """The ReadVariableResponse to a request that was answered before, when it can be had now.
 
-        None when the variable was written since, or a write is in progress.
+        None when the name means another version, the variable was written since, or a write is in
+        progress.
         """
         kept = self._kept.get(data)
-        if kept is None:
+        if kept is None or self._meant(kept.model) is not kept.live:
             return None
         header = kept.live.header_unless_written(kept.variable, since=kept.revision)
         if header is None:
@@ -56,6 +65,8 @@ class SmallReads:
     def keep(self, data: bytes, live: LiveModel, response: pb.ReadVariableResponse) -> None:
         """Remember an answer to a request for a whole variable as it is."""
         request = pb.ReadVariableRequest.FromString(data)
+        if self._meant(request.model) is not live:
+            return
         if any(map(request.HasField, ("region", "if_newer_than", "at_revision"))):
             return
         if len(data) + response.ByteSize() > self._max_bytes:
@@ -65,6 +76,7 @@ class SmallReads:
         )
         self._kept[data] = _Kept(
             live,
+            request.model,
             request.variable,
             response.variable_revision,
             body.SerializeToString(),
