@@ -49,6 +49,7 @@ WORKDIR /tmp
 # A number, so that Kubernetes can tell that it is not root. It needs no account.
 USER 65532:65532
 EXPOSE 8500
+# In plaintext: with a certificate, set VARSERVE_HEALTH_PORT and give `docker run --health-cmd` that port.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5m \
     CMD ["varserve-service", "health", "--address", "127.0.0.1:8500"]
 ENTRYPOINT ["varserve-service"]

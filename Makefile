@@ -9,7 +9,8 @@ BIN := .venv/bin
 PIP := pip --disable-pip-version-check --no-input -qq
 PYTHON_SOURCES := client service tests proto $(wildcard demo benchmarks)
 # Folders of tests that need no TensorFlow.
-FAST_TESTS := tests/access tests/core tests/rpc tests/client tests/cli tests/contract tests/journal tests/telemetry tests/benchmarks
+FAST_TESTS := tests/access tests/core tests/rpc tests/client tests/cli tests/contract tests/journal tests/lifecycle \
+	tests/telemetry tests/benchmarks
 MODEL := .models/basic_pitch/1
 UPGRADE ?=
 

@@ -11,6 +11,7 @@ import click
 import pydantic
 import pytest
 
+from tests.conftest import DEMO_MODEL
 from varserve_service.__main__ import main
 from varserve_service.settings import Settings, load_settings
 
@@ -88,6 +89,23 @@ def test_a_mistake_is_told_with_exit_code_2(arguments: tuple[str, ...], said: st
     assert (ended.returncode, ended.stdout) == (2, "")
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_signal_before_it_is_ready_ends_it() -> None:
+    """SIGTERM while TensorFlow and models are loaded: exit code 0 at once, and never ready."""
+    models = [f"--model=m{number}={DEMO_MODEL}" for number in range(50)]  # for many seconds
+    with subprocess.Popen(
+        [sys.executable, "-m", "varserve_service", "serve", "--port", "0", *models],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        assert any("loading model" in line for line in process.stderr)
+        process.terminate()
+        assert "stopped before it was ready" in process.stderr.read()
+        assert (process.wait(60), process.stdout.read()) == (0, "")
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def _version() -> str:
     "--tls/--no-tls",
     envvar="VARSERVE_TLS",
     default=None,
-    help="TLS, checked by the system's authorities where no --ca is given.",
+    help="TLS, checked by the authorities that gRPC brings where no --ca is given.",
 )
 @click.option(
     "--ca",
@@ -92,7 +92,7 @@ def _version() -> str:
 )
 @click.option(
     "--token-file",
-    envvar="VARSERVE_TOKEN_FILE",
+    envvar="VARSERVE_BEARER_FILE",
     metavar="FILE",
     help="File with a bearer token. $VARSERVE_TOKEN is one itself.",
 )

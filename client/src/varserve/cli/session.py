@@ -38,7 +38,7 @@ class Settings:
     server_name: str | None = None
     """The name in the service's certificate, where it is not that of the address."""
     tls: bool | None = None
-    """TLS with the system's authorities, where no `ca` is given."""
+    """TLS with the authorities that gRPC brings, where no `ca` is given."""
     token_file: str | None = None
     """File with a bearer token."""
     token: str | None = None

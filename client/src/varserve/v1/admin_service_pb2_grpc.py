@@ -33,10 +33,10 @@ class AdminServiceStub(object):
     A version is in memory as long as a label means it. `stable` is what a model's name alone means;
     the model `m` with another label, `canary` say, is called `m@canary`.
 
-    Every call may also fail with MODEL_NOT_FOUND, MODEL_NOT_READY (another load or unload of the model
-    is under way, or a version of it is still on its way out), UNAUTHENTICATED, PERMISSION_DENIED,
-    SHUTTING_DOWN, REQUEST_MALFORMED, TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED or INTERNAL
-    (names of ErrorReason).
+    Every call may also fail with MODEL_NOT_READY (another load or unload of the model is under way, or
+    a version of it is still on its way out), UNAUTHENTICATED, PERMISSION_DENIED, SHUTTING_DOWN,
+    REQUEST_MALFORMED, TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, AUDIT_LOG_UNAVAILABLE or
+    INTERNAL (names of ErrorReason).
     """
 
     def __init__(self, channel):
@@ -75,10 +75,10 @@ class AdminServiceServicer(object):
     A version is in memory as long as a label means it. `stable` is what a model's name alone means;
     the model `m` with another label, `canary` say, is called `m@canary`.
 
-    Every call may also fail with MODEL_NOT_FOUND, MODEL_NOT_READY (another load or unload of the model
-    is under way, or a version of it is still on its way out), UNAUTHENTICATED, PERMISSION_DENIED,
-    SHUTTING_DOWN, REQUEST_MALFORMED, TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED or INTERNAL
-    (names of ErrorReason).
+    Every call may also fail with MODEL_NOT_READY (another load or unload of the model is under way, or
+    a version of it is still on its way out), UNAUTHENTICATED, PERMISSION_DENIED, SHUTTING_DOWN,
+    REQUEST_MALFORMED, TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, AUDIT_LOG_UNAVAILABLE or
+    INTERNAL (names of ErrorReason).
     """
 
     def LoadModel(self, request, context):
@@ -86,7 +86,8 @@ class AdminServiceServicer(object):
         label meant before is unloaded when no other label means it: its calls are finished, within the
         bound that the operator set. A load that fails changes nothing, and the version is FAILED. When the
         caller goes away meanwhile, the load goes on.
-        Errors: MODEL_LOAD_FAILED, MODEL_NOT_ALLOWED, NOT_CONFIGURED (there is no model repository).
+        Errors: MODEL_NOT_FOUND (no such model, or no complete version of it), MODEL_LOAD_FAILED,
+        MODEL_NOT_ALLOWED, NOT_CONFIGURED (there is no model repository).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +96,7 @@ class AdminServiceServicer(object):
     def UnloadModel(self, request, context):
         """Takes a label away from a model, or all of them. Versions that no label means any more are
         unloaded; with a state directory their state stays there.
+        Errors: MODEL_NOT_FOUND (it is not in memory, or has no such label).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +105,7 @@ class AdminServiceServicer(object):
     def SaveModel(self, request, context):
         """Writes the values that a model has now, all of one revision, into a new folder below the one that
         the operator named. There is the whole folder afterwards, or none of it.
-        Errors: SAVE_EXISTS, SAVE_UNSUPPORTED, SAVE_FAILED, VALUE_TOO_LARGE, NOT_CONFIGURED (there is no
+        Errors: MODEL_NOT_FOUND, SAVE_EXISTS, SAVE_UNSUPPORTED, SAVE_FAILED, NOT_CONFIGURED (there is no
         folder for it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -113,6 +115,7 @@ class AdminServiceServicer(object):
     def ListVersions(self, request, context):
         """Lists the versions of one model or of all: in memory, on their way in or out, failed, and in the
         repository. Sorted by name and version. Of a model that is not there the list is empty.
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,10 +160,10 @@ class AdminService(object):
     A version is in memory as long as a label means it. `stable` is what a model's name alone means;
     the model `m` with another label, `canary` say, is called `m@canary`.
 
-    Every call may also fail with MODEL_NOT_FOUND, MODEL_NOT_READY (another load or unload of the model
-    is under way, or a version of it is still on its way out), UNAUTHENTICATED, PERMISSION_DENIED,
-    SHUTTING_DOWN, REQUEST_MALFORMED, TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED or INTERNAL
-    (names of ErrorReason).
+    Every call may also fail with MODEL_NOT_READY (another load or unload of the model is under way, or
+    a version of it is still on its way out), UNAUTHENTICATED, PERMISSION_DENIED, SHUTTING_DOWN,
+    REQUEST_MALFORMED, TOO_MANY_REQUESTS, OUT_OF_MEMORY, DEADLINE_EXCEEDED, AUDIT_LOG_UNAVAILABLE or
+    INTERNAL (names of ErrorReason).
     """
 
     @staticmethod

@@ -150,6 +150,7 @@ class ModelServiceServicer(object):
 
     def GetModel(self, request, context):
         """Describes one model: all its variables and functions, and how to transfer large values.
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,8 +169,9 @@ class ModelServiceServicer(object):
     def ReadVariables(self, request, context):
         """Reads any number of variables or regions at one revision: a snapshot of any size. First comes a
         manifest, then the chunks of the body.
-        Errors: those of ReadVariable except MESSAGE_TOO_LARGE, and VALUE_TOO_LARGE (of regions alone:
-        they are copies, and together have more bytes than TransferLimits.body_bytes).
+        Errors: those of ReadVariable except MESSAGE_TOO_LARGE, and VALUE_TOO_LARGE (regions, and
+        with `at_revision` whole values too, are copies: together they have more bytes than
+        TransferLimits.body_bytes).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -241,7 +243,8 @@ class ModelServiceServicer(object):
         each whole, none left out, from the history at first and then as they happen. It ends only with
         an error; then a new watch after the last revision received goes on.
         Errors: VARIABLE_NOT_FOUND (a pattern that fits none), EPOCH_MISMATCH, REVISION_COMPACTED (read
-        the variables, and watch from there), REVISION_IN_FUTURE, WATCH_TOO_SLOW.
+        the variables, and watch from there), REVISION_IN_FUTURE, WATCH_TOO_SLOW. What ends a watch that
+        has begun (WATCH_TOO_SLOW, MODEL_NOT_READY, SHUTTING_DOWN) has metadata `resume_revision`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -260,7 +263,7 @@ class ModelServiceServicer(object):
         function did to state other than variables stays.
         Errors: VARIABLE_NOT_FOUND, NAME_AMBIGUOUS, REVISION_COMPACTED, REVISION_IN_FUTURE,
         VARIABLE_UNINITIALIZED (one had no value then, and none can be taken away), REVISION_MISMATCH,
-        EPOCH_MISMATCH, REQUEST_ID_REUSED, ANSWER_NOT_KEPT.
+        EPOCH_MISMATCH, REQUEST_ID_REUSED, ANSWER_NOT_KEPT, STATE_STORE_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -278,7 +281,7 @@ class ModelServiceServicer(object):
 
     def RevokeLease(self, request, context):
         """Ends a lease now.
-        Errors: LEASE_NOT_FOUND, EPOCH_MISMATCH.
+        Errors: LEASE_NOT_FOUND, EPOCH_MISMATCH, STATE_STORE_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -96,9 +96,17 @@ async def run_server(
     return await server.stop(settings.grace)
 
 
+def _end_before_ready(signum: int, frame: object) -> NoReturn:
+    # Without a handler of its own, the first process of a container does not end by a signal.
+    log.info("stopped before it was ready", signal=signal.Signals(signum).name)
+    os._exit(0)
+
+
 def serve(settings: Settings) -> NoReturn:
     """Load the models, serve them until a signal says stop, and end the process."""
     configure_logs(settings.log_level)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _end_before_ready)
     gate = open_gate(settings)
     telemetry = start_telemetry(settings)
     auditing = gate.access.auditing

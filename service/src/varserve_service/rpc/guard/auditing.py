@@ -172,6 +172,7 @@ def _unavailable(error: AuditError, **metadata: object) -> StateError:
         Reason.AUDIT_LOG_UNAVAILABLE,
         "what this call asked for is done, and the audit log does not have it yet: it will be "
         "written before anything else is; ask again with the same request_id",
+        done="true",
         **metadata,
     )
 
