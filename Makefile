@@ -13,8 +13,9 @@ FAST_TESTS := tests/access tests/core tests/rpc tests/client tests/cli tests/con
 	tests/telemetry tests/benchmarks
 MODEL := .models/basic_pitch/1
 UPGRADE ?=
+SECONDS ?= 1200
 
-.PHONY: help demo serve test test-fast test-faults lint types proto proto-check lock bench figures bench-peers clean
+.PHONY: help demo serve test test-fast test-faults fuzz lint types proto proto-check lock bench figures bench-peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ test-fast: .venv/.installed .venv-proto/.installed ## run the tests that need no
 
 test-faults: .venv/.installed ## run the tests of crashes, races and failing disks at length, within an hour
 	@$(BIN)/python -m pytest -m full $(ARGS)
+
+fuzz: .venv/.fuzz ## feed made-up bytes to what reads the contract's, for SECONDS=1200
+	@$(BIN)/python -m tests.fuzz.fuzz_contract -max_total_time=$(SECONDS) -max_len=512 -timeout=10 $(ARGS)
 
 lint: .venv/.installed ## check style, layers, protos and the Dockerfile
 	@$(BIN)/ruff check $(PYTHON_SOURCES)
@@ -76,6 +80,7 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 		"dev -c requirements/service-cpu.txt $(CPU)" \
 		"build -c requirements/dev.txt" \
 		"bench -c requirements/dev.txt" \
+		"fuzz -c requirements/dev.txt" \
 		"peer-pytriton" \
 		"peer-mlserver" \
 		"proto" \
@@ -139,6 +144,11 @@ endef
 	@echo "set-up: the generator of the stubs"
 	@$(BIN)/python -m venv --clear --without-pip .venv-proto
 	@$(call install,requirements/proto.txt,.venv-proto)
+	@touch $@
+
+.venv/.fuzz: requirements/fuzz.txt | .venv/.installed
+	@echo "set-up: the fuzzer"
+	@$(call install,requirements/fuzz.txt,.venv)
 	@touch $@
 
 # Beside the tests' environment only for who measures: CI does not take the time.
