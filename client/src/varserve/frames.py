@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from crc32c import crc32c
 
 from varserve.v1 import model_service_pb2
 
@@ -26,6 +25,15 @@ CHUNK_TAG = 0x12  # field 2, length-delimited
 _OFFSET_TAG = 0x08
 _CRC_TAG = 0x15
 _DATA_TAG = 0x1A
+
+
+def crc32c(data: memoryview, before: int = 0) -> int:
+    """CRC32C of what a checksum `before` is of, and of `data` after it."""
+    # Imported by the first chunk: it looks into the environment's metadata, for longer than all of
+    # this package takes that a program without a chunk needs.
+    from crc32c import crc32c as computed
+
+    return computed(data, before)
 
 
 class FrameError(ValueError):
