@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -21,10 +20,10 @@ from google.protobuf.message_factory import GetMessageClass
 from . import specs
 from .client import make
 from .credentials import Tls, Token
-from .handles import Defaults
+from .handles import Connection, Defaults
 from .operations import attempt
 from .specs import ModelState, StateHeader
-from .transport import Async, Call, Close, D_co, Handle, Method, Op, Sync, operation
+from .transport import Async, Call, D_co, Method, Op, Sync, operation
 from .v1 import admin_service_pb2 as pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"]
@@ -72,7 +71,7 @@ class ModelVersion:
     loadable: bool
 
 
-class AdminClient(Handle[D_co]):
+class AdminClient(Connection[D_co]):
     """A connection to a service's admin port. Made by `connect_admin`; closed by `close`.
 
     Its default timeout is long: a load takes as long as the model is large. When a call is given up
@@ -142,39 +141,6 @@ class AdminClient(Handle[D_co]):
         request = pb.ListVersionsRequest(model=model)
         reply = yield from attempt(Call(_LIST, request, self._defaults.budget(timeout)))
         return [_version(each) for each in reply.versions]
-
-    @operation
-    def close(self) -> Op[None]:
-        """End the calls in progress and hang up. Again: nothing."""
-        yield Close()
-
-    def __enter__(self: AdminClient[Sync]) -> AdminClient[Sync]:
-        self._blocking("with", "async with")
-        return self
-
-    def __exit__(
-        self: AdminClient[Sync],
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self: AdminClient[Async]) -> AdminClient[Async]:
-        self._awaited("async with", "with")
-        return self
-
-    async def __aexit__(
-        self: AdminClient[Async],
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def __repr__(self) -> str:
-        state = " (closed)" if self._driver.closed else ""
-        return f"<varserve.AdminClient of {self._driver.dial.target}{state}>"
 
 
 def _version(message: Any) -> ModelVersion:

@@ -7,7 +7,6 @@ returns is a value from `varserve.connect`, and to be awaited from `varserve.aio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
@@ -18,7 +17,7 @@ from . import errors, history, operations, tensors
 from .channels import channel_options
 from .credentials import Tls, Token, check_token
 from .functions import constant_of
-from .handles import Defaults
+from .handles import Connection, Defaults
 from .known import Known, sent_as
 from .models import Model, Reads
 from .operations import AssignOperation, Conditions, Prepared, Run, Write, new_request_id
@@ -26,13 +25,13 @@ from .regions import Index, Rows, resolve
 from .results import Commit, Commits, Outputs, Reading, Snapshot
 from .specs import ModelSpec, ModelSummary, TransferLimits, Value
 from .summaries import Summaries, histogram_spec, summarize_variables
-from .transport import Async, Budget, Close, D_co, Dial, Handle, Op, Sync, operation
+from .transport import Async, Budget, D_co, Dial, Op, Sync, operation
 from .watches import PATIENCE, Watch, watching
 
 T = TypeVar("T")
 
 
-class Client(Handle[D_co]):
+class Client(Connection[D_co]):
     """A connection to one service. Made by `connect`; closed by `close`, or by its `with` block.
 
     The flat methods are the RPCs one by one; the handles that `model` leads to choose among them.
@@ -374,41 +373,6 @@ class Client(Handle[D_co]):
     def _transfer_limits(self, model: str, budget: Budget) -> Op[TransferLimits]:
         limits = self._limits.get(model)
         return limits or (yield from self._get_model(model, budget)).limits
-
-    # ---- end ----
-
-    @operation
-    def close(self) -> Op[None]:
-        """End the calls in progress (they raise ClientClosed) and hang up. Again: nothing."""
-        yield Close()
-
-    def __enter__(self: Client[Sync]) -> Client[Sync]:
-        self._blocking("with", "async with")
-        return self
-
-    def __exit__(
-        self: Client[Sync],
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self: Client[Async]) -> Client[Async]:
-        self._awaited("async with", "with")
-        return self
-
-    async def __aexit__(
-        self: Client[Async],
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def __repr__(self) -> str:
-        state = " (closed)" if self._driver.closed else ""
-        return f"<varserve.Client of {self._driver.dial.target}{state}>"
 
 
 def _prepared(write: Write) -> Prepared:

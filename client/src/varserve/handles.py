@@ -1,14 +1,16 @@
-"""What every handle of something in a model has: a driver, what is known of the model, defaults."""
+"""What clients share, and what every handle of something in a model has."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TypeVar
 
 from .errors import InvalidRequest
 from .known import SECONDS_PER_BYTE, Known
 from .operations import Conditions, new_request_id
 from .throttle import Throttle
-from .transport import Async, Budget, D_co, Handle, Sync
+from .transport import Async, Budget, Close, D_co, Handle, Op, Sync, operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,47 @@ class Defaults:
         if not timeout > 0:
             raise InvalidRequest(f"expected a timeout above 0 seconds, found {timeout}")
         return Budget(timeout, self.retries, self.throttle)
+
+
+BlockingT = TypeVar("BlockingT", bound="Connection[Sync]")
+AwaitedT = TypeVar("AwaitedT", bound="Connection[Async]")
+
+
+class Connection(Handle[D_co]):
+    """A client: what can be closed, and used as a context manager."""
+
+    @operation
+    def close(self) -> Op[None]:
+        """End the calls in progress (they raise ClientClosed) and hang up. Again: nothing."""
+        yield Close()
+
+    def __enter__(self: BlockingT) -> BlockingT:
+        self._blocking("with", "async with")
+        return self
+
+    def __exit__(
+        self: Connection[Sync],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self: AwaitedT) -> AwaitedT:
+        self._awaited("async with", "with")
+        return self
+
+    async def __aexit__(
+        self: Connection[Async],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = " (closed)" if self._driver.closed else ""
+        return f"<varserve.{type(self).__name__} of {self._driver.dial.target}{state}>"
 
 
 class OfModel(Handle[D_co]):
