@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import varserve
+from tests.fakes import FakeVariable
 from tests.rpc.models import counter_model
 from varserve_service.bootstrap.changing import ServerOnThreads
 from varserve_service.core.errors import ModelLoadError
@@ -36,12 +37,13 @@ class Loads:
 
     done: list[tuple[str, int]] = field(default_factory=list)
     before: Callable[[ModelSource], None] = lambda source: None
+    more: Callable[[], tuple[FakeVariable, ...]] = tuple
 
     def __call__(self, source: ModelSource) -> LiveModel:
         self.before(source)
         if (source.path / "saved_model.pb").read_bytes() == b"bad":
             raise ModelLoadError(f"model {source.name!r}: {source.path} is bad")
-        loaded = counter_model()
+        loaded = counter_model(*self.more())
         loaded.name, loaded.version = source.name, source.version
         self.done.append((source.name, source.version))
         return LiveModel(loaded)

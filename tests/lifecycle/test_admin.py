@@ -12,6 +12,7 @@ import pytest
 
 import varserve
 import varserve.aio
+from tests.fakes import FakeVariable
 from tests.lifecycle.administered import Administered, administered, saved_model
 from tests.rpc.traversing import names
 from varserve.v1 import admin_service_pb2 as pb
@@ -63,6 +64,44 @@ def test_a_model_is_loaded_replaced_labelled_and_unloaded(tmp_path: Path) -> Non
             found.client.model("m")
         with pytest.raises(varserve.ModelNotFound):
             found.admin.unload_model("m")
+
+
+def test_a_handle_is_of_the_version_that_it_was_asked_for_by(tmp_path: Path) -> None:
+    """What is done by a handle of `m@canary`, however, is done to that version and no other."""
+    large = 2_000_000  # elements: neither a message nor an event holds them
+    with administered(tmp_path) as found:
+        found.loads.more = lambda: (FakeVariable("big", np.zeros(large, np.float32)),)
+        for version in (1, 2):
+            saved_model(found.repository / "m" / str(version))
+        found.admin.load_model("m", 1)
+        found.admin.load_model("m", 2, label="canary")
+        stable, canary = found.client.model("m"), found.client.model("m@canary")
+        assert (canary.name, canary.version) == ("m", 2)
+        v = canary.variables["v"]
+        v.assign([7, 8, 9])
+        assert v.numpy().tolist() == canary.read(["v"])["v"].tolist() == [7, 8, 9]
+        assert v.summary().max == 9
+        assert canary.functions["add"](n=np.int64(5)).revision == 2
+        ones = np.ones(large, np.float32)
+        with canary.watch("big", after_revision=2, previous=True) as watch:
+            canary.variables["big"].assign(ones)
+            (change,) = next(watch).changes
+        assert change.value is not None
+        assert change.previous is not None
+        assert (change.value.sum(), change.previous.sum()) == (large, 0)
+        with canary.transaction() as both:
+            both.assign("v", [1, 1, 1])
+            both.assign("count", 0)
+        canary.update(["v"], lambda seen: {"v": seen["v"] + 1})
+        with v.lease([0, 0, 0], seconds=600):
+            assert v.numpy().tolist() == [0, 0, 0]
+        assert v.numpy().tolist() == [2, 2, 2]
+        canary.revert(1, ["v"])
+        canary.refresh()
+        assert (canary.version, v.numpy().tolist()) == (2, [7, 8, 9])
+        assert [each.revision for each in canary.commits()][0] == canary.revision == 8
+        stable.refresh()
+        assert (stable.version, stable.revision) == (1, 0)
 
 
 def test_a_load_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Client(Connection[D_co]):
     def model(self, name: str, *, timeout: float | None = None) -> Op[Model[D_co]]:
         """A handle of one model, with all that it is now. Raises ModelNotFound, ModelNotReady."""
         spec = yield from self._get_model(name, self._budget(timeout))
-        return Model(self._driver, Known(spec), self._defaults)
+        return Model(self._driver, Known(spec, name), self._defaults)
 
     @operation
     def wait_ready(self, model: str = "", *, timeout: float = 60.0) -> Op[None]:

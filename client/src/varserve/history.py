@@ -124,7 +124,7 @@ def event(
     found = []
     for change in changes:
         value = yield from _value(
-            change, "value", wish.values, header, header.revision, chunk_bytes, budget
+            change, "value", wish.values, wish.model, header, header.revision, chunk_bytes, budget
         )
         previous = None
         if change.HasField("previous_tensor"):
@@ -132,6 +132,7 @@ def event(
                 change,
                 "previous",
                 wish.previous_values,
+                wish.model,
                 header,
                 header.revision - 1,
                 chunk_bytes,
@@ -154,6 +155,7 @@ def _value(
     change: pb.VariableChange,
     field: str,
     wanted: bool,
+    model: str,
     header: specs.StateHeader,
     revision: int,
     chunk_bytes: int,
@@ -166,7 +168,7 @@ def _value(
     part = Part(None, change.region if change.HasField("region") else None)
     try:
         snapshot = yield from read_variables(
-            header.model,
+            model,
             {change.variable: (change.variable, part)},
             chunk_bytes,
             budget,

@@ -89,9 +89,13 @@ class Lookup(Generic[S]):
 
 
 class Known:
-    """One model as last seen."""
+    """One model as last seen.
 
-    def __init__(self, spec: ModelSpec) -> None:
+    `asked`: the name that every call asks by, which may have a label. Answers have the model's own.
+    """
+
+    def __init__(self, spec: ModelSpec, asked: str) -> None:
+        self.asked = asked
         self._lock = threading.Lock()
         self._streams: set[str] = set()
         self.replace(spec)
@@ -141,7 +145,7 @@ class Known:
 
     def refresh(self, budget: Budget) -> Op[None]:
         """Asks the service for everything."""
-        self.replace((yield from operations.get_model(self.spec.header.model, budget)))
+        self.replace((yield from operations.get_model(self.asked, budget)))
 
     def fresh(self, budget: Budget) -> Op[None]:
         """Asks the service when an answer came from a new epoch."""
@@ -172,7 +176,7 @@ class Known:
         spec = self.variables.by_path[path]
         variable = self.variables.key(path)
         size = part_bytes(spec, part, dtype)
-        model = self.header.model
+        model = self.asked
         if self._fits(size) and path not in self._streams:
             try:
                 reading = yield from operations.read_variable(
@@ -212,7 +216,7 @@ class Known:
         """
         yield from self.fresh(budget)
         snapshot = yield from operations.read_variables(
-            self.header.model,
+            self.asked,
             {key: (self.variables.key(path), part) for key, (path, part) in reads.items()},
             self.spec.limits.chunk_bytes,
             budget,
@@ -241,7 +245,7 @@ class Known:
         """Summaries at one revision. `reads`: key to path and part."""
         yield from self.fresh(budget)
         found = yield from summaries.summarize_variables(
-            self.header.model,
+            self.asked,
             {key: (self.variables.key(path), part) for key, (path, part) in reads.items()},
             budget,
             histogram,
@@ -288,7 +292,7 @@ class Known:
         yield from self.fresh(budget)
         if self._fits(_message_bytes(write.value)):
             commit = yield from operations.assign_variable(
-                self.header.model,
+                self.asked,
                 write._replace(variable=self.variables.key(write.variable)),
                 budget,
                 conditions,
@@ -319,7 +323,7 @@ class Known:
         """Several writes as one commit. Each `variable` is a path."""
         yield from self.fresh(budget)
         commit = yield from operations.assign_variables(
-            self.header.model,
+            self.asked,
             [each._replace(variable=self.variables.key(each.variable)) for each in writes],
             self.spec.limits.chunk_bytes,
             budget,
@@ -331,7 +335,7 @@ class Known:
 
     def run(self, run: Run, budget: Budget, conditions: Conditions) -> Op[Outputs]:
         """A call of a function, by the call that suits the size of its inputs and outputs."""
-        model = self.header.model
+        model = self.asked
         size = sum(_message_bytes(each) for each in run.inputs.values())
         key = f"function {run.function}"
         if self._fits(size) and key not in self._streams:

@@ -73,7 +73,9 @@ class Lease(OfModel[D_co]):
         commit = self.commit
         budget = Budget(self._pause, 0)
         try:
-            yield from history.renew_lease(commit.model, commit.revision, commit.epoch, budget)
+            yield from history.renew_lease(
+                self._known.asked, commit.revision, commit.epoch, budget
+            )
         except _LOST as error:
             self.lost = None if self._ended.is_set() else error
             return False
@@ -86,7 +88,7 @@ class Lease(OfModel[D_co]):
             return
         commit = self.commit
         ended = yield from history.revoke_lease(
-            commit.model, commit.revision, commit.epoch, keep, self._budget(None)
+            self._known.asked, commit.revision, commit.epoch, keep, self._budget(None)
         )
         self._known.learn(ended.header)
 

@@ -36,7 +36,7 @@ class Model(OfModel[D_co]):
 
     @property
     def name(self) -> str:
-        """The name that it is served by."""
+        """The name that it is served by, without the label that it was asked for with."""
         return self._known.header.model
 
     @property
@@ -234,7 +234,7 @@ class Model(OfModel[D_co]):
         revision, epoch = _revision_of(after_revision, self._known.header.epoch)
         return watching(
             self._driver,
-            history.watch_request(self.name, revision, epoch, patterns, values, previous),
+            history.watch_request(self._known.asked, revision, epoch, patterns, values, previous),
             self.limits.chunk_bytes,
             self._defaults,
             timeout,
@@ -256,7 +256,11 @@ class Model(OfModel[D_co]):
         only those before this revision.
         """
         return history.list_commits(
-            self.name, limit, before, history.patterns_of(patterns), self._budget(timeout)
+            self._known.asked,
+            limit,
+            before,
+            history.patterns_of(patterns),
+            self._budget(timeout),
         )
 
     @operation
@@ -279,7 +283,7 @@ class Model(OfModel[D_co]):
         assert to is not None
         names = [self._known.variables.find(name).path for name in _regions(variables)]
         commit = yield from history.revert_commits(
-            self.name,
+            self._known.asked,
             to,
             [self._known.variables.key(path) for path in names],
             self._budget(timeout),
