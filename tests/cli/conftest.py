@@ -27,6 +27,7 @@ class Cli(Protocol):
 def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (
         "SERVER",
+        "ADMIN_SERVER",
         "CONTEXT",
         "TOKEN",
         "TOKEN_FILE",

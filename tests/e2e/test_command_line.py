@@ -58,5 +58,50 @@ def test_from_released_to_changed_and_back(tmp_path: Path) -> None:
         ]
 
 
+def test_from_changed_to_the_next_version(tmp_path: Path) -> None:
+    """What was changed is saved as the next version, which takes the place of the one before."""
+    build = "import sys; from pathlib import Path; from tests import saved_models; "
+    build += "saved_models.build('counter', Path(sys.argv[1])).rename(sys.argv[2])"
+    root = Path(saved_models.__file__).parent.parent
+    repository = tmp_path / "repository"
+    (repository / "counter").mkdir(parents=True)
+    first = repository / "counter" / "1"
+    subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path), str(first)], cwd=root, check=True, timeout=300
+    )
+    arguments = (f"--model-repository={repository}", f"--save-dir={repository}", "--admin-port=0")
+    with service_process({}, tmp_path / "log", arguments) as service:
+        here = ("-s", service.address, "--admin-server", service.admin_address)
+
+        def run(*arguments: str) -> Any:
+            command = [sys.executable, "-m", "varserve", *here, *arguments, "--json"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stderr
+            return json.loads(done.stdout)
+
+        run("assign", "counter", "v", "[7, 8, 9]")
+        for form in ("saved_model", "checkpoint", "safetensors"):
+            folder = "counter/2" if form == "saved_model" else form
+            saved = run("admin", "save", "counter", folder, "--format", form)
+            assert (saved["revision"], saved["variables"]) == (1, 2)
+            assert saved["bytes"] > 0
+        assert run("diff", "counter", str(repository / "counter" / "2"))["different"] == []
+        index = str(repository / "checkpoint" / "variables.index")
+        assert run("diff", "counter", index)["different"] == []
+        kept = str(repository / "safetensors" / "model.safetensors")
+        assert run("diff", "counter", kept)["different"] == []
+        assert run("admin", "load", "counter")["version"] == 2
+        assert run("read", "counter", "v")["value"] == [7, 8, 9]
+        run("admin", "set-label", "counter", "before", "1")
+        assert run("read", "counter@before", "v")["value"] == [1, 2, 3]
+        states = {
+            each["version"]: (each["state"], each["labels"])
+            for each in run("admin", "versions", "counter")["versions"]
+        }
+        assert states == {1: ("ready", ["before"]), 2: ("ready", ["stable"])}
+        assert len(run("admin", "unload", "counter")["unloaded"]) == 2
+        assert run("models")["models"] == []
+
+
 def _plus_one(value: Any) -> Any:
     return [_plus_one(each) for each in value] if isinstance(value, list) else value + 1

@@ -19,7 +19,7 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 from varserve_service.lifecycle import Lifecycle, SaveRoom
 from varserve_service.repository import ModelSource, Repository
-from varserve_service.rpc import Server, ServerOptions
+from varserve_service.rpc import OPEN, Access, Server, ServerOptions
 
 
 def saved_model(folder: Path, content: bytes = b"") -> Path:
@@ -59,6 +59,8 @@ class Administered:
     loads: Loads
     client: varserve.Client
     admin: varserve.AdminClient
+    address: str
+    admin_address: str
 
     def version(self, name: str) -> int:
         """Of the model that answers."""
@@ -71,7 +73,7 @@ class Administered:
 
 @contextmanager
 def administered(
-    root: Path, room: SaveRoom | None = None, **options: Any
+    root: Path, room: SaveRoom | None = None, access: Access = OPEN, **options: Any
 ) -> Iterator[Administered]:
     """A service without a model, whose repository is the folder `repository` below the root."""
     repository = root / "repository"
@@ -82,7 +84,7 @@ def administered(
     ready, stop = threading.Event(), asyncio.Event()
 
     async def run() -> None:
-        server = Server(models, ServerOptions(port=0))
+        server = Server(models, ServerOptions(port=0), access)
         found = Repository({}, repository)
         front = ServerOnThreads(server, loop)
         lifecycle = Lifecycle(models, found, front, loads, room=room, **options)
@@ -101,7 +103,9 @@ def administered(
             varserve.connect(address, retries=0) as client,
             varserve.connect_admin(admin_address, retries=0) as admin,
         ):
-            yield Administered(models, lifecycle, repository, loads, client, admin)
+            yield Administered(
+                models, lifecycle, repository, loads, client, admin, address, admin_address
+            )
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(30)

@@ -99,7 +99,7 @@ def test_a_handle_is_of_the_version_that_it_was_asked_for_by(tmp_path: Path) -> 
         canary.revert(1, ["v"])
         canary.refresh()
         assert (canary.version, v.numpy().tolist()) == (2, [7, 8, 9])
-        assert [each.revision for each in canary.commits()][0] == canary.revision == 8
+        assert canary.commits()[0].revision == canary.revision == 8
         stable.refresh()
         assert (stable.version, stable.revision) == (1, 0)
 
@@ -354,8 +354,7 @@ async def test_the_admin_client_works_with_await(tmp_path: Path) -> None:
     """The same calls, awaited."""
     with administered(tmp_path) as found:
         saved_model(found.repository / "m" / "1")
-        target = found.admin._driver.dial.target
-        async with varserve.aio.connect_admin(target) as admin:
+        async with varserve.aio.connect_admin(found.admin_address) as admin:
             assert (await admin.load_model("m")).version == 1
             assert len(await admin.list_versions()) == 1
             assert len(await admin.unload_model("m")) == 1
@@ -367,13 +366,12 @@ def test_many_loads_and_unloads_at_once(tmp_path: Path) -> None:
         for name in ("a", "b", "c"):
             for version in (1, 2):
                 saved_model(found.repository / name / str(version))
-        target = found.admin._driver.dial.target
         failures: list[BaseException] = []
         done = 0
 
         def work(number: int) -> None:
             nonlocal done
-            with varserve.connect_admin(target, retries=20) as admin:
+            with varserve.connect_admin(found.admin_address, retries=20) as admin:
                 for turn in range(6):
                     name = "abc"[(number + turn) % 3]
                     try:

@@ -73,9 +73,7 @@ class Lease(OfModel[D_co]):
         commit = self.commit
         budget = Budget(self._pause, 0)
         try:
-            yield from history.renew_lease(
-                self._known.asked, commit.revision, commit.epoch, budget
-            )
+            yield from history.renew_lease(self._known.asked, commit.revision, commit.epoch, budget)
         except _LOST as error:
             self.lost = None if self._ended.is_set() else error
             return False

@@ -12,9 +12,17 @@ import click
 
 from varserve import errors
 
-from . import change, compare, follow, look, shell, transfer
+from . import admin, change, compare, follow, look, shell, transfer
 from .exits import DEFECT, INTERRUPTED, Failed
-from .session import DEFAULT_SERVER, IN_FILE, Session, Settings, config_path, read_context
+from .session import (
+    DEFAULT_ADMIN_SERVER,
+    DEFAULT_SERVER,
+    IN_FILE,
+    Session,
+    Settings,
+    config_path,
+    read_context,
+)
 
 
 class _Commands(click.Group):
@@ -52,6 +60,12 @@ def _version() -> str:
     help=f"Where the service is. [{DEFAULT_SERVER}]",
 )
 @click.option(
+    "--admin-server",
+    envvar="VARSERVE_ADMIN_SERVER",
+    metavar="HOST:PORT",
+    help=f"Where its AdminService is, for `admin`. [{DEFAULT_ADMIN_SERVER}, without --server]",
+)
+@click.option(
     "--context",
     "-c",
     envvar="VARSERVE_CONTEXT",
@@ -63,7 +77,7 @@ def _version() -> str:
     envvar="VARSERVE_TIMEOUT",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="For each call. [30, and more for what moves bytes]",
+    help="For each call. [30, and more for what moves bytes; 600 for `admin`]",
 )
 @click.option(
     "--tls/--no-tls",
@@ -116,6 +130,6 @@ def session_of(flags: Mapping[str, Any]) -> Session:
     return Session(lambda: given.over(read_context(config_path(), flags.get("context"))))
 
 
-for _room in (look, change, follow, transfer, compare, shell):
+for _room in (look, change, follow, transfer, compare, admin, shell):
     for _command in _room.COMMANDS:
         varserve.add_command(_command)

@@ -37,10 +37,10 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
     return decorate
 
 
-def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Completes names from the service; where it cannot be asked, there is nothing to offer."""
 
-    def complete(ctx: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
+    def offer(ctx: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
         from .app import session_of
 
         try:
@@ -56,10 +56,13 @@ def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list
             CompletionItem(name) for name in found if name.startswith(begun) and name.isprintable()
         ]
 
-    return complete
+    return offer
 
 
 def _names(session: Session, kind: str, model: str | None) -> Iterable[str]:
+    if kind == "administered":
+        listed = session.admin.list_versions(timeout=_COMPLETION_SECONDS)
+        return dict.fromkeys(each.header.model for each in listed)
     if kind == "model":
         return [each.name for each in session.client.models(timeout=_COMPLETION_SECONDS)]
     if model is None:
@@ -68,11 +71,12 @@ def _names(session: Session, kind: str, model: str | None) -> Iterable[str]:
     return list(found.variables if kind == "variable" else found.functions)
 
 
-model_argument = click.argument("model", shell_complete=_complete("model"))
-variable_argument = click.argument("variable", shell_complete=_complete("variable"))
-function_argument = click.argument("function", shell_complete=_complete("function"))
+model_argument = click.argument("model", shell_complete=complete("model"))
+administered_argument = click.argument("model", shell_complete=complete("administered"))
+variable_argument = click.argument("variable", shell_complete=complete("variable"))
+function_argument = click.argument("function", shell_complete=complete("function"))
 patterns_argument = click.argument(
-    "patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=_complete("variable")
+    "patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=complete("variable")
 )
 at_revision_option = click.option(
     "--at-revision", type=int, metavar="N", help="As it was at this revision."

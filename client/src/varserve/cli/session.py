@@ -15,12 +15,14 @@ from typing import Any
 import click
 
 from varserve import client as clients
+from varserve.admin import AdminClient, connect_admin
 from varserve.models import Model
 
 from .exits import Unusable
 from .secure import channel
 
 DEFAULT_SERVER = "localhost:8500"
+DEFAULT_ADMIN_SERVER = "localhost:8501"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Settings:
     """How one service is reached. Empty and None: not set."""
 
     server: str | None = None
+    admin_server: str | None = None
+    """Where AdminService is, which has a port of its own."""
     timeout: float | None = None
     ca: str | None = None
     """PEM file of the authorities that the service's certificate is checked against."""
@@ -115,6 +119,7 @@ class Session:
     as_json: bool = False
     timeout: float | None = None
     _client: clients.Client | None = field(default=None, init=False)
+    _admin: AdminClient | None = field(default=None, init=False)
 
     @property
     def client(self) -> clients.Client:
@@ -122,13 +127,24 @@ class Session:
         if self._client is None:
             settings = self.settings()
             self.timeout = settings.timeout
-            # What moves bytes gets time for them by itself, unless the caller says how much.
-            options: dict[str, Any] = {}
-            if settings.timeout is not None:
-                options["timeout"] = settings.timeout
             server = settings.server or DEFAULT_SERVER
-            self._client = clients.connect(server, **options, **channel(settings))
+            self._client = clients.connect(server, **_options(settings))
         return self._client
+
+    @property
+    def admin(self) -> AdminClient:
+        """The operator's client. Raises Unusable where only the address of the service is set."""
+        if self._admin is None:
+            settings = self.settings()
+            if settings.server and not settings.admin_server:
+                # Never this machine's by default, when it is another service that is meant.
+                raise Unusable(
+                    "expected the address of AdminService, --admin-server HOST:PORT, "
+                    f"beside that of the service, found {settings.server!r} alone"
+                )
+            server = settings.admin_server or DEFAULT_ADMIN_SERVER
+            self._admin = connect_admin(server, **_options(settings))
+        return self._admin
 
     def model(self, name: str) -> Model:
         """A model by name."""
@@ -136,5 +152,14 @@ class Session:
 
     def close(self) -> None:
         """Hang up."""
-        if self._client is not None:
-            self._client.close()
+        for each in (self._client, self._admin):
+            if each is not None:
+                each.close()
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    found = channel(settings)
+    # Without one, each kind of call gets the time that it needs by itself.
+    if settings.timeout is not None:
+        found["timeout"] = settings.timeout
+    return found
