@@ -49,9 +49,9 @@ WORKDIR /tmp
 # A number, so that Kubernetes can tell that it is not root. It needs no account.
 USER 65532:65532
 EXPOSE 8500
-# In plaintext: with a certificate, set VARSERVE_HEALTH_PORT and give `docker run --health-cmd` that port.
+# It finds the port in VARSERVE_HEALTH_PORT, else VARSERVE_PORT, and asks in plaintext: with a certificate, set the first.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5m \
-    CMD ["varserve-service", "health", "--address", "127.0.0.1:8500"]
+    CMD ["varserve-service", "health"]
 ENTRYPOINT ["varserve-service"]
 # In plaintext, since an image has no certificate: whoever runs it keeps others off its network, or gives it one
 # (VARSERVE_TLS_CERT, VARSERVE_TLS_KEY), which wins over --insecure.

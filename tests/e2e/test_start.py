@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,15 @@ from pathlib import Path
 import click
 import pydantic
 import pytest
+from click.testing import CliRunner
 
 from tests.conftest import DEMO_MODEL
+from tests.rpc.certified import Place
+from tests.rpc.models import counter
+from tests.serving import serve_here
 from varserve_service.__main__ import main
-from varserve_service.settings import Settings, load_settings
+from varserve_service.rpc import Access
+from varserve_service.settings import Settings, health_address, load_settings
 
 
 def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -106,6 +112,47 @@ def test_a_signal_before_it_is_ready_ends_it() -> None:
         process.terminate()
         assert "stopped before it was ready" in process.stderr.read()
         assert (process.wait(60), process.stdout.read()) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "address"),
+    [
+        ({}, "127.0.0.1:8500"),
+        ({"VARSERVE_PORT": "9000"}, "127.0.0.1:9000"),
+        ({"VARSERVE_PORT": "9000", "VARSERVE_HEALTH_PORT": "9002"}, "127.0.0.1:9002"),
+        ({"VARSERVE_HEALTH_PORT": "9002", "VARSERVE_HOST": "0.0.0.0"}, "127.0.0.1:9002"),
+        ({"VARSERVE_HOST": "10.0.0.1"}, "10.0.0.1:8500"),
+        ({"VARSERVE_HOST": "::"}, "127.0.0.1:8500"),
+        ({"VARSERVE_HOST": "[::1]"}, "[::1]:8500"),
+    ],
+)
+def test_health_asks_where_the_environment_says(environment: dict[str, str], address: str) -> None:
+    """The port for health alone, else the port of all calls, at an address that is listened on."""
+    assert health_address(environment) == address
+
+
+def healthy(**environment: str) -> bool:
+    """Whether `varserve-service health` finds a service, in this environment alone."""
+    ours = dict.fromkeys(("VARSERVE_HOST", "VARSERVE_PORT", "VARSERVE_HEALTH_PORT"))
+    result = CliRunner().invoke(main, ["health", "--timeout", "5"], env=ours | environment)
+    assert result.exit_code in (0, 1), result.output
+    return result.exit_code == 0
+
+
+def test_health_finds_a_service_that_the_environment_configures(tmp_path: Path) -> None:
+    """In plaintext by its port; behind a certificate by the port for health, and not without."""
+    with serve_here(counter()) as address:
+        port = address.rpartition(":")[2]
+        assert healthy(VARSERVE_PORT=port)
+        assert not healthy(VARSERVE_PORT=port, VARSERVE_HEALTH_PORT="1")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        health = free.getsockname()[1]
+    access = Access(tls=Place(tmp_path).watched(mutual=True))
+    with serve_here(counter(), access=access, health_port=health) as address:
+        port = address.rpartition(":")[2]
+        assert not healthy(VARSERVE_PORT=port)
+        assert healthy(VARSERVE_PORT=port, VARSERVE_HEALTH_PORT=str(health))
+    assert not healthy(VARSERVE_PORT=port, VARSERVE_HEALTH_PORT=str(health))
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from .bootstrap import serve as serve_settings
 from .core.errors import JournalError, ModelLoadError
 from .flags import given, settings_options
 from .repository import RepositoryError
-from .settings import load_settings
+from .settings import health_address, load_settings
 
 EXIT_CANNOT_SERVE = 2
 
@@ -63,11 +63,16 @@ def serve(config: Path | None, **flags: Any) -> None:
 
 
 @main.command()
-@click.option("--address", default="127.0.0.1:8500", show_default=True, help="HOST:PORT.")
+@click.option(
+    "--address",
+    default=lambda: health_address(os.environ),
+    show_default="this machine, at $VARSERVE_HEALTH_PORT, else $VARSERVE_PORT, else 8500",
+    help="HOST:PORT.",
+)
 @click.option("--service", default="", help="A model's name; the whole service if not given.")
 @click.option("--timeout", default=2.0, show_default=True, help="Seconds to wait.")
 def health(address: str, service: str, timeout: float) -> None:
-    """Exit with 0 when the service at an address is serving, else with 1."""
+    """Exit with 0 when the service at an address is serving, else with 1. Asks in plaintext."""
     with grpc.insecure_channel(address) as channel:
         try:
             response = health_pb2_grpc.HealthStub(channel).Check(

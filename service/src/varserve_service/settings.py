@@ -6,6 +6,7 @@ A flag wins over the environment, the environment over the file, the file over t
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -324,6 +325,20 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def health_address(environment: Mapping[str, str]) -> str:
+    """`HOST:PORT` where a service that has this environment answers health, as far as that says it.
+
+    Reads those variables alone: beside flags, the others need not be whole. The port for health
+    goes first, since it is in plaintext whatever the other one is.
+    """
+    host = environment.get("VARSERVE_HOST", "").strip("[]")
+    if host in ("", "0.0.0.0", "::"):
+        host = "127.0.0.1"
+    ports = (environment.get(f"VARSERVE_{name}") for name in ("HEALTH_PORT", "PORT"))
+    port = next(filter(None, ports), Settings.model_fields["port"].default)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def load_settings(flags: dict[str, Any], file: Path | None) -> Settings:
