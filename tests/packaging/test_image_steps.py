@@ -51,6 +51,12 @@ def test_image_holds_one_tensorflow(image: Image) -> None:
     assert listed.isdisjoint({"tensorflow", "pip", "pytest", "uv"})
 
 
+def test_image_can_send_traces(image: Image) -> None:
+    """It has the extra for them, so that OpenTelemetry's own variables are all that they need."""
+    python = image.place("/opt/varserve/bin/python")
+    run([python, "-I", "-B", "-c", "import varserve_service.telemetry.tracing"])
+
+
 def test_service_runs_from_the_image(image: Image, model_folder: Callable[[str], Path]) -> None:
     """It serves the mounted repository, is found healthy, and writes nothing to the image."""
     repository = image.place("/models")

@@ -18,6 +18,17 @@ pytestmark = pytest.mark.slow
 
 # What TensorFlow alone brings in.
 TENSORFLOW = {"h5py", "keras", "libclang", "tensorflow", "tensorflow-cpu", "tf-keras"}
+# What the extra for traces brings in, which the locked files have, too.
+TRACES = {
+    "googleapis-common-protos",
+    "opentelemetry-api",
+    "opentelemetry-exporter-otlp-common",
+    "opentelemetry-exporter-otlp-proto-common",
+    "opentelemetry-exporter-otlp-proto-grpc",
+    "opentelemetry-proto",
+    "opentelemetry-sdk",
+    "opentelemetry-semantic-conventions",
+}
 
 USE_A_SERVICE = """
 import sys
@@ -73,7 +84,9 @@ def service_without_tensorflow(
     locked = ROOT / "requirements" / "service-cpu.txt"
     environment = Environment(folder / "venv")
     environment.install(
-        without(locked, TENSORFLOW, folder / "service.txt"), wheels["client"], wheels["service"]
+        without(locked, TENSORFLOW | TRACES, folder / "service.txt"),
+        wheels["client"],
+        wheels["service"],
     )
     return environment
 
