@@ -6,20 +6,30 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import http.server
 import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
+import trustme
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from tests.access.issuing import (
+    AUDIENCE,
+    EC,
+    ED,
+    ISSUER,
+    OTHER,
+    RSA,
+    claims,
+    issuer,
+    jwk,
+    token,
+)
+from tests.rpc.certified import expired
 from varserve_service.access import keys as keys_module
 from varserve_service.access.keys import KeyAddress, KeyFile, check_url, key_set
 from varserve_service.access.subjects import CredentialError
@@ -32,35 +42,9 @@ from varserve_service.access.tokens import (
     subject_of_token,
 )
 
-ISSUER, AUDIENCE = "https://issuer.example.org", "varserve"
-RSA, OTHER = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
-EC = ec.generate_private_key(ec.SECP256R1())
-ED = ed25519.Ed25519PrivateKey.generate()
 PUBLIC_PEM = RSA.public_key().public_bytes(
     serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
 )
-
-
-def jwk(key: Any, kid: str | None, **fields: Any) -> dict[str, Any]:
-    algorithm = {
-        rsa.RSAPrivateKey: jwt.algorithms.RSAAlgorithm,
-        ec.EllipticCurvePrivateKey: jwt.algorithms.ECAlgorithm,
-        ed25519.Ed25519PrivateKey: jwt.algorithms.OKPAlgorithm,
-    }
-    (kind,) = (found for base, found in algorithm.items() if isinstance(key, base))
-    found: dict[str, Any] = kind.to_jwk(key.public_key(), as_dict=True)
-    return found | ({} if kid is None else {"kid": kid}) | fields
-
-
-def claims(**fields: Any) -> dict[str, Any]:
-    now = int(time.time())
-    found = {"iss": ISSUER, "aud": AUDIENCE, "sub": "trainer", "exp": now + 600, "iat": now}
-    return {key: value for key, value in (found | fields).items() if value is not None}
-
-
-def token(key: Any = RSA, algorithm: str = "RS256", kid: Any = "one", **fields: Any) -> str:
-    headers = {} if kid is None else {"kid": kid}
-    return jwt.encode(claims(**fields), key, algorithm=algorithm, headers=headers)
 
 
 def by_hand(header: dict[str, Any], body: dict[str, Any], secret: bytes | None = None) -> str:
@@ -237,35 +221,6 @@ def test_a_set_that_has_no_keys(found: Any) -> None:
 # ---- keys from an address ----
 
 
-class Issuer(http.server.BaseHTTPRequestHandler):
-    """Serves what `answer` says, and counts."""
-
-    answer: Any = None
-    asked = 0
-    gate: threading.Event | None = None
-
-    def do_GET(self) -> None:
-        type(self).asked += 1
-        if self.gate is not None:
-            assert self.gate.wait(20)
-        self.send_response(200 if self.answer is not None else 503)
-        self.end_headers()
-        self.wfile.write(json.dumps(self.answer).encode())
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def issuer() -> Iterator[tuple[type[Issuer], str]]:
-    kind = type("One", (Issuer,), {})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield kind, f"http://127.0.0.1:{server.server_address[1]}/keys"
-        server.shutdown()
-
-
 def test_new_keys_are_asked_for_at_a_pace() -> None:
     """A key that is not known is asked for once in a while, however many tokens name one."""
     now = [1000.0]
@@ -316,6 +271,32 @@ async def test_who_waits_for_keys_holds_up_nobody() -> None:
         server.gate.set()
         assert await asyncio.gather(*waiting) == ["trainer"] * 50
         assert server.asked == 1
+
+
+def test_keys_from_an_address_of_a_private_authority(tmp_path: Path) -> None:
+    """Over https keys are taken from whom the named authority vouches for, by that name alone."""
+    ours, other = trustme.CA(), trustme.CA()
+    file, wrong = tmp_path / "ca.pem", tmp_path / "other.pem"
+    ours.cert_pem.write_to_path(str(file))
+    other.cert_pem.write_to_path(str(wrong))
+
+    def asked(certificate: trustme.LeafCert, authority: Path | None, holds: bool) -> int:
+        with issuer(certificate) as (server, url):
+            server.answer = {"keys": [jwk(RSA, "one")]}
+            found = JwtTokens(KeyAddress(url, ["RS256"], authority), ISSUER, AUDIENCE, ["RS256"])
+            if holds:
+                assert subject(found, token()) == "trainer"
+            else:
+                assert "no key" in refusal(found, token())
+            return server.asked
+
+    good = ours.issue_cert("127.0.0.1")
+    assert asked(good, file, holds=True) == 1
+    # Whoever is not believed is not asked.
+    assert asked(good, wrong, holds=False) == 0
+    assert asked(good, None, holds=False) == 0  # the system's authorities have not heard of it
+    assert asked(ours.issue_cert("issuer.example.org"), file, holds=False) == 0
+    assert asked(expired(ours, "127.0.0.1"), file, holds=False) == 0
 
 
 @pytest.mark.parametrize(

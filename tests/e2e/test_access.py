@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 import varserve
+from tests.access.issuing import AUDIENCE, ISSUER, OTHER, RSA, issuer, jwk, token
 from tests.conftest import Serve
 from tests.rpc.certified import HOST, Place
+from tests.rpc.models import counter
+from tests.serving import serve_here
 from varserve_service.bootstrap.gate import open_gate
 from varserve_service.settings import load_settings
 
@@ -68,9 +71,43 @@ def test_settings_that_need_each_other(tmp_path: Path) -> None:
     assert "reed" in problem(policy=wrong)
     assert "tokens in" in problem(token_file=wrong)
     assert "certificate in" in problem(tls_cert=server.cert, tls_key=server.ca)
+    jwt["jwt_jwks"] = "https://example.org/keys"
+    assert f"authorities in {wrong}: expected PEM" in problem(jwt_jwks_ca=wrong, **jwt)
+    with pytest.raises(OSError, match="absent"):
+        open_gate(load_settings({**jwt, "jwt_jwks_ca": tmp_path / "absent"}, None))
     for setting in ("policy", "token_file", "audit_log"):
         with pytest.raises(OSError, match="absent"):
             open_gate(load_settings({setting: tmp_path / "absent" / "file"}, None))
+
+
+def test_tokens_whose_keys_come_from_a_private_authority(tmp_path: Path) -> None:
+    """With `jwt_jwks_ca` the keys are there from the start, and a call with a token is somebody's.
+
+    Without it nobody vouches for the address, and no token holds.
+    """
+    place = Place(tmp_path)
+    with issuer(place.authority.issue_cert("127.0.0.1")) as (keys, url):
+        keys.answer = {"keys": [jwk(RSA, "one")]}
+        jwt = {"jwt_jwks": url, "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
+        gate = open_gate(load_settings({**jwt, "jwt_jwks_ca": place.server.ca}, None))
+        assert keys.asked == 1
+        with serve_here(counter(), access=gate.access) as address:
+            with varserve.connect(address, token=token()) as client:
+                client.assign_variable("counter", "v", np.zeros(3, np.float32))
+                assert client.list_commits("counter")[0].info.subject == "trainer"
+            with (
+                varserve.connect(address, token=token(OTHER), retries=0) as client,
+                pytest.raises(varserve.Unauthenticated),
+            ):
+                client.models()
+        gate = open_gate(load_settings(jwt, None))
+        with (
+            serve_here(counter(), access=gate.access) as address,
+            varserve.connect(address, token=token(), retries=0) as client,
+            pytest.raises(varserve.Unauthenticated),
+        ):
+            client.models()
+        assert keys.asked == 1
 
 
 @pytest.mark.slow

@@ -131,7 +131,7 @@ class KeyAddress:
         self._url = url
         self._algorithms = tuple(algorithms)
         self._clock = clock
-        context = ssl.create_default_context(cafile=authority)
+        context = _trusting(authority)
         self._client = jwt.PyJWKClient(
             url, cache_jwk_set=False, timeout=TIMEOUT, ssl_context=context
         )
@@ -183,6 +183,16 @@ class KeyAddress:
             self._fetched = self._clock()
             log.debug("token keys taken", address=self._url)
             return True
+
+
+def _trusting(authority: Path | None) -> ssl.SSLContext:
+    if authority is None:
+        return ssl.create_default_context()
+    authority.open().close()  # ssl's own message has no name in it
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except ssl.SSLError as error:
+        raise ValueError(f"authorities in {authority}: expected PEM, found {error}") from None
 
 
 def check_url(url: str) -> None:
