@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from varserve_service.access.policy import KINDS as KINDS_OF_VERBS
+from varserve_service.access.policy_file import read_policy
 from varserve_service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +33,10 @@ KINDS = {
     "overlays/metrics": ["PrometheusRule", "ServiceMonitor"],
     "overlays/mtls": CERTIFICATES,
     "overlays/network-policy": ["NetworkPolicy"],
-    "overlays/production": [*CERTIFICATES, "NetworkPolicy", "PrometheusRule", "ServiceMonitor"],
+    "overlays/production": [
+        *CERTIFICATES,
+        *("ConfigMap", "NetworkPolicy", "PrometheusRule", "ServiceMonitor"),
+    ],
 }
 TLS = ("overlays/mtls", "overlays/production")
 
@@ -187,14 +193,82 @@ def test_nothing_leaves_the_pod(overlay: str) -> None:
 def test_state_outlives_the_pod(overlay: str) -> None:
     """The state is on a claim of the pod's own, which nobody else mounts and nothing deletes."""
     spec = objects(overlay)["StatefulSet"]["spec"]
-    (claim,) = spec["volumeClaimTemplates"]
-    (mount,) = [
-        m for m in container(overlay)["volumeMounts"] if m["name"] == claim["metadata"]["name"]
-    ]
-    assert environment(overlay)["VARSERVE_STATE_DIR"] == mount["mountPath"]
-    assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
+    assert environment(overlay)["VARSERVE_STATE_DIR"] == claimed(overlay)["state"]
+    assert {each["spec"]["accessModes"][0] for each in spec["volumeClaimTemplates"]} == {
+        "ReadWriteOncePod"
+    }
     assert set(spec["persistentVolumeClaimRetentionPolicy"].values()) == {"Retain"}
     assert spec["replicas"] == 1
+
+
+def claimed(overlay: str) -> dict[str, str]:
+    """Where each claim of the pod's own is mounted."""
+    mounts = {each["name"]: each["mountPath"] for each in container(overlay)["volumeMounts"]}
+    claims = objects(overlay)["StatefulSet"]["spec"]["volumeClaimTemplates"]
+    return {name: mounts[name] for name in (each["metadata"]["name"] for each in claims)}
+
+
+def test_production_keeps_an_audit_log() -> None:
+    """It is on a claim of its own, not on the one of the state, which callers must not fill."""
+    log = Path(environment("overlays/production")["VARSERVE_AUDIT_LOG"])
+    places = claimed("overlays/production")
+    assert str(log.parent) == places["audit"] != places["state"]
+
+
+def test_production_has_a_policy() -> None:
+    """The service takes it; who is named may do what it says and no more, and nobody else a thing.
+
+    It is mounted as a folder, under a name that stays, so that a change comes without a restart.
+    """
+    overlay = "overlays/production"
+    (volume,) = [each for each in pod(overlay)["volumes"] if each["name"] == "policy"]
+    (mount,) = [each for each in container(overlay)["volumeMounts"] if each["name"] == "policy"]
+    found = objects(overlay)["ConfigMap"]
+    assert volume["configMap"] == {"name": "varserve-policy"} == {"name": found["metadata"]["name"]}
+    assert "subPath" not in mount
+    path = Path(environment(overlay)["VARSERVE_POLICY"])
+    assert str(path.parent) == mount["mountPath"]
+    policy = read_policy(found["data"][path.name].encode())
+
+    def verbs(subject: str) -> set[str]:
+        return {
+            verb
+            for verb, kinds in KINDS_OF_VERBS.items()
+            if all(policy.allows(subject, verb, "any", kind, "any") for kind in kinds)
+        }
+
+    looking = {"list", "read", "summarize", "watch"}
+    assert verbs("spiffe://varserve/client") == looking
+    assert verbs("spiffe://varserve/trainer") == looking | {"assign", "run"}
+    assert verbs("spiffe://varserve/operator") == {"admin"}
+    for nobody in ("", "varserve", "spiffe://varserve/other", "spiffe://elsewhere/operator"):
+        assert verbs(nobody) == set()
+        assert not policy.knows(nobody, "any")
+    named = [
+        uri
+        for each in documents(overlay)
+        if each["kind"] == "Certificate"
+        for uri in each["spec"].get("uris", [])
+    ]
+    assert [verbs(uri) for uri in named] == [looking]
+
+
+def test_the_policy_can_be_replaced(tmp_path: Path) -> None:
+    """A kustomization over the overlay, as the documentation has it, brings a policy of its own."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (text,) = re.findall(r"^```yaml\n([^`]*behavior: replace\n.*?)^```$", page, re.S | re.M)
+    (tmp_path / "varserve").symlink_to(ROOT)
+    own = tmp_path / "my-varserve"
+    own.mkdir()
+    (own / "kustomization.yaml").write_text(text)
+    (own / "policy.yaml").write_text("rules: []\n")
+    found = subprocess.run(
+        ["kubectl", "kustomize", own], check=True, capture_output=True, text=True
+    ).stdout
+    (given,) = [each for each in yaml.safe_load_all(found) if each["kind"] == "ConfigMap"]
+    assert given["metadata"]["name"] == "varserve-policy"
+    assert given["data"] == {"policy.yaml": "rules: []\n"}
+    assert "registry.example.org/varserve-service:1" in found
 
 
 def test_prometheus_shows_a_certificate_where_it_must() -> None:
