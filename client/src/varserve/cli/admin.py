@@ -32,7 +32,10 @@ def admin() -> None:
 @command("versions")
 @click.argument("model", default="", shell_complete=complete("administered"))
 def versions(session: Session, model: str) -> None:
-    """List the versions of a model or of all: in memory, on their way, failed, only in files."""
+    """List the versions of a model, or of all models.
+
+    In memory, on their way in or out, failed, or in the repository alone.
+    """
     found = session.admin.list_versions(model)
     if session.as_json:
         output.document({"versions": [_version(each) for each in found]})
@@ -68,9 +71,10 @@ def _version(each: ModelVersion) -> dict[str, Any]:
 @administered_argument
 @version_argument
 def load(session: Session, model: str, version: int | None) -> None:
-    """Let a model's name mean a version, the newest if none is given; load it where it is not.
+    """Load a version, as what MODEL means from then on.
 
-    What served before goes on when that fails, and is unloaded when no label means it any more.
+    Without VERSION the newest. What is in memory already is not loaded again. What served before
+    goes on when that fails, and is unloaded when no label means it any more.
     """
     _label(session, model, STABLE, version)
 
@@ -80,7 +84,10 @@ def load(session: Session, model: str, version: int | None) -> None:
 @label_argument
 @version_argument
 def set_label(session: Session, model: str, label: str, version: int | None) -> None:
-    """Let MODEL@LABEL mean a version, the newest if none is given; load it where it is not."""
+    """Load a version, as what MODEL@LABEL means.
+
+    Otherwise the same as `load`, which is for the label `stable`.
+    """
     _label(session, model, label, version)
 
 
@@ -97,14 +104,17 @@ def _label(session: Session, model: str, label: str, version: int | None) -> Non
 @administered_argument
 @label_argument
 def remove_label(session: Session, model: str, label: str) -> None:
-    """Take a label from a model; a version that no label means any more is unloaded."""
+    """Take a label from a model.
+
+    A version that no label means any more is unloaded.
+    """
     _unloaded(session, session.admin.unload_model(model, label=label))
 
 
 @command("unload")
 @administered_argument
 def unload(session: Session, model: str) -> None:
-    """Take all labels from a model, so that all of its versions are unloaded.
+    """Unload all versions of a model.
 
     Without a state directory what was changed live is gone then; `save` keeps it.
     """
