@@ -57,8 +57,8 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from types import TracebackType
 from typing import Any
 
 import grpc
@@ -505,15 +505,28 @@ def from_rpc(error: Any, target: str) -> VarserveError:
     return from_reason(code.name, message)
 
 
-@contextmanager
-def about(thing: str, **metadata: str) -> Iterator[None]:
+class about:
     """Says of what a check in the block was: `thing` before the message, and metadata."""
-    try:
-        yield
-    except TensorError as error:
-        raise from_reason(error.reason, f"{thing}: {error.message}", metadata) from None
-    except InvalidRequest as error:
-        raise type(error)(f"{thing}: {error.message}", metadata=metadata) from None
+
+    # No generator of contextlib's: every call goes through one of these for each of its inputs.
+    def __init__(self, thing: str, **metadata: str) -> None:
+        self._thing = thing
+        self._metadata = metadata
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, TensorError):
+            message = f"{self._thing}: {error.message}"
+            raise from_reason(error.reason, message, self._metadata) from None
+        if isinstance(error, InvalidRequest):
+            raise type(error)(f"{self._thing}: {error.message}", metadata=self._metadata) from None
 
 
 def suggestion(wanted: str, names: Iterable[str]) -> str:

@@ -140,27 +140,19 @@ def _positional(
 ) -> dict[str, Any]:
     if not args:
         return {}
-    # A nested argument has several flat inputs `a/0`, `a/1`: it is one position.
-    orders = {
-        tuple(dict.fromkeys(each.name.split("/")[0] for each in overload.inputs))
-        for overload in spec.overloads
-    }
-    shortest = min(orders, key=len)
+    shortest = min(spec.arguments, key=len)
     names = shortest[: len(args)]
     ordered = spec.kind is not FunctionKind.SIGNATURE or len(shortest) == 1
-    if not ordered or len(names) < len(args) or any(o[: len(args)] != names for o in orders):
+    alike = all(each[: len(args)] == names for each in spec.arguments)
+    if not ordered or len(names) < len(args) or not alike:
         raise errors.InputMismatch(
-            f"function {spec.name!r} takes its inputs by name: {', '.join(_names(spec))}",
+            f"function {spec.name!r} takes its inputs by name: {', '.join(spec.inputs)}",
             metadata={"function": spec.name},
         )
     for name in names:
         if name in inputs:
             raise errors.InputMismatch(f"function {spec.name!r}: input {name!r} is given twice")
     return dict(zip(names, args, strict=True))
-
-
-def _names(spec: FunctionSpec) -> list[str]:
-    return list(dict.fromkeys(each.name for o in spec.overloads for each in o.inputs))
 
 
 def bind(
@@ -170,10 +162,7 @@ def bind(
 
     Raises InputMismatch for an unknown name, and what `tensors.as_array` does for the values.
     """
-    kinds: dict[str, list[InputSpec]] = {}
-    for overload in spec.overloads:
-        for each in overload.inputs:
-            kinds.setdefault(each.name, []).append(each)
+    kinds = spec.inputs
     arrays: dict[str, Array] = {}
     constants: dict[str, Constant] = {}
     for name, value in _flat(given, kinds):

@@ -356,6 +356,8 @@ class Known:
 
 def part_of(spec: VariableSpec, region: Index | Rows | Part | None) -> Part:
     """The part of a variable that a region is. Raises RegionInvalid."""
+    if region is None:
+        return Part(spec.shape)
     with errors.about(f"variable {spec.name!r}", variable=spec.name):
         return resolve(region, spec.shape)
 

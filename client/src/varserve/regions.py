@@ -52,8 +52,8 @@ class Part:
     @property
     def shown_shape(self) -> PartialShape:
         """The shape that numpy would give the part."""
-        if self.shape is None:
-            return None
+        if self.shape is None or not self.dropped:
+            return self.shape
         return _without(self.shape, self.dropped)
 
     def shown_sizes(self, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -82,9 +82,10 @@ class Part:
 
     def nbytes(self, itemsize: int) -> int | None:
         """Bytes of the part, None when its shape does not tell."""
-        if self.shape is None or None in self.shape:
+        if self.shape is None:
             return None
-        return math.prod(n for n in self.shape if n is not None) * itemsize
+        known = [size for size in self.shape if size is not None]
+        return math.prod(known) * itemsize if len(known) == len(self.shape) else None
 
 
 def _without(shape: Sequence[N], dropped: tuple[int, ...]) -> tuple[N, ...]:
@@ -92,9 +93,13 @@ def _without(shape: Sequence[N], dropped: tuple[int, ...]) -> tuple[N, ...]:
 
 
 def _fits(expected: PartialShape, found: tuple[int, ...]) -> bool:
-    return expected is None or (
-        len(expected) == len(found)
-        and all(n is None or n == m for n, m in zip(expected, found, strict=True))
+    return (
+        expected is None
+        or expected == found
+        or (
+            len(expected) == len(found)
+            and all(n is None or n == m for n, m in zip(expected, found, strict=True))
+        )
     )
 
 

@@ -6,8 +6,10 @@ read from its message. Knows no calls.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -152,7 +154,7 @@ class Overload:
         return f"({inputs}) -> {{{outputs}}}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FunctionSpec:
     """A function and its overloads; a call takes the one that fits its inputs."""
 
@@ -161,12 +163,29 @@ class FunctionSpec:
     kind: FunctionKind
     overloads: tuple[Overload, ...]
 
-    @property
+    @cached_property
+    def inputs(self) -> Mapping[str, tuple[InputSpec, ...]]:
+        """What each flat input is in the overloads that have it."""
+        found: dict[str, tuple[InputSpec, ...]] = {}
+        for overload in self.overloads:
+            for each in overload.inputs:
+                found[each.name] = (*found.get(each.name, ()), each)
+        return found
+
+    @cached_property
+    def arguments(self) -> frozenset[tuple[str, ...]]:
+        """Each order in which an overload takes its arguments; `a/0` and `a/1` are of one, `a`."""
+        return frozenset(
+            tuple(dict.fromkeys(each.name.split("/")[0] for each in overload.inputs))
+            for overload in self.overloads
+        )
+
+    @cached_property
     def may_write(self) -> bool:
         """A call may change variables or other state."""
         return any(each.writes or each.changes_other_state for each in self.overloads)
 
-    @property
+    @cached_property
     def repeatable(self) -> bool:
         """Nothing happens twice when one call arrives twice: it changes nothing, or by commit."""
         return all(each.writes or not each.changes_other_state for each in self.overloads)

@@ -162,13 +162,14 @@ def element_count(shape: Sequence[int]) -> int:
         raise TensorError(
             "SHAPE_MISMATCH", f"shape {_brief(shape)} has a negative size; expected none"
         )
+    count = math.prod(shape)
     # Checked without zeros too: [0, 2**62, 2**62] has no elements, yet TensorFlow refuses it.
-    if math.prod(size for size in shape if size) > MAX_ELEMENTS:
+    if (count or math.prod(filter(None, shape))) > MAX_ELEMENTS:
         raise TensorError(
             "SHAPE_MISMATCH",
             f"shape {_brief(shape)} has too many elements; expected at most {MAX_ELEMENTS}",
         )
-    return math.prod(shape)
+    return count
 
 
 def _brief(shape: Sequence[int]) -> str:

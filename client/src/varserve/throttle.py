@@ -35,5 +35,7 @@ class Throttle:
 
     def succeeded(self, *, repeated: bool) -> None:
         """A call succeeded; one that was `repeated` gives its last retry back."""
+        if self._left >= _MOST:  # nearly always, and then there is nothing to earn
+            return
         with self._lock:
             self._left = min(_MOST, self._left + (1.0 if repeated else _EARNED))

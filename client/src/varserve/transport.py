@@ -14,7 +14,6 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
@@ -147,22 +146,6 @@ Op: TypeAlias = Generator[Step, Any, T]
 """What returns a T from a blocking client and is awaited for a T from an asyncio one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The operation returned this."""
-
-    result: Any
-
-
-def _advance(op: Op[Any], outcome: Any, failure: Exception | None) -> Step | Done:
-    try:
-        return op.send(outcome) if failure is None else op.throw(failure)
-    except StopIteration as stop:
-        return Done(stop.value)
-    except (TensorError, FrameError) as error:
-        raise errors.from_reason(error.reason, error.message) from None
-
-
 # ---- drivers ----
 
 
@@ -180,7 +163,7 @@ class Dial:
     def call_metadata(self) -> Sequence[tuple[str, str | bytes]] | None:
         """What goes with a call that begins now. Raises what the token's giver raises."""
         found = [*self.metadata]
-        if not any(key == "traceparent" for key, _ in found):
+        if not found or not any(key == "traceparent" for key, _ in found):
             found += trace_metadata()
         if self.token is not None:
             found.append(authorization(self.token))
@@ -259,20 +242,24 @@ class Sync(Driver):
 
     def run(self, op: Op[T]) -> T:
         """The result of an operation. Raises VarserveError."""
-        outcome: Any = None
-        failure: Exception | None = None
-        with closing(op):  # also when what ends it is no failure of the call: Ctrl-C, say
+        go_on, given = op.send, None
+        try:
             while True:
-                step = _advance(op, outcome, failure)
-                outcome = failure = None
-                if isinstance(step, Done):
-                    return step.result  # type: ignore[no-any-return]
                 try:
-                    outcome = self._take(step)
+                    step = go_on(given)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
+                except (TensorError, FrameError) as error:
+                    raise errors.from_reason(error.reason, error.message) from None
+                try:
+                    go_on, given = op.send, self._take(step)
                 except Exception as error:
-                    failure = self._error(error)
-                    if failure is None:
+                    go_on, given = op.throw, self._error(error)
+                    if given is None:
                         raise
+        finally:
+            op.close()  # also when what ends it is no failure of the call: Ctrl-C, say
+            del given  # a failure, by its traceback, holds this frame
 
     def _take(self, step: Step) -> Any:
         if isinstance(step, Sleep):
@@ -323,26 +310,30 @@ class Async(Driver):
 
     async def run(self, op: Op[T]) -> T:
         """The result of an operation. Raises VarserveError."""
-        outcome: Any = None
-        failure: Exception | None = None
-        with closing(op):
+        go_on, given = op.send, None
+        try:
             while True:
-                step = _advance(op, outcome, failure)
-                outcome = failure = None
-                if isinstance(step, Done):
-                    return step.result  # type: ignore[no-any-return]
                 try:
-                    outcome = await self._take(step)
+                    step = go_on(given)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
+                except (TensorError, FrameError) as error:
+                    raise errors.from_reason(error.reason, error.message) from None
+                try:
+                    go_on, given = op.send, await self._take(step)
                 except asyncio.CancelledError as error:
                     # Closing the channel cancels its calls, which is not what cancels a task.
                     task = asyncio.current_task()
                     if not self.closed or (task is not None and task.cancelling()):
                         raise
-                    failure = self._error(error)
+                    go_on, given = op.throw, self._error(error)
                 except Exception as error:
-                    failure = self._error(error)
-                    if failure is None:
+                    go_on, given = op.throw, self._error(error)
+                    if given is None:
                         raise
+        finally:
+            op.close()
+            del given
 
     async def _take(self, step: Step) -> Any:
         if isinstance(step, Sleep):
