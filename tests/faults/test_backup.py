@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import varserve
 from tests.conftest import Serve
@@ -41,7 +42,8 @@ def write(service: ServiceProcess, times: int) -> None:
 def test_a_stopped_service_is_copied_whole(serve: Serve, tmp_path: Path) -> None:
     """A copy of the folder, made after the service ended, is the state, history and all.
 
-    It goes on from there, and what was written after the copy is not in it.
+    Restored, it goes on from there in a new epoch: what was written after the copy is not in it,
+    and who has seen that is told so. A start without the flag keeps the epoch.
     """
     state, copy = tmp_path / "state", tmp_path / "copy"
     with serve("counter", arguments=kept_in(state)) as service:
@@ -51,12 +53,22 @@ def test_a_stopped_service_is_copied_whole(serve: Serve, tmp_path: Path) -> None
     shutil.copytree(state, copy)
     with serve("counter", arguments=kept_in(state)) as service:
         write(service, 2)
-        assert found(service)[1] == before[1] + 4
-    with serve("counter", arguments=kept_in(copy)) as service:
-        assert found(service) == before
+        later = found(service)
+        assert later[:2] == (before[0], before[1] + 4)
+    with serve("counter", arguments=(*kept_in(copy), "--state-restored")) as service:
+        epoch, *rest = found(service)
+        assert epoch != before[0]
+        assert rest == list(before[1:])
+        with varserve.connect(service.address) as client:
+            # Also of a revision that the copy has: those after it would be other commits.
+            for revision in (before[1], later[1]):
+                with pytest.raises(varserve.EpochMismatch):
+                    client.watch_variables("counter", after_revision=revision, epoch=before[0])
         write(service, 1)
-        epoch, revision, count, _, _ = found(service)
-        assert (epoch, revision, count) == (before[0], before[1] + 2, before[2] + 1)
+        assert service.terminate() == 0
+    with serve("counter", arguments=kept_in(copy)) as service:
+        same, revision, count, _, _ = found(service)
+        assert (same, revision, count) == (epoch, before[1] + 2, before[2] + 1)
         assert service.terminate() == 0
 
 

@@ -20,10 +20,15 @@ Array = np.ndarray[Any, Any]
 
 @contextmanager
 def kept(
-    path: Path, make: Callable[[], FakeModel], *, reset: bool = False, **options: Any
+    path: Path,
+    make: Callable[[], FakeModel],
+    *,
+    reset: bool = False,
+    restored: bool = False,
+    **options: Any,
 ) -> Iterator[tuple[LiveModel, SqliteJournal]]:
     """A model with its state from a state directory, as a start of the service makes it."""
-    directory = StateDirectory(path, JournalOptions(**options), reset=reset)
+    directory = StateDirectory(path, JournalOptions(**options), reset=reset, restored=restored)
     try:
         live, journal = directory.take_up(make, LiveModel)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import pytest
 
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, refused, value_of
+from varserve_service.core.answers import WriteRequest
 from varserve_service.core.changes import Write
-from varserve_service.core.errors import JournalError
+from varserve_service.core.errors import JournalError, Reason, StateError
 from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Read
+from varserve_service.core.messages import Conditions, Read
 from varserve_service.core.ports import Operation
 from varserve_service.core.regions import Rows
 from varserve_service.journal import StateDirectory, disk
@@ -40,6 +42,15 @@ def variable(name: str = "v", shape: Any = 3, dtype: str = "float32", **more: An
 
 
 ORIGINAL = model(variable(), variable("w"))
+
+
+def versioned(version: int) -> Callable[[], FakeModel]:
+    def make() -> FakeModel:
+        made = ORIGINAL()
+        made.version = version
+        return made
+
+    return make
 
 
 def begin(directory: Path) -> str:
@@ -135,6 +146,64 @@ def test_a_reset_after_damage_begins_with_the_models_own_values(tmp_path: Path) 
     assert str(payloads[1]) in refused(tmp_path, make)
     with kept(tmp_path, make, reset=True) as (live, _):
         assert (live.header.revision, value_of(live, "v").tolist()) == (0, [0] * 300)
+
+
+def test_a_restored_copy_goes_on_in_a_new_epoch(tmp_path: Path) -> None:
+    """Values, revisions, history and request ids are the copy's; no revision is given out twice.
+
+    One start with it is enough, however it ends, and each start after it keeps the epoch.
+    """
+    request = WriteRequest("w", b"1")
+    state, copy = tmp_path / "state", tmp_path / "copy"
+    begin(state)
+    with kept(state, ORIGINAL) as (live, _):
+        live.assign([Write("w", Operation.SET, np.ones(3, np.float32))], request=request)
+        before = live.header
+    shutil.copytree(state, copy)
+    with kept(state, ORIGINAL) as (live, _):
+        live.assign([Write("v", Operation.SET, np.full(3, 5, np.float32))])
+        seen = live.header  # what a client knows when the copy takes the state's place
+    with kept(copy, ORIGINAL, restored=True) as (live, _):
+        assert live.header.revision == before.revision == seen.revision - 1
+        assert live.header.epoch != seen.epoch
+        assert value_of(live, "v").tolist() == [0, 1, 0]
+        later = Conditions(epoch=seen.epoch)
+        with pytest.raises(StateError) as caught:
+            live.assign([Write("v", Operation.SET, np.zeros(3, np.float32))], conditions=later)
+        assert caught.value.reason is Reason.EPOCH_MISMATCH
+        with pytest.raises(StateError, match="its state began anew"):
+            live.timeline.watch(before.revision, seen.epoch)
+        assert live.timeline.read([Read("v")], 0).entries[0].value.numpy().tolist() == [0, 0, 0]
+        again = live.assign([Write("w", Operation.SET, np.ones(3, np.float32))], request=request)
+        assert again.header == live.header
+        live.assign([Write("v", Operation.SET, np.full(3, 6, np.float32))])
+        after = live.header
+    with kept(copy, ORIGINAL) as (live, _):
+        assert live.header == after
+        assert value_of(live, "v").tolist() == [6, 6, 6]
+
+
+def test_every_version_of_a_restored_copy_goes_on_in_a_new_epoch(tmp_path: Path) -> None:
+    """Also one that is loaded by a later start, and a start that is refused loses nothing."""
+    epochs = {}
+    for version in (1, 2):
+        with kept(tmp_path, versioned(version)) as (live, _):
+            epochs[version] = live.header.epoch
+    other = model(variable("other"))
+    with (
+        pytest.raises(JournalError, match="is refused"),
+        kept(tmp_path, other, restored=True),
+    ):
+        pass
+    for version in (1, 2):
+        with kept(tmp_path, versioned(version)) as (live, _):
+            assert live.header.epoch != epochs[version]
+
+
+def test_a_restored_copy_of_nothing_is_a_beginning(tmp_path: Path) -> None:
+    """There is nothing to go on with, and nothing in the way."""
+    with kept(tmp_path / "new", ORIGINAL, restored=True) as (live, _):
+        assert live.header.revision == 0
 
 
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])

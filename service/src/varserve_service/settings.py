@@ -236,6 +236,9 @@ class Settings(BaseSettings):
     state_reset: bool = Field(
         False, description="move a kept state that is refused aside and begin anew"
     )
+    state_restored: bool = Field(
+        False, description="the state is an older copy: go on with it in a new epoch"
+    )
     history_commits: int = Field(10_000, ge=1, description="commits of a model that are kept")
     history_bytes: int = Field(
         256 * MIB, ge=1, description="bytes of values of a model's commits that are kept"

@@ -58,7 +58,10 @@ class Loader:
         self._states: StateDirectory | None = None
         if settings.state_dir is not None:
             self._states = StateDirectory(
-                settings.state_dir, journal_options(settings), reset=settings.state_reset
+                settings.state_dir,
+                journal_options(settings),
+                reset=settings.state_reset,
+                restored=settings.state_restored,
             )
         from varserve_service import savedmodel
 

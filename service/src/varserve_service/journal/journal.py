@@ -22,7 +22,7 @@ from varserve_service.core.ports import Value
 from . import records
 from .compaction import Compactor
 from .database import Database
-from .disk import NO_ROOM, Head, end_process, make_folder
+from .disk import NO_ROOM, Head, end_process, log, make_folder, sync_folder
 from .fit import check_fit
 from .options import JournalOptions
 from .payloads import Inline, PayloadFiles
@@ -40,6 +40,13 @@ from .rows import (
 from .verification import verify
 
 FORMAT = 1
+_NEW_EPOCH = "new-epoch"
+
+
+def begin_new_epoch(folder: Path) -> None:
+    """Let the journal in a folder go on in a new epoch when it is opened next. Raises OSError."""
+    (folder / _NEW_EPOCH).touch()
+    sync_folder(folder)
 
 
 class Staged:
@@ -87,6 +94,8 @@ class SqliteJournal:
             opened.callback(self._database.close)
             self._state = self._read_state() or self._new_state(model)
             check_fit(self._state["model"], model)
+            if (folder / _NEW_EPOCH).exists():
+                self._go_on_in_a_new_epoch()
             opened.pop_all()
         self._compactor = Compactor(self._database, self._files, self._state, self._options)
 
@@ -251,6 +260,20 @@ class SqliteJournal:
         with self._database.writing() as connection:
             write_state(connection, state)
         return state
+
+    def _go_on_in_a_new_epoch(self) -> None:
+        before, self._state["epoch"] = self._state["epoch"], secrets.token_hex(8)
+        with self._database.writing() as connection:
+            write_state(connection, self._state)
+        # Only now: a crash in between costs one more epoch, which nobody has seen.
+        (self._folder / _NEW_EPOCH).unlink()
+        sync_folder(self._folder)
+        log.warning(
+            "restored state: it goes on in a new epoch",
+            folder=str(self._folder),
+            before=before,
+            epoch=self.epoch,
+        )
 
     def _rows(self, table: str, columns: str, order: str = "revision") -> Iterator[tuple[Any, ...]]:
         with self._database.reading() as connection:

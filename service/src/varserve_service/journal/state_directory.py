@@ -17,7 +17,7 @@ from varserve_service.core.ports import LoadedModel
 
 from .disk import log, make_folder, sync_folder
 from .fit import describe
-from .journal import SqliteJournal
+from .journal import SqliteJournal, begin_new_epoch
 from .options import JournalOptions
 
 Live = TypeVar("Live")
@@ -27,9 +27,17 @@ class StateDirectory:
     """A state directory that belongs to this process until it ends."""
 
     def __init__(
-        self, path: Path, options: JournalOptions | None = None, *, reset: bool = False
+        self,
+        path: Path,
+        options: JournalOptions | None = None,
+        *,
+        reset: bool = False,
+        restored: bool = False,
     ) -> None:
         """`reset`: a state that is refused is moved aside, and its model begins anew.
+
+        `restored`: the directory is an older copy. Every state in it goes on in a new epoch, also
+        of versions that are loaded later: clients may know later revisions of the epoch before.
 
         Raises JournalError when another server has the directory, OSError when it cannot be made.
         """
@@ -49,6 +57,9 @@ class StateDirectory:
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        if restored:
+            for log_file in sorted((path / "models").glob("*/*/log.sqlite3")):
+                begin_new_epoch(log_file.parent)
 
     def take_up(
         self, load: Callable[[], LoadedModel], make: Callable[..., Live]
