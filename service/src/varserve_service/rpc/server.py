@@ -27,7 +27,15 @@ from varserve_service.core.models import Models
 
 from .entry.admission import Admission, Limit
 from .entry.call_log import CallLog
-from .entry.observing import Answering, Arriving, CallObserver, Method, Observed, UnknownMethods
+from .entry.observing import (
+    Answering,
+    Arriving,
+    CallObserver,
+    Method,
+    Observed,
+    Observers,
+    UnknownMethods,
+)
 from .entry.verbs import VERBS, WATCH
 from .guard.access import OPEN, Access, server_credentials
 from .guard.guard import Guard
@@ -96,7 +104,7 @@ class Server:
         observers: Sequence[CallObserver] = (),
     ) -> None:
         """`observers` are told of every call."""
-        self._observers = (*observers, CallLog(options.call_log_level))
+        self._observers = Observers([*observers, CallLog(options.call_log_level)])
         self._models = models
         self._options = options
         self._access = access

@@ -6,22 +6,17 @@ import logging
 
 import structlog
 
-from .observing import Call
+from .observing import Call, CallObserver
 
 log = structlog.get_logger("varserve.calls")
 _stdlib = logging.getLogger("varserve.calls")
 
 
-class CallLog:
-    """A CallObserver. Calls are logged at `level`, refused ones at INFO if that is less."""
+class CallLog(CallObserver):
+    """Calls are logged at `level`, refused ones at INFO if that is less."""
 
     def __init__(self, level: str) -> None:
         self._level = logging.getLevelNamesMapping()[level.upper()]
-
-    def started(self, call: Call) -> None:
-        pass
-
-    received = sent = started
 
     def ended(self, call: Call) -> None:
         """Write the line."""

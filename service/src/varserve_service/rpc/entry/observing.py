@@ -89,7 +89,10 @@ class Call:
 
 
 class CallObserver(Protocol):
-    """Is told of every call, on the event loop: must be quick, and never wait."""
+    """Is told of every call, on the event loop: must be quick, and never wait.
+
+    What a subclass does not say it wants to be told of costs nothing.
+    """
 
     def started(self, call: Call) -> None:
         """A call has come; `method`, `metadata`, `started` and `trace_id` are known."""
@@ -106,6 +109,29 @@ class CallObserver(Protocol):
     def ended(self, call: Call) -> None:
         """It has been answered, refused or cancelled; all is known."""
         ...
+
+
+class Observers:
+    """All who are told of the calls of one service."""
+
+    def __init__(self, observers: Sequence[CallObserver]) -> None:
+        self._told = {
+            what: [
+                getattr(each, what)
+                for each in observers
+                if getattr(type(each), what, None) is not getattr(CallObserver, what)
+            ]
+            for what in ("started", "received", "sent", "ended")
+        }
+
+    def tell(self, what: str, call: Call) -> None:
+        """Call this method of every observer."""
+        for told in self._told[what]:
+            try:
+                told(call)
+            except Exception:
+                # Whoever watches must not break what it watches.
+                log.exception("an observer of calls failed", at=what)
 
 
 # gRPC has a task of its own for each call, and so a context variable is the call's own.
@@ -156,7 +182,7 @@ def trace_id_of(metadata: Sequence[tuple[str, str | bytes]]) -> str:
 class Observed:
     """Tells all observers of one call."""
 
-    def __init__(self, observers: Sequence[CallObserver], method: Method, context: Context) -> None:
+    def __init__(self, observers: Observers, method: Method, context: Context) -> None:
         metadata = tuple(context.invocation_metadata() or ())
         self._observers = observers
         self._context = context
@@ -201,13 +227,8 @@ class Observed:
         self.tell("ended")
 
     def tell(self, what: str) -> None:
-        """Call this method of every observer."""
-        for observer in self._observers:
-            try:
-                getattr(observer, what)(self.call)
-            except Exception:
-                # Whoever watches must not break what it watches.
-                log.exception("an observer of calls failed", at=what)
+        """Tell them what has happened."""
+        self._observers.tell(what, self.call)
 
 
 class Arriving:
@@ -245,11 +266,10 @@ class Answering:
 class UnknownMethods(grpc.GenericRpcHandler):
     """Has no method, and tells of every call that none of the handlers before it has."""
 
-    def __init__(self, observers: Sequence[CallObserver]) -> None:
+    def __init__(self, observers: Observers) -> None:
         self._observers = observers
 
     def service(self, handler_call_details: Any) -> None:
         call = Call(UNKNOWN, code=grpc.StatusCode.UNIMPLEMENTED)
-        for observer in self._observers:
-            observer.started(call)
-            observer.ended(call)
+        self._observers.tell("started", call)
+        self._observers.tell("ended", call)
