@@ -18,7 +18,13 @@ from .ports import Constant, FunctionSpec, InputSpec, Overload, PartialShape, Te
 
 def dtype_name(array: np.ndarray[Any, Any]) -> str:
     """The name of an array's dtype as the ports write it."""
-    return "string" if array.dtype.kind == "O" else array.dtype.name
+    return _dtype_name(array.dtype)
+
+
+# numpy takes microseconds to put a dtype's name together.
+@lru_cache(maxsize=256)
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    return "string" if dtype.kind == "O" else dtype.name
 
 
 def fits(shape: tuple[int, ...], expected: PartialShape) -> bool:

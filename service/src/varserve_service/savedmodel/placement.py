@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +21,8 @@ from .runtime import memory_limit
 _HOST = "CPU:0"
 
 
+# Asked for every tensor that goes in or out.
+@lru_cache(maxsize=256)
 def device_name(device: str) -> str:
     """`/job:localhost/replica:0/task:0/device:GPU:0` as `GPU:0`; `` as `CPU:0`."""
     match = re.search(r"(CPU|GPU|TPU|XLA_\w+):(\d+)$", device.upper())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -66,24 +67,31 @@ def to_tensor(array: np.ndarray[Any, Any], device: str) -> tf.Tensor:
 def _host_tensor(array: np.ndarray[Any, Any]) -> tf.Tensor:
     if array.dtype.hasobject:
         return tf.constant(array, tf.string, shape=array.shape)
-    dtype = array.dtype.newbyteorder("=")
-    if dtype.name.startswith(_COPIED) or array.size == 0:
-        return tf.constant(array, tf.as_dtype(dtype.name), shape=array.shape)
+    dtype, name = _native(array.dtype)
+    if name.startswith(_COPIED) or array.size == 0:
+        return tf.constant(array, tf.as_dtype(name), shape=array.shape)
     if not (
         array.flags.writeable
         and array.flags.c_contiguous
-        and array.dtype == dtype
         and array.dtype.isnative
         and is_aligned(array)
     ):
         copy = aligned_empty(array.shape, dtype)
         np.copyto(copy, array)
         array = copy
-    carrier = _CARRIERS.get(dtype.name)
+    carrier = _CARRIERS.get(name)
     if carrier is None:
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     capsule = array.view(carrier).__dlpack__()
-    return tf.bitcast(tf.experimental.dlpack.from_dlpack(capsule), tf.as_dtype(dtype.name))
+    return tf.bitcast(tf.experimental.dlpack.from_dlpack(capsule), tf.as_dtype(name))
+
+
+# numpy takes microseconds to put a dtype's name together.
+@lru_cache(maxsize=256)
+def _native(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], str]:
+    """The dtype in this machine's byte order, and its name."""
+    native = dtype.newbyteorder("=")
+    return native, native.name
 
 
 class TensorValue:
