@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import uvloop
+
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 from varserve_service.rpc import OPEN, Access, Server, ServerOptions
@@ -28,7 +30,7 @@ def serve_here(
 ) -> Iterator[str]:
     """Serve live models from a thread of this process; gives `HOST:PORT`."""
     started: queue.Queue[str | BaseException] = queue.Queue()
-    loop = asyncio.new_event_loop()
+    loop = uvloop.new_event_loop()  # as the service has it
     stop = asyncio.Event()
 
     async def run() -> None:

@@ -9,6 +9,7 @@ import sys
 from typing import NoReturn
 
 import structlog
+import uvloop
 
 from varserve_service.core.models import STABLE, Models
 from varserve_service.lifecycle import (
@@ -113,7 +114,7 @@ def serve(settings: Settings) -> NoReturn:
     loader = Loader(settings, telemetry, auditing.expired if auditing is not None else None)
     models = loader.load_all()
     warm_up(models, settings, batch_options(settings))
-    finished = asyncio.run(run_server(models, settings, loader, gate, telemetry))
+    finished = uvloop.run(run_server(models, settings, loader, gate, telemetry))
     log.info("stopped", finished=finished)
     telemetry.close()
     # Everything that was acknowledged is done. Taking TensorFlow down in good order needs seconds
