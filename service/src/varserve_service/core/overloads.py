@@ -65,6 +65,8 @@ def choose(
     }
     problems = [_problem(function, o, inputs, constants, defaulted) for o in overloads]
     fitting = [index for index, problem in enumerate(problems) if problem is None]
+    if len(fitting) == 1:
+        return fitting[0]
     for index in fitting:
         if all(_at_least_as_specific(overloads[index], overloads[other]) for other in fitting):
             return index
@@ -191,6 +193,10 @@ def _tensor_problem(
     inputs: Mapping[str, np.ndarray[Any, Any]],
     constants: Mapping[str, Constant],
 ) -> tuple[Reason, str] | None:
+    array = inputs.get(spec.name)
+    same_dtype = array is not None and dtype_name(array) == expected.dtype
+    if array is not None and same_dtype and fits(array.shape, expected.shape):
+        return None
     text = f"{expected.dtype} {shape_text(expected.shape)}"
     if spec.name in constants:
         return (
@@ -198,22 +204,19 @@ def _tensor_problem(
             f"input {spec.name!r}: expected {text}, found the constant "
             f"{constant_text(constants[spec.name])[:200]}",
         )
-    array = inputs.get(spec.name)
     if array is None:
         if spec.optional:
             return None
         return Reason.INPUT_MISMATCH, f"input {spec.name!r} is missing; expected {text}"
-    if dtype_name(array) != expected.dtype:
+    if not same_dtype:
         return (
             Reason.DTYPE_MISMATCH,
             f"input {spec.name!r}: expected {text}, found dtype {dtype_name(array)}",
         )
-    if not fits(array.shape, expected.shape):
-        return (
-            Reason.SHAPE_MISMATCH,
-            f"input {spec.name!r}: expected {text}, found shape {list(array.shape)}",
-        )
-    return None
+    return (
+        Reason.SHAPE_MISMATCH,
+        f"input {spec.name!r}: expected {text}, found shape {list(array.shape)}",
+    )
 
 
 @lru_cache(maxsize=4096)
