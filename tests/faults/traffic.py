@@ -347,6 +347,8 @@ class Watcher:
     def finish(self, revision: int) -> None:
         """Follow up to this revision, which changes what everybody watches, and no further."""
         self._until = revision
+        if self._done():  # It would only hear of it again with the next bookmark.
+            self._stream.cancel()
         self._thread.join(120)
         late = self._thread.is_alive()
         self._until = -1
