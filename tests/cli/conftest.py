@@ -30,7 +30,7 @@ def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         "ADMIN_SERVER",
         "CONTEXT",
         "TOKEN",
-        "TOKEN_FILE",
+        "BEARER_FILE",
         "SERVER_NAME",
         "CA",
         "CERT",

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from click.testing import Result
 
@@ -173,10 +172,37 @@ def test_another_service_is_not_administered_here(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_models_port_is_not_the_admin_port(found: Administered) -> None:
-    """Calls to the wrong port fail, and load nothing."""
-    told = invoke("--admin-server", found.address, "admin", "load", "m", "1", code=8).stderr
-    assert grpc.StatusCode.UNIMPLEMENTED.name in told
+    """Calls to the wrong port are wrong arguments, are told which port it is, and load nothing."""
+    told = invoke("--admin-server", found.address, "admin", "load", "m", "1", code=2).stderr
+    assert f"{found.address} has no AdminService: expected" in told
+    assert "--admin-port" in told
     assert found.states() == {}
+    told = invoke("--server", found.admin_address, "models", code=2).stderr
+    assert "another port of a varserve service" in told
+
+
+def test_a_service_that_is_named_is_the_one_that_is_administered(
+    found: Administered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--server` never goes with AdminService of another service, as a context or the environment
+    has it."""
+    run(found, "load", "m", "1")
+    config = tmp_path / "config.toml"
+    monkeypatch.setenv("VARSERVE_CONFIG", str(config))
+    config.write_text(
+        f'current = "mine"\n[contexts.mine]\nserver = "{found.address}"\n'
+        f'admin_server = "{found.admin_address}"\n'
+    )
+    unload, other = ("admin", "unload", "m"), ("--server", "other.example.org:8500")
+    assert "other.example.org" in invoke(*other, *unload, code=2).stderr
+    with monkeypatch.context() as environment:
+        environment.setenv("VARSERVE_SERVER", "other.example.org:8500")
+        invoke(*unload, code=2)
+        environment.setenv("VARSERVE_ADMIN_SERVER", found.admin_address)
+        environment.setenv("VARSERVE_SERVER", found.address)
+        invoke(*other, *unload, code=2)
+    assert found.states() == {("m", 1): "ready"}
+    invoke("--server", found.address, *unload)
 
 
 def test_tls_tokens_and_rights(tmp_path: Path) -> None:

@@ -84,9 +84,13 @@ def test_tokens_are_for_tls(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("VARSERVE_TOKEN", "secret")
     invoke("-s", "example.org:1", "models", code=2)
     cli("models")
-    cli("--token-file", str(tmp_path / "none"), "models")  # the environment's own goes first
+    none = ("--token-file", str(tmp_path / "none"), "models")
+    cli(*none, code=2)  # a flag goes before the environment, for who calls too
+    monkeypatch.setenv("VARSERVE_BEARER_FILE", str(tmp_path / "none"))
+    cli("models")
+    monkeypatch.delenv("VARSERVE_BEARER_FILE")
     monkeypatch.delenv("VARSERVE_TOKEN")
-    cli("--token-file", str(tmp_path / "none"), "models", code=2)
+    cli(*none, code=2)
     cli("--ca", str(tmp_path / "none"), "models", code=2)
     cli("--cert", str(token), "models", code=2)
 

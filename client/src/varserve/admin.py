@@ -20,6 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 from . import specs
 from .client import make
 from .credentials import Tls, Token
+from .errors import ServiceError
 from .handles import Connection, Defaults
 from .operations import attempt
 from .specs import ModelState, StateHeader
@@ -97,7 +98,7 @@ class AdminClient(Connection[D_co]):
         NotConfigured. What was served before goes on then.
         """
         request = pb.LoadModelRequest(model=model, version=version, label=label)
-        reply = yield from attempt(Call(_LOAD, request, self._defaults.budget(timeout)))
+        reply = yield from self._ask(_LOAD, request, timeout)
         return specs.header(reply.header)
 
     @operation
@@ -109,8 +110,7 @@ class AdminClient(Connection[D_co]):
         Raises ModelNotFound, ModelNotReady.
         """
         request = pb.UnloadModelRequest(model=model, label=label)
-        call = Call(_UNLOAD, request, self._defaults.budget(timeout))
-        reply = yield from attempt(call, repeatable=False)
+        reply = yield from self._ask(_UNLOAD, request, timeout, repeatable=False)
         return [specs.header(each) for each in reply.headers]
 
     @operation
@@ -129,8 +129,7 @@ class AdminClient(Connection[D_co]):
         """
         number = pb.SaveFormat.Value(f"SAVE_FORMAT_{SaveFormat(format).name}")
         request = pb.SaveModelRequest(model=model, folder=folder, format=number)
-        call = Call(_SAVE, request, self._defaults.budget(timeout))
-        reply = yield from attempt(call, repeatable=False)
+        reply = yield from self._ask(_SAVE, request, timeout, repeatable=False)
         return SavedState(specs.header(reply.header), reply.variable_count, reply.byte_length)
 
     @operation
@@ -139,8 +138,23 @@ class AdminClient(Connection[D_co]):
     ) -> Op[list[ModelVersion]]:
         """ListVersions: of one model or all, in memory and in the repository."""
         request = pb.ListVersionsRequest(model=model)
-        reply = yield from attempt(Call(_LIST, request, self._defaults.budget(timeout)))
+        reply = yield from self._ask(_LIST, request, timeout)
         return [_version(each) for each in reply.versions]
+
+    def _ask(
+        self, method: Method, request: Any, timeout: float | None, *, repeatable: bool = True
+    ) -> Op[Any]:
+        call = Call(method, request, self._defaults.budget(timeout))
+        try:
+            return (yield from attempt(call, repeatable=repeatable))
+        except ServiceError as error:
+            if error.reason != "UNIMPLEMENTED":
+                raise
+            raise ServiceError(
+                f"{self._driver.dial.target} has no AdminService: expected the address that the "
+                "service's --admin-port gives it, found that of its models, or of something else",
+                reason=error.reason,
+            ) from None
 
 
 def _version(message: Any) -> ModelVersion:

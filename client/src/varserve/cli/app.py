@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from varserve import errors
 
@@ -111,23 +111,25 @@ def _version() -> str:
     help="File with a bearer token. $VARSERVE_TOKEN is one itself.",
 )
 @click.pass_context
-def varserve(ctx: click.Context, /, context: str | None, **flags: Any) -> None:
+def varserve(ctx: click.Context, /, **flags: Any) -> None:
     """Read, change and run what a TensorFlow model is serving right now.
 
     Options may also stand in the environment (VARSERVE_SERVER, ...) or in a configuration file with
     named contexts; see docs/cli.md.
     """
-    ctx.obj = session_of({"context": context, **flags})
+    ctx.obj = session_of(ctx)
     ctx.call_on_close(ctx.obj.close)
 
 
-def session_of(flags: Mapping[str, Any]) -> Session:
-    """A session by the command line's own options."""
-    given = Settings(
-        token=os.environ.get("VARSERVE_TOKEN") or None,
-        **{key: value for key, value in flags.items() if key in IN_FILE},
-    )
-    return Session(lambda: given.over(read_context(config_path(), flags.get("context"))))
+def session_of(ctx: click.Context) -> Session:
+    """A session by the command line's own options, those of `ctx`."""
+    flags: dict[str, Any] = {}
+    environment: dict[str, Any] = {"token": os.environ.get("VARSERVE_TOKEN") or None}
+    for key in IN_FILE:
+        typed = ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE
+        (flags if typed else environment)[key] = ctx.params.get(key)
+    given = Settings(**flags).over(Settings(**environment))
+    return Session(lambda: given.over(read_context(config_path(), ctx.params.get("context"))))
 
 
 for _room in (look, change, follow, transfer, compare, admin, shell):

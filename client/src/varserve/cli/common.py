@@ -44,7 +44,7 @@ def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[
         from .app import session_of
 
         try:
-            session = session_of(ctx.find_root().params)
+            session = session_of(ctx.find_root())
             try:
                 found = _names(session, kind, ctx.params.get("model"))
             finally:

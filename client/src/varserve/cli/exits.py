@@ -24,7 +24,8 @@ INTERRUPTED = 130
 MEANINGS = {
     0: "done; nothing differs",
     DIFFERENT: "`diff` or `push --dry-run` found differences; `wait-ready`: not ready in time",
-    USAGE: "wrong arguments, files or values: `InvalidRequest` and its kinds",
+    USAGE: "wrong arguments, files or values, or an address where something else answers: "
+    "`InvalidRequest` and its kinds",
     NOT_FOUND: "no such model, variable, function or lease: `NotFound`",
     STATE: "the state is another than the command needs: `Conflict`, `FailedPrecondition`, "
     "`OutOfRange`",
@@ -52,6 +53,8 @@ _CODES: tuple[tuple[type[errors.VarserveError], int], ...] = (
 
 def code_of(error: errors.VarserveError) -> int:
     """The exit code of an error."""
+    if error.reason == "UNIMPLEMENTED":  # no varserve service, or its other port
+        return USAGE
     return next((code for kind, code in _CODES if isinstance(error, kind)), DEFECT)
 
 

@@ -50,14 +50,19 @@ class Settings:
 
     def over(self, other: Settings) -> Settings:
         """These, and the other's where nothing is set here."""
-        return Settings(
-            **{
-                each.name: getattr(other, each.name)
-                if getattr(self, each.name) is None
-                else getattr(self, each.name)
-                for each in fields(self)
-            }
-        )
+        found = {
+            each.name: getattr(other, each.name)
+            if getattr(self, each.name) is None
+            else getattr(self, each.name)
+            for each in fields(self)
+        }
+        if self.server not in (None, other.server):
+            # What the other says of AdminService is of another service.
+            found["admin_server"] = self.admin_server
+        if self.token or self.token_file:
+            # Who calls is said in one place.
+            found |= {"token": self.token, "token_file": self.token_file}
+        return Settings(**found)
 
 
 IN_FILE = [each.name for each in fields(Settings) if each.name != "token"]
@@ -137,10 +142,10 @@ class Session:
         if self._admin is None:
             settings = self.settings()
             if settings.server and not settings.admin_server:
-                # Never this machine's by default, when it is another service that is meant.
+                # Never another service's by default.
                 raise Unusable(
                     "expected the address of AdminService, --admin-server HOST:PORT, "
-                    f"beside that of the service, found {settings.server!r} alone"
+                    f"where that of the service is said, found {settings.server!r} alone"
                 )
             server = settings.admin_server or DEFAULT_ADMIN_SERVER
             self._admin = connect_admin(server, **_options(settings))
