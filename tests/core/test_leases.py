@@ -11,6 +11,7 @@ import pytest
 
 from tests.core.test_live_model import ADD, SET, array, refusal, two, value_of
 from tests.fakes import FakeModel, FakeVariable
+from varserve_service.core import leases
 from varserve_service.core.changes import Write
 from varserve_service.core.commits import CommitKind
 from varserve_service.core.errors import Reason
@@ -85,10 +86,10 @@ def test_a_lease_can_be_kept_for_good() -> None:
 def test_leases_on_top_of_each_other_leave_nothing_behind(order: tuple[int, int]) -> None:
     """Two leases on one variable, ended in either order: what was there before both is back."""
     live, *_ = two()
-    leases = [leased(live, Write("a", SET, array(n, n, n))) for n in (5, 6)]
-    live.revoke_lease(leases[order[0]])
+    both = [leased(live, Write("a", SET, array(n, n, n))) for n in (5, 6)]
+    live.revoke_lease(both[order[0]])
     assert value_of(live, "a").tolist() == ([6, 6, 6] if order == (0, 1) else [5, 5, 5])
-    live.revoke_lease(leases[order[1]])
+    live.revoke_lease(both[order[1]])
     assert value_of(live, "a").tolist() == [1, 2, 3]
 
 
@@ -117,6 +118,44 @@ def test_what_could_not_be_taken_back_is_tried_again() -> None:
     assert value_of(live, "a").tolist() == [0, 0, 0]
     until(lambda: live.header.revision == 2)
     assert value_of(live, "a").tolist() == [1, 2, 3]
+
+
+def test_a_lease_that_is_renewed_while_its_expiry_fails_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is tried again after a failure is what is due then, and not what was renewed."""
+    monkeypatch.setattr(leases, "_RETRY_SECONDS", 0.0)
+    ended: list[int] = []
+
+    def expire(lease: int) -> None:
+        ended.append(lease)
+        if lease == 1:
+            held.renew(lease)
+            raise MemoryError
+        held.settle(lease, (), 3, keep=False)
+
+    held = leases.Leases(expire)
+    held.grant(1, LONG, (), {})
+    held.grant(2, 0.2, (), {})
+    held._leases[1].end = 0.0
+    until(lambda: 2 in ended)
+    assert ended == [1, 2]
+    held.clear()
+
+
+def test_leases_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused, with nothing changed; there is room again when one has ended."""
+    monkeypatch.setattr(leases, "MAX_LEASES", 2)
+    live, *_ = two()
+    first, _ = (leased(live, Write("a", SET, array(n, n, n))) for n in (5, 6))
+    error = refusal(leased, live, Write("a", SET, array(7, 7, 7)))
+    assert (error.reason, error.metadata["limit"]) == (Reason.TOO_MANY_REQUESTS, "2")
+    assert (live.header.revision, value_of(live, "a").tolist()) == (2, [6, 6, 6])
+    live.assign([Write("b", SET, array(1, 1))])
+    live.revoke_lease(first)
+    leased(live, Write("a", SET, array(7, 7, 7)))
+    assert value_of(live, "a").tolist() == [7, 7, 7]
+    live.close()
 
 
 def test_many_leases_take_one_thread_and_none_when_they_have_ended() -> None:

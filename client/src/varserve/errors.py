@@ -379,7 +379,7 @@ class ValueTooLarge(ResourceExhausted):
 
 
 class TooManyRequests(ResourceExhausted):
-    """Too many calls or transfers at once."""
+    """Too many calls, transfers or leases at once."""
 
     reason = "TOO_MANY_REQUESTS"
 

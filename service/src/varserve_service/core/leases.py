@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from .commits import Changed
 from .errors import Reason, StateError
 
+MAX_LEASES = 10_000
+"""Of one model, at once: each keeps alive what its write replaced, and costs a look at each end."""
+
 # Seconds until what could not be put back (for want of memory, say) is tried again.
 _RETRY_SECONDS = 1.0
 
@@ -54,6 +57,16 @@ class Leases:
 
     def __len__(self) -> int:
         return len(self._leases)
+
+    def check_room(self) -> None:
+        """Raises StateError TOO_MANY_REQUESTS when there are as many leases as there may be."""
+        if len(self._leases) >= MAX_LEASES:
+            raise StateError(
+                Reason.TOO_MANY_REQUESTS,
+                f"{len(self._leases)} leases of this model have not ended; expected at most "
+                f"{MAX_LEASES}; nothing was changed; retry when one has ended, or write without",
+                limit=MAX_LEASES,
+            )
 
     def grant(
         self, revision: int, seconds: float, changed: Sequence[Changed], under: Mapping[str, int]
@@ -151,7 +164,8 @@ class Leases:
 
     def _postpone(self, lease: _Lease) -> None:
         with self._changed:
-            lease.end = time.monotonic() + _RETRY_SECONDS
+            # It may have been renewed meanwhile.
+            lease.end = max(lease.end, time.monotonic() + _RETRY_SECONDS)
 
 
 def _both_whole(one: Held, other: Held) -> bool:

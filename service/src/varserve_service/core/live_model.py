@@ -288,6 +288,7 @@ class LiveModel:
         def make() -> Done:
             if lease_seconds is None:
                 return assignment.make(values)
+            self._leases.check_room()
             changes.check_initialized(assignment.variables)
             under = {v.spec.path: self._revisions.of(v.spec.path) for v in assignment.variables}
             done = assignment.make(values)
