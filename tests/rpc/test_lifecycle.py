@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
 from tests.rpc.bodies import value_of
-from tests.rpc.models import INT64, counter
+from tests.rpc.models import INT64, counter, counter_version
 from tests.rpc.requests import MODEL, assign, chunk, entry, header, manifest, number, read, run
 from tests.rpc.wire import outcome_of
 from varserve.v1 import model_service_pb2 as pb
@@ -185,6 +185,36 @@ async def test_calls_in_progress_are_finished_and_new_ones_are_refused() -> None
         await upload.write(chunk(0, TWOS))
         await upload.done_writing()
         assert ((await call).header.revision, (await upload).header.revision) == (1, 2)
+        assert await stopping
+
+
+async def test_new_calls_are_refused_while_watchers_are_told() -> None:
+    """From the first moment of stopping: a watcher that does not listen lets nobody in."""
+    async with running(counter()) as found:
+        deaf = asyncio.ensure_future(asyncio.Event().wait())
+        found.server._history._watches.add(deaf)  # type: ignore[arg-type]
+        stopping = asyncio.ensure_future(found.server.stop(20))
+        await until(lambda: not found.server.ready)
+        for call in (found.stub.AssignVariable(SET_TWOS), found.stub.ReadVariable(read())):
+            assert await reason_of(call) == "SHUTTING_DOWN"
+        assert not stopping.done()
+        deaf.cancel()
+        assert await stopping
+
+
+async def test_a_load_that_ends_while_the_service_stops_does_not_make_it_ready() -> None:
+    """Neither for health nor for the metrics."""
+    gate = Gate()
+    async with running(counter(functions=(gated(gate),))) as found:
+        call = asyncio.ensure_future(found.stub.RunFunction(WAIT))
+        await passed(gate)
+        stopping = asyncio.ensure_future(found.server.stop(20))
+        await until(lambda: not found.server.ready)
+        await found.server.serve(counter_version(2), "canary")
+        assert not found.server.ready
+        assert await found.status("") == NOT_SERVING
+        gate.opened.set()
+        assert await reason_of(call) == "OK"
         assert await stopping
 
 

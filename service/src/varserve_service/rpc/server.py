@@ -117,6 +117,7 @@ class Server:
         self._serving = Serving(models, self._served)
         self._health = health.aio.HealthServicer()
         self._healthy: set[str] = set()
+        self._stopping = False
         self._admin: tuple[grpc.aio.Server, Workers] | None = None
         self.admin_address: str | None = None
         """`HOST:PORT` of AdminService, once it listens."""
@@ -199,6 +200,8 @@ class Server:
 
     async def _tell_health(self) -> None:
         """The service as a whole, and all that a model can be called."""
+        if self._stopping:  # what was still being loaded changes nothing about that
+            return
         names = {""}
         for live in self._models.sorted:
             names.update(self._models.names(live.name))
@@ -245,7 +248,10 @@ class Server:
 
         Returns False when, after `grace` seconds, work was still in progress.
         """
+        self._stopping = True
         self._healthy = set()
+        # At once: telling watchers may take a second.
+        self._calls.refuse()
         await self._health.enter_graceful_shutdown()
         await self._history.close()
         left = await self._calls.drain(grace)

@@ -108,12 +108,15 @@ class Calls:
         if not self._in_progress:
             self._idle.set()
 
+    def refuse(self) -> None:
+        """Let no new calls in."""
+        self._draining = True
+
     async def drain(self, grace: float) -> int:
-        """Refuse new calls and wait for those in progress, at most `grace` seconds.
+        """Wait for the calls in progress, at most `grace` seconds.
 
         Returns how many were still in progress.
         """
-        self._draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), grace)
         except TimeoutError:
