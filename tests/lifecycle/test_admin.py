@@ -12,6 +12,7 @@ import pytest
 
 import varserve
 import varserve.aio
+from tests.core.test_leases import until
 from tests.fakes import FakeVariable
 from tests.lifecycle.administered import Administered, administered, saved_model
 from tests.rpc.traversing import names
@@ -27,6 +28,7 @@ from varserve_service.lifecycle import (
     Poller,
     SaveRoom,
     SwitchOrder,
+    manager,
 )
 from varserve_service.repository import ModelSource, Repository, RepositoryError
 
@@ -175,6 +177,52 @@ def test_memory_for_one_version_alone_swaps_them(tmp_path: Path) -> None:
         with pytest.raises(varserve.OutOfMemory, match=r"about \d+ bytes of host memory"):
             found.admin.load_model("m", 1)
         assert found.version("m") == 2
+
+
+def test_a_version_that_is_stuck_on_its_way_out_is_not_loaded_beside_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With old_first, where the new one fails and a kernel holds the old one, the caller is told.
+
+    When the old one has ended at last it can be loaded, and its end takes nothing from the list.
+    """
+    monkeypatch.setattr(manager, "_ENDING_SECONDS", 0.05)
+    options = LifecycleOptions(0.05, SwitchOrder.OLD_FIRST)
+    with administered(tmp_path, options=options) as found:
+        saved_model(found.repository / "m" / "1")
+        saved_model(found.repository / "m" / "2", b"bad")
+        found.admin.load_model("m", 1)
+        old = found.models.find("m")
+        old._lock.acquire_shared(None)
+        with pytest.raises(varserve.ModelLoadFailed, match="is bad"):
+            found.admin.load_model("m", 2)
+        assert found.states() == {("m", 1): "unloading", ("m", 2): "failed"}
+        assert found.loads.done == [("m", 1)]
+        old._lock.release_shared()
+        until(lambda: ("m", 1) not in found.states())
+        found.admin.load_model("m", 1)
+        assert found.states() == {("m", 1): "ready", ("m", 2): "failed"}
+        # Whoever of that name and number ends now, it is not this one.
+        found.models.forget("m", 1, old)
+        assert found.states()["m", 1] == "ready"
+
+
+def test_a_version_that_does_not_come_back_is_told_of(tmp_path: Path) -> None:
+    """The caller is told why the new one failed, and the list says what became of the old one."""
+    options = LifecycleOptions(order=SwitchOrder.OLD_FIRST)
+    with administered(tmp_path, options=options) as found:
+        one = saved_model(found.repository / "m" / "1")
+        saved_model(found.repository / "m" / "2", b"new is bad")
+        found.admin.load_model("m", 1)
+
+        def spoil(source: ModelSource) -> None:
+            (source.path / "saved_model.pb").write_bytes(b"bad")
+
+        found.loads.before = spoil
+        with pytest.raises(varserve.ModelLoadFailed, match="m/2 is bad"):
+            found.admin.load_model("m", 2)
+        assert found.states() == {("m", 1): "failed", ("m", 2): "failed"}
+        assert f"{one} is bad" in found.admin.list_versions("m")[0].error
 
 
 def test_the_order_can_be_set(tmp_path: Path) -> None:

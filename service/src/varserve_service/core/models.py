@@ -130,10 +130,15 @@ class Models:
         with self._changing:
             self._put(Status(name, version, state, error=error))
 
-    def forget(self, name: str, version: int) -> None:
-        """A version that no label points to is not there any more."""
+    def forget(self, name: str, version: int, live: LiveModel | None = None) -> None:
+        """A version that no label points to is not there any more.
+
+        `live`: only if it is this one; what has come in its place stays.
+        """
         with self._changing:
-            self._statuses = {k: v for k, v in self._statuses.items() if k != (name, version)}
+            status = self._statuses.get((name, version))
+            if status is not None and live in (None, status.live):
+                self._statuses = {k: v for k, v in self._statuses.items() if v is not status}
 
     def serve(self, live: LiveModel, label: str = STABLE) -> list[LiveModel]:
         """Let a label point to a live model from now on.

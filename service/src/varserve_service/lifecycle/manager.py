@@ -312,11 +312,29 @@ class Lifecycle:
         try:
             live = self._made(source, before)
         except BaseException:
-            again = self._load(origin)
-            self._front.serve(again, label)
-            log.warning("the version before is back", model=origin.name, version=origin.version)
+            self._bring_back(origin, label)
             raise
         return live, self._front.serve(live, label)
+
+    def _bring_back(self, source: ModelSource, label: str) -> None:
+        """Serve again what was unloaded; where that fails, the log and the list of versions say so.
+
+        Not while it is still on its way out: its journal is open, and its memory is taken.
+        """
+        name, version = source.name, source.version
+        try:
+            self._in_memory(name, version)
+        except StateError as error:
+            log.error("the version before is not back", reason=error.message)
+            return
+        try:
+            again = self._load(source)
+        except Exception as error:
+            failure = self._failure(source, error)
+            self._models.note(name, version, ModelState.FAILED, failure.message)
+            return
+        self._front.serve(again, label)
+        log.warning("the version before is back", model=name, version=version)
 
     def _failure(self, source: ModelSource, error: BaseException) -> StateError:
         if isinstance(error, StateError):
@@ -373,8 +391,8 @@ class Lifecycle:
         name, version = live.name, live.version
         self._front.retire(live, self._options.drain_seconds)
         live.close()
+        self._models.forget(name, version, live)
         del live
-        self._models.forget(name, version)
         log.info("unloaded model", model=name, version=version)
 
     # One after the other, for each model.
