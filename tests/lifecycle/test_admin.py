@@ -359,6 +359,25 @@ def test_a_save_is_whole_and_never_overwrites(tmp_path: Path) -> None:
         assert sorted(path.name for path in (tmp_path / "saves").iterdir()) == ["m"]
 
 
+def test_what_is_saved_into_the_repository_does_not_keep_the_service_from_starting(
+    tmp_path: Path,
+) -> None:
+    """Saves that are no version to serve are no models without a version, either."""
+    with administered(tmp_path) as found:
+        saved_model(found.repository / "m" / "1")
+        found.admin.load_model("m", 1)
+        savers = {SaveFormat.SAFETENSORS: save_safetensors}
+        found.lifecycle._room = SaveRoom(found.repository, savers)
+        for folder in ("kept", "m/5", "new/1", "m2"):
+            found.admin.save_model("m", folder, format="safetensors")
+        saved_model(found.repository / "m2" / "3")
+        started = Repository({}, found.repository).all()
+        assert [(each.name, each.version) for each in started] == [("m", 1), ("m2", 3)]
+        (found.repository / "empty").mkdir()
+        with pytest.raises(RepositoryError, match="model 'empty': expected folders named by"):
+            Repository({}, found.repository).all()
+
+
 def test_only_models_that_are_listed_are_allowed(tmp_path: Path) -> None:
     """A file that is changed, missing or more than the list has refuses the model."""
     folder = saved_model(tmp_path / "m" / "1", b"model")

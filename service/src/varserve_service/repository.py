@@ -15,6 +15,8 @@ from typing import TypeAlias
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
+NOTE = "varserve.json"
+"""File that says of which state a saved folder is."""
 
 _VERSION_PATTERN = re.compile(r"[0-9]{1,18}")
 _SHARD_PATTERN = re.compile(r"variables\.data-[0-9]{5}-of-([0-9]{5})")
@@ -57,8 +59,10 @@ class Repository:
     def all(self) -> list[ModelSource]:
         """What to serve at the start: of each model the highest version. Raises RepositoryError."""
         sources = [_named(name, path) for name, path in self._named.items()]
-        if self._root is not None:
-            sources += [self._highest(self._root, name) for name in self._names(self._root)]
+        root = self._root
+        if root is not None:
+            names = [name for name in self._names(root) if not self._has_saves_alone(root, name)]
+            sources += [self._highest(root, name) for name in names]
         names = [source.name for source in sources]
         for name in names:
             if names.count(name) > 1:
@@ -108,6 +112,13 @@ class Repository:
             for folder in root.iterdir()
             if NAME_PATTERN.fullmatch(folder.name) and folder.is_dir()
         )
+
+    def _has_saves_alone(self, root: Path, name: str) -> bool:
+        """What operators saved here, as no version that could be served: no mistake of a layout."""
+        folder = root / name
+        if not _is_inside(folder, root.resolve()) or self._complete(root, name, outside=True):
+            return False
+        return any((each / NOTE).is_file() for each in (folder, *folder.iterdir()))
 
     def _highest(self, root: Path, name: str) -> ModelSource:
         folder = root / name

@@ -23,14 +23,13 @@ from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Header, Read
 from varserve_service.core.ports import Value, VariableSpec
+from varserve_service.repository import NOTE
 
 log = structlog.get_logger("varserve.lifecycle")
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _FOLDER = re.compile(rf"({_NAME})(?:/([0-9]{{1,18}}))?")
 _TEMPORARY = ".saving-"
-NOTE = "varserve.json"
-"""File that says of which state a saved folder is."""
 
 
 class Saver(Protocol):
