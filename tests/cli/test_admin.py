@@ -178,7 +178,7 @@ def test_the_models_port_is_not_the_admin_port(found: Administered) -> None:
     assert "--admin-port" in told
     assert found.states() == {}
     told = invoke("--server", found.admin_address, "models", code=2).stderr
-    assert "another port of a varserve service" in told
+    assert "another port of one" in told
 
 
 def test_a_service_that_is_named_is_the_one_that_is_administered(

@@ -490,8 +490,8 @@ def from_rpc(error: Any, target: str) -> VarserveError:
     details: str = error.details() or "no details"
     if code is grpc.StatusCode.UNIMPLEMENTED:
         message = (
-            f"{target} answers, but has no such call: it is another port of a varserve service, "
-            "an older service, or none"
+            f"{target} answers, but has no such call: it is no varserve service, an older one, "
+            "or another port of one"
         )
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
         message = f"{target} did not answer in time; a write may or may not have been done"
