@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ import varserve.aio
 from tests.core.test_leases import until
 from tests.fakes import FakeVariable
 from tests.lifecycle.administered import Administered, administered, saved_model
+from tests.rpc.test_identity import Claimed
 from tests.rpc.traversing import names
 from varserve.v1 import admin_service_pb2 as pb
+from varserve_service.access.audit import AuditLog
+from varserve_service.access.policy_file import read_policy
 from varserve_service.core.administration import SaveFormat
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.memory import MemoryBudget, Room
@@ -31,6 +35,7 @@ from varserve_service.lifecycle import (
     manager,
 )
 from varserve_service.repository import ModelSource, Repository, RepositoryError
+from varserve_service.rpc import Access, Auditing
 
 
 def test_every_admin_rpc_has_a_method() -> None:
@@ -376,6 +381,59 @@ def test_what_is_saved_into_the_repository_does_not_keep_the_service_from_starti
         (found.repository / "empty").mkdir()
         with pytest.raises(RepositoryError, match="model 'empty': expected folders named by"):
             Repository({}, found.repository).all()
+
+
+RULES = b"""
+rules:
+  - {subjects: [ann], verbs: [admin], models: [a]}
+  - {subjects: [bob], verbs: [admin], models: ["*"]}
+"""
+
+
+def test_a_model_is_saved_as_a_version_of_another_by_who_administers_both(tmp_path: Path) -> None:
+    """In a repository such a version would be served under the other's name."""
+    rules = read_policy(RULES)
+    access = Access(authenticator=Claimed(), policy=lambda: rules)
+    with administered(tmp_path, room_of(tmp_path), access=access) as found:
+        saved_model(found.repository / "a" / "1")
+        ann, bob = (
+            varserve.connect_admin(found.admin_address, metadata=[("name", name)], retries=0)
+            for name in ("ann", "bob")
+        )
+        with ann, bob:
+            ann.load_model("a")
+            for folder in ("b/2", "b2/1"):
+                with pytest.raises(
+                    varserve.AccessDenied, match=f"may not admin model '{folder[:-2]}'"
+                ):
+                    ann.save_model("a", folder, format="safetensors")
+            ann.save_model("a", "a/2", format="safetensors")
+            ann.save_model("a", "kept", format="safetensors")
+            bob.save_model("a", "b/2", format="safetensors")
+
+
+def test_the_audit_log_says_which_version_label_and_folder(tmp_path: Path) -> None:
+    """Of what an operator did, and of what he tried."""
+    audited = tmp_path / "audit"
+    access = Access(auditing=Auditing(AuditLog(audited)))
+    with administered(tmp_path, room_of(tmp_path), access=access) as found:
+        for version, content in ((3, b""), (4, b"bad")):
+            saved_model(found.repository / "m" / str(version), content)
+        epoch = found.admin.load_model("m", 3).epoch
+        found.admin.load_model("m", 3, label="canary")
+        found.admin.save_model("m@canary", "m/5", format="safetensors")
+        found.admin.unload_model("m", label="canary")
+        with pytest.raises(varserve.ModelLoadFailed):
+            found.admin.load_model("m")
+    told = [json.loads(line) for line in audited.read_text().splitlines()]
+    fields = ("method", "outcome", "model", "label", "folder", "version", "epoch")
+    assert [tuple(each.get(field) for field in fields) for each in told] == [
+        ("LoadModel", "OK", "m", "stable", None, 3, epoch),
+        ("LoadModel", "OK", "m", "canary", None, 3, epoch),
+        ("SaveModel", "OK", "m@canary", None, "m/5", 3, epoch),
+        ("UnloadModel", "OK", "m", "canary", None, None, None),
+        ("LoadModel", "MODEL_LOAD_FAILED", "m", "stable", None, None, None),
+    ]
 
 
 def test_only_models_that_are_listed_are_allowed(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class Record:
     writes: bool = False
     told: bool = False
     names: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 # A call's own: gRPC has a task for each.
@@ -66,6 +67,10 @@ class Auditing:
         model, variables, function = names_of(asked.needs)
         record = Record(_fields(method, subject, context))
         record.fields["request_id"] = asked.request_id[:_MAX_NAME]
+        record.details = {
+            key: value[:_MAX_NAME] if isinstance(value, str) else value
+            for key, value in asked.details.items()
+        }
         record.names = {
             "model": model[:_MAX_NAME],
             "variables": [name[:_MAX_NAME] for name in variables[:_MAX_NAMES]],
@@ -87,16 +92,21 @@ class Auditing:
                     "the audit log cannot be written; nothing was changed by this call",
                 ) from None
 
-    async def done(self, record: Record) -> None:
+    async def done(self, record: Record, answer: Any) -> None:
         """A call that was to write has come to its end, maybe without a commit of its own."""
-        if not record.told:
-            await self._write(_line(record.fields, "OK", record.names), done=True)
+        if record.told:
+            return
+        details = record.details
+        header = getattr(answer, "header", None)
+        if details and header is not None:  # the version that was meant, also where none was named
+            details = details | {"version": header.version, "epoch": header.epoch}
+        await self._write(_line(record.fields, "OK", record.names | details), done=True)
 
     def cut_off(self, record: Record) -> None:
         """The caller has gone. What has begun on a thread is done, and a commit tells of itself."""
         if record.told:
             return
-        line = _line(record.fields, "CANCELLED", record.names)
+        line = _line(record.fields, "CANCELLED", record.names | record.details)
         loop = asyncio.get_running_loop()
         writing = loop.run_in_executor(None, partial(self._log.write, line, done=True))
         # What cannot be written is owed: the log refuses the next write until it is.
@@ -110,7 +120,7 @@ class Auditing:
         if failure.reason == Reason.AUDIT_LOG_UNAVAILABLE.value:
             return  # the log has it, or nothing was done
         fields = record.fields if record else _fields(method, subject_of(context), context)
-        names = record.names if record else {}
+        names = record.names | record.details if record else {}
         try:
             await self._write(_line(fields, failure.reason, names), done=False)
         except StateError as error:

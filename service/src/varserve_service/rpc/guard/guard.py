@@ -193,7 +193,7 @@ class Guard:
             except asyncio.CancelledError:
                 auditing.cut_off(record)
                 raise
-            await auditing.done(record)
+            await auditing.done(record, answer)
             return answer
 
     def check(self, asked: Asked, seen: Sight | None) -> bool:

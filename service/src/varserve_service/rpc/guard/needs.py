@@ -7,13 +7,14 @@ calls nor what he may.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from varserve import frames
 from varserve_service.access.policy import Verb
+from varserve_service.core.models import STABLE
 from varserve_service.core.ports import Constant
 from varserve_service.rpc.messages import translate
 from varserve_service.rpc.messages.bodies import ClaimedTensor
@@ -81,11 +82,15 @@ Need: TypeAlias = OnModel | OnVariables | OnEvery | OnSome | OnLease | OnRun
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request needs, and under which id. `writes`: it changes something if it succeeds."""
+    """What a request needs, and under which id. `writes`: it changes something if it succeeds.
+
+    `details` are what else of it is to be told, in the audit log's fields.
+    """
 
     needs: Sequence[Need]
     writes: bool = False
     request_id: str = ""
+    details: Mapping[str, str | int] = field(default_factory=dict)
 
 
 def _list_models(request: Any) -> Asked:
@@ -168,8 +173,22 @@ def _end_lease(request: Any) -> Asked:
     return Asked([OnLease(request.model, request.lease, request.epoch)], True)
 
 
-def _administer(request: Any) -> Asked:
-    return Asked([OnModel(Verb.ADMIN, request.model)], True)
+def _load(request: Any) -> Asked:
+    version = {"version": request.version} if request.HasField("version") else {}
+    needs = [OnModel(Verb.ADMIN, request.model)]
+    return Asked(needs, True, details={"label": request.label or STABLE} | version)
+
+
+def _unload(request: Any) -> Asked:
+    return Asked([OnModel(Verb.ADMIN, request.model)], True, details={"label": request.label})
+
+
+def _save(request: Any) -> Asked:
+    name, version, _ = request.folder.partition("/")
+    # In a repository it is a version of the model of that name.
+    needs = [OnModel(Verb.ADMIN, name)] if version else []
+    needs.append(OnModel(Verb.ADMIN, request.model))
+    return Asked(needs, True, details={"folder": request.folder})
 
 
 def _list_versions(request: Any) -> Asked:
@@ -195,9 +214,9 @@ NEEDS: Mapping[str, Callable[[Any], Asked]] = {
     f"{_MODELS}RevertCommits": _revert,
     f"{_MODELS}RenewLease": _lease,
     f"{_MODELS}RevokeLease": _end_lease,
-    f"{_ADMIN}LoadModel": _administer,
-    f"{_ADMIN}UnloadModel": _administer,
-    f"{_ADMIN}SaveModel": _administer,
+    f"{_ADMIN}LoadModel": _load,
+    f"{_ADMIN}UnloadModel": _unload,
+    f"{_ADMIN}SaveModel": _save,
     f"{_ADMIN}ListVersions": _list_versions,
 }
 """By the method's full name. A call whose requests stream is told by its manifest."""
