@@ -1,4 +1,4 @@
-"""What a running function notices of the commits of others.
+"""What a running function notices of the commits of others, and a read of another model's load.
 
 A commit also takes the service's cores from the function. So the peer is the same load on another
 model of the same service: what is left is the pause, the time under the model's lock.
@@ -32,4 +32,17 @@ def _beside(nbytes: int) -> Figure:
     )
 
 
-FIGURES = (_beside(4 * KIB), _beside(64 * MIB))
+def _beside_loads(nbytes: int) -> Figure:
+    read = {"nbytes": nbytes, "warm": True}
+    return Figure(
+        name=f"read {size(nbytes)} beside loads",
+        ours=work("loads", "read", beside=work("loads", "load"), **read),
+        peers=(peer("nobody loads", work("loads", "read", **read)),),
+        measures=(P50, P99),
+        round_seconds=4,
+        rounds=3,
+        quick=True,
+    )
+
+
+FIGURES = (_beside(4 * KIB), _beside(64 * MIB), _beside_loads(4 * KIB))

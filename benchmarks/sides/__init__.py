@@ -77,6 +77,11 @@ def sides(models: Path) -> dict[str, Side]:
             (*service, "--state-dir", str(state)),
             scratch=state,
         ),
+        "loads": Side(
+            "loads",
+            "varserve, of which an operator unloads and loads another model of 11 variables",
+            (sys.executable, "-m", "benchmarks.sides.loads", str(models)),
+        ),
         "disk": Side("disk", "the disk alone: write and fdatasync", address=str(models)),
         "starts": Side(
             "starts",
