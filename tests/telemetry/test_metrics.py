@@ -199,8 +199,12 @@ def test_the_series_of_a_model_go_with_it() -> None:
     telemetry.close()
 
 
-def test_a_version_that_comes_again_has_series_again() -> None:
-    """A version that is loaded a second time counts from 0, whenever the first one dies."""
+@pytest.mark.parametrize("scraped_while_it_loads", [False, True])
+def test_a_version_that_comes_again_has_series_again(scraped_while_it_loads: bool) -> None:
+    """A version that is loaded a second time counts from 0, whenever the first one dies.
+
+    Whether somebody looks while it is loaded, warmed say, and not served yet, makes no difference.
+    """
     telemetry = Telemetry(methods())
     address = telemetry.export("127.0.0.1", 0, keep_seconds=0.0)
     models = Models()
@@ -211,8 +215,11 @@ def test_a_version_that_comes_again_has_series_again() -> None:
     scrape(address)
     models.withdraw("counter")
     models.forget("counter", 1)
-    scrape(address)
+    if not scraped_while_it_loads:
+        scrape(address)
     second = counter(observer=telemetry.model("counter", 1))
+    if scraped_while_it_loads:
+        scrape(address)
     models.serve(second)
     second.describe()
     del first

@@ -6,6 +6,7 @@ client sends: the number of series has a bound that no client moves.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
@@ -101,6 +102,7 @@ class Metrics:
             weakref.WeakValueDictionary()
         )
         self._served: set[ModelKey] = set()
+        self._changing = threading.Lock()
         for method in methods:
             self._series(method)
 
@@ -149,7 +151,11 @@ class Metrics:
     def model(self, name: str, version: int) -> ModelMetrics:
         """The observer of one version of a model, whose series are there as long as it is."""
         key = (name, str(version))
-        self._models[key] = model = ModelMetrics(self, key)
+        with self._changing:
+            # What was of this name before is gone, or nearly: its going must not take these along.
+            self._served = self._served - {key}
+            self._remove(key)
+            model = ModelMetrics(self, key)
         weakref.finalize(model, self._ended, key)
         return model
 
@@ -159,9 +165,10 @@ class Metrics:
 
     def keep(self, served: set[ModelKey]) -> None:
         """Only these are served now: the series of those that were served before go."""
-        gone, self._served = self._served - served, served
-        for key in gone:
-            self._remove(key)
+        with self._changing:
+            gone, self._served = self._served - served, served
+            for key in gone:
+                self._remove(key)
 
     def _remove(self, key: ModelKey) -> None:
         for metric, *more in (
@@ -214,6 +221,9 @@ class ModelMetrics:
     """The series of one version of a model: the core's Observer."""
 
     def __init__(self, metrics: Metrics, key: ModelKey) -> None:
+        # First: one of the same name that is collected just now must not take these series along.
+        metrics._models[key] = self
+
         def child(metric: MetricWrapperBase, *more: str) -> Any:
             return metric.labels(*key, *more)
 
