@@ -39,8 +39,12 @@ def methods(module: str) -> dict[str, ast.arguments]:
             assert node.module is not None
             return methods(node.module.rpartition(".")[2])
         if isinstance(node, ast.ClassDef) and node.name == "Client":
+            found: dict[str, ast.arguments] = {}
+            for base in node.bases:  # as `ours.Client`
+                if isinstance(base, ast.Attribute) and isinstance(base.value, ast.Name):
+                    found |= methods(base.value.id)
             kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-            return {each.name: each.args for each in node.body if isinstance(each, kinds)}
+            return found | {each.name: each.args for each in node.body if isinstance(each, kinds)}
     raise AssertionError(f"{module} has no Client")
 
 
