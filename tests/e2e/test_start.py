@@ -18,7 +18,8 @@ from tests.rpc.certified import Place
 from tests.rpc.models import counter
 from tests.serving import serve_here
 from varserve_service.__main__ import main
-from varserve_service.rpc import Access
+from varserve_service.core.models import Models
+from varserve_service.rpc import Access, Server, ServerOptions
 from varserve_service.settings import Settings, health_address, load_settings
 
 
@@ -52,6 +53,33 @@ def test_models_can_be_named_in_the_environment(monkeypatch: pytest.MonkeyPatch)
     """VARSERVE_MODELS is a JSON object of names and paths."""
     monkeypatch.setenv("VARSERVE_MODELS", '{"a": "/m/a"}')
     assert load_settings({}, None).models == {"a": Path("/m/a")}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, value)
+            for name in ("request_id_age", "drain", "grace")
+            for value in (1e10, "inf")
+        ),
+        *((name, "inf") for name in ("request_id_age", "max_connection_age")),
+        ("connection_grace", 1e10),
+        ("request_ids", 10**19),
+        ("max_streams", 2**31),
+    ],
+)
+def test_what_no_clock_or_counter_holds_is_refused_at_the_start(name: str, value: object) -> None:
+    """Not days later, by the thread that counts with it."""
+    with pytest.raises(pydantic.ValidationError, match=name):
+        load_settings({name: value}, None)
+
+
+async def test_a_connection_may_be_older_than_grpc_can_count() -> None:
+    """It counts to 24 days; more is for ever, and no defect at the start."""
+    server = Server(Models(), ServerOptions(port=0, max_connection_age=1e8, connection_grace=1e8))
+    await server.start()
+    await server.stop(0)
 
 
 def test_every_setting_is_a_flag() -> None:

@@ -22,6 +22,9 @@ from .core.models import LABEL_PATTERN
 
 MIB = 2**20
 GIB = 2**30
+# What clocks, counters and gRPC can hold; told at the start, and not by the thread that counts.
+DECADE = 315_360_000.0
+MOST = 2**31 - 1
 
 
 class Batching(BaseModel):
@@ -121,7 +124,10 @@ class Settings(BaseSettings):
         default_factory=dict, description="by model and label: the version that is loaded for it"
     )
     repository_poll: float = Field(
-        0.0, ge=0, description="seconds between looks for new versions in the repository; 0: none"
+        0.0,
+        ge=0,
+        le=DECADE,
+        description="seconds between looks for new versions in the repository; 0: none",
     )
     repository_marker: str = Field(
         "",
@@ -132,7 +138,7 @@ class Settings(BaseSettings):
         "auto", description="load a new version before the old one goes, where memory allows both"
     )
     drain: float = Field(
-        20.0, ge=0, description="seconds that calls of a version get when it is unloaded"
+        20.0, ge=0, le=DECADE, description="seconds that calls of a version get when it is unloaded"
     )
     allowed_models: Path | None = Field(
         None, description="file of sha256sum: the SavedModels that may be loaded; unset: all"
@@ -201,13 +207,19 @@ class Settings(BaseSettings):
         16 * GIB, ge=1, description="bytes of all bodies that are arriving at once"
     )
     max_streams: int = Field(
-        256, ge=1, description="calls of one connection that are open at once; more wait their turn"
+        256,
+        ge=1,
+        le=MOST,
+        description="calls of one connection that are open at once; more wait their turn",
     )
     max_connection_age: float | None = Field(
-        None, gt=0, description="seconds after which clients are to connect anew; unset: never"
+        None,
+        gt=0,
+        le=DECADE,
+        description="seconds after which clients are to connect anew; unset: never",
     )
     connection_grace: float | None = Field(
-        None, gt=0, description="seconds that calls of such a connection get; unset: any"
+        None, gt=0, le=DECADE, description="seconds that calls of such a connection get; unset: any"
     )
     memory_limit: int | None = Field(
         None, ge=1, description="bytes of host memory to take; unset: what the system gives"
@@ -244,12 +256,14 @@ class Settings(BaseSettings):
         256 * MIB, ge=1, description="bytes of values of a model's commits that are kept"
     )
     request_ids: int = Field(
-        10_000, ge=1, description="writes of a model whose request_id is remembered"
+        10_000, ge=1, le=MOST, description="writes of a model whose request_id is remembered"
     )
     request_id_age: float = Field(
-        86_400.0, gt=0, description="seconds that a write's request_id is remembered"
+        86_400.0, gt=0, le=DECADE, description="seconds that a write's request_id is remembered"
     )
-    grace: float = Field(20.0, ge=0, description="seconds that calls in progress get at shutdown")
+    grace: float = Field(
+        20.0, ge=0, le=DECADE, description="seconds that calls in progress get at shutdown"
+    )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of the metrics for Prometheus; unset: none"
     )

@@ -339,8 +339,8 @@ class Server:
 
 
 def _milliseconds(seconds: float | None) -> int:
-    """As gRPC takes them: the largest int is for ever."""
-    return 2**31 - 1 if seconds is None else int(seconds * 1000)
+    """As gRPC takes them: the largest int, 24 days, is for ever."""
+    return 2**31 - 1 if seconds is None else min(int(seconds * 1000), 2**31 - 1)
 
 
 def _listen(
