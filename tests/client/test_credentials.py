@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import varserve
@@ -21,13 +22,17 @@ class Bearer:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.refused: set[str] = set()
 
     async def subject(self, context: Context) -> str:
         found = dict(context.invocation_metadata() or ()).get("authorization")
         if not found:
             raise StateError(Reason.UNAUTHENTICATED, "found no token")
         self.seen.append(str(found))
-        return str(found).removeprefix("Bearer ")
+        name = str(found).removeprefix("Bearer ")
+        if name in self.refused:
+            raise StateError(Reason.UNAUTHENTICATED, "the token has expired")
+        return name
 
 
 @pytest.fixture
@@ -50,6 +55,28 @@ def test_a_token_goes_with_every_call(address: str, bearer: Bearer) -> None:
     assert set(bearer.seen) == {"Bearer abc"}
     with varserve.connect(address) as client, pytest.raises(varserve.Unauthenticated):
         client.models()
+
+
+def test_a_watch_goes_on_with_the_next_token(bearer: Bearer) -> None:
+    """One whose token has expired begins again with the present one; a token for good ends it."""
+    tokens = ["one", "two"]
+    with (
+        serve_here(counter(), access=Access(authenticator=bearer), bookmark_seconds=0.1) as address,
+        varserve.connect(address, token=lambda: tokens[0]) as client,
+        varserve.connect(address, token="one") as fixed,
+        varserve.connect(address, token="writer") as writer,
+        client.watch_variables("counter", timeout=60) as watch,
+        fixed.watch_variables("counter", timeout=60) as ending,
+    ):
+        bearer.refused.add("one")
+        del tokens[0]
+        with pytest.raises(varserve.Unauthenticated):
+            next(ending)
+        revision = 0
+        while "Bearer two" not in bearer.seen:
+            writer.assign_variable("counter", "v", np.ones(3, np.float32))
+            revision += 1
+            assert next(watch).revision == revision
 
 
 def test_a_token_is_asked_for_each_time(address: str, bearer: Bearer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from varserve_service.access.policy_file import read_policy
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.models import Models
 from varserve_service.rpc import Access, Auditing, Server, ServerOptions
+from varserve_service.rpc.entry.identity import Context
 from varserve_service.rpc.guard.guard import Guard, check_decided
 
 ANN, BOB = (("name", "ann"),), (("name", "bob"),)
@@ -67,6 +69,45 @@ async def test_a_watch_ends_with_its_permission(values: bool, later: Policy, goe
             stream.cancel()
         else:
             assert (await failure(stream)).reason == "PERMISSION_DENIED"
+
+
+async def to_its_end(stream: Any) -> None:
+    while True:
+        await stream.read()
+
+
+class Lapsing(Claimed):
+    """Takes everybody at his word, as long as that holds."""
+
+    holds = True
+    named = ""
+
+    async def subject(self, context: Context) -> str:
+        if not self.holds:
+            raise StateError(Reason.UNAUTHENTICATED, "the token has expired")
+        return self.named or await super().subject(context)
+
+
+@pytest.mark.parametrize("anew", [{"holds": False}, {"named": "bob"}])
+@pytest.mark.parametrize("idle", [False, True])
+async def test_a_watch_ends_with_the_credential_that_it_began_with(
+    anew: dict[str, Any], idle: bool
+) -> None:
+    """One that has expired, was withdrawn or is another's by now: with a commit or without one."""
+    who = Lapsing()
+    async with running(alpha(), access=Access(authenticator=who), bookmark_seconds=0.05) as found:
+        stream = found.stub.WatchVariables(
+            history_pb2.WatchVariablesRequest(model="alpha"), metadata=ANN
+        )
+        await stream.read()
+        await found.stub.AssignVariable(write("secret"), metadata=BOB)
+        assert (await next_commit(stream)).commit.subject == "bob"
+        vars(who).update(anew)
+        if not idle:
+            found.server._models.find("alpha").revert(0)
+        async with asyncio.timeout(20):
+            assert (await failure(to_its_end(stream))).reason == "UNAUTHENTICATED"
+        who.holds, who.named = True, ""
 
 
 async def test_the_next_call_is_by_the_new_policy() -> None:

@@ -34,11 +34,11 @@ _MAY_PASS = (
 class Watch(Handle[D_co]):
     """The commits of a model, as they happen: iterate it, with `for` or `async for`.
 
-    Each commit comes once, whole and in order, and none is left out: when the connection breaks or
-    the service restarts with its state, the watch goes on after the last event that it gave. For
-    one thread or task at a time. What cannot be gone on with is raised: EpochMismatch (the state
-    began anew), RevisionCompacted (the history does not reach back), Unavailable (nobody has
-    answered for `patience` seconds).
+    Each commit comes once, whole and in order, and none is left out: when the connection breaks,
+    the service restarts with its state, or the token has expired and there is another, the watch
+    goes on after the last event that it gave. For one thread or task at a time. What cannot be gone
+    on with is raised: EpochMismatch (the state began anew), RevisionCompacted (the history does not
+    reach back), Unavailable (nobody has answered for `patience` seconds).
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Watch(Handle[D_co]):
         self._patience = patience
         self._lasts = Budget(math.inf if timeout is None else timeout, 0)
         self._stream: Any = None
+        self._begun = False
         self._closed = False
         self._failures = 0
         self._heard = time.monotonic()
@@ -99,7 +100,9 @@ class Watch(Handle[D_co]):
             if self._over:
                 return None
             late = time.monotonic() - self._heard > self._patience
-            if late or not isinstance(error, _MAY_PASS):
+            # Its credential has lapsed, and there may be another by now.
+            lapsed = self._begun and isinstance(error, errors.Unauthenticated)
+            if late or not (lapsed or isinstance(error, _MAY_PASS)):
                 self._closed = True
                 raise
             delay = min(_LAST_DELAY, _FIRST_DELAY * 2 ** min(self._failures, 10))
@@ -114,6 +117,7 @@ class Watch(Handle[D_co]):
 
     def _receive(self) -> Op[Event | None]:
         if self._stream is None:
+            self._begun = False
             self._stream = yield Open(Call(history.WATCH_VARIABLES, self._request, self._lasts))
         changes: list[pb.VariableChange] = []
         while True:
@@ -121,6 +125,7 @@ class Watch(Handle[D_co]):
             if message is None:
                 raise errors.Unavailable("the watch ended without a reason")
             self._failures = 0
+            self._begun = True
             self._heard = time.monotonic()
             changes += message.changes
             if not message.more:

@@ -10,10 +10,13 @@ from typing import Any, Protocol
 
 import grpc
 
+from varserve_service.core.errors import Reason, StateError
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 # gRPC has a task of its own for each call, and so a context variable is the call's own.
 _subject: ContextVar[str] = ContextVar("subject", default="")
+_authenticator: ContextVar[Authenticator | None] = ContextVar("authenticator", default=None)
 
 
 class Authenticator(Protocol):
@@ -34,6 +37,19 @@ async def identify(authenticator: Authenticator | None, context: Context) -> Non
     """
     if authenticator is not None:
         _subject.set(await authenticator.subject(context))
+        _authenticator.set(authenticator)
+
+
+async def identify_again(context: Context) -> None:
+    """Whether who began this call still is who he said: for calls that outlast a credential.
+
+    Raises StateError UNAUTHENTICATED.
+    """
+    authenticator = _authenticator.get()
+    if authenticator is not None and await authenticator.subject(context) != _subject.get():
+        raise StateError(
+            Reason.UNAUTHENTICATED, "the credential that this call began with is another's by now"
+        )
 
 
 def subject_of(context: Context) -> str:

@@ -18,11 +18,14 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Header
 from varserve_service.core.timeline import Batch
 from varserve_service.core.watchers import Event, Watcher
+from varserve_service.rpc.entry.identity import identify_again
 from varserve_service.rpc.messages.history_messages import Wish, bookmark, event_messages
 
 from .calls import Context
 from .workers import Workers
 
+# Seconds after which a watch is asked again for the credential that it began with.
+_IDENTIFIED_SECONDS = 1.0
 # Events whose messages are kept for the watchers that want the same of them.
 _KEPT_EVENTS = 8
 
@@ -116,6 +119,7 @@ class Watch:
         self._watcher: Watcher | None = None
         self._ended = False
         self._sent = 0.0
+        self._identified = 0.0
 
     async def run(
         self, after: int | None, epoch: str, workers: Workers, deadline: float | None
@@ -176,6 +180,10 @@ class Watch:
             await self._write(message)
 
     async def _write(self, message: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._identified >= _IDENTIFIED_SECONDS:
+            await identify_again(self._context)
+            self._identified = loop.time()
         self._check()
         await self._context.write(message)
-        self._sent = asyncio.get_running_loop().time()
+        self._sent = loop.time()
