@@ -153,6 +153,21 @@ def test_its_patience_ends(scripted: Scripted) -> None:
             next(watch)
 
 
+def test_its_patience_is_not_for_its_reader(scripted: Scripted) -> None:
+    """Who takes longer for an event than its patience is long misses nothing after a failure."""
+    scripted.script["WatchVariables"] = [
+        reply(bookmark(3), commit(4)),
+        status(grpc.StatusCode.UNAVAILABLE),
+        fail("WATCH_TOO_SLOW", resume_revision="4"),
+        reply(bookmark(4), commit(5)),
+    ]
+    with varserve.connect(scripted.address) as client:
+        watch = client.watch_variables("m", values=False, patience=0.5)
+        assert next(watch).revision == 4
+        time.sleep(0.6)
+        assert next(watch).revision == 5
+
+
 def test_it_ends_with_its_time_or_when_it_is_closed(model: varserve.Model) -> None:
     """A watch with a timeout just ends, and one that is closed by another thread too."""
     counter = model.variables["counter"]

@@ -60,7 +60,7 @@ class Watch(Handle[D_co]):
         self._begun = False
         self._closed = False
         self._failures = 0
-        self._heard = time.monotonic()
+        self._failing_since: float | None = None
 
     @property
     def revision(self) -> int:
@@ -99,7 +99,9 @@ class Watch(Handle[D_co]):
             self._drop()
             if self._over:
                 return None
-            late = time.monotonic() - self._heard > self._patience
+            # Since the last message, and not while nobody asked for the next one.
+            self._failing_since = self._failing_since or time.monotonic()
+            late = time.monotonic() - self._failing_since > self._patience
             # Its credential has lapsed, and there may be another by now.
             lapsed = self._begun and isinstance(error, errors.Unauthenticated)
             if late or not (lapsed or isinstance(error, _MAY_PASS)):
@@ -119,6 +121,9 @@ class Watch(Handle[D_co]):
         if self._stream is None:
             self._begun = False
             self._stream = yield Open(Call(history.WATCH_VARIABLES, self._request, self._lasts))
+            if self._closed:  # by another thread, meanwhile
+                self._drop()
+                return None
         changes: list[pb.VariableChange] = []
         while True:
             message = yield Receive(self._stream)
@@ -126,7 +131,7 @@ class Watch(Handle[D_co]):
                 raise errors.Unavailable("the watch ended without a reason")
             self._failures = 0
             self._begun = True
-            self._heard = time.monotonic()
+            self._failing_since = None
             changes += message.changes
             if not message.more:
                 break
