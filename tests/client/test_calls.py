@@ -20,7 +20,7 @@ from varserve import frames, tensors
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.live_model import LiveModel
 
-from .scripted import HEADER, Scripted, fail, reply, status
+from .scripted import HEADER, Scripted, fail, model_reply, reply, status
 from .test_errors import chunk, manifest
 
 LOST = status(grpc.StatusCode.UNAVAILABLE)
@@ -238,6 +238,47 @@ def test_runs_repeated_where_safe(
     assert len(sent) == calls
     assert len({each.request_id for each in sent}) == 1
     assert bool(sent[0].request_id) == (function != "pure")
+
+
+def test_what_is_not_put_back_is_not_run_twice(scripted: Scripted) -> None:
+    """A function that changes more than variables, with outputs of a size that nobody knows, is run
+    by the call that takes any: not once more when they turn out to be too large."""
+    answer = model_reply()
+    elsewhere = answer.functions[2].overloads[0]
+    scripted.script |= {
+        "GetModel": [reply(answer)],
+        "RunFunction": [fail("MESSAGE_TOO_LARGE")],
+        "StreamRunFunction": [fail("FUNCTION_FAILED")],
+    }
+    for dtype, size in ((1, -1), (1, 1 << 20), (7, 2)):
+        elsewhere.outputs[0].tensor.dtype = dtype
+        elsewhere.outputs[0].tensor.shape.dimensions[:] = [size]
+        scripted.script["GetModel"] = [reply(answer)]
+        with varserve.connect(scripted.address) as client:
+            functions = client.model("m").functions
+            with pytest.raises(varserve.FunctionFailed):
+                functions["elsewhere"](x=VALUE)
+        assert "RunFunction" not in scripted.requests
+    with varserve.connect(scripted.address) as client, pytest.raises(varserve.FunctionFailed):
+        client.model("m").functions["writes"](x=VALUE)
+    assert len(scripted.requests["RunFunction"]) == 1
+
+
+def test_a_write_that_may_be_done_is_told_as_that(scripted: Scripted) -> None:
+    """A refusal says nothing of an attempt before it that got lost."""
+    with varserve.connect(scripted.address) as client:
+        variable = client.model("m").variables["v"]
+        for answers, known in (
+            ([fail("MODEL_NOT_READY")], True),
+            ([LOST, fail("MODEL_NOT_READY")], False),
+            ([LOST, fail("MODEL_NOT_FOUND")], False),
+            ([fail("SHUTTING_DOWN"), fail("MODEL_NOT_FOUND")], True),
+            ([fail("AUDIT_LOG_UNAVAILABLE", revision="4"), fail("MODEL_NOT_FOUND")], False),
+        ):
+            scripted.script["AssignVariable"] = answers
+            with pytest.raises(varserve.VarserveError) as caught:
+                variable.assign(VALUE)
+            assert caught.value.from_service == known
 
 
 def test_new_epoch_is_noticed(scripted: Scripted) -> None:

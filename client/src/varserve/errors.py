@@ -74,9 +74,9 @@ class VarserveError(Exception):
         itself, the name of a gRPC status code or `CLIENT_CLOSED`.
     message: what happened, for people.
     metadata: what the message says, for programs: `variable`, `current_revision`, ...
-    from_service: the service gave this answer, and so the failed call has changed nothing (unless
-        it is AuditLogUnavailable). When False for a failure on the way (Unavailable,
-        DeadlineExceeded), a write may have been done.
+    from_service: the service gave this answer, to each attempt that it got, and so the failed call
+        has changed nothing (unless it is AuditLogUnavailable or AnswerNotKept). When False for a
+        failure of a call that was sent, a write may have been done.
     """
 
     reason: str = "UNKNOWN"

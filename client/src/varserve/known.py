@@ -338,7 +338,9 @@ class Known:
         model = self.asked
         size = sum(_message_bytes(each) for each in run.inputs.values())
         key = f"function {run.function}"
-        if self._fits(size) and key not in self._streams:
+        # Only variables are put back when outputs do not fit: what changes more is not run twice.
+        once = run.repeatable or self._outputs_fit(run.function)
+        if self._fits(size) and once and key not in self._streams:
             try:
                 outputs = yield from operations.run_function(model, run, budget, conditions)
                 self.learn(outputs.header)
@@ -352,6 +354,17 @@ class Known:
         )
         self.learn(outputs.header)
         return outputs
+
+    def _outputs_fit(self, function: str) -> bool:
+        """Whether it is certain that the outputs fit into one message."""
+        for overload in self.functions.find(function).overloads:
+            tensors_ = [each.tensor for each in overload.outputs]
+            sizes = [Part(each.shape).nbytes(each.dtype.itemsize) for each in tensors_]
+            if None in sizes or any(each.dtype.kind == "O" for each in tensors_):
+                return False
+            if not self._fits(sum(size or 0 for size in sizes)):
+                return False
+        return True
 
 
 def part_of(spec: VariableSpec, region: Index | Rows | Part | None) -> Part:

@@ -67,7 +67,7 @@ def attempt(call: Call, *, repeatable: bool = True) -> Op[Any]:
     `repeatable`: the call may arrive twice, because it changes nothing or carries a request_id.
     """
     budget = call.budget
-    refused = False
+    refused = uncertain = False
     for count in itertools.count():
         try:
             answer = yield call
@@ -83,7 +83,10 @@ def attempt(call: Call, *, repeatable: bool = True) -> Op[Any]:
                 or not _may_pass(error, count, repeatable)
                 or (refused and not budget.throttle.take())
             ):
+                # What the service says of the last attempt is nothing of one that it got before.
+                error.from_service = error.from_service and not uncertain
                 raise
+            uncertain |= not error.from_service or isinstance(error, errors.AuditLogUnavailable)
         yield Sleep(delay)
     return None  # pragma: no cover
 
