@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import numpy as np
 import pytest
@@ -92,6 +93,17 @@ def test_a_leased_value_lasts_as_long_as_its_block(model: varserve.Model) -> Non
     np.testing.assert_array_equal(weights.numpy(), before)
 
 
+def test_a_lease_has_one_block(model: varserve.Model) -> None:
+    """A second one would not be renewed, nor taken back: it is refused."""
+    counter = model.variables["counter"]
+    lease = counter.lease(99, seconds=60)
+    with lease:
+        pass
+    with pytest.raises(varserve.InvalidRequest, match="has begun before"), lease:
+        raise AssertionError("never")
+    assert int(counter.numpy()) == 7
+
+
 @pytest.fixture
 def leasing(scripted: Scripted) -> Scripted:
     """A service that gives leases and lets them be renewed, if not every time."""
@@ -116,9 +128,21 @@ def check_leasing(scripted: Scripted) -> None:
     assert len(scripted.requests["RevokeLease"]) == 1
 
 
+def tokens() -> Callable[[], str]:
+    """Gives no token for the first renewal, which is the third call."""
+    calls = count(1)
+
+    def give() -> str:
+        if next(calls) == 3:
+            raise OSError("a new token is being written")
+        return "token"
+
+    return give
+
+
 def test_a_lease_is_renewed_in_the_background(leasing: Scripted) -> None:
     """While the block runs, and whatever becomes of a single renewal."""
-    with varserve.connect(leasing.address) as client:
+    with varserve.connect(leasing.address, token=tokens()) as client:
         with client.model("m").variables["v"].lease([1, 2], seconds=0.3) as lease:
             until(lambda: len(leasing.requests.get("RenewLease", ())) > 5)
         assert lease.lost is None
@@ -127,7 +151,7 @@ def test_a_lease_is_renewed_in_the_background(leasing: Scripted) -> None:
 
 async def test_a_lease_is_renewed_by_a_task(leasing: Scripted) -> None:
     """The same with `await`."""
-    async with varserve.aio.connect(leasing.address) as client:
+    async with varserve.aio.connect(leasing.address, token=tokens()) as client:
         model = await client.model("m")
         async with model.variables["v"].lease([1, 2], seconds=0.3) as lease:
             async with asyncio.timeout(20):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
 from . import errors, history, tensors
@@ -54,9 +55,11 @@ class Lease(OfModel[D_co]):
         self._ended.set()
 
     def _begin(self) -> Op[None]:
+        if self.commit is not None:
+            raise errors.InvalidRequest("the lease has begun before: a new block needs a new one")
         size = sum(tensors.body_length(each.value) for each in self._writes)
         budget = self._budget(None, size)
-        conditions = self._conditions(epoch=self._known.header.epoch, message=self._message)
+        conditions = self._conditions(message=self._message)
         if len(self._writes) == 1:
             write = self._known.write(
                 self._writes[0], budget, conditions, lease_seconds=self.seconds
@@ -99,8 +102,10 @@ class Lease(OfModel[D_co]):
         driver.run(self._begin())
 
         def renew() -> None:
-            while not self._ended.wait(self._pause) and driver.run(self._renew()):
-                pass
+            going = True
+            while going and not self._ended.wait(self._pause):
+                with suppress(Exception):  # of who gives the token: it may do better next time
+                    going = driver.run(self._renew())
 
         threading.Thread(target=renew, name="varserve-lease", daemon=True).start()
         return self
@@ -126,7 +131,10 @@ class Lease(OfModel[D_co]):
             going = True
             while going:
                 await asyncio.sleep(self._pause)
-                going = not self._ended.is_set() and await driver.run(self._renew())
+                if self._ended.is_set():
+                    return
+                with suppress(Exception):
+                    going = await driver.run(self._renew())
 
         self._renewing = asyncio.create_task(renew())
         return self
