@@ -85,6 +85,42 @@ def test_regions(model: varserve.Model, index: object) -> None:
     np.testing.assert_array_equal(weights.numpy(), expected)
 
 
+def test_nothing_is_no_index(model: varserve.Model) -> None:
+    """An index that was found nowhere, None, does not stand for the whole variable."""
+    with pytest.raises(varserve.RegionInvalid, match="found None"):
+        model.variables["weights"][None].assign(np.zeros((3, 4, 5), np.float32))
+    with model.transaction() as change, pytest.raises(varserve.RegionInvalid, match="found None"):
+        change["weights"][None].assign(np.zeros((3, 4, 5), np.float32))
+    assert model.revision == 0
+
+
+def test_a_timeout_may_be_very_long(client: varserve.Client) -> None:
+    """Centuries and infinity are no deadline; they are not over at once."""
+    for timeout in (1e9, 1e10, 1e300, float("inf")):
+        assert client.models(timeout=timeout)
+
+
+def test_the_time_of_an_update_is_for_its_bytes(
+    model: varserve.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading and writing large values gets the time that their bytes take, as elsewhere."""
+    monkeypatch.setattr("varserve.handles.SECONDS_PER_BYTE", 1.0)
+    seen = []
+    budget = varserve.transport.Budget
+
+    def of(timeout: float, *more: object) -> object:
+        seen.append(timeout)
+        return budget(timeout, *more)
+
+    monkeypatch.setattr("varserve.handles.Budget", of)
+    nbytes = model.variables["large"].nbytes
+    model.update(["large"], lambda found: {"large": found["large"] + 1})
+    assert max(seen) == 30 + 2 * nbytes
+    seen.clear()
+    model.read(timeout=20)
+    assert seen == [20]  # all in all: what is there is asked for first
+
+
 def test_rows(model: varserve.Model) -> None:
     """Rows are read and scattered by their indices, also from the end."""
     table = model.variables["table"]
@@ -235,6 +271,12 @@ def test_snapshot(model: varserve.Model) -> None:
     assert list(snapshot) == ["weights", "left/twin"]
     assert snapshot["weights"].shape == (3, 4, 5)
     assert (snapshot.revision, snapshot.epoch) == (0, model.epoch)
+    assert model.revert(np.int64(0)).epoch == model.epoch
+    with (
+        pytest.raises(varserve.RevisionMismatch),
+        model.transaction(if_revision_match=np.int64(5)) as change,
+    ):
+        change.assign("counter", 1)
     part = model.read({"weights": np.s_[1, 0:2], "table": varserve.Rows([1]), "counter": None})
     assert [part[name].shape for name in part] == [(2, 5), (1, 4), ()]
     with pytest.raises(varserve.VariableNotFound):

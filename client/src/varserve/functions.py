@@ -30,7 +30,7 @@ class Function(OfModel[D_co]):
     @property
     def spec(self) -> FunctionSpec:
         """All that the service last said of the function."""
-        return self._known.functions.by_path[self._path]
+        return self._known.functions.at(self._path)
 
     @property
     def name(self) -> str:
@@ -91,11 +91,13 @@ class Function(OfModel[D_co]):
         timeout: float | None,
         message: str = "",
     ) -> Op[Outputs]:
+        conditions = self._conditions(revision, message=message)
+        if self._known.stale:
+            yield from self._renewed(timeout)
         spec = self.spec
         arrays, constants = bind(spec, given)
         run = Run(spec.name, arrays, constants, tuple(outputs), spec.repeatable)
         size = sum(tensors.body_length(each) for each in arrays.values())
-        conditions = self._conditions(revision, message=message)
         if not spec.may_write:
             conditions = Conditions("", conditions.revision, conditions.epoch)
         return (yield from self._known.run(run, self._budget(timeout, size), conditions))

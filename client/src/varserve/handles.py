@@ -83,6 +83,10 @@ class OfModel(Handle[D_co]):
     def _budget(self, timeout: float | None, nbytes: int | None = None) -> Budget:
         return self._defaults.budget(timeout, nbytes)
 
+    def _renewed(self, timeout: float | None) -> Op[None]:
+        """What is known of the model, asked for anew when an answer came from a new epoch."""
+        return self._known.fresh(self._budget(timeout))
+
     def _conditions(
         self, revision: int | None = None, epoch: str = "", message: str = ""
     ) -> Conditions:

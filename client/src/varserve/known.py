@@ -82,9 +82,16 @@ class Lookup(Generic[S]):
             raise NameAmbiguous(f"{key!r} fits more than one variable: {', '.join(sorted(paths))}")
         return self.by_path[paths[0]]
 
+    def at(self, path: str) -> S:
+        """What was found before; raises as `find` when another version has it no more."""
+        try:
+            return self.by_path[path]
+        except KeyError:
+            raise self._missing(path) from None
+
     def key(self, path: str) -> str:
         """What to call it on the wire: its name where that fits it alone, else its path."""
-        name = self.by_path[path].name
+        name = self.at(path).name
         return name if len(self._paths[name]) == 1 else path
 
 
@@ -98,6 +105,8 @@ class Known:
         self.asked = asked
         self._lock = threading.Lock()
         self._streams: set[str] = set()
+        # Paths of the variables whose revision is of the present epoch, while the rest is not.
+        self._heard: set[str] = set()
         self.replace(spec)
 
     def replace(self, spec: ModelSpec) -> None:
@@ -126,22 +135,35 @@ class Known:
             self.functions: Lookup[FunctionSpec] = Lookup(
                 spec.functions, no_function, names_first=True
             )
-            self._stale = False
+            self._heard.clear()
+            self.stale = False
+            """An answer came from a new epoch, and the service has not been asked for the rest."""
 
     def learn(self, header: StateHeader, revisions: Mapping[str, int] | None = None) -> None:
         """Takes note of an answer, and of the last writes that it tells of, by variable path."""
         with self._lock:
             if header.epoch != self.header.epoch:
-                self._stale = True
+                self.stale = True
+                self._heard.clear()
                 self.header = header
-                return
             if header.revision > self.header.revision:
                 self.header = header
             known = self.variables.by_path
             for path, revision in (revisions or {}).items():
                 spec = known.get(path)
-                if spec is not None and (revision > spec.revision or not spec.initialized):
+                if spec is None:
+                    continue
+                anew = not spec.initialized or (self.stale and path not in self._heard)
+                if anew or revision > spec.revision:
                     known[path] = replace(spec, revision=revision, initialized=True)
+                if self.stale:
+                    self._heard.add(path)
+
+    def epoch_of(self, path: str) -> str:
+        """The epoch that the last write of a variable, as it is known, was in."""
+        with self._lock:
+            heard = not self.stale or path in self._heard
+            return (self.header if heard else self.spec.header).epoch
 
     def refresh(self, budget: Budget) -> Op[None]:
         """Asks the service for everything."""
@@ -149,7 +171,7 @@ class Known:
 
     def fresh(self, budget: Budget) -> Op[None]:
         """Asks the service when an answer came from a new epoch."""
-        if self._stale:
+        if self.stale:
             yield from self.refresh(budget)
 
     # ---- which call carries a value ----
@@ -173,7 +195,7 @@ class Known:
         `out` takes the value; `dtype` is what it travels as.
         """
         yield from self.fresh(budget)
-        spec = self.variables.by_path[path]
+        spec = self.variables.at(path)
         variable = self.variables.key(path)
         size = part_bytes(spec, part, dtype)
         model = self.asked
@@ -186,7 +208,7 @@ class Known:
                     self._check(reading.header, spec, part, reading.value, dtype)
                 self.learn(reading.header, {path: reading.variable_revision})
                 if out is not None and reading.value is not None:
-                    np.copyto(out, reading.value)
+                    _fill(out, reading.value)
                     reading = replace(reading, value=out)
                 return reading
             except MessageTooLarge:
@@ -226,7 +248,7 @@ class Known:
         )
         for key, (path, part) in reads.items():
             dtype = (dtypes or {}).get(key)
-            self._check(snapshot.header, self.variables.by_path[path], part, snapshot[key], dtype)
+            self._check(snapshot.header, self.variables.at(path), part, snapshot[key], dtype)
         self.learn(
             snapshot.header,
             {path: snapshot.revisions[key] for key, (path, _) in reads.items()},
@@ -394,6 +416,16 @@ def check_out(spec: VariableSpec, part: Part, out: Any, dtype: Dtype | None) -> 
         raise errors.ShapeMismatch(
             f"{about}: expected shape {shape_text(part.shown_shape)}, found {shape_text(out.shape)}"
         )
+
+
+def _fill(out: Array, value: Array) -> None:
+    # After the state began anew a value may be another than the one that `out` was checked for.
+    if (out.dtype, out.shape) != (value.dtype, value.shape):
+        raise errors.ShapeMismatch(
+            f"the value is {value.dtype} {shape_text(value.shape)} now; `out` is {out.dtype} "
+            f"{shape_text(out.shape)}"
+        )
+    np.copyto(out, value)
 
 
 def part_bytes(spec: VariableSpec, part: Part, dtype: Dtype | None = None) -> int | None:

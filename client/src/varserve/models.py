@@ -7,6 +7,7 @@ Owns `Model` and `Transaction`. Attributes never ask the service: they say what 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -102,10 +103,13 @@ class Model(OfModel[D_co]):
         at_revision: as they were at that revision, while the service keeps it.
         """
         as_floats = sent_as(dtype)
+        budget = self._budget(timeout)
         if variables is None:
-            yield from self._known.refresh(self._budget(timeout))
+            yield from self._known.refresh(budget)
             known = self._known.variables
             variables = [known.key(s.path) for s in known.by_path.values() if s.initialized]
+        else:
+            yield from self._known.fresh(budget)
         wanted = _regions(variables)
         reads = {}
         dtypes = {}
@@ -119,7 +123,8 @@ class Model(OfModel[D_co]):
             size += part_bytes(spec, part, dtypes.get(name)) or spec.nbytes
         if not reads:
             raise errors.InvalidRequest("expected the name of at least one variable")
-        budget = self._budget(timeout, size)
+        if timeout is None:
+            budget = self._budget(None, size)
         return (
             yield from self._known.read_many(reads, budget, at_revision=at_revision, dtypes=dtypes)
         )
@@ -141,6 +146,7 @@ class Model(OfModel[D_co]):
             paths, each with a region or None.
         Raises as `read`, and MessageTooLarge for too many variables with too many bins.
         """
+        yield from self._renewed(timeout)
         known = self._known.variables
         if isinstance(variables, Mapping):
             wanted = variables
@@ -198,7 +204,12 @@ class Model(OfModel[D_co]):
         it may be called more than once. What it read and did not write has not moved either when
         the commit is made. Raises RevisionMismatch when others were faster until the time was over.
         """
-        return update(self._known, _regions(variables), change, self._budget(timeout), message)
+        wanted = _regions(variables)
+        size = 0
+        for name, region in wanted.items():
+            spec = self._known.variables.find(name)
+            size += part_bytes(spec, part_of(spec, region)) or spec.nbytes
+        return update(self._known, wanted, change, self._budget(timeout, 2 * size), message)
 
     def lease(
         self, values: Mapping[str, npt.ArrayLike], *, seconds: float, message: str = ""
@@ -255,13 +266,15 @@ class Model(OfModel[D_co]):
         patterns: only those that changed a variable that fits one. limit: at most 1000. before:
         only those before this revision.
         """
-        return history.list_commits(
+        found = yield from history.list_commits(
             self._known.asked,
             limit,
             before,
             history.patterns_of(patterns),
             self._budget(timeout),
         )
+        self._known.learn(found.header)
+        return found
 
     @operation
     def revert(
@@ -310,7 +323,7 @@ def _regions(variables: Reads) -> Mapping[str, Index | Rows | None]:
 
 def _revision_of(of: int | Snapshot | Commit | None, epoch: str = "") -> tuple[int | None, str]:
     """The revision, and the epoch that it counts in; `epoch` where only a number is given."""
-    return (of, epoch) if of is None or isinstance(of, int) else (of.revision, of.epoch)
+    return (of.revision, of.epoch) if isinstance(of, (Snapshot, Commit)) else (of, epoch)
 
 
 class Transaction(OfModel[D_co]):
@@ -364,15 +377,21 @@ class Transaction(OfModel[D_co]):
     def _add(self, write: Write) -> None:
         if self.commit is not None:
             raise errors.InvalidRequest("the transaction has ended")
-        self._writes.append(prepared(self._known.variables.find(write.variable), write))
+        change = prepared(self._known.variables.find(write.variable), write)
+        self._writes.append(change)
+        if write.if_revision_match is not None:
+            # A revision means something in its epoch only; one that is over is one too many.
+            epoch = self._known.epoch_of(change.variable)
+            if not self._expected.epoch or epoch != self._known.header.epoch:
+                self._expected = replace(self._expected, epoch=epoch)
 
     def _commit(self) -> Op[None]:
-        if not self._writes:
+        writes, self._writes = self._writes, []
+        if not writes:
             return
-        size = sum(tensors.body_length(each.value) for each in self._writes)
+        size = sum(tensors.body_length(each.value) for each in writes)
         budget = self._budget(self._timeout, size)
-        self.commit = yield from self._known.write_many(self._writes, budget, self._expected)
-        self._writes.clear()
+        self.commit = yield from self._known.write_many(writes, budget, self._expected)
 
     def __enter__(self: Transaction[Sync]) -> Transaction[Sync]:
         self._blocking("with", "async with")
@@ -386,6 +405,7 @@ class Transaction(OfModel[D_co]):
     ) -> None:
         if kind is None:
             self._blocking("with", "async with").run(self._commit())
+        self._writes.clear()
 
     async def __aenter__(self: Transaction[Async]) -> Transaction[Async]:
         return self
@@ -398,6 +418,7 @@ class Transaction(OfModel[D_co]):
     ) -> None:
         if kind is None:
             await self._awaited("async with", "with").run(self._commit())
+        self._writes.clear()
 
 
 class TransactionTarget:
@@ -413,6 +434,8 @@ class TransactionTarget:
     def __getitem__(self, region: Index | Rows) -> TransactionTarget:
         if self._region is not None:
             raise errors.RegionInvalid("a region has no regions: index the variable once")
+        if region is None:
+            raise errors.RegionInvalid(f"{self._variable!r}: expected an index, found None")
         return TransactionTarget(self._transaction, self._variable, region)
 
     __iter__ = None

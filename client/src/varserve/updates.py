@@ -34,10 +34,11 @@ def update(
     """
     if not regions:
         raise InvalidRequest("expected the name of at least one variable")
-    specs = {name: known.variables.find(name) for name in regions}
-    parts = {name: part_of(specs[name], region) for name, region in regions.items()}
     pause = 0.001
     while True:
+        yield from known.fresh(budget)
+        specs = {name: known.variables.find(name) for name in regions}
+        parts = {name: part_of(specs[name], region) for name, region in regions.items()}
         reads = {name: (specs[name].path, part) for name, part in parts.items()}
         snapshot = yield from known.read_many(reads, budget)
         values = change(snapshot)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import tensors
+from . import errors, tensors
 from .handles import OfModel
 from .known import check_out, part_bytes, part_of, prepared, sent_as
 from .leases import Lease
@@ -30,13 +30,17 @@ class _Value(OfModel[D_co]):
     """What a variable and a region of one have in common: a value to read and to change."""
 
     _path: str
-    _part: Part | None
-    """None: the whole variable."""
+
+    @property
+    def _part(self) -> Part | None:
+        """None: the whole variable."""
+        return None
 
     @property
     def spec(self) -> VariableSpec:
-        """All that the service last said of the variable."""
-        return self._known.variables.by_path[self._path]
+        """All that the service last said of the variable. Raises VariableNotFound when the version
+        that the model is now has it no more."""
+        return self._known.variables.at(self._path)
 
     @property
     def name(self) -> str:
@@ -51,7 +55,8 @@ class _Value(OfModel[D_co]):
     @property
     def shape(self) -> PartialShape:
         """A size for each dimension, None where unknown; None when the rank is unknown."""
-        return self.spec.shape if self._part is None else self._part.shown_shape
+        part = self._part
+        return self.spec.shape if part is None else part.shown_shape
 
     @property
     def ndim(self) -> int | None:
@@ -83,7 +88,7 @@ class _Value(OfModel[D_co]):
         Raises VariableUninitialized, RevisionCompacted, RevisionInFuture, CastUnsupported; of `out`
         InvalidRequest, DtypeMismatch, ShapeMismatch.
         """
-        return self._read(self._resolved(), timeout, at_revision, out, sent_as(dtype))
+        return self._read(None, timeout, at_revision, out, sent_as(dtype))
 
     read_value = numpy
 
@@ -105,6 +110,7 @@ class _Value(OfModel[D_co]):
         at_revision: of the value as it was at that revision, while the service keeps it.
         Raises as `numpy`.
         """
+        yield from self._renewed(timeout)
         part = self._resolved()
         found = yield from self._known.summarize(
             {self._path: (self._path, part)},
@@ -119,7 +125,7 @@ class _Value(OfModel[D_co]):
         driver = self._blocking("np.asarray", "await variable.numpy()")
         if copy is False:
             raise ValueError("the value comes over the wire: it cannot be had without a copy")
-        value: Array = driver.run(self._read(self._resolved(), None))
+        value: Array = driver.run(self._read(None, None))
         return value if dtype is None else value.astype(dtype, copy=False)
 
     @operation
@@ -141,10 +147,7 @@ class _Value(OfModel[D_co]):
         Raises DtypeMismatch, ShapeMismatch, RevisionMismatch, EpochMismatch.
         """
         return self._change(
-            Write(self._path, value, AssignOperation.SET, self._part, if_revision_match),
-            read_value,
-            timeout,
-            message,
+            AssignOperation.SET, value, None, if_revision_match, read_value, timeout, message
         )
 
     @operation
@@ -159,10 +162,7 @@ class _Value(OfModel[D_co]):
     ) -> Op[Commit]:
         """Add to the value, as one commit. As `assign`, and raises OperationUnsupported."""
         return self._change(
-            Write(self._path, delta, AssignOperation.ADD, self._part, if_revision_match),
-            read_value,
-            timeout,
-            message,
+            AssignOperation.ADD, delta, None, if_revision_match, read_value, timeout, message
         )
 
     @operation
@@ -177,10 +177,7 @@ class _Value(OfModel[D_co]):
     ) -> Op[Commit]:
         """Subtract from the value, as one commit. As `assign`, and raises OperationUnsupported."""
         return self._change(
-            Write(self._path, delta, AssignOperation.SUB, self._part, if_revision_match),
-            read_value,
-            timeout,
-            message,
+            AssignOperation.SUB, delta, None, if_revision_match, read_value, timeout, message
         )
 
     @operation
@@ -196,6 +193,7 @@ class _Value(OfModel[D_co]):
         `change` gets the value and gives the new one, maybe more than once. Raises RevisionMismatch
         when others were faster until the time was over.
         """
+        yield from self._renewed(timeout)
         path, part = self._path, self._resolved()
         budget = self._budget(timeout, 2 * (part_bytes(self.spec, part) or 0))
 
@@ -217,12 +215,15 @@ class _Value(OfModel[D_co]):
 
     def _read(
         self,
-        part: Part,
+        rows: Rows | None,
         timeout: float | None,
         at_revision: int | None = None,
         out: Array | None = None,
         dtype: Dtype | None = None,
     ) -> Op[Array]:
+        if self._known.stale:
+            yield from self._renewed(timeout)
+        part = self._resolved() if rows is None else part_of(self.spec, rows)
         if out is not None:
             check_out(self.spec, part, out, dtype)
         budget = self._budget(timeout, part_bytes(self.spec, part, dtype))
@@ -233,12 +234,22 @@ class _Value(OfModel[D_co]):
         return reading.value
 
     def _change(
-        self, write: Write, read_back: bool, timeout: float | None, message: str
+        self,
+        operation: AssignOperation,
+        value: npt.ArrayLike,
+        rows: Rows | None,
+        revision: int | None,
+        read_back: bool,
+        timeout: float | None,
+        message: str,
     ) -> Op[Commit]:
+        # A revision means something in its epoch only.
+        epoch = "" if revision is None else self._known.epoch_of(self._path)
+        if self._known.stale:
+            yield from self._renewed(timeout)
+        write = Write(self._path, value, operation, self._part if rows is None else rows, revision)
         change = prepared(self.spec, write)
         budget = self._budget(timeout, tensors.body_length(change.value))
-        # A revision means something in its epoch only.
-        epoch = "" if write.if_revision_match is None else self._known.header.epoch
         conditions = self._conditions(epoch=epoch, message=message)
         return (yield from self._known.write(change, budget, conditions, read_back=read_back))
 
@@ -248,8 +259,6 @@ class Variable(_Value[D_co]):
 
     `variable[index]` is a region of it: integers, slices with a positive step, `...`.
     """
-
-    _part = None
 
     def __init__(self, owner: OfModel[D_co], path: str) -> None:
         super().__init__(owner._driver, owner._known, owner._defaults)
@@ -286,6 +295,8 @@ class Variable(_Value[D_co]):
         return self.spec.nbytes
 
     def __getitem__(self, index: Index) -> Region[D_co]:
+        if index is None:  # elsewhere the whole variable; numpy's new axis
+            raise errors.RegionInvalid(f"variable {self.name!r}: expected an index, found None")
         return Region(self, part_of(self.spec, index), index)
 
     @operation
@@ -300,7 +311,7 @@ class Variable(_Value[D_co]):
 
         dtype: as of `numpy`.
         """
-        return self._read(part_of(self.spec, Rows(rows)), timeout, dtype=sent_as(dtype))
+        return self._read(Rows(rows), timeout, dtype=sent_as(dtype))
 
     @operation
     def scatter_update(
@@ -314,10 +325,7 @@ class Variable(_Value[D_co]):
     ) -> Op[Commit]:
         """Set some rows, by their indices, each at most once. value: shape [n, ...]."""
         return self._change(
-            Write(self._path, value, AssignOperation.SET, Rows(rows)),
-            read_value,
-            timeout,
-            message,
+            AssignOperation.SET, value, Rows(rows), None, read_value, timeout, message
         )
 
     @operation
@@ -332,10 +340,7 @@ class Variable(_Value[D_co]):
     ) -> Op[Commit]:
         """Add to some rows. delta: shape [n, ...]; a row that is named twice is added to twice."""
         return self._change(
-            Write(self._path, delta, AssignOperation.ADD, Rows(rows)),
-            read_value,
-            timeout,
-            message,
+            AssignOperation.ADD, delta, Rows(rows), None, read_value, timeout, message
         )
 
     @operation
@@ -350,10 +355,7 @@ class Variable(_Value[D_co]):
     ) -> Op[Commit]:
         """Subtract from some rows. As `scatter_add`."""
         return self._change(
-            Write(self._path, delta, AssignOperation.SUB, Rows(rows)),
-            read_value,
-            timeout,
-            message,
+            AssignOperation.SUB, delta, Rows(rows), None, read_value, timeout, message
         )
 
     # An index makes a region: iterating would make one after the other, without end.
@@ -371,14 +373,21 @@ class Variable(_Value[D_co]):
 class Region(_Value[D_co]):
     """A part of a variable, to read and to change on its own."""
 
-    _part: Part
-
     def __init__(self, variable: Variable[D_co], part: Part, index: Index) -> None:
         super().__init__(variable._driver, variable._known, variable._defaults)
         self.variable = variable
         self.index = index
         self._path = variable.path
-        self._part = part
+        self._resolved_part, self._resolved_for = part, variable.shape
+
+    @property
+    def _part(self) -> Part:
+        spec = self.spec
+        if spec.shape != self._resolved_for:
+            # In another version of the model: what counts from the end counts from its end.
+            self._resolved_part = part_of(spec, self.index)
+            self._resolved_for = spec.shape
+        return self._resolved_part
 
     @property
     def nbytes(self) -> int | None:
