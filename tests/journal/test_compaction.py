@@ -10,16 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.core.test_leases import until
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, value_of
 from varserve_service.core.answers import WriteRequest
 from varserve_service.core.changes import Write
+from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.folding import fold
 from varserve_service.core.journal import Elements, KeptChange
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation
 from varserve_service.core.regions import Region, Rows, Slice, Slices
+from varserve_service.journal import SqliteJournal
 
-SET = Operation.SET
+SET, ADD = Operation.SET, Operation.ADD
 SHAPE = (6, 5, 4)
 
 
@@ -194,6 +199,43 @@ def test_answers_leave_by_count_and_age(tmp_path: Path) -> None:
             write(live, number)
     assert ids(**options) == ["r3", "r4", "r5"]
     assert ids(answer_age=0.000001) == []
+
+
+def test_the_bytes_of_answers_have_a_bound_on_disk(tmp_path: Path) -> None:
+    """As in memory: the oldest large ones go, by themselves, and that those writes were done stays.
+
+    A client makes an id for every write, so what a function gives would be kept 10,000 times.
+    """
+    options: dict[str, Any] = {"answers_bytes": 4_000, "history_commits": 100}
+
+    def make() -> FakeModel:
+        return FakeModel([FakeVariable("v", np.zeros(250, np.float32))])
+
+    def asked(live: LiveModel, number: int) -> list[float]:
+        write = [Write("v", ADD, np.ones(250, np.float32))]
+        request = WriteRequest(f"r{number}", b"")
+        answer = live.assign(write, request=request, read_back=Read("v"))
+        return answer.values["v"].numpy().tolist()[:1]
+
+    def on_disk(journal: SqliteJournal) -> int:
+        with journal._database.reading() as connection:
+            (found,) = connection.execute("SELECT sum(length(payload)) FROM answers").fetchone()
+        return int(found)
+
+    with kept(tmp_path, make, **options) as (live, journal):
+        for number in range(1, 21):
+            assert asked(live, number) == [number]
+        until(lambda: on_disk(journal) <= 4_400)
+    with kept(tmp_path, make, **options) as (live, journal):
+        assert [asked(live, number) for number in (18, 19, 20)] == [[18], [19], [20]]
+        for number in (1, 10):
+            with pytest.raises(StateError) as caught:
+                asked(live, number)
+            assert caught.value.reason is Reason.ANSWER_NOT_KEPT
+        assert live.header.revision == 20
+        assert asked(live, 21) == [21]
+        journal._compactor.compact()
+        assert on_disk(journal) <= 4_000
 
 
 def test_a_crash_at_any_step_of_a_compaction_is_harmless(tmp_path: Path) -> None:

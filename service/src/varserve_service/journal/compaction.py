@@ -7,6 +7,7 @@ any two leaves the state as it was, and at most files that the next start remove
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections import Counter, deque
@@ -27,6 +28,7 @@ from .options import JournalOptions
 from .payloads import Inline, PayloadFiles, stored_bytes
 from .records import Record, Row
 from .rows import (
+    answer_key,
     base_key,
     change_record,
     commit_key,
@@ -66,6 +68,7 @@ class Compactor:
         self._commits: deque[tuple[int, int]] = deque()  # revision and bytes of values
         self._nbytes = 0
         self._answers = 0
+        self._answers_nbytes = 0
         self._since_checkpoint = 0
         self._named: set[str] = set()
         self._working = threading.Lock()
@@ -94,10 +97,11 @@ class Compactor:
             if not self._thread.is_alive():
                 self._named |= files_of(values)
 
-    def count_answer(self, number: int = 1) -> None:
-        """There are so many answers more."""
+    def count_answers(self, number: int, nbytes: int) -> None:
+        """There are so many answers more, and bytes of what was answered."""
         with self._counting:
             self._answers += number
+            self._answers_nbytes += nbytes
 
     # When it is time.
 
@@ -119,6 +123,7 @@ class Compactor:
             len(self._commits) * 10 > options.history_commits * 11
             or self._nbytes * 10 > options.history_bytes * 11
             or self._answers * 10 > options.answer_count * 11
+            or self._answers_nbytes * 10 > options.answers_bytes * 11
             or self._since_checkpoint >= _CHECKPOINT_COMMITS
         )
 
@@ -291,9 +296,36 @@ class Compactor:
                 "ORDER BY revision DESC LIMIT 1 OFFSET ?)",
                 (self._options.answer_count,),
             )
-            (left,) = connection.execute("SELECT count(*) FROM answers").fetchone()
+            self._empty_answers(connection)
+            left, nbytes = connection.execute(
+                "SELECT count(*), coalesce(sum(length(payload)), 0) FROM answers"
+            ).fetchone()
         with self._counting:
-            self._answers = left
+            self._answers, self._answers_nbytes = left, nbytes
+
+    def _empty_answers(self, connection: sqlite3.Connection) -> None:
+        """Let go of what the oldest answers were, as far as all are too large together.
+
+        As in memory: that their writes were done is still known.
+        """
+        room = self._options.answers_bytes
+        large = connection.execute(
+            "SELECT revision, time, length(payload) FROM answers WHERE length(payload) > 0 "
+            "ORDER BY revision DESC"
+        ).fetchall()
+        for revision, given, nbytes in large:
+            room -= nbytes
+            if room >= 0:
+                continue
+            key = answer_key(revision, given)
+            columns = connection.execute(
+                "SELECT record, payload, crc FROM answers WHERE revision = ?", (revision,)
+            ).fetchone()
+            record = records.decode(key, *columns).record | {"values": None}
+            connection.execute(
+                "UPDATE answers SET record = ?, payload = ?, crc = ? WHERE revision = ?",
+                (*Row(key, record, b"").encoded(), revision),
+            )
 
 
 def _after_last_whole(changes: Sequence[_Change]) -> Sequence[_Change]:

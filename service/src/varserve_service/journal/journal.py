@@ -146,7 +146,7 @@ class SqliteJournal:
             request = records.read_request(row.record["request"])
             assert request is not None
             values = row.record["values"]
-            self._compactor.count_answer()
+            self._compactor.count_answers(1, len(row.payload))
             yield KeptAnswer(
                 revision,
                 time_,
@@ -190,7 +190,7 @@ class SqliteJournal:
         self._note(entries[-1].commit.revision)
         for revision, record in counted:
             self._compactor.count(revision, record)
-        self._compactor.count_answer(len(answers))
+        self._compactor.count_answers(len(answers), sum(len(payload) for *_, payload, _ in answers))
         self._compactor.wake_when_due()
 
     def close(self) -> None:

@@ -14,4 +14,7 @@ class JournalOptions:
     answer_count: int = 10_000
     answer_age: float = 86_400.0
     answer_bytes: int = 4 * 2**20
+    """Of one answer; a larger one is not kept."""
+    answers_bytes: int = 64 * 2**20
+    """Of all answers together; beyond it the oldest go, and that they were given stays known."""
     inline_bytes: int = 256 * 2**10
