@@ -14,6 +14,7 @@ from varserve_service.core.changes import Write
 from varserve_service.core.errors import OutOfMemory, Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
+from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation, TensorSpec
 from varserve_service.core.regions import Rows
 from varserve_service.host_memory import HostMemory
@@ -183,6 +184,25 @@ def test_a_revert_needs_room_for_what_it_works_out() -> None:
     live.revert(0)
     assert big.array is not None
     assert (big.array.sum(), memory.promised) == (0, 0)
+
+
+def test_a_part_of_the_past_needs_room_for_the_whole_that_it_is_cut_from() -> None:
+    """A whole that is laid together again from regions is a copy, however little is read of it."""
+    loaded, _ = big_model()
+    available = [100 * MIB]
+    memory = MemoryBudget("host", lambda: Room(available[0], 100 * MIB))
+    live = LiveModel(loaded, host_memory=memory)
+    live.assign([Write("big", Operation.SET, ROW, Rows(np.array([1])))])
+    row = [Read("big", Rows(np.array([1])))]
+    available[0] = 31 * MIB
+    with pytest.raises(OutOfMemory, match=f"revision 0 needs {32 * MIB} bytes of host memory"):
+        live.timeline.read(row, 0)
+    # What was not written since is not laid together.
+    assert live.timeline.read(row, 1).entries[0].value is not None
+    available[0] = 32 * MIB
+    (entry,) = live.timeline.read(row, 0).entries
+    assert entry.value is not None
+    assert (entry.value.numpy().sum(), memory.promised) == (0, 0)
 
 
 # What the system tells.

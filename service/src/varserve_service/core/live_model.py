@@ -118,7 +118,7 @@ class LiveModel:
             observer,
         )
         self.timeline = Timeline(
-            self._lock, lambda: self.header, self._variables, history, watchers
+            self._lock, lambda: self.header, self._variables, history, watchers, self.memory
         )
 
     @property

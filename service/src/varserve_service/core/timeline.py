@@ -17,11 +17,12 @@ from .commits import Commit
 from .errors import Reason, StateError
 from .history import History
 from .lock import ReadersWriterLock
+from .memory import ModelMemory
 from .messages import Admit, Entry, Header, Read, Snapshot
 from .naming import _SHOWN, Directory
-from .past import Reversal, capture, reversal
+from .past import Past, Reversal, capture, reversal
 from .ports import Value, Variable
-from .regions import region_shape
+from .regions import Region, region_shape
 from .watchers import Event, Watcher, Watchers, event_of
 
 # How much of the history is handed out at once to a watcher that comes from afar.
@@ -61,7 +62,9 @@ class Timeline:
         variables: Directory[Variable],
         history: History,
         watchers: Watchers,
+        memory: ModelMemory,
     ) -> None:
+        self._memory = memory
         self._lock = lock
         self._header = header
         self._variables = variables
@@ -119,7 +122,11 @@ class Timeline:
         admit: Admit | None = None,
         deadline: float | None = None,
     ) -> Snapshot:
-        """Values as they were at a revision. Raises as LiveModel.read, and what `check` does."""
+        """Values as they were at a revision.
+
+        Raises as LiveModel.read, what `check` does, and OutOfMemory: a part may be cut from a whole
+        that has to be laid together again. `admit` is for what is given, wholes among it.
+        """
         found = [(self._variables.find(read.variable), read) for read in reads]
         for variable, read in found:
             check_cast(variable.spec, read.dtype)
@@ -152,7 +159,13 @@ class Timeline:
         if past is None:
             value = variable.read(region)
             return written, lambda: value
-        return written, partial(past.value, region)
+        return written, past.value if region is None else partial(self._cut, past, region, revision)
+
+    def _cut(self, past: Past, region: Region, revision: int) -> Value:
+        """A part of what was: the whole that it is cut from may have to be laid together again."""
+        whole = f"all of variable {past.variable.spec.name!r} as it was at revision {revision}"
+        with self._memory.reserve_both(past.copied_bytes, whole):
+            return past.value(region)
 
     def commits(
         self,
