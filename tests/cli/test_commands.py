@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 import varserve
+from tests.fakes import FakeFunction, FakeModel
+from tests.serving import serve_here
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.ports import TensorSpec
 
-from .conftest import Cli, document
+from .conftest import Cli, document, invoke
 
 WEIGHTS = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
 HEADER = {"model", "version", "epoch", "revision"}
@@ -160,6 +164,42 @@ def test_run(cli: Cli, tmp_path: Path) -> None:
     cli("run", "fake", "divide", "x=[1]", code=4)
 
 
+def test_what_a_run_cannot_write_is_told_before_it_runs(tmp_path: Path) -> None:
+    """A function that writes is not run for outputs that have no place."""
+    runs = []
+
+    def step(x: np.ndarray) -> dict[str, np.ndarray]:
+        runs.append(x)
+        return {"file": x}
+
+    vector = TensorSpec("float32", (None,))
+    function = FakeFunction("step", step, inputs={"x": vector}, outputs={"file": vector})
+    with serve_here(LiveModel(FakeModel([], [function]))) as address:
+        run = ("--server", address, "run", "fake", "step", "x=[1, 2]", "--out")
+        for out in ("lost=x.npy", "file=x.txt", "x", f"file={tmp_path}/none/x.npy"):
+            invoke(*run, out, code=2)
+        assert not runs
+        invoke(*run, str(tmp_path / "x.npz"))
+    assert np.load(tmp_path / "x.npz")["file"].tolist() == [1, 2]
+    assert len(runs) == 1
+
+
+def test_arguments_that_cannot_be_sent(cli: Cli) -> None:
+    """Revisions and indices that no number of 64 bits is, and what is no text, are exit code 2."""
+    large = str(2**63)
+    cli("read", "fake", "counter", "--at-revision", large, code=2)
+    cli("summary", "fake", "--at-revision", large, code=2)
+    cli("assign", "fake", "counter", "1", "--if-revision", large, code=2)
+    cli("revert", "fake", large, code=2)
+    cli("history", "fake", "--before", large, code=2)
+    cli("watch", "fake", "--after-revision", large, code=2)
+    cli("diff", "fake", "--revision", large, code=2)
+    assert "no size reaches" in cli("read", "fake", f"growing[{large}]", code=2).stderr
+    told = cli("assign", "fake", "counter", "1", "-m", "caf\udce9", code=2).stderr
+    assert "'caf\\udce9': expected text that UTF-8 can hold" in told
+    assert document(cli("history", "fake", "--json"))["revision"] == 0
+
+
 def test_watch(cli: Cli) -> None:
     """Commits from a revision on, a line or a JSON document each."""
     for n in "123":
@@ -220,6 +260,10 @@ def test_bfloat16_in_files(cli: Cli, tmp_path: Path) -> None:
     from varserve.cli.exits import Unusable
     from varserve.cli.values import read_value, write_values
 
+    array = np.array([1, 2], ml_dtypes.float8_e5m2)  # which numpy writes and does not read
+    for name in ("x.npy", "x.npz"):
+        with pytest.raises(Unusable, match="float8_e5m2"):
+            write_values(tmp_path / name, {"x": array})
     array = np.array([1, 2], ml_dtypes.bfloat16)
     with pytest.raises(Unusable, match="bfloat16"):
         write_values(tmp_path / "x.npy", {"x": array})

@@ -13,9 +13,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import varserve
+from tests.client.conftest import fake_model
 from tests.fakes import FakeModel, FakeVariable
 from tests.serving import serve_here
+from varserve.cli import stored
 from varserve.tensors import DTYPES, numpy_dtype
+from varserve_service.core.history import History
 from varserve_service.core.live_model import LiveModel
 
 from .conftest import Cli, document, invoke
@@ -83,6 +86,48 @@ def test_a_dry_run_shows_and_changes_nothing(cli: Cli, tmp_path: Path) -> None:
     assert found["equal"] == 8
     assert "weights" in cli("push", "fake", file, "--dry-run", code=1).stdout
     assert document(cli("history", "fake", "--json"))["revision"] == 2
+
+
+def test_hashes_are_told_where_values_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written over meanwhile, and is not kept, is known to differ all the same."""
+    live = LiveModel(fake_model(), history=History(max_commits=1))
+    file = str(tmp_path / "x.safetensors")
+    with serve_here(live) as address, varserve.connect(address) as client:
+        here = ("--server", address)
+        invoke(*here, "pull", "fake", file)
+        counter = client.model("fake").variables["counter"]
+        counter.assign(8)
+        summaries = varserve.Model.summaries
+
+        def meanwhile(self: varserve.Model, *given: Any, **more: Any) -> Any:
+            found = summaries(self, *given, **more)
+            for value in range(5):
+                counter.assign(value)
+            return found
+
+        monkeypatch.setattr(varserve.Model, "summaries", meanwhile)
+        (found,) = document(invoke(*here, "diff", "fake", file, "--json", code=1))["different"]
+    assert (found["variable"], found["what"], found["changed"]) == ("counter", "value", None)
+
+
+def test_an_interrupted_pull_leaves_nothing(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the file is written: no part of it stays, and the one before does."""
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"before")
+    serialize = stored.serialize_file
+
+    def interrupted(*given: Any) -> None:
+        serialize(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stored, "serialize_file", interrupted)
+    cli("pull", "fake", str(file), code=130)
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_bytes() == b"before"
 
 
 def test_push_is_whole_or_not_at_all(cli: Cli, tmp_path: Path) -> None:

@@ -127,7 +127,10 @@ def resolve(region: Index | Rows | Part | None, shape: PartialShape = None) -> P
         else:
             start, stop, step = _integer(item, size, axis)
             dropped.append(axis)
-        slices.append(tensor_pb2.Slice(start=start, stop=stop, step=step))
+        try:
+            slices.append(tensor_pb2.Slice(start=start, stop=stop, step=step))
+        except ValueError:  # of a dimension of unknown size
+            raise RegionInvalid(f"dimension {axis}: no size reaches {item}") from None
         sizes.append(None if stop is None else -(-(stop - start) // step))
     if not slices:
         return Part(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from varserve.regions import Rows
 
 from . import output
 from .common import (
+    REVISION,
     command,
     committed,
     function_argument,
@@ -24,7 +26,7 @@ from .common import (
 )
 from .exits import Unusable
 from .session import Session
-from .values import read_value, split_part, write_values
+from .values import check_file, read_value, split_part, write_values
 
 
 @command("assign")
@@ -36,7 +38,7 @@ from .values import read_value, split_part, write_values
 @click.option("--cast", is_flag=True, help="Make an array of a file one of the variable's dtype.")
 @click.option(
     "--if-revision",
-    type=int,
+    type=REVISION,
     metavar="N",
     help="Only if the variable's last write was at this revision.",
 )
@@ -109,6 +111,7 @@ def run(
     VALUE is JSON (`0.5`, `[1, 2]`) or @FILE, of .npy, .json or .safetensors.
     """
     found = session.model(model).functions[function]
+    _check_outputs(out, {each.name for overload in found.overloads for each in overload.outputs})
     given = {}
     for each in inputs:
         name, equals, text = each.partition("=")
@@ -124,9 +127,10 @@ def run(
         name, equals, path = each.partition("=")
         if not equals:
             name, path = "", each
-        elif name not in outputs:
+        elif name not in outputs:  # of another overload
             raise Unusable(
-                f"there is no output {name!r}; expected one of: {', '.join(outputs) or 'none'}"
+                f"revision {outputs.revision}: there is no output {name!r}; "
+                f"expected one of: {', '.join(outputs) or 'none'}"
             )
         write_values(Path(path), {name: outputs[name]} if name else outputs)
         files[name or "*"] = path
@@ -150,9 +154,19 @@ def run(
         output.line(f"written to {path}")
 
 
+def _check_outputs(out: tuple[str, ...], known: Collection[str]) -> None:
+    """Raises Unusable for what would be found out when the function has run, and maybe written."""
+    for each in out:
+        name, equals, path = each.partition("=") if "=" in each else ("", "", each)
+        if equals and name not in known:
+            expected = ", ".join(sorted(known)) or "none"
+            raise Unusable(f"there is no output {name!r}; expected one of: {expected}")
+        check_file(Path(path))
+
+
 @command("revert")
 @model_argument
-@click.argument("revision", type=int)
+@click.argument("revision", type=REVISION)
 @click.argument("variables", nargs=-1, metavar="[VARIABLE]...")
 @if_revision_option
 @message_option

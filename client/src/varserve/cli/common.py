@@ -78,15 +78,16 @@ function_argument = click.argument("function", shell_complete=complete("function
 patterns_argument = click.argument(
     "patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=complete("variable")
 )
+REVISION = click.IntRange(0, 2**63 - 1)
 at_revision_option = click.option(
-    "--at-revision", type=int, metavar="N", help="As it was at this revision."
+    "--at-revision", type=REVISION, metavar="N", help="As it was at this revision."
 )
 message_option = click.option(
     "--message", "-m", default="", metavar="TEXT", help="Why, for who reads the history."
 )
 if_revision_option = click.option(
     "--if-revision",
-    type=int,
+    type=REVISION,
     metavar="N",
     help="Only if the model is at this revision.",
 )
@@ -118,9 +119,5 @@ def selected(model: Model, patterns: Iterable[str]) -> list[str]:
     names = {name: each.path for name, each in model.variables.items() if each.initialized}
     found = fitting(list(patterns) or ["*"], names) if names or patterns else []
     # One variable may be meant twice, by its name and its path.
-    return list(dict.fromkeys(_key(model, name) for name in found))
-
-
-def _key(model: Model, name: str) -> str:
-    path = model.variables[name].path
-    return next(key for key, each in model.variables.items() if each.path == path)
+    key_of = {each.path: name for name, each in model.variables.items()}
+    return list(dict.fromkeys(key_of[model.variables[name].path] for name in found))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from . import output
-from .common import command, header_of, model_argument, patterns_argument, selected
+from .common import REVISION, command, header_of, model_argument, patterns_argument, selected
 from .comparing import compare, compare_revision, differences_of, show_differences
 from .exits import DIFFERENT, Unusable
 from .session import Session
@@ -20,7 +20,7 @@ from .stored import open_stored
 @patterns_argument
 @click.option(
     "--revision",
-    type=int,
+    type=REVISION,
     metavar="N",
     help="Compare with what the model was at this revision, and with no FILE.",
 )

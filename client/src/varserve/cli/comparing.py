@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from varserve.errors import AccessDenied
+from varserve.errors import AccessDenied, RevisionCompacted
 from varserve.models import Model
 from varserve.specs import StateHeader
 from varserve.summaries import content_hash
@@ -79,7 +79,8 @@ def compare(
     details: dict[str, Difference] = {}
     if unequal and not hashes_only:
         # Of the revision that was summarized, also when somebody has written since.
-        with suppress(AccessDenied):  # who may not read is told what the hashes say
+        # Who may not read, or reads what is not kept any more, is told what the hashes say.
+        with suppress(AccessDenied, RevisionCompacted):
             values = model.read(list(unequal), at_revision=found.revision, timeout=timeout)
             details = {name: _difference(name, values[name], unequal[name]) for name in unequal}
     differences = [details.get(each.variable, each) for each in differences]
@@ -110,7 +111,7 @@ def compare_revision(
     same_shape = [each.variable for each in differences if each.what == "value"]
     details: dict[str, Difference] = {}
     if same_shape and not hashes_only:
-        with suppress(AccessDenied):
+        with suppress(AccessDenied, RevisionCompacted):
             live = model.read(same_shape, at_revision=now.revision, timeout=timeout)
             past = model.read(same_shape, at_revision=revision, timeout=timeout)
             details = {name: _difference(name, live[name], past[name]) for name in same_shape}

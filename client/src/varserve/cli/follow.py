@@ -12,7 +12,7 @@ from varserve.errors import DeadlineExceeded
 from varserve.results import Change, Event
 
 from . import output
-from .common import command, header_of, model_argument, patterns_argument
+from .common import REVISION, command, header_of, model_argument, patterns_argument
 from .exits import DIFFERENT
 from .session import Session
 from .values import part_text
@@ -23,7 +23,7 @@ from .values import part_text
 @patterns_argument
 @click.option(
     "--after-revision",
-    type=int,
+    type=REVISION,
     metavar="N",
     help="Begin with the first commit after this revision. [from now on]",
 )

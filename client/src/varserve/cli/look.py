@@ -14,6 +14,7 @@ from varserve.summaries import Summary, fitting
 
 from . import output
 from .common import (
+    REVISION,
     at_revision_option,
     command,
     header_of,
@@ -363,7 +364,7 @@ def _show(each: Summary) -> None:
     show_default=True,
     help="The most commits to list.",
 )
-@click.option("--before", type=int, metavar="N", help="Only commits before this revision.")
+@click.option("--before", type=REVISION, metavar="N", help="Only commits before this revision.")
 def history(
     session: Session, model: str, patterns: tuple[str, ...], limit: int, before: int | None
 ) -> None:

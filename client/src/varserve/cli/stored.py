@@ -117,32 +117,33 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping
         serialize_file(specs, unfinished, dict(metadata))
         os.replace(unfinished, path)  # noqa: PTH105  (Path.replace says nothing of atomicity)
     except (SafetensorError, OSError) as error:
-        unfinished.unlink(missing_ok=True)
         raise Unusable(f"{path}: {error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)  # also after Ctrl-C
 
 
 def read_safetensors(path: Path) -> Stored:
     """The tensors of a safetensors file. Raises Unusable."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            keys, metadata = list(file.keys()), dict(file.metadata() or {})
+        # Once for all tensors: opening reads the header of all of them.
+        file: Any = safe_open(path, framework="numpy")
+        keys, metadata = list(file.keys()), dict(file.metadata() or {})
         as_bytes = json.loads(metadata.get(_AS_BYTES, "{}"))
         if not isinstance(as_bytes, dict):
             raise ValueError(f"{_AS_BYTES} is no object")
     except (SafetensorError, OSError, ValueError) as error:
         raise Unusable(f"{path}: {error}") from None
-    found = {key: StoredTensor(key, _loader(path, key, as_bytes.get(key))) for key in keys}
+    found = {key: StoredTensor(key, _loader(path, file, key, as_bytes.get(key))) for key in keys}
     return Stored(path, "safetensors file", found, metadata)
 
 
-def _loader(path: Path, key: str, own: Any) -> Callable[[], Array]:
+def _loader(path: Path, file: Any, key: str, own: Any) -> Callable[[], Array]:
     def load() -> Array:
         try:
-            with safe_open(path, framework="numpy") as file:
-                dtype = file.get_slice(key).get_dtype()
-                if dtype in _FLOAT8:
-                    return _raw(path, key).view(tensors.numpy_dtype(_FLOAT8[dtype]))
-                array: Array = file.get_tensor(key)
+            dtype = file.get_slice(key).get_dtype()
+            if dtype in _FLOAT8:
+                return _raw(path, key).view(tensors.numpy_dtype(_FLOAT8[dtype]))
+            array: Array = file.get_tensor(key)
             if own is None:
                 return array
             shape = tuple(int(size) for size in own["shape"])

@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,8 @@ def _from_json(content: Any, dtype: str | None) -> Any:
         value = whole.astype(tensors.numpy_dtype(dtype))
     if shape is not None:
         array = tensors.as_array(value, None if isinstance(value, np.ndarray) else dtype)
+        if not isinstance(shape, list) or any(type(size) is not int for size in shape):
+            raise ValueError(f"expected a shape, found {shape!r}")
         return array.reshape(shape)
     return value
 
@@ -187,21 +190,38 @@ def write_values(path: Path, arrays: Mapping[str, Array]) -> None:
             )
         elif path.suffix in (".npy", ".npz"):
             for name, array in arrays.items():
-                if array.dtype.kind not in "biufc":
+                # What another package adds to numpy can be written there, and not read.
+                if array.dtype.kind not in "biufc" or array.dtype.isbuiltin != 1:
                     raise Unusable(
                         f"{path}: numpy's files have no {tensors.dtype_name(array.dtype)} "
                         f"({name!r}); expected .safetensors or .json"
                     )
             if path.suffix == ".npz":
-                np.savez(path, **arrays)  # type: ignore[arg-type]
+                _save_npz(path, arrays)
             elif len(arrays) == 1:
                 np.save(path, next(iter(arrays.values())), allow_pickle=False)
             else:
                 raise Unusable(f"{path}: expected .npz or .safetensors for {len(arrays)} values")
         else:
-            raise Unusable(f"{path}: expected .npy, .npz, .json or .safetensors")
+            check_file(path)
     except OSError as error:
         raise Unusable(f"{path}: {error.strerror or error}") from None
+
+
+def check_file(path: Path) -> None:
+    """Raises Unusable for a file that values cannot be written to, whatever they are."""
+    if path.suffix not in (".npy", ".npz", ".json", ".safetensors"):
+        raise Unusable(f"{path}: expected .npy, .npz, .json or .safetensors")
+    if not path.parent.is_dir():
+        raise Unusable(f"{path}: there is no folder {path.parent}")
+
+
+def _save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    # As numpy.savez, which has arguments of its own that a name may be.
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _described(array: Array) -> dict[str, Any]:
