@@ -64,6 +64,9 @@ def line(function: str, x: Array) -> str:
     return json_format.MessageToJson(request, indent=None)
 
 
+LATER = ('"n"', '"m@canary"')
+
+
 def test_everything_that_changes_nothing_is_run() -> None:
     """On zeros, at each size of a batch; what fails on them is no reason not to serve."""
     seen = Seen()
@@ -79,6 +82,18 @@ def test_requests_of_a_file_are_run(tmp_path: Path) -> None:
     file.write_text(f"{line('look', np.ones((3, 2), np.float32))}\n\n")
     assert run_requests(seen.models, file) == 1
     assert seen.shapes == [(3, 2)]
+
+
+def test_requests_of_a_model_that_comes_later_are_left_for_then(tmp_path: Path) -> None:
+    """Where models may come while the service runs; else the name is a mistake of the operator."""
+    seen, file = Seen(), tmp_path / "requests"
+    later = [line("look", np.ones((1, 2), np.float32)).replace('"m"', name) for name in LATER]
+    file.write_text("\n".join([*later, line("look", np.ones((3, 2), np.float32))]))
+    with pytest.raises(ModelLoadError, match=r"line 1: no model 'n'"):
+        run_requests(seen.models, file)
+    assert run_requests(seen.models, file, coming=True) == 1
+    assert seen.shapes == [(3, 2)]
+    assert run_requests(seen.models, file, only="m") == 2  # what a version is warmed with
 
 
 @pytest.mark.parametrize(

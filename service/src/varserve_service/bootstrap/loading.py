@@ -85,7 +85,7 @@ class Loader:
                 found[labelled] = (*found.get(labelled, ()), label)
         if unknown:
             raise RepositoryError(f"labels of models that are not there: {', '.join(unknown)}")
-        changing = self._settings.admin_port is not None or self._settings.repository_poll
+        changing = _changing(self._settings)
         if not found and not (changing and self.repository.has_root):
             raise ModelLoadError(
                 "no model to serve: give --model NAME=PATH or a --model-repository that has one"
@@ -196,10 +196,15 @@ def host_memory(limit: int | None, reserve: int) -> MemoryBudget:
     return MemoryBudget("host", HostMemory(limit), reserve)
 
 
+def _changing(settings: Settings) -> bool:
+    """Whether models may come while the service runs."""
+    return settings.admin_port is not None or settings.repository_poll > 0
+
+
 def check_batching(models: Models, settings: Settings) -> None:
     """Raises ModelLoadError for a function of a served model that cannot be batched."""
     names = {live.name for live in models.sorted}
-    changing = settings.admin_port is not None or settings.repository_poll
+    changing = _changing(settings)
     for model, functions in settings.batching.items():
         if model not in names:
             if changing:
@@ -228,6 +233,7 @@ def warm_up(
     """
     done = run_everything(models, batching) if settings.warm_up else 0
     if settings.warm_up_requests is not None:
-        done += run_requests(models, settings.warm_up_requests, only=only)
+        coming = not only and _changing(settings)
+        done += run_requests(models, settings.warm_up_requests, only=only, coming=coming)
     if done:
         log.info("warmed up", runs=done)

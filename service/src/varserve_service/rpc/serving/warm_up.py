@@ -74,10 +74,11 @@ def _zeros(spec: TensorSpec, rows: int) -> np.ndarray[Any, Any]:
     return np.zeros(shape, tensors.numpy_dtype(spec.dtype))
 
 
-def run_requests(models: Models, file: Path, *, only: str = "") -> int:
+def run_requests(models: Models, file: Path, *, only: str = "", coming: bool = False) -> int:
     """Run the requests of a file: a RunFunctionRequest in protobuf's JSON on each line.
 
-    `only`: those of one model, whatever version or label they name.
+    `only`: those of one model, whatever version or label they name. `coming`: models may come
+    later, so that requests of what is not there are left for then.
 
     Returns their number. Raises ModelLoadError, with the line, for one that cannot be read, that
     changes state, or that fails: the operator wrote it for this model.
@@ -85,6 +86,9 @@ def run_requests(models: Models, file: Path, *, only: str = "") -> int:
     done = 0
     for number, request in _requests(file):
         if only and bare_name(request.model) != only:
+            continue
+        if coming and models.meant(request.model) is None:
+            log.info("left for later", model=request.model, line=number)
             continue
         try:
             live = models.find(only or request.model)
