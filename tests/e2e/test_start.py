@@ -75,6 +75,16 @@ def test_what_no_clock_or_counter_holds_is_refused_at_the_start(name: str, value
         load_settings({name: value}, None)
 
 
+@pytest.mark.parametrize("name", ["state_dir", "save_dir", "policy", "audit_log", "host"])
+def test_a_setting_without_a_value_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state directory that nobody filled in is not the folder that the service was started in."""
+    monkeypatch.setenv(f"VARSERVE_{name.upper()}", "")
+    with pytest.raises(pydantic.ValidationError, match=f"{name}\n.*expected a value"):
+        load_settings({}, None)
+    monkeypatch.delenv(f"VARSERVE_{name.upper()}")
+    assert load_settings({"repository_marker": ""}, None).repository_marker == ""
+
+
 async def test_a_connection_may_be_older_than_grpc_can_count() -> None:
     """It counts to 24 days; more is for ever, and no defect at the start."""
     server = Server(Models(), ServerOptions(port=0, max_connection_age=1e8, connection_grace=1e8))

@@ -274,6 +274,14 @@ class Settings(BaseSettings):
         "debug", description="level of the line for each call; for a refused one info at least"
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_empty_text(cls, value: Any, info: ValidationInfo) -> Any:
+        # As a path it would be the working folder: a variable that nobody filled in, say.
+        if value == "" and info.field_name != "repository_marker":
+            raise ValueError("expected a value; leave it out for the default")
+        return value
+
     @field_validator("tls_key", "tls_client_ca")
     @classmethod
     def _beside_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
