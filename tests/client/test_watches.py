@@ -153,6 +153,16 @@ def test_its_patience_ends(scripted: Scripted) -> None:
             next(watch)
 
 
+def test_its_patience_ends_over_one_event(scripted: Scripted) -> None:
+    """A value that never comes is no event that comes again and again, for ever."""
+    scripted.script["WatchVariables"] = [reply(bookmark(3), commit(4))]
+    scripted.script["ReadVariables"] = [status(grpc.StatusCode.UNAVAILABLE)]
+    with varserve.connect(scripted.address, retries=0) as client:
+        watch = client.watch_variables("m", patience=0.2)
+        with pytest.raises(varserve.Unavailable):
+            next(watch)
+
+
 def test_its_patience_is_not_for_its_reader(scripted: Scripted) -> None:
     """Who takes longer for an event than its patience is long misses nothing after a failure."""
     scripted.script["WatchVariables"] = [

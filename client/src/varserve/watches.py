@@ -61,6 +61,8 @@ class Watch(Handle[D_co]):
         self._closed = False
         self._failures = 0
         self._failing_since: float | None = None
+        # An event whose values are still to be had: until it is given, nothing has come on.
+        self._owed = False
 
     @property
     def revision(self) -> int:
@@ -99,7 +101,7 @@ class Watch(Handle[D_co]):
             self._drop()
             if self._over:
                 return None
-            # Since the last message, and not while nobody asked for the next one.
+            # Since it came on for the last time, and not while nobody asked for the next event.
             self._failing_since = self._failing_since or time.monotonic()
             late = time.monotonic() - self._failing_since > self._patience
             # Its credential has lapsed, and there may be another by now.
@@ -129,23 +131,32 @@ class Watch(Handle[D_co]):
             message = yield Receive(self._stream)
             if message is None:
                 raise errors.Unavailable("the watch ended without a reason")
-            self._failures = 0
             self._begun = True
-            self._failing_since = None
+            self._well()
             changes += message.changes
             if not message.more:
                 break
         event = None
         if message.HasField("commit"):
-            nbytes = sum(each.tensor.byte_length for each in changes)
+            nbytes = sum(
+                each.tensor.byte_length + each.previous_tensor.byte_length for each in changes
+            )
             budget = self._defaults.budget(None, nbytes)
+            self._owed = True
             event = yield from history.event(
                 message, changes, self._request, self._chunk_bytes, budget
             )
+            self._owed = False
+            self._well()
         header = specs.header(message.header)
         self._request.after_revision = header.revision
         self._request.epoch = header.epoch
         return event
+
+    def _well(self) -> None:
+        if not self._owed:
+            self._failures = 0
+            self._failing_since = None
 
     def _drop(self) -> None:
         stream, self._stream = self._stream, None
