@@ -183,17 +183,19 @@ async def test_an_answer_that_is_kept_is_of_the_version_that_is_meant() -> None:
 
 
 async def test_health_follows_the_models() -> None:
-    """Names and labels are SERVING while they mean something, and NOT_SERVING after that."""
+    """Names, labels and versions are SERVING while they mean something, and NOT_SERVING after that."""
     async with running(counter_version(1)) as found:
         await replaced(found, counter_version(2), "canary")
-        names = [MODEL, f"{MODEL}@stable", f"{MODEL}@canary"]
-        assert [await found.status(name) for name in ("", *names)] == [SERVING] * 4
+        stables = [MODEL, f"{MODEL}@stable", f"{MODEL}@1"]
+        names = [*stables, f"{MODEL}@canary", f"{MODEL}@2"]
+        assert [await found.status(name) for name in ("", *names)] == [SERVING] * 6
         (canary,) = await found.server.withdraw(MODEL, "canary")
         await found.server.retire(canary, 20)
-        assert [await found.status(name) for name in names] == [SERVING, SERVING, NOT_SERVING]
+        found_now = [await found.status(name) for name in names]
+        assert found_now == [SERVING] * 3 + [NOT_SERVING] * 2
         (stable,) = await found.server.withdraw(MODEL, None)
         await found.server.retire(stable, 20)
-        assert [await found.status(name) for name in names] == [NOT_SERVING] * 3
+        assert [await found.status(name) for name in names] == [NOT_SERVING] * 5
         assert await found.status("") == SERVING
         refused = await reason_of(found.stub.ReadVariable(read()))
         assert refused == "MODEL_NOT_READY"

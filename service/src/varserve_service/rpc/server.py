@@ -204,7 +204,7 @@ class Server:
             return
         names = {""}
         for live in self._models.sorted:
-            names.update(self._models.names(live.name))
+            names.update((*self._models.names(live.name), f"{live.name}@{live.version}"))
         gone, self._healthy = self._healthy - names, names
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
