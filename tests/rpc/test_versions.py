@@ -183,7 +183,7 @@ async def test_an_answer_that_is_kept_is_of_the_version_that_is_meant() -> None:
 
 
 async def test_health_follows_the_models() -> None:
-    """Names, labels and versions are SERVING while they mean something, and NOT_SERVING after that."""
+    """Names, labels and versions are SERVING while they mean something, then NOT_SERVING."""
     async with running(counter_version(1)) as found:
         await replaced(found, counter_version(2), "canary")
         stables = [MODEL, f"{MODEL}@stable", f"{MODEL}@1"]
