@@ -315,6 +315,27 @@ async def test_too_many_calls_at_once(limit: int, reason: str, threads: int) -> 
         assert await reason_of(found.stub.ReadVariable(read())) == "OK"
 
 
+async def test_a_list_does_not_wait_for_a_model_that_is_busy() -> None:
+    """While a function that writes holds one, all are listed: that one as far as it is known."""
+    gate = Gate()
+    free = FakeVariable("free", np.zeros(5, np.float32), shape=(None,))
+    other = LiveModel(FakeModel([FakeVariable("w", np.zeros(2, np.float32))], name="other"))
+    busy = counter(free, functions=(gated(gate, writes=True),))
+    async with running(busy, other) as found:
+        before = await found.stub.ListModels(pb.ListModelsRequest())
+        call = asyncio.ensure_future(found.stub.RunFunction(WAIT))
+        await passed(gate)
+        async with asyncio.timeout(20):
+            during = await found.stub.ListModels(pb.ListModelsRequest())
+        gate.opened.set()
+        await call
+    assert [each.header.model for each in during.models] == [MODEL, "other"]
+    assert during.models[1] == before.models[1]
+    # What only the model itself can tell, the size of a variable of any size, is not counted.
+    before.models[0].variable_bytes -= 20
+    assert during.models[0] == before.models[0]
+
+
 # Callers that go away.
 
 

@@ -113,7 +113,7 @@ def check(write: Write, variable: Variable) -> None:
                 f"variable {spec.name!r}: expected each row once in a SET, found one twice",
                 variable=spec.name,
             )
-    static = _static_shape(variable)
+    static = static_shape(variable)
     if static is not None:
         check_shape(variable, write.operation, write.region, write.value.shape, static)
     elif write.region is None and not fits(write.value.shape, spec.shape):
@@ -151,7 +151,8 @@ def _shape_mismatch(variable: Variable, expected: str, found: tuple[int, ...]) -
     )
 
 
-def _static_shape(variable: Variable) -> tuple[int, ...] | None:
+def static_shape(variable: Variable) -> tuple[int, ...] | None:
+    """The shape that a variable has whatever its value; None for one of any size."""
     shape = variable.spec.shape
     if shape is None:
         return None
@@ -177,7 +178,7 @@ def taken_bytes(found: Sequence[tuple[Write, Variable]], *, staged: bool) -> int
             total += sum(write.value.nbytes for write in writes)
         whole = len(writes) > 1 or not variable.writes_in_place
         if whole and any(w.region is not None or w.operation is not Operation.SET for w in writes):
-            shape = _static_shape(variable)
+            shape = static_shape(variable)
             total += 0 if shape is None else math.prod(shape) * writes[0].value.dtype.itemsize
     return total
 
@@ -234,7 +235,7 @@ def capture(writes: Sequence[StagedWrite]) -> Base:
         if whole_set:
             return Base(None, None)
         raise uninitialized(variable)
-    if not whole_set and _static_shape(variable) is None:
+    if not whole_set and static_shape(variable) is None:
         check_shape(variable, first.operation, first.region, first.operand.shape, variable.shape())
     if len(writes) > 1:
         return Base(None, variable.read())

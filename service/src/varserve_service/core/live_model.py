@@ -170,6 +170,25 @@ class LiveModel:
                 tuple(function.spec for function in self._functions.sorted),
             )
 
+    def outline(self) -> Description:
+        """The same as far as it is known without the model. Never waits.
+
+        Variables of any size have no shape in it, and revisions may move while it is made.
+        """
+        return Description(
+            self.header,
+            self._loaded.device,
+            tuple(
+                VariableState(
+                    variable.spec,
+                    changes.static_shape(variable) if variable.is_initialized() else None,
+                    self._revisions.of(variable.spec.path),
+                )
+                for variable in self._variables.sorted
+            ),
+            tuple(function.spec for function in self._functions.sorted),
+        )
+
     @property
     def device(self) -> str:
         """Where the model's values live."""

@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 # What a unary response needs beside the bytes of its tensors.
 _ENVELOPE_BYTES = 64 * 1024
+# Seconds that a list waits for a model that is held.
+_PATIENCE = 0.5
 
 
 class ModelService:
@@ -77,7 +79,7 @@ class ModelService:
         def work() -> pb.ListModelsResponse:
             return pb.ListModelsResponse(
                 models=[
-                    _summary(status, sight, deadline)
+                    _summary(status, sight)
                     for status in self._models.statuses
                     if sight is None or sight.lists(status.name)
                 ]
@@ -460,15 +462,20 @@ class ModelService:
         return admit
 
 
-def _summary(status: Status, sight: Sight | None, deadline: float | None) -> Any:
+def _summary(status: Status, sight: Sight | None) -> Any:
     live = status.live
+    if live is None:
+        return translate.summary(status, None)
     try:
-        found = None if live is None else shown(live.describe(deadline), live, sight)
+        found = live.describe(time.monotonic() + _PATIENCE)
     except StateError as error:
-        if error.reason is not Reason.MODEL_NOT_READY:
+        if error.reason is Reason.MODEL_NOT_READY:  # Unloaded at this moment.
+            return translate.summary(status, None)
+        if error.reason is not Reason.DEADLINE_EXCEEDED:
             raise
-        found = None  # Unloaded at this moment.
-    return translate.summary(status, found)
+        # Somebody holds it, for minutes maybe: the others are to be listed nevertheless.
+        found = live.outline()
+    return translate.summary(status, shown(found, live, sight))
 
 
 def _read(
