@@ -18,7 +18,11 @@ from tests.rpc.certified import Place
 from tests.rpc.models import counter
 from tests.serving import serve_here
 from varserve_service.__main__ import main
+from varserve_service.bootstrap.loading import Loader
+from varserve_service.core.errors import ModelLoadError, Reason, StateError
+from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
+from varserve_service.repository import ModelSource
 from varserve_service.rpc import Access, Server, ServerOptions
 from varserve_service.settings import Settings, health_address, load_settings
 
@@ -90,6 +94,20 @@ async def test_a_connection_may_be_older_than_grpc_can_count() -> None:
     server = Server(Models(), ServerOptions(port=0, max_connection_age=1e8, connection_grace=1e8))
     await server.start()
     await server.stop(0)
+
+
+@pytest.mark.parametrize("said", ["no room", "model 'm': no room"])
+def test_what_keeps_a_model_from_loading_is_told_with_its_name(said: str) -> None:
+    """A full disk under the state, say, is the operator's to mend, and no defect."""
+    loader = object.__new__(Loader)
+
+    def load(source: ModelSource) -> LiveModel:
+        raise StateError(Reason.STATE_STORE_FULL, said)
+
+    loader._sources = [(ModelSource("m", 0, Path("/m")), ("stable",))]
+    loader.check, loader.load = lambda source: None, load  # type: ignore[method-assign]
+    with pytest.raises(ModelLoadError, match=r"^model 'm': no room$"):
+        loader.load_all()
 
 
 def test_every_setting_is_a_flag() -> None:

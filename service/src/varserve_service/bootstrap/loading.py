@@ -101,9 +101,10 @@ class Loader:
         for source, labels in self._sources:
             try:
                 self.check(source)
-            except StateError as error:
-                raise ModelLoadError(error.message) from error
-            live = self.load(source)
+                live = self.load(source)
+            except StateError as error:  # not allowed; no memory; no room where its state is kept
+                whose = f"model {source.name!r}: "
+                raise ModelLoadError(whose + error.message.removeprefix(whose)) from error
             for label in labels:
                 models.serve(live, label)
         check_batching(models, self._settings)
