@@ -15,6 +15,7 @@ from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.history import History
 from varserve_service.core.live_model import LiveModel
+from varserve_service.core.memory import MemoryBudget, Room
 from varserve_service.core.messages import Conditions, Read
 from varserve_service.core.ports import Operation, TensorSpec
 from varserve_service.core.regions import Rows, Slice, Slices
@@ -245,6 +246,27 @@ def test_what_was_read_back_is_what_the_write_left() -> None:
     )
     assert error.reason is Reason.MESSAGE_TOO_LARGE
     assert (value_of(live, "a").tolist(), live.header.revision) == ([2, 3, 4], 1)
+
+
+def test_a_request_that_comes_again_gets_its_answer_though_it_would_not_fit_any_more() -> None:
+    """A variable of any size may have another one by now, and memory may be short."""
+    free = FakeVariable("free", array(1, 2), shape=(None,))
+    big = FakeVariable("big", np.zeros(2**21, np.float32))
+    available = [2**30]
+    memory = MemoryBudget("host", lambda: Room(available[0], 2**30))
+    live = LiveModel(FakeModel([free, big]), host_memory=memory)
+    add = [Write("free", ADD, array(1, 1))]
+    region = [Write("big", SET, array(1), Rows(np.array([5])))]
+    first = live.assign(add, request=WriteRequest("add", b"1")).header
+    second = live.assign(region, request=WriteRequest("region", b"2")).header
+    live.assign([Write("free", SET, array(1, 2, 3))])
+    available[0] = 0
+    assert live.assign(add, request=WriteRequest("add", b"1")).header == first
+    assert live.assign(region, request=WriteRequest("region", b"2")).header == second
+    assert refusal(live.assign, add).reason is Reason.SHAPE_MISMATCH
+    again = refusal(live.assign, add, request=WriteRequest("add", b"other"))
+    assert again.reason is Reason.REQUEST_ID_REUSED
+    assert refusal(live.assign, region).reason is Reason.OUT_OF_MEMORY
 
 
 def test_a_change_that_was_overtaken_is_worked_out_again() -> None:
