@@ -96,6 +96,35 @@ def test_shapes_are_those_of_the_version_that_answers(
     assert table.sparse_read([-1, 2]).tolist() == [[1, 1], [1, 1]]
 
 
+def test_an_index_counts_from_the_end_that_is_there(
+    served: tuple[varserve.Client, Exchange],
+) -> None:
+    """Of a version that the client has not heard of yet, too: no other row is read or written."""
+    client, exchange = served
+    table = client.model("fake").variables["table"]
+    rows = iter((5, 2, 4, 6, 7))
+
+    def another() -> int:
+        exchange(model_of(size := next(rows), "table"))
+        return size
+
+    size = another()
+    table[-1].assign([7, 7])
+    assert table.numpy()[:, 0].tolist() == [0] * (size - 1) + [7]
+    another()
+    table[-2:].assign_add(np.ones((2, 2), np.float32))
+    assert table.numpy().tolist() == [[1, 1]] * 2
+    size = another()
+    table.scatter_update([-1], [[7, 7]])
+    assert table.numpy()[:, 0].tolist() == [0] * (size - 1) + [7]
+    last = table[1:]
+    size = another()
+    assert last.numpy().shape == (size - 1, 2)
+    size = another()
+    table[-1].update(lambda value: value + 3)
+    assert table.numpy()[:, 0].tolist() == [0] * (size - 1) + [3]
+
+
 def test_revisions_of_two_lives_are_not_mixed(served: tuple[varserve.Client, Exchange]) -> None:
     """A revision that was learnt before is no condition on what came after; one learnt since is."""
     client, exchange = served

@@ -41,6 +41,8 @@ def update(
         parts = {name: part_of(specs[name], region) for name, region in regions.items()}
         reads = {name: (specs[name].path, part) for name, part in parts.items()}
         snapshot = yield from known.read_many(reads, budget)
+        if known.stale and budget.remaining():
+            continue  # of another epoch: the parts are of the sizes of the last one
         values = change(snapshot)
         if not values:
             return None

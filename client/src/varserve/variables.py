@@ -37,6 +37,11 @@ class _Value(OfModel[D_co]):
         return None
 
     @property
+    def _index(self) -> Index | None:
+        """What selects the part; None: the whole variable."""
+        return None
+
+    @property
     def spec(self) -> VariableSpec:
         """All that the service last said of the variable. Raises VariableNotFound when the version
         that the model is now has it no more."""
@@ -200,7 +205,7 @@ class _Value(OfModel[D_co]):
         def changed(snapshot: Snapshot) -> dict[str, npt.ArrayLike]:
             return {path: change(snapshot[path])}
 
-        commit = yield from update(self._known, {path: self._part}, changed, budget, message)
+        commit = yield from update(self._known, {path: self._index}, changed, budget, message)
         assert commit is not None
         return commit
 
@@ -220,6 +225,8 @@ class _Value(OfModel[D_co]):
         at_revision: int | None = None,
         out: Array | None = None,
         dtype: Dtype | None = None,
+        *,
+        again: bool = False,
     ) -> Op[Array]:
         if self._known.stale:
             yield from self._renewed(timeout)
@@ -230,6 +237,9 @@ class _Value(OfModel[D_co]):
         reading = yield from self._known.read(
             self._path, part, budget, at_revision=at_revision, out=out, dtype=dtype
         )
+        if self._known.stale and part.message is not None and not again:
+            # Of another epoch: what the index selects was found out with the sizes of the last one.
+            return (yield from self._read(rows, timeout, at_revision, out, dtype, again=True))
         assert reading.value is not None
         return reading.value
 
@@ -242,6 +252,8 @@ class _Value(OfModel[D_co]):
         read_back: bool,
         timeout: float | None,
         message: str,
+        *,
+        again: bool = False,
     ) -> Op[Commit]:
         # A revision means something in its epoch only.
         epoch = "" if revision is None else self._known.epoch_of(self._path)
@@ -250,8 +262,23 @@ class _Value(OfModel[D_co]):
         write = Write(self._path, value, operation, self._part if rows is None else rows, revision)
         change = prepared(self.spec, write)
         budget = self._budget(timeout, tensors.body_length(change.value))
+        if change.part.message is not None:
+            # And so does an index: what it selects was found out with the sizes of this epoch.
+            epoch = epoch or self._known.header.epoch
         conditions = self._conditions(epoch=epoch, message=message)
-        return (yield from self._known.write(change, budget, conditions, read_back=read_back))
+        try:
+            return (yield from self._known.write(change, budget, conditions, read_back=read_back))
+        except (errors.EpochMismatch, errors.RegionInvalid):
+            if revision is not None or again or not epoch:
+                raise
+            yield from self._known.refresh(budget)
+            if self._known.header.epoch == epoch:
+                raise
+        return (
+            yield from self._change(
+                operation, value, rows, None, read_back, timeout, message, again=True
+            )
+        )
 
 
 class Variable(_Value[D_co]):
@@ -379,6 +406,10 @@ class Region(_Value[D_co]):
         self.index = index
         self._path = variable.path
         self._resolved_part, self._resolved_for = part, variable.shape
+
+    @property
+    def _index(self) -> Index:
+        return self.index
 
     @property
     def _part(self) -> Part:
