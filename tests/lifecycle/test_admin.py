@@ -158,6 +158,26 @@ def test_a_load_of_one_model_does_not_keep_others_waiting(tmp_path: Path) -> Non
         assert found.version("b") == 1
 
 
+def test_loads_that_wait_for_each_other_do_not_keep_the_list_waiting(tmp_path: Path) -> None:
+    """However many models are to be loaded, an operator can see how far they have come."""
+    names, go_on = "abcdef", threading.Event()
+    with administered(tmp_path) as found:
+        for name in names:
+            saved_model(found.repository / name / "1")
+        found.loads.before = lambda source: None if go_on.wait(30) else pytest.fail("too late")
+        loading = [threading.Thread(target=found.admin.load_model, args=(name,)) for name in names]
+        for thread in loading:
+            thread.start()
+        until(lambda: len(found.states()) == 1)
+        listed = found.admin.list_versions(timeout=20)
+        assert [each.header.model for each in listed] == list(names)
+        assert not go_on.is_set()
+        go_on.set()
+        for thread in loading:
+            thread.join(30)
+        assert set(found.states().values()) == {"ready"}
+
+
 def test_memory_for_one_version_alone_swaps_them(tmp_path: Path) -> None:
     """The old one goes first where both do not fit, and comes back when the new one fails.
 

@@ -55,7 +55,7 @@ CLOSE_GRACE = 1.0
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"]
 ADMIN_SERVICE = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
-# One model is loaded at a time; the others are for lists, saves and unloads beside it.
+# One model is loaded at a time; the others are for saves and unloads beside it.
 ADMIN_THREADS = 4
 
 
@@ -162,7 +162,7 @@ class Server:
     def administer(self, administration: Administration) -> None:
         """Serve AdminService, too, on its own port. To be called before `start`."""
         workers = Workers("admin", ADMIN_THREADS, self._options.max_pending_calls)
-        service = AdminService(administration, workers)
+        service = AdminService(administration, workers, self._lister)
         calls = {
             "LoadModel": service.load_model,
             "UnloadModel": service.unload_model,

@@ -24,12 +24,13 @@ class AdminService:
     """Handlers, one for each RPC, that take request bytes and give response messages.
 
     All of them work on threads of their own: a model that is loaded does not keep the threads of
-    those that are served.
+    those that are served. What changes models may wait for its turn; lists do not wait for that.
     """
 
-    def __init__(self, administration: Administration, workers: Workers) -> None:
+    def __init__(self, administration: Administration, workers: Workers, lister: Workers) -> None:
         self._administration = administration
         self._workers = workers
+        self._lister = lister
 
     async def load_model(self, data: bytes, context: Context) -> pb.LoadModelResponse:
         """LoadModel."""
@@ -70,7 +71,7 @@ class AdminService:
         request = pb.ListVersionsRequest.FromString(data)
         work = partial(self._administration.versions, request.model)
         seen = sight_of(context)
-        found = await self._workers.run(work, deadline_of(context))
+        found = await self._lister.run(work, deadline_of(context))
         if seen is not None:
             found = [each for each in found if seen.administers(each.header.model)]
         return pb.ListVersionsResponse(versions=map(_version, found))
