@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pydantic
@@ -87,6 +88,24 @@ def test_a_setting_without_a_value_is_refused(name: str, monkeypatch: pytest.Mon
         load_settings({}, None)
     monkeypatch.delenv(f"VARSERVE_{name.upper()}")
     assert load_settings({"repository_marker": ""}, None).repository_marker == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "beside"),
+    [
+        ("repository_poll", 10, "model_repository"),
+        ("repository_marker", "DONE", "model_repository"),
+        ("state_reset", True, "state_dir"),
+        ("state_restored", True, "state_dir"),
+        ("connection_grace", 5, "max_connection_age"),
+        ("jwt_jwks_ca", "ca.pem", "jwt_jwks"),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(name: str, value: Any, beside: str) -> None:
+    """It is about another one, which is not there; left at its default it needs none."""
+    with pytest.raises(pydantic.ValidationError, match=f"expected {beside} beside it"):
+        load_settings({name: value}, None)
+    load_settings({name: Settings.model_fields[name].default}, None)
 
 
 async def test_a_connection_may_be_older_than_grpc_can_count() -> None:

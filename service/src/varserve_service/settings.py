@@ -107,6 +107,17 @@ DENIED_OPERATIONS = (
 """Operations that reach beyond the model itself, by default."""
 
 
+_BESIDE = {
+    "repository_poll": "model_repository",
+    "repository_marker": "model_repository",
+    "state_reset": "state_dir",
+    "state_restored": "state_dir",
+    "connection_grace": "max_connection_age",
+    "jwt_jwks_ca": "jwt_jwks",
+}
+"""Settings that are about another one, which is declared before them."""
+
+
 class Settings(BaseSettings):
     """All settings of `varserve-service serve`. Sizes are in bytes, times in seconds."""
 
@@ -280,6 +291,15 @@ class Settings(BaseSettings):
         # As a path it would be the working folder: a variable that nobody filled in, say.
         if value == "" and info.field_name != "repository_marker":
             raise ValueError("expected a value; leave it out for the default")
+        return value
+
+    @field_validator(*_BESIDE)
+    @classmethod
+    def _does_something(cls, value: Any, info: ValidationInfo) -> Any:
+        # What would be ignored was meant to do something.
+        beside = _BESIDE[info.field_name or ""]
+        if value and info.data.get(beside) is None:
+            raise ValueError(f"expected {beside} beside it")
         return value
 
     @field_validator("tls_key", "tls_client_ca")
