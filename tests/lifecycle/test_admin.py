@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +301,34 @@ def test_new_versions_are_taken_when_they_have_settled(tmp_path: Path) -> None:
         saved_model(found.repository / "new" / "1")
         assert [len(poller.poll()), len(poller.poll())] == [0, 1]
         assert found.version("new") == 1
+
+
+@pytest.mark.parametrize("look", ["poll", "list"])
+def test_a_failed_version_that_is_taken_out_of_the_repository_is_forgotten(
+    tmp_path: Path, look: str
+) -> None:
+    """It is what an operator is told to do, and the alert on failed versions ends with it."""
+    with administered(tmp_path) as found:
+        saved_model(found.repository / "m" / "1")
+        bad = saved_model(found.repository / "m" / "2", b"bad")
+        found.admin.load_model("m", 1)
+        with pytest.raises(varserve.ModelLoadFailed):
+            found.admin.load_model("m", 2)
+        poller = polled(found)
+        both = {("m", 1): "ready", ("m", 2): "failed"}
+        for _ in range(2):
+            poller.poll() if look == "poll" else found.admin.list_versions("m")
+            assert found.states() == both
+        shutil.rmtree(bad)
+        found.repository.rename(tmp_path / "away")  # what cannot be looked at is not gone
+        with suppress(RepositoryError):
+            poller.poll() if look == "poll" else found.admin.list_versions("m")
+        assert found.states() == both
+        (tmp_path / "away").rename(found.repository)
+        poller.poll() if look == "poll" else found.admin.list_versions("m")
+        assert found.states() == {("m", 1): "ready"}
+        assert [each.header.version for each in found.admin.list_versions("m")] == [1]
+        assert found.version("m") == 1
 
 
 def test_a_pinned_model_is_not_replaced(tmp_path: Path) -> None:

@@ -140,6 +140,12 @@ class Models:
             if status is not None and live in (None, status.live):
                 self._statuses = {k: v for k, v in self._statuses.items() if v is not status}
 
+    def forget_failed(self, status: Status) -> None:
+        """A version that could not be loaded is not to be told of any more, if it is still so."""
+        with self._changing:
+            if self._statuses.get((status.name, status.version)) is status:
+                self._statuses = {k: v for k, v in self._statuses.items() if v is not status}
+
     def serve(self, live: LiveModel, label: str = STABLE) -> list[LiveModel]:
         """Let a label point to a live model from now on.
 

@@ -174,11 +174,7 @@ class Lifecycle:
 
     def versions(self, name: str = "") -> Sequence[KnownVersion]:
         found: dict[tuple[str, int], KnownVersion] = {}
-        try:
-            loadable = {(each.name, each.version) for each in self._repository.loadable()}
-        except (RepositoryError, OSError) as error:
-            log.warning("the repository cannot be looked at", error=str(error))
-            loadable = set()
+        loadable = self.look_around()
         for key in loadable:
             found[key] = KnownVersion(Header(*key, "", 0), None, (), "", loadable=True)
         for status in self._models.statuses:
@@ -188,6 +184,19 @@ class Lifecycle:
                 header, status.state, status.labels, status.error, loadable=key in loadable
             )
         return [found[key] for key in sorted(found) if name in ("", key[0])]
+
+    def look_around(self) -> set[tuple[str, int]]:
+        """What can be loaded now, by name and version; what failed and is gone is forgotten."""
+        statuses = self._models.statuses  # of before: what fails from now on is there
+        try:
+            loadable = {(each.name, each.version) for each in self._repository.loadable()}
+        except (RepositoryError, OSError) as error:
+            log.warning("the repository cannot be looked at", error=str(error))
+            return set()
+        for status in statuses:
+            if status.state is ModelState.FAILED and (status.name, status.version) not in loadable:
+                self._models.forget_failed(status)
+        return loadable
 
     # Into memory.
 

@@ -64,6 +64,7 @@ class Poller:
     def poll(self) -> list[ModelSource]:
         """One look. Returns the versions that it took, whether they could be loaded or not."""
         taken = []
+        self._lifecycle.look_around()
         for name, source in self._repository.newest().items():
             seen = (source.version, look(source.path))
             before = self._seen.get(name)
