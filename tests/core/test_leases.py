@@ -16,6 +16,7 @@ from varserve_service.core.changes import Write
 from varserve_service.core.commits import CommitKind
 from varserve_service.core.errors import Reason
 from varserve_service.core.live_model import LiveModel
+from varserve_service.core.messages import Read
 from varserve_service.core.regions import Rows
 
 LONG = 60.0
@@ -141,6 +142,28 @@ def test_a_lease_that_is_renewed_while_its_expiry_fails_goes_on(
     until(lambda: 2 in ended)
     assert ended == [1, 2]
     held.clear()
+    until(lambda: held._thread is None)
+
+
+def test_a_lease_that_no_thread_can_be_had_for_is_a_commit_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The write is done, the history has it, and the lease ends when somebody can wait for it."""
+    live, *_ = two()
+
+    def fail(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(leases.threading.Thread, "start", fail)
+        lease = leased(live, Write("a", SET, array(0, 0, 0)), seconds=0.05)
+    live.assign([Write("b", SET, array(1, 1))])
+    past = live.timeline.read([Read("a"), Read("b")], 0).entries
+    assert [each.value.numpy().tolist() for each in past if each.value] == [[1, 2, 3], [10, 20]]
+    live.renew_lease(lease)
+    until(lambda: live.header.revision == 3)
+    assert value_of(live, "a").tolist() == [1, 2, 3]
+    until(lambda: live._leases._thread is None)
 
 
 def test_leases_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +179,7 @@ def test_leases_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     leased(live, Write("a", SET, array(7, 7, 7)))
     assert value_of(live, "a").tolist() == [7, 7, 7]
     live.close()
+    until(lambda: live._leases._thread is None)
 
 
 def test_many_leases_take_one_thread_and_none_when_they_have_ended() -> None:

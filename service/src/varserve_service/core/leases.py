@@ -78,11 +78,7 @@ class Leases:
         lease = _Lease(seconds, time.monotonic() + seconds, held)
         with self._changed:
             self._leases[revision] = lease
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._wait, name="varserve-leases", daemon=True
-                )
-                self._thread.start()
+            self._have_waited_for()
             self._changed.notify()
 
     def renew(self, revision: int) -> float:
@@ -90,6 +86,7 @@ class Leases:
         with self._changed:
             lease = self._find(revision)
             lease.end = time.monotonic() + lease.seconds
+            self._have_waited_for()
             return lease.seconds
 
     @property
@@ -135,6 +132,16 @@ class Leases:
                     elif theirs.under == mine.own and not keep and _both_whole(theirs, mine):
                         changed = replace(theirs.changed, previous=mine.changed.previous)
                         other.held[path] = replace(theirs, changed=changed, under=mine.under)
+
+    def _have_waited_for(self) -> None:
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._wait, name="varserve-leases", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return  # The commit stands. The next who comes, to renew say, tries again.
+        self._thread = thread
 
     def _find(self, revision: int) -> _Lease:
         lease = self._leases.get(revision)
