@@ -14,6 +14,7 @@ from tests.core.test_lock import Holder, until
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
 from varserve_service.core.changes import Write
 from varserve_service.core.errors import StateError, StateStoreFull
+from varserve_service.core.history import History
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.lock import ReadersWriterLock
 from varserve_service.core.messages import Conditions, Read
@@ -177,6 +178,18 @@ def test_the_time_of_the_last_write_is_that_of_the_last_commit() -> None:
     live = model(Told())
     before = time.time_ns()
     put(live)
+    last = live.timeline.last_write
+    assert last is not None
+    assert before <= last <= time.time_ns()
+
+
+def test_the_time_of_a_write_that_is_too_large_for_the_history_is_known() -> None:
+    """What nothing is kept of was written all the same."""
+    a = FakeVariable("a", np.zeros(100, np.float32))
+    live = LiveModel(FakeModel([a]), history=History(max_bytes=10))
+    before = time.time_ns()
+    live.assign([Write("a", Operation.SET, np.ones(100, np.float32))])
+    assert live.timeline.commits(1).commits == ()
     last = live.timeline.last_write
     assert last is not None
     assert before <= last <= time.time_ns()

@@ -21,6 +21,7 @@ class History:
         self._oldest = 0
         self._commits: deque[Commit] = deque()
         self._nbytes = 0
+        self._last_time: int | None = None
         # For each variable the revisions of its kept writes, and of the last one before them.
         self._writes: defaultdict[str, deque[int]] = defaultdict(deque)
         self._written_before: dict[str, int] = {}
@@ -42,12 +43,9 @@ class History:
         return self._oldest
 
     @property
-    def newest(self) -> Commit | None:
-        """The last commit; None when none is kept. Needs no lock."""
-        try:
-            return self._commits[-1]
-        except IndexError:
-            return None
+    def last_time(self) -> int | None:
+        """When the last commit was made, kept or not, in ns since 1970. Needs no lock."""
+        return self._last_time
 
     @property
     def newest_first(self) -> Iterator[Commit]:
@@ -59,6 +57,7 @@ class History:
         if not self._commits:
             self._oldest = commit.revision - 1
         self._commits.append(commit)
+        self._last_time = commit.time
         self._nbytes += commit.nbytes
         for changed in commit.changed:
             self._writes[changed.variable.path].append(commit.revision)

@@ -79,9 +79,8 @@ class Timeline:
 
     @property
     def last_write(self) -> int | None:
-        """When the last commit was made, in ns since 1970; None when none is kept. Never waits."""
-        newest = self._history.newest
-        return None if newest is None else newest.time
+        """When the last commit was made, in ns since 1970; None when none is known. Never waits."""
+        return self._history.last_time
 
     def select(
         self, patterns: Sequence[str], among: Collection[str] | None = None
