@@ -87,9 +87,12 @@ class Upload:
 
 
 class Download:
-    """Values on their way out: their headers, and their bytes in chunks."""
+    """Values on their way out: their headers, and their bytes in chunks.
 
-    def __init__(self, values: Sequence[Value]) -> None:
+    To be made on a thread, where its first chunk is made ready at once: most bodies have no other.
+    """
+
+    def __init__(self, values: Sequence[Value], chunk_bytes: int) -> None:
         self._parts: list[frames.BodyPart] = [
             frames.BytesPart(tensors.strings_to_body(value.numpy()))
             if value.dtype == tensors.STRING
@@ -104,18 +107,26 @@ class Download:
             )
             for value, part in zip(values, self._parts, strict=True)
         ]
+        self._count = -(-sum(part.nbytes for part in self._parts) // chunk_bytes)
+        self._messages = frames.body_messages(self._drop_sent(), chunk_bytes)
+        self._first = next(self._messages, None)
 
-    async def send(self, context: Context, executor: Executor, chunk_bytes: int) -> None:
+    async def send(self, context: Context, executor: Executor) -> None:
         """Write the body's chunks: while one travels, the next is made ready on a thread."""
-        messages = frames.body_messages(self._drop_sent(), chunk_bytes)
         loop = asyncio.get_running_loop()
-        upcoming = loop.run_in_executor(executor, next, messages, None)
+        message, self._first = self._first, None
+        upcoming: asyncio.Future[bytes] | None = None
         try:
-            while (message := await upcoming) is not None:
-                upcoming = loop.run_in_executor(executor, next, messages, None)
+            for number in range(1, self._count + 1):
+                if number < self._count:
+                    upcoming = loop.run_in_executor(executor, next, self._messages)
                 await context.write(message)
+                if number < self._count:
+                    assert upcoming is not None
+                    message = await upcoming
         finally:
-            upcoming.cancel()
+            if upcoming is not None:
+                upcoming.cancel()
 
     def _drop_sent(self) -> Iterator[frames.BodyPart]:
         # A value that was sent need not be held until the last one is.

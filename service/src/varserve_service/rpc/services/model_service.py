@@ -275,7 +275,8 @@ class ModelService:
         ) -> tuple[pb.ReadVariablesResponse, Download]:
             admit = self._admit_copies(copies, whole_too=at is not None)
             snapshot = _read(reads, at, request.epoch, live, admit=admit, deadline=deadline)
-            download = Download([e.value for e in snapshot.entries if e.value is not None])
+            values = [entry.value for entry in snapshot.entries if entry.value is not None]
+            download = Download(values, self._limits.chunk_bytes)
             manifest = pb.ReadManifest(
                 header=translate.header(snapshot.header),
                 entries=[
@@ -295,7 +296,7 @@ class ModelService:
             note_header(first.manifest.header)
             note(read_bytes=sum(header.byte_length for header in download.headers))
             await context.write(first)
-            await download.send(context, self._senders, self._limits.chunk_bytes)
+            await download.send(context, self._senders)
 
     async def assign_variables(
         self, requests: AsyncIterator[bytes], context: Context
@@ -387,7 +388,7 @@ class ModelService:
                         witness=witness,
                         deadline=deadline,
                     )
-                    download = Download(list(answer.values.values()))
+                    download = Download(list(answer.values.values()), self._limits.chunk_bytes)
                     result = pb.RunResult(
                         header=translate.header(answer.header),
                         outputs=[
@@ -400,7 +401,7 @@ class ModelService:
                 first, download = await served.run(work, deadline_of(context))
             note_header(first.result.header)
             await context.write(first)
-            await download.send(context, self._senders, self._limits.chunk_bytes)
+            await download.send(context, self._senders)
 
     # What they share.
 
