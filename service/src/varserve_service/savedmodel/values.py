@@ -97,26 +97,31 @@ def _native(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], str]:
 class TensorValue:
     """A whole eager tensor as a Value."""
 
-    __slots__ = ("_bytes", "_flat", "_tensor")
+    __slots__ = ("_bytes", "_dtype", "_flat", "_nbytes", "_shape", "_tensor")
 
     def __init__(self, tensor: tf.Tensor) -> None:
         self._tensor = tensor
         self._bytes: np.ndarray[Any, Any] | None = None
         self._flat: np.ndarray[Any, Any] | None = None
+        # TensorFlow puts each of these together anew, and a read asks for them several times.
+        dtype = tensor.dtype
+        self._dtype = str(dtype.name)
+        self._shape = tuple(tensor.shape.as_list())
+        self._nbytes = math.prod(self._shape) * int(dtype.size)
 
     @property
     def dtype(self) -> str:
-        return str(self._tensor.dtype.name)
+        return self._dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self._tensor.shape.as_list())
+        return self._shape
 
     @property
     def nbytes(self) -> int:
-        if self.dtype == "string":
+        if self._dtype == "string":
             return sum(len(element) for element in self.numpy().flat)
-        return math.prod(self.shape) * int(self._tensor.dtype.size)
+        return self._nbytes
 
     @property
     def tensor(self) -> tf.Tensor:
