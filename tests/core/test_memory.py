@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,6 +152,28 @@ def test_outputs_of_known_shapes_need_room_before_they_are_computed() -> None:
         live.run("give", {}, {})
     enough = LiveModel(loaded, host_memory=budget(20 * MIB))
     assert enough.run("give", {}, {}).values["y"].shape == (5, MIB)
+
+
+@pytest.mark.parametrize(("in_place", "copies"), [(False, 1), (True, 2)])
+def test_a_function_that_writes_needs_room_for_what_it_writes(in_place: bool, copies: int) -> None:
+    """What was there is kept until nobody can want it back; of an embedding both are copies."""
+    loaded, big = big_model(in_place=in_place)
+    ran = []
+
+    def fill() -> dict[str, np.ndarray[Any, Any]]:
+        ran.append(1)
+        big.array = np.ones((8, MIB), np.float32)
+        return {}
+
+    loaded.functions = [FakeFunction("fill", fill, writes=("big",))]
+    needed = copies * 32 * MIB
+    live = LiveModel(loaded, host_memory=budget(needed - 1))
+    with pytest.raises(OutOfMemory, match=f"function 'fill' needs {needed} bytes"):
+        live.run("fill", {}, {})
+    assert (ran, live.header.revision) == ([], 0)
+    enough = LiveModel(loaded, host_memory=budget(needed))
+    assert enough.run("fill", {}, {}).header.revision == 1
+    assert enough.memory.host.promised == 0
 
 
 def test_a_device_has_a_memory_of_its_own() -> None:

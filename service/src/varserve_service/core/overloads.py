@@ -220,7 +220,8 @@ def _tensor_problem(
 
 
 @lru_cache(maxsize=4096)
-def _least_bytes(dtype: str, shape: PartialShape) -> int:
+def least_bytes(dtype: str, shape: PartialShape) -> int:
+    """Bytes that a value takes, as far as its shape is known beforehand."""
     if shape is None or None in shape or dtype == "string":
         return 0
     try:
@@ -232,4 +233,4 @@ def _least_bytes(dtype: str, shape: PartialShape) -> int:
 
 def least_output_bytes(overload: Overload) -> int:
     """Bytes that the outputs take, as far as their shapes are known before it runs."""
-    return sum(_least_bytes(each.tensor.dtype, each.tensor.shape) for each in overload.outputs)
+    return sum(least_bytes(each.tensor.dtype, each.tensor.shape) for each in overload.outputs)

@@ -19,7 +19,7 @@ from .errors import Reason, StateError
 from .memory import ModelMemory
 from .messages import sent_bytes
 from .observer import Observer
-from .overloads import choose, least_output_bytes
+from .overloads import choose, least_bytes, least_output_bytes
 from .ports import Constant, Function, Value, Variable
 
 
@@ -85,6 +85,11 @@ class Run:
 
     def make(self) -> Done:
         """Run it as what a commit is made of: what it writes is put back when it fails."""
+        copied = sum(map(_copied_bytes, self._written))
+        with self._memory.device.reserve(copied, f"function {self._name!r}"):
+            return self._make()
+
+    def _make(self) -> Done:
         preimages = [(v, v.read() if v.is_initialized() else None) for v in self._written]
 
         def undo() -> None:
@@ -110,3 +115,13 @@ class Run:
                     f"expected outputs: {', '.join(names) or 'none'}",
                     function=self._name,
                 )
+
+
+def _copied_bytes(variable: Variable) -> int:
+    """What a variable that is written takes beside itself, as far as it is known beforehand.
+
+    What was there is kept, so that what is written is new memory; where it is written in place
+    nevertheless, both what was there and what is are copies.
+    """
+    nbytes = least_bytes(variable.spec.dtype, variable.spec.shape)
+    return 2 * nbytes if variable.writes_in_place else nbytes
