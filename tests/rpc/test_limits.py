@@ -28,6 +28,7 @@ from tests.serving import serve_here
 from varserve import tensors
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import tensor_pb2
+from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
 from varserve_service.core.ports import TensorSpec
 
 UINT8 = tensor_pb2.DATA_TYPE_UINT8
@@ -250,6 +251,26 @@ def test_regions_of_the_largest_size(wire: Wire, sizes: list[int], reason: str) 
     whole = {"variable": variable}
     request = pb.ReadVariablesRequest(model=MODEL, reads=[*reads, whole])
     assert wire.ask("ReadVariables", request).reason == reason
+
+
+@pytest.mark.parametrize(("in_place", "reason"), [(False, OK), (True, "OUT_OF_MEMORY")])
+def test_wholes_that_are_copied_need_memory(in_place: bool, reason: str) -> None:
+    """A variable that is written in place (an embedding) is copied when it is read.
+
+    However large: what may be copied of regions is no bound for it.
+    """
+    available = [2**40]
+    memory = MemoryBudget("host", lambda: Room(available[0], 2**40))
+    table = FakeVariable("table", np.zeros(2 * SMALL_BYTES, np.uint8), in_place=in_place)
+    live = counter(table, host_memory=memory)
+    request = pb.ReadVariablesRequest(model=MODEL, reads=[{"variable": "table"}])
+    summary = pb.SummarizeVariablesRequest(model=MODEL, selections=[{"variable": "table"}])
+    with serve_here(live, body_bytes=BODY) as address, connected(address) as wire:
+        assert wire.ask("ReadVariables", request).reason == OK
+        available[0] = SMALL_BYTES
+        assert wire.ask("ReadVariables", request).reason == reason
+        assert wire.ask("SummarizeVariables", summary).reason == reason
+    assert memory.promised == 0
 
 
 @pytest.mark.parametrize(

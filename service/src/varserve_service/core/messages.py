@@ -44,8 +44,11 @@ class Read:
     dtype: str | None = None
 
 
-Admit: TypeAlias = Callable[[VariableSpec, Read, tuple[int, ...]], None]
-"""Raises StateError when what is read of this variable, in this shape, is not to be taken."""
+Admit: TypeAlias = Callable[[VariableSpec, Read, tuple[int, ...], bool], None]
+"""Raises StateError when what is read of this variable, in this shape, is not to be taken.
+
+The last is whether a copy is taken.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

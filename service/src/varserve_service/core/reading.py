@@ -36,7 +36,8 @@ class Reading:
             if read.region is not None:
                 shape = region_shape(read.region, shape, variable=spec.name)
             if admit is not None:
-                admit(spec, read, shape)
+                # A whole one, too, where its memory is written in place.
+                admit(spec, read, shape, read.region is not None or variable.writes_in_place)
         return True
 
     def entry(self, variable: Variable, read: Read, *, take: bool = True) -> Entry:

@@ -153,7 +153,7 @@ class Timeline:
         if region is not None:
             shape = region_shape(region, shape, variable=spec.name)
         if admit is not None:
-            admit(spec, read, shape)
+            admit(spec, read, shape, True)
         written = self._history.last_write(spec.path, revision)
         if past is None:
             value = variable.read(region)

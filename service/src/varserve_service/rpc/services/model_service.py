@@ -430,7 +430,9 @@ class ModelService:
                 promised.used(len(message.data))
             return upload
 
-    def _admit_unary(self, spec: VariableSpec, read: Read, shape: tuple[int, ...]) -> None:
+    def _admit_unary(
+        self, spec: VariableSpec, read: Read, shape: tuple[int, ...], copied: bool
+    ) -> None:
         self._check_unary(spec.name, translate.least_bytes(read.dtype or spec.dtype, shape))
 
     def _check_unary(self, variable: str, nbytes: int) -> None:
@@ -440,22 +442,23 @@ class ModelService:
     def _admit_copies(self, copies: Reservation, *, whole_too: bool) -> Admit:
         """Lets one call have no more copied than it could upload: regions, and what is past.
 
-        They take their bytes from `copies`.
+        They take their bytes from `copies`, as does what is copied because of what it is.
         """
-        copied, limit = 0, self._limits.body_bytes
+        total, limit = 0, self._limits.body_bytes
 
-        def admit(spec: VariableSpec, read: Read, shape: tuple[int, ...]) -> None:
-            nonlocal copied
-            if read.region is None and not whole_too:
+        def admit(spec: VariableSpec, read: Read, shape: tuple[int, ...], copied: bool) -> None:
+            nonlocal total
+            if not copied:
                 return
             nbytes = translate.least_bytes(spec.dtype, shape)
-            copied += nbytes
-            if copied > limit:
+            if read.region is not None or whole_too:
+                total += nbytes
+            if total > limit:
                 raise StateError(
                     Reason.VALUE_TOO_LARGE,
-                    f"the copies take {copied} bytes up to the one of variable {spec.name!r}; "
+                    f"the copies take {total} bytes up to the one of variable {spec.name!r}; "
                     f"expected at most {limit} in one request",
-                    nbytes=copied,
+                    nbytes=total,
                     limit=limit,
                 )
             copies.add(nbytes, f"a copy of variable {spec.name!r}")
