@@ -25,7 +25,7 @@ from varserve_service.access.audit import AuditLog
 from varserve_service.access.policy_file import read_policy
 from varserve_service.core.administration import SaveFormat
 from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.memory import MemoryBudget, Room
+from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
 from varserve_service.core.models import Models
 from varserve_service.journal import save_safetensors
 from varserve_service.lifecycle import (
@@ -412,6 +412,22 @@ def test_a_save_is_whole_and_never_overwrites(tmp_path: Path) -> None:
             found.admin.save_model("m", "m/4", format="safetensors")
         assert sorted(path.name for path in (tmp_path / "saves" / "m").iterdir()) == ["2"]
         assert sorted(path.name for path in (tmp_path / "saves").iterdir()) == ["m"]
+
+
+def test_a_save_that_has_to_copy_needs_memory(tmp_path: Path) -> None:
+    """Of what is written in place (an embedding) a copy is saved; the others are references."""
+    with administered(tmp_path, room_of(tmp_path)) as found:
+        size = 2 * SMALL_BYTES // 4
+        for name, in_place in (("plain", False), ("table", True)):
+            big = FakeVariable("big", np.zeros(size, np.float32), in_place=in_place)
+            found.loads.more = lambda big=big: (big,)  # type: ignore[misc]
+            saved_model(found.repository / name / "1")
+            found.admin.load_model(name)
+            found.models.find(name).memory.host._look = lambda: Room(SMALL_BYTES, 2**30)
+        found.admin.save_model("plain", "plain", format="safetensors")
+        with pytest.raises(varserve.OutOfMemory, match="a copy of variable 'big' needs"):
+            found.admin.save_model("table", "table", format="safetensors")
+        assert found.models.find("table").memory.host.promised == 0
 
 
 def test_what_is_saved_into_the_repository_does_not_keep_the_service_from_starting(

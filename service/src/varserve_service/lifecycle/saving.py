@@ -22,6 +22,7 @@ from varserve_service.core.administration import Saved, SaveFormat
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Header, Read
+from varserve_service.core.overloads import least_bytes
 from varserve_service.core.ports import Value, VariableSpec
 from varserve_service.repository import NOTE
 
@@ -120,11 +121,21 @@ class SaveRoom:
 def _snapshot(
     live: LiveModel, deadline: float | None
 ) -> tuple[Header, Mapping[VariableSpec, Value]]:
-    """All values of one revision, as references: written out when no lock is held any more."""
+    """All values of one revision, as references: written out when no lock is held any more.
+
+    Of those that are written in place copies, which takes memory. Raises OutOfMemory.
+    """
     found = live.describe(deadline)
     # A variable that has a value keeps having one.
     specs = [state.spec for state in found.variables if state.shape is not None]
-    snapshot = live.read([Read(spec.path) for spec in specs], deadline=deadline)
+    with live.memory.device.reserve(0, "the save") as copies:
+
+        def admit(spec: VariableSpec, read: Read, shape: tuple[int, ...], copied: bool) -> None:
+            if copied:
+                copies.add(least_bytes(spec.dtype, shape), f"a copy of variable {spec.name!r}")
+
+        reads = [Read(spec.path) for spec in specs]
+        snapshot = live.read(reads, admit=admit, deadline=deadline)
     values = {}
     for spec, entry in zip(specs, snapshot.entries, strict=True):
         assert entry.value is not None
