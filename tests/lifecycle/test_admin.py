@@ -25,6 +25,7 @@ from varserve_service.access.audit import AuditLog
 from varserve_service.access.policy_file import read_policy
 from varserve_service.core.administration import SaveFormat
 from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
 from varserve_service.core.models import Models
 from varserve_service.journal import save_safetensors
@@ -129,6 +130,27 @@ def test_a_load_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
         assert (failed.state, "is bad" in failed.error) == (varserve.ModelState.FAILED, True)
         shown = [(each.version, each.state) for each in found.client.models()]
         assert shown == [(1, varserve.ModelState.READY), (2, varserve.ModelState.FAILED)]
+
+
+def test_a_version_that_cannot_be_served_lets_go_of_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal, say: else it could never be loaded again."""
+    with administered(tmp_path) as found:
+        saved_model(found.repository / "m" / "1")
+        made: list[LiveModel] = []
+
+        def serve(live: LiveModel, label: str) -> list[LiveModel]:
+            made.append(live)
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as exhausted:
+            exhausted.setattr(found.lifecycle._front, "serve", serve)
+            with pytest.raises(varserve.ModelLoadFailed):
+                found.admin.load_model("m")
+        with pytest.raises(StateError, match="has been unloaded"):
+            made[0].describe()
+        assert found.admin.load_model("m").version == 1
 
 
 def test_a_load_of_one_model_does_not_keep_others_waiting(tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ class Lifecycle:
             return self._swapped(source, label, old)
         live = self._made(source, before)
         log.info("serving", model=source.name, version=source.version, label=label)
-        return live, self._front.serve(live, label)
+        return live, self._serve(live, label)
 
     def _made(self, source: ModelSource, before: object) -> LiveModel:
         log.info("loading model", model=source.name, version=source.version)
@@ -267,6 +267,13 @@ class Lifecycle:
                 f"model {source.name!r}: {source.path} was changed while it was loaded"
             )
         return live
+
+    def _serve(self, live: LiveModel, label: str) -> list[LiveModel]:
+        try:
+            return self._front.serve(live, label)
+        except BaseException:
+            live.close()  # or its journal would be open for good
+            raise
 
     def _only(self, name: str, label: str) -> LiveModel | None:
         """The version that would go if the label meant another one."""
@@ -323,7 +330,7 @@ class Lifecycle:
         except BaseException:
             self._bring_back(origin, label)
             raise
-        return live, self._front.serve(live, label)
+        return live, self._serve(live, label)
 
     def _bring_back(self, source: ModelSource, label: str) -> None:
         """Serve again what was unloaded; where that fails, the log and the list of versions say so.
