@@ -104,7 +104,8 @@ class AdminServiceServicer(object):
 
     def SaveModel(self, request, context):
         """Writes the values that a model has now, all of one revision, into a new folder below the one that
-        the operator named. There is the whole folder afterwards, or none of it.
+        the operator named. There is the whole folder afterwards, or none of it. As `NAME/VERSION` the
+        caller must be allowed to administer the model of that name, too.
         Errors: MODEL_NOT_FOUND, SAVE_EXISTS, SAVE_UNSUPPORTED, SAVE_FAILED, NOT_CONFIGURED (there is no
         folder for it).
         """
