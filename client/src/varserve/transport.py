@@ -13,6 +13,7 @@ import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
@@ -95,6 +96,9 @@ class Receiver(Protocol):
 
     def finish(self) -> Any:
         """The stream has ended well: the answer."""
+
+    def close(self) -> None:
+        """However it ended, nothing more is done. Does not raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,10 +279,10 @@ class Sync(Driver):
         if step.receive is None:
             return answer
         try:
-            receiver = step.receive()
-            for message in answer:
-                receiver.take(message)
-            return receiver.finish()
+            with closing(step.receive()) as receiver:
+                for message in answer:
+                    receiver.take(message)
+                return receiver.finish()
         finally:
             answer.cancel()
 
@@ -353,10 +357,10 @@ class Async(Driver):
         if step.receive is None:
             return await answer
         try:
-            receiver = step.receive()
-            async for message in answer:
-                receiver.take(message)
-            return receiver.finish()
+            with closing(step.receive()) as receiver:
+                async for message in answer:
+                    receiver.take(message)
+                return receiver.finish()
         finally:
             answer.cancel()
 
