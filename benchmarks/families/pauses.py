@@ -39,8 +39,8 @@ def _beside_loads(nbytes: int) -> Figure:
         ours=work("loads", "read", beside=work("loads", "load"), **read),
         peers=(peer("nobody loads", work("loads", "read", **read)),),
         measures=(P50, P99),
-        round_seconds=4,
-        rounds=3,
+        round_seconds=3,
+        rounds=2,
         quick=True,
     )
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from queue import Queue
-from threading import Thread
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,11 +19,6 @@ from .tensors import Array
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Is told the bytes that have moved, and how many there are in all."""
-
-# A body of this size is worth a thread, which takes a tenth of a millisecond to begin.
-_THREAD_BYTES = 8 << 20
-# Chunks that may have come and wait to be copied.
-_WAITING = 4
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
@@ -78,7 +71,6 @@ class BodyDownload:
         self._arrays: list[Array] = []
         self._shapes: list[tuple[int, ...] | None] = []
         self._receiver: BodyReceiver | None = None
-        self._copying: _Copying | None = None
         self._progress = _progress.get()
         self._received = self._total = 0
 
@@ -87,18 +79,14 @@ class BodyDownload:
         if isinstance(message, ChunkFrame):
             if self._receiver is None:
                 raise errors.ServiceError("a chunk came before the manifest")
-            (self._copy if self._copying is None else self._copying.take)(message)
+            self._receiver.take(message)
+            if self._progress is not None:
+                self._received += len(message.data)
+                self._progress(self._received, self._total)
         elif self._receiver is None:
             self._open(message)
         else:
             raise errors.ServiceError("a second manifest came")
-
-    def _copy(self, frame: ChunkFrame) -> None:
-        assert self._receiver is not None
-        self._receiver.take(frame)
-        if self._progress is not None:
-            self._received += len(frame.data)
-            self._progress(self._received, self._total)
 
     def _open(self, message: Any) -> None:
         self._manifest = getattr(message, message.WhichOneof("message") or "", None)
@@ -127,20 +115,11 @@ class BodyDownload:
             destinations.append(array.reshape(-1).view(np.uint8))
         self._receiver = BodyReceiver(destinations, self._chunk_bytes)
         self._total = sum(each.nbytes for each in destinations)
-        if self._total >= _THREAD_BYTES:
-            self._copying = _Copying(self._copy)
-
-    def close(self) -> None:
-        """Touch the arrays no more. To be called however the call ended."""
-        if self._copying is not None:
-            self._copying.close()
 
     def finish(self) -> tuple[Any, list[Array]]:
         """The manifest and its arrays."""
         if self._receiver is None:
             raise errors.ServiceError("the answer ended before its manifest")
-        if self._copying is not None:
-            self._copying.finish()
         self._receiver.finish()
         arrays = []
         for array, shape in zip(self._arrays, self._shapes, strict=True):
@@ -150,44 +129,6 @@ class BodyDownload:
             else:
                 arrays.append(tensors.strings_from_body(array.data, shape))
         return self._manifest, arrays
-
-
-class _Copying:
-    """Takes chunks on a thread of its own: to check and copy one costs half of receiving it."""
-
-    def __init__(self, copy: Callable[[ChunkFrame], None]) -> None:
-        self._copy = copy
-        self._waiting: Queue[ChunkFrame | None] = Queue(_WAITING)
-        self._failure: BaseException | None = None
-        self._thread: Thread | None = Thread(target=self._run, name="varserve-copy", daemon=True)
-        self._thread.start()
-
-    def take(self, frame: ChunkFrame) -> None:
-        """Let it be copied. Raises what an earlier one has raised."""
-        if self._failure is not None:
-            raise self._failure
-        self._waiting.put(frame)
-
-    def finish(self) -> None:
-        """All are copied. Raises what one of them has raised."""
-        self.close()
-        if self._failure is not None:
-            raise self._failure
-
-    def close(self) -> None:
-        """Copy what has been taken, unless one failed, and end the thread. Again: nothing."""
-        if self._thread is not None:
-            self._waiting.put(None)
-            self._thread.join()
-            self._thread = None
-
-    def _run(self) -> None:
-        while (frame := self._waiting.get()) is not None:
-            if self._failure is None:
-                try:
-                    self._copy(frame)
-                except BaseException as error:
-                    self._failure = error
 
 
 def upload(manifest: bytes, arrays: Sequence[Array], chunk_bytes: int) -> Iterator[bytes]:

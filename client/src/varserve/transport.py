@@ -13,7 +13,6 @@ import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
@@ -96,9 +95,6 @@ class Receiver(Protocol):
 
     def finish(self) -> Any:
         """The stream has ended well: the answer."""
-
-    def close(self) -> None:
-        """However it ended, nothing more is done. Does not raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,10 +275,10 @@ class Sync(Driver):
         if step.receive is None:
             return answer
         try:
-            with closing(step.receive()) as receiver:
-                for message in answer:
-                    receiver.take(message)
-                return receiver.finish()
+            receiver = step.receive()
+            for message in answer:
+                receiver.take(message)
+            return receiver.finish()
         finally:
             answer.cancel()
 
@@ -357,10 +353,10 @@ class Async(Driver):
         if step.receive is None:
             return await answer
         try:
-            with closing(step.receive()) as receiver:
-                async for message in answer:
-                    receiver.take(message)
-                return receiver.finish()
+            receiver = step.receive()
+            async for message in answer:
+                receiver.take(message)
+            return receiver.finish()
         finally:
             answer.cancel()
 
