@@ -68,7 +68,7 @@ def sides(models: Path) -> dict[str, Side]:
         ),
         "batched": Side(
             "ours",
-            "varserve with batching of the small function, up to 256 rows, no delay",
+            "varserve with batching of the small function, up to 256 rows and 2 ms",
             (*service, "--config", str(Path(__file__).parents[1] / "batching.yaml")),
         ),
         "durable": Side(

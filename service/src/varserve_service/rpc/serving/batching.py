@@ -34,9 +34,9 @@ Arrays: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 class BatchOptions:
     """How the calls of one function are put together. Rows are counted along dimension 0.
 
-    `max_rows`: of one batch. `max_delay`: seconds that a first call waits for others; with 0 a
-    batch is what came while the one before it ran. `allowed_rows`: sizes that a batch is filled up
-    to, by repeating its last row. `max_waiting_rows`: beyond it calls are refused.
+    `max_rows`: of one batch. `max_delay`: seconds that the first call of a batch waits for others;
+    with 0 a batch is what came while the one before it ran. `allowed_rows`: sizes that a batch is
+    filled up to, by repeating its last row. `max_waiting_rows`: beyond it calls are refused.
     """
 
     max_rows: int
@@ -57,6 +57,8 @@ class _Waiting:
     inputs: Arrays
     rows: int
     deadline: float | None
+    since: float
+    """By the loop's clock."""
     answer: asyncio.Future[Ran]
 
 
@@ -116,14 +118,19 @@ class Batcher:
         if group is None:
             group = self._groups[key] = _Group(partial(self._flush, key))
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(inputs, rows, deadline, loop.create_future())
+        waiting = _Waiting(inputs, rows, deadline, loop.time(), loop.create_future())
         self._waiting_rows += rows
         group.waiting.append(waiting)
         group.rows += rows
         if not group.running:
-            full = group.rows >= self._options.max_rows
-            group.wake(loop, 0.0 if full else self._options.max_delay)
+            self._wake(group, loop)
         return await waiting.answer
+
+    def _wake(self, group: _Group, loop: asyncio.AbstractEventLoop) -> None:
+        """Flush when the first that waits has waited for so long, at once when a batch is full."""
+        full = group.rows >= self._options.max_rows
+        left = group.waiting[0].since + self._options.max_delay - loop.time()
+        group.wake(loop, 0.0 if full else max(0.0, left))
 
     def _flush(self, key: object) -> None:
         group = self._groups[key]
@@ -138,7 +145,10 @@ class Batcher:
         group.running = None
         if not task.cancelled():
             task.result()
-        group.flush()
+        if group.waiting:
+            self._wake(group, asyncio.get_running_loop())
+        else:
+            group.flush()
 
     def _next_batch(self, group: _Group) -> list[_Waiting]:
         batch: list[_Waiting] = []
