@@ -93,7 +93,7 @@ class Download:
     """
 
     def __init__(self, values: Sequence[Value], chunk_bytes: int) -> None:
-        self._parts: list[frames.BodyPart] = [
+        parts: list[frames.BodyPart] = [
             frames.BytesPart(tensors.strings_to_body(value.numpy()))
             if value.dtype == tensors.STRING
             else value
@@ -105,10 +105,10 @@ class Download:
                 shape=value.shape,
                 byte_length=part.nbytes,
             )
-            for value, part in zip(values, self._parts, strict=True)
+            for value, part in zip(values, parts, strict=True)
         ]
-        self._count = -(-sum(part.nbytes for part in self._parts) // chunk_bytes)
-        self._messages = frames.body_messages(self._drop_sent(), chunk_bytes)
+        self._count = -(-sum(part.nbytes for part in parts) // chunk_bytes)
+        self._messages = frames.body_messages(_dropping(parts), chunk_bytes)
         self._first = next(self._messages, None)
 
     async def send(self, context: Context, executor: Executor) -> None:
@@ -128,7 +128,11 @@ class Download:
             if upcoming is not None:
                 upcoming.cancel()
 
-    def _drop_sent(self) -> Iterator[frames.BodyPart]:
-        # A value that was sent need not be held until the last one is.
-        while self._parts:
-            yield self._parts.pop(0)
+
+def _dropping(parts: list[frames.BodyPart]) -> Iterator[frames.BodyPart]:
+    """A value that was sent need not be held until the last one is.
+
+    No method: who holds the iterator must not hold itself, and with it what a value's memory is.
+    """
+    while parts:
+        yield parts.pop(0)
