@@ -157,6 +157,24 @@ def test_a_delay_gathers_calls() -> None:
     assert double.rows == [4]
 
 
+def test_a_delay_is_for_every_batch() -> None:
+    """Also of calls that came while the batch before ran: they wait for others, or to be enough."""
+    double = Double()
+    with served(double, BatchOptions(max_rows=2, max_delay=30)) as (stub, _):
+        gate = double.before = Gate()
+        calls = [stub.RunFunction.future(request(call_of(n))) for n in range(2)]
+        assert gate.reached.wait(10)
+        calls.append(stub.RunFunction.future(request(call_of(2))))
+        stub.ReadVariable(pb.ReadVariableRequest(model="m", variable="v"))  # it has arrived
+        gate.opened.set()
+        for call in calls[:2]:
+            call.result()
+        calls.append(stub.RunFunction.future(request(call_of(3))))
+        for n, call in enumerate(calls):
+            np.testing.assert_array_equal(answer(call.result(timeout=10)), 2 * call_of(n))
+    assert double.rows == [2, 2]
+
+
 def test_a_function_that_looks_across_rows_is_right_all_the_same() -> None:
     """Where outputs do not follow the rows, everybody gets a run alone."""
 

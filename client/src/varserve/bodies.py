@@ -49,6 +49,13 @@ def keep_what_is_freed() -> None:
     np.empty((32 << 20) - (64 << 10), np.uint8)
 
 
+def fits_no_more(out: Array, dtype: str, shape: Sequence[int]) -> errors.ShapeMismatch:
+    """The value is another than the one that the caller's array was checked for."""
+    return errors.ShapeMismatch(
+        f"the value is {dtype} {list(shape)} now; `out` is {out.dtype} {list(out.shape)}"
+    )
+
+
 class BodyDownload:
     """Receives a manifest and then chunks, straight into the arrays that are the answer.
 
@@ -101,10 +108,7 @@ class BodyDownload:
             array: Array
             if own is not None:
                 if own.dtype != tensors.numpy_dtype(name) or own.nbytes != nbytes:
-                    raise errors.ShapeMismatch(
-                        f"the value is {name} {list(shape)} now; `out` is {own.dtype} "
-                        f"{list(own.shape)}"
-                    )
+                    raise fits_no_more(own, name, shape)
                 array = own.reshape(shape)
             elif is_string:
                 array = np.empty(nbytes, np.uint8)

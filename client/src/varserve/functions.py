@@ -92,8 +92,7 @@ class Function(OfModel[D_co]):
         message: str = "",
     ) -> Op[Outputs]:
         conditions = self._conditions(revision, message=message)
-        if self._known.stale:
-            yield from self._renewed(timeout)
+        yield from self._renewed(timeout)
         spec = self.spec
         arrays, constants = bind(spec, given)
         run = Run(spec.name, arrays, constants, tuple(outputs), spec.repeatable)

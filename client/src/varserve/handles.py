@@ -85,7 +85,8 @@ class OfModel(Handle[D_co]):
 
     def _renewed(self, timeout: float | None) -> Op[None]:
         """What is known of the model, asked for anew when an answer came from a new epoch."""
-        return self._known.fresh(self._budget(timeout))
+        if self._known.stale:
+            yield from self._known.refresh(self._budget(timeout))
 
     def _conditions(
         self, revision: int | None = None, epoch: str = "", message: str = ""

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import errors, operations, summaries, tensors
+from .bodies import fits_no_more
 from .errors import FunctionNotFound, MessageTooLarge, NameAmbiguous, VariableNotFound
 from .operations import AssignOperation, Conditions, Dtype, Prepared, Run, Write
 from .regions import Index, Part, Rows, resolve
@@ -208,7 +209,9 @@ class Known:
                     self._check(reading.header, spec, part, reading.value, dtype)
                 self.learn(reading.header, {path: reading.variable_revision})
                 if out is not None and reading.value is not None:
-                    _fill(out, reading.value)
+                    if (out.dtype, out.shape) != (reading.value.dtype, reading.value.shape):
+                        raise fits_no_more(out, str(reading.value.dtype), reading.value.shape)
+                    np.copyto(out, reading.value)
                     reading = replace(reading, value=out)
                 return reading
             except MessageTooLarge:
@@ -416,16 +419,6 @@ def check_out(spec: VariableSpec, part: Part, out: Any, dtype: Dtype | None) -> 
         raise errors.ShapeMismatch(
             f"{about}: expected shape {shape_text(part.shown_shape)}, found {shape_text(out.shape)}"
         )
-
-
-def _fill(out: Array, value: Array) -> None:
-    # After the state began anew a value may be another than the one that `out` was checked for.
-    if (out.dtype, out.shape) != (value.dtype, value.shape):
-        raise errors.ShapeMismatch(
-            f"the value is {value.dtype} {shape_text(value.shape)} now; `out` is {out.dtype} "
-            f"{shape_text(out.shape)}"
-        )
-    np.copyto(out, value)
 
 
 def part_bytes(spec: VariableSpec, part: Part, dtype: Dtype | None = None) -> int | None:

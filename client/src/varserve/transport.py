@@ -145,6 +145,14 @@ Op: TypeAlias = Generator[Step, Any, T]
 """What returns a T from a blocking client and is awaited for a T from an asyncio one."""
 
 
+def _step(go_on: Callable[[Any], Step], given: Any) -> Step:
+    """What an operation asks for next. Raises StopIteration, with its result, when it is done."""
+    try:
+        return go_on(given)
+    except (TensorError, FrameError) as error:
+        raise errors.from_reason(error.reason, error.message) from None
+
+
 # ---- drivers ----
 
 
@@ -246,11 +254,9 @@ class Sync(Driver):
         try:
             while True:
                 try:
-                    step = go_on(given)
+                    step = _step(go_on, given)
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]
-                except (TensorError, FrameError) as error:
-                    raise errors.from_reason(error.reason, error.message) from None
                 try:
                     go_on, given = op.send, self._take(step)
                 except Exception as error:
@@ -314,11 +320,9 @@ class Async(Driver):
         try:
             while True:
                 try:
-                    step = go_on(given)
+                    step = _step(go_on, given)
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]
-                except (TensorError, FrameError) as error:
-                    raise errors.from_reason(error.reason, error.message) from None
                 try:
                     go_on, given = op.send, await self._take(step)
                 except asyncio.CancelledError as error:

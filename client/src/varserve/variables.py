@@ -228,8 +228,7 @@ class _Value(OfModel[D_co]):
         *,
         again: bool = False,
     ) -> Op[Array]:
-        if self._known.stale:
-            yield from self._renewed(timeout)
+        yield from self._renewed(timeout)
         part = self._resolved() if rows is None else part_of(self.spec, rows)
         if out is not None:
             check_out(self.spec, part, out, dtype)
@@ -257,8 +256,7 @@ class _Value(OfModel[D_co]):
     ) -> Op[Commit]:
         # A revision means something in its epoch only.
         epoch = "" if revision is None else self._known.epoch_of(self._path)
-        if self._known.stale:
-            yield from self._renewed(timeout)
+        yield from self._renewed(timeout)
         write = Write(self._path, value, operation, self._part if rows is None else rows, revision)
         change = prepared(self.spec, write)
         budget = self._budget(timeout, tensors.body_length(change.value))

@@ -130,20 +130,14 @@ class Models:
         with self._changing:
             self._put(Status(name, version, state, error=error))
 
-    def forget(self, name: str, version: int, live: LiveModel | None = None) -> None:
+    def forget(self, name: str, version: int, only: LiveModel | Status | None = None) -> None:
         """A version that no label points to is not there any more.
 
-        `live`: only if it is this one; what has come in its place stays.
+        `only`: if it is still this one, or as it was; what has come in its place stays.
         """
         with self._changing:
             status = self._statuses.get((name, version))
-            if status is not None and live in (None, status.live):
-                self._statuses = {k: v for k, v in self._statuses.items() if v is not status}
-
-    def forget_failed(self, status: Status) -> None:
-        """A version that could not be loaded is not to be told of any more, if it is still so."""
-        with self._changing:
-            if self._statuses.get((status.name, status.version)) is status:
+            if status is not None and (only is None or only is status or only is status.live):
                 self._statuses = {k: v for k, v in self._statuses.items() if v is not status}
 
     def serve(self, live: LiveModel, label: str = STABLE) -> list[LiveModel]:

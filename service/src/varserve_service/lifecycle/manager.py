@@ -195,7 +195,7 @@ class Lifecycle:
             return set()
         for status in statuses:
             if status.state is ModelState.FAILED and (status.name, status.version) not in loadable:
-                self._models.forget_failed(status)
+                self._models.forget(status.name, status.version, status)
         return loadable
 
     # Into memory.

@@ -117,13 +117,12 @@ class Download:
         message, self._first = self._first, None
         upcoming: asyncio.Future[bytes] | None = None
         try:
-            for number in range(1, self._count + 1):
-                if number < self._count:
-                    upcoming = loop.run_in_executor(executor, next, self._messages)
+            for _ in range(self._count - 1):
+                upcoming = loop.run_in_executor(executor, next, self._messages)
                 await context.write(message)
-                if number < self._count:
-                    assert upcoming is not None
-                    message = await upcoming
+                message = await upcoming
+            if message is not None:
+                await context.write(message)
         finally:
             if upcoming is not None:
                 upcoming.cancel()
