@@ -213,7 +213,13 @@ def test_completion_knows_names(address: str) -> None:
 
 def process(address: str, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "varserve", "-s", address, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # As from a terminal: where these tests run in the background of a shell, Ctrl-C is ignored, and
+    # a child would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_as_a_process(address: str) -> None:
