@@ -325,6 +325,69 @@ def test_new_versions_are_taken_when_they_have_settled(tmp_path: Path) -> None:
         assert found.version("new") == 1
 
 
+def sums(folder: Path, root: Path) -> str:
+    """What `sha256sum` writes of all files below a folder, by their paths from the root."""
+    return "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root).as_posix()}\n"
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    )
+
+
+def test_a_version_that_was_not_allowed_is_tried_again_when_the_list_has_changed(
+    tmp_path: Path,
+) -> None:
+    """Once for each change, also where nobody could read the list; what failed otherwise is not."""
+    listed = tmp_path / "allowed.sha256"
+    allowed = AllowedModels(listed)
+    with administered(tmp_path, check=allowed.check) as found:
+        root = found.repository
+        one = saved_model(root / "m" / "1")
+        saved_model(root / "m" / "2")
+        bad = saved_model(root / "bad" / "1", b"bad")
+        poller = Poller(found.lifecycle, found.models, Repository({}, root), 1, (), allowed)
+
+        def polled() -> list[tuple[str, int]]:
+            return [(source.name, source.version) for source in poller.poll()]
+
+        assert (polled(), polled()) == ([], [("bad", 1), ("m", 2)])
+        with pytest.raises(varserve.ModelNotAllowed, match="cannot be read"):
+            found.admin.load_model("m", 1)
+        assert polled() == []
+        listed.write_text(sums(one, root) + sums(bad, root))
+        assert (polled(), polled()) == ([("bad", 1), ("m", 2)], [])
+        found.admin.load_model("m", 1)
+        listed.write_text("no digest\n")
+        assert (polled(), polled()) == ([("m", 2)], [])
+        assert found.version("m") == 1
+        everything = sums(root, root)
+        listed.write_text(everything)
+        assert (polled(), polled()) == ([("m", 2)], [])
+        assert found.version("m") == 2
+        # What an operator went back to stays.
+        found.admin.load_model("m", 1)
+        listed.write_text(f"# mended\n{everything}")
+        assert (polled(), polled(), found.version("m")) == ([], [], 1)
+
+
+def test_a_version_that_was_unloaded_is_not_tried_again_when_the_list_has_changed(
+    tmp_path: Path,
+) -> None:
+    """An operator who has unloaded the model does not want it."""
+    listed = tmp_path / "allowed.sha256"
+    listed.write_text("")
+    allowed = AllowedModels(listed)
+    with administered(tmp_path, check=allowed.check) as found:
+        saved_model(found.repository / "m" / "1")
+        repository = Repository({}, found.repository)
+        poller = Poller(found.lifecycle, found.models, repository, 1, (), allowed)
+        assert [len(poller.poll()), len(poller.poll())] == [0, 1]
+        assert [each.version for each in found.admin.unload_model("m")] == [1]
+        listed.write_text(sums(found.repository, found.repository))
+        assert [poller.poll(), poller.poll()] == [[], []]
+        assert found.states() == {}
+
+
 @pytest.mark.parametrize("look", ["poll", "list"])
 def test_a_failed_version_that_is_taken_out_of_the_repository_is_forgotten(
     tmp_path: Path, look: str
@@ -531,14 +594,7 @@ def test_only_models_that_are_listed_are_allowed(tmp_path: Path) -> None:
     source = ModelSource("m", 1, folder)
 
     def write() -> None:
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        listed.write_text(
-            "".join(
-                f"{hashlib.sha256(path.read_bytes()).hexdigest()}  "
-                f"{path.relative_to(tmp_path).as_posix()}\n"
-                for path in files
-            )
-        )
+        listed.write_text(sums(folder, tmp_path))
 
     def reason() -> str:
         with pytest.raises(StateError) as caught:
@@ -559,8 +615,9 @@ def test_only_models_that_are_listed_are_allowed(tmp_path: Path) -> None:
     listed.write_text("")
     reason()
     listed.write_text("no digest\n")
-    with pytest.raises(RepositoryError, match="line 1"):
-        AllowedModels(listed).check(source)
+    assert "line 1" in reason()
+    listed.unlink()
+    assert "cannot be read" in reason()
 
 
 async def test_the_admin_client_works_with_await(tmp_path: Path) -> None:

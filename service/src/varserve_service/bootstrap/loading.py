@@ -71,7 +71,7 @@ class Loader:
         # with every call waiting. Not later, or a model of the start could never be collected.
         gc.collect()
         gc.freeze()
-        self._allowed = AllowedModels(settings.allowed_models) if settings.allowed_models else None
+        self.allowed = AllowedModels(settings.allowed_models) if settings.allowed_models else None
 
     def _at_start(self) -> list[tuple[ModelSource, tuple[str, ...]]]:
         """What to serve, with its labels; the highest version of what the settings do not label."""
@@ -115,8 +115,8 @@ class Loader:
 
         Raises StateError MODEL_NOT_ALLOWED, too.
         """
-        if self._allowed is not None:
-            self._allowed.check(source)
+        if self.allowed is not None:
+            self.allowed.check(source)
         settings = self._settings
         if settings.allowed_operations or settings.denied_operations:
             self.savedmodel.check_operations(

@@ -78,7 +78,14 @@ async def run_server(
     poller = None
     if settings.repository_poll:
         pinned = {model for model, labels in settings.labels.items() if STABLE in labels}
-        poller = Poller(lifecycle, models, loader.repository, settings.repository_poll, pinned)
+        poller = Poller(
+            lifecycle,
+            models,
+            loader.repository,
+            settings.repository_poll,
+            pinned,
+            loader.allowed,
+        )
         poller.start()
     if server.admin_address:
         print(f"varserve admin on {server.admin_address}", flush=True)

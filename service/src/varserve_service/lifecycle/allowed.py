@@ -26,12 +26,12 @@ class AllowedModels:
     def check(self, source: ModelSource) -> None:
         """Compare every file of a SavedModel with the list.
 
-        Raises StateError MODEL_NOT_ALLOWED; RepositoryError when the list itself is wrong.
+        Raises StateError MODEL_NOT_ALLOWED, also when the list itself is wrong.
         """
         prefix = f"{source.name}/{source.version}/" if source.version else f"{source.name}/"
         expected = {
             path.removeprefix(prefix): digest
-            for path, digest in self._read().items()
+            for path, digest in self._listed(source).items()
             if path.startswith(prefix)
         }
         found = {
@@ -54,6 +54,24 @@ class AllowedModels:
                 model=source.name,
                 version=source.version,
             )
+
+    def stamp(self) -> str:
+        """Another one when the list has changed; empty while it cannot be read."""
+        try:
+            return _digest(self._file)
+        except OSError:
+            return ""
+
+    def _listed(self, source: ModelSource) -> dict[str, str]:
+        try:
+            return self._read()
+        except RepositoryError as error:
+            raise StateError(
+                Reason.MODEL_NOT_ALLOWED,
+                f"model {source.name!r}, version {source.version}: {error}",
+                model=source.name,
+                version=source.version,
+            ) from error
 
     def _read(self) -> dict[str, str]:
         found: dict[str, str] = {}

@@ -1,8 +1,9 @@
 """Takes new versions from the repository as they come.
 
 A version is taken when two looks at it, one after the other, saw the same complete files. Each is
-tried once, and again when its files have changed; what an operator loaded stays until a version
-comes that had not been there then. Knows the lifecycle and the repository.
+tried once, and again when its files have changed or, where it was not allowed, the list of what is.
+What an operator loaded stays until a version comes that had not been there then. Knows the
+lifecycle and the repository.
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ from collections.abc import Collection
 
 import structlog
 
-from varserve_service.core.errors import StateError
+from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.models import STABLE, Models
+from varserve_service.core.ports import ModelState
 from varserve_service.repository import Look, ModelSource, Repository, look
 
+from .allowed import AllowedModels
 from .manager import Lifecycle
 
 log = structlog.get_logger("varserve.lifecycle")
 
 
 class Poller:
-    """Looks at the repository now and then. `pinned`: models whose stable version is fixed."""
+    """Looks at the repository now and then.
+
+    `pinned`: models whose stable version is fixed. `allowed`: the list that a load is checked
+    against.
+    """
 
     def __init__(
         self,
@@ -31,14 +38,18 @@ class Poller:
         repository: Repository,
         seconds: float,
         pinned: Collection[str] = (),
+        allowed: AllowedModels | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._models = models
         self._repository = repository
         self._seconds = seconds
         self._pinned = pinned
+        self._allowed = allowed
         self._seen: dict[str, tuple[int, Look]] = {}
         self._tried: dict[str, tuple[int, Look]] = {}
+        # By model: the stamp of the list by which the version that was tried was not allowed.
+        self._refused: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="varserve-repository", daemon=True)
         # What is there at the start is what is served, or what an operator did not want.
@@ -72,10 +83,14 @@ class Poller:
             if name in self._pinned or seen != before or self._done(name, seen):
                 continue
             self._tried[name] = seen
+            self._refused.pop(name, None)
             taken.append(source)
+            stamp = self._stamp()  # of before: who mends the list meanwhile has it tried again
             try:
                 self._lifecycle.load(name, source.version, STABLE)
             except StateError as error:
+                if error.reason is Reason.MODEL_NOT_ALLOWED:
+                    self._refused[name] = stamp
                 # The lifecycle has logged why.
                 log.debug("new version not taken", model=name, reason=error.reason.value)
         for name in self._seen.keys() - self._repository.newest().keys():
@@ -87,6 +102,14 @@ class Poller:
         if tried is None:
             return False
         if seen[0] == tried[0]:
-            loaded = any(s.version == seen[0] and s.live for s in self._models.versions(name))
-            return seen == tried or loaded
+            known = [each for each in self._models.versions(name) if each.version == seen[0]]
+            if seen != tried:
+                return any(each.live for each in known)
+            # Not what an operator has unloaded since, or loaded and gone back from.
+            failed = any(each.state is ModelState.FAILED for each in known)
+            refused = self._refused.get(name)
+            return not failed or refused is None or refused == self._stamp()
         return seen[0] < tried[0]
+
+    def _stamp(self) -> str:
+        return "" if self._allowed is None else self._allowed.stamp()
