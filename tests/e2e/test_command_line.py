@@ -59,7 +59,10 @@ def test_from_released_to_changed_and_back(tmp_path: Path) -> None:
 
 
 def test_from_changed_to_the_next_version(tmp_path: Path) -> None:
-    """What was changed is saved as the next version, which takes the place of the one before."""
+    """What was changed is saved as the next version, which takes the place of the one before.
+
+    What was left of an earlier save is gone.
+    """
     build = "import sys; from pathlib import Path; from tests import saved_models; "
     build += "saved_models.build('counter', Path(sys.argv[1])).rename(sys.argv[2])"
     root = Path(saved_models.__file__).parent.parent
@@ -69,8 +72,11 @@ def test_from_changed_to_the_next_version(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", build, str(tmp_path), str(first)], cwd=root, check=True, timeout=300
     )
+    unfinished = repository / ".saving-0123456789abcdef"
+    unfinished.mkdir()
     arguments = (f"--model-repository={repository}", f"--save-dir={repository}", "--admin-port=0")
     with service_process({}, tmp_path / "log", arguments) as service:
+        assert not unfinished.exists()
         here = ("-s", service.address, "--admin-server", service.admin_address)
 
         def run(*arguments: str) -> Any:

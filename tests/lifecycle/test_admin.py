@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +21,7 @@ import varserve.aio
 from tests.core.test_leases import until
 from tests.fakes import FakeVariable
 from tests.lifecycle.administered import Administered, administered, saved_model
+from tests.rpc.models import counter
 from tests.rpc.test_identity import Claimed
 from tests.rpc.traversing import names
 from varserve.v1 import admin_service_pb2 as pb
@@ -39,6 +43,8 @@ from varserve_service.lifecycle import (
 )
 from varserve_service.repository import ModelSource, Repository, RepositoryError
 from varserve_service.rpc import Access, Auditing
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_admin_rpc_has_a_method() -> None:
@@ -497,6 +503,68 @@ def test_a_save_is_whole_and_never_overwrites(tmp_path: Path) -> None:
             found.admin.save_model("m", "m/4", format="safetensors")
         assert sorted(path.name for path in (tmp_path / "saves" / "m").iterdir()) == ["2"]
         assert sorted(path.name for path in (tmp_path / "saves").iterdir()) == ["m"]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.rpc.models import counter
+from varserve_service.core.administration import SaveFormat
+from varserve_service.lifecycle import SaveRoom
+
+def stuck(folder, *_):
+    (folder / "half").write_bytes(b"half")
+    print("writing", flush=True)
+    sys.stdin.read()
+
+room = SaveRoom(Path(sys.argv[1]), {SaveFormat.SAFETENSORS: stuck})
+room.save(counter(), None, "m/2", SaveFormat.SAFETENSORS)
+"""
+
+
+def test_what_a_killed_process_left_of_a_save_is_removed(tmp_path: Path) -> None:
+    """When its process has ended, and not before; nothing else that is there goes."""
+    saves = tmp_path / "saves"
+    room = room_of(tmp_path)
+    room.sweep()
+    command = (sys.executable, "-c", KILLED, str(saves))
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        (half,) = saves.iterdir()
+        room.sweep()
+        assert (half / "half").read_bytes() == b"half"
+        process.kill()
+    kept = {".saving-", ".saving-0123456789abcde", ".saving-0123456789ABCDEF", "m"}
+    for name in kept:
+        (saves / name).mkdir()
+    (saves / ".saving-0123456789abcdef").symlink_to(tmp_path)
+    (saves / ".saving-0123456789abcdee").write_bytes(b"a file")
+    (saves / ".saving-0123456789abcded").mkdir()
+    room.sweep()
+    left = {path.name for path in saves.iterdir()}
+    assert left == kept | {".saving-0123456789abcdef", ".saving-0123456789abcdee"}
+    assert tmp_path.is_dir()
+
+
+def test_a_save_whose_folder_is_swept_as_it_begins_goes_on_in_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two services that share a folder: one starts between the other's first steps."""
+    swept: list[Path] = []
+    lock = fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        if not swept:
+            swept.extend((tmp_path / "saves").iterdir())
+            room_of(tmp_path).sweep()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    room_of(tmp_path).save(counter(), None, "m", SaveFormat.SAFETENSORS)
+    assert len(swept) == 1
+    assert [path.name for path in (tmp_path / "saves").iterdir()] == ["m"]
 
 
 def test_a_save_that_has_to_copy_needs_memory(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def make_lifecycle(
             SaveFormat.SAFETENSORS: save_safetensors,
         }
         room = SaveRoom(settings.save_dir, savers)
+        room.sweep()
     return Lifecycle(
         models,
         loader.repository,

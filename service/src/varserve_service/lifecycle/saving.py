@@ -1,18 +1,21 @@
 """Where models are saved: one folder that the operator names, and a new one in it for each save.
 
-Owns that a save is whole or not there, overwrites nothing and leads nowhere else. What is written
-into the folder is up to the writer of its format. Knows the core and the file system.
+Owns that a save is whole or not there, overwrites nothing and leads nowhere else, and that what a
+killed process left half done goes. What is written into the folder is up to the writer of its
+format. Knows the core and the file system.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +34,7 @@ log = structlog.get_logger("varserve.lifecycle")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _FOLDER = re.compile(rf"({_NAME})(?:/([0-9]{{1,18}}))?")
 _TEMPORARY = ".saving-"
+_LEFT = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}")
 
 
 class Saver(Protocol):
@@ -70,13 +74,12 @@ class SaveRoom:
         """Save what a model is now in a new folder; see Administration.save."""
         target = self._target(folder)
         header, values = _snapshot(live, deadline)
-        temporary = self._folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
         try:
-            temporary.mkdir(parents=True)
-            self._savers[form](temporary, values, header, source, live.fingerprint)
-            _note(temporary, header, form)
-            nbytes = _synced(temporary)
-            _into_place(temporary, target, folder)
+            with self._temporary() as temporary:
+                self._savers[form](temporary, values, header, source, live.fingerprint)
+                _note(temporary, header, form)
+                nbytes = _synced(temporary)
+                _into_place(temporary, target, folder)
         except OSError as error:
             log.warning("model not saved", model=live.name, folder=folder, error=str(error))
             raise StateError(
@@ -84,8 +87,6 @@ class SaveRoom:
                 f"{folder!r} could not be written: {error.strerror or 'an error of the disk'}",
                 model=live.name,
             ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         log.info(
             "saved model",
             model=live.name,
@@ -95,6 +96,57 @@ class SaveRoom:
             folder=str(target),
         )
         return Saved(header, len(values), nbytes)
+
+    def sweep(self) -> None:
+        """Remove what processes that ended in the middle of a save left behind.
+
+        Not what another service that has the same folder is writing.
+        """
+        try:
+            left = [path for path in self._folder.iterdir() if _LEFT.fullmatch(path.name)]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning("unfinished saves cannot be looked for", error=str(error))
+            return
+        for path in left:
+            try:
+                descriptor = _open(path)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path)
+                finally:
+                    os.close(descriptor)
+            except (BlockingIOError, FileNotFoundError):  # it is being written, or done
+                continue
+            except OSError as error:
+                log.warning("unfinished save not removed", folder=str(path), error=str(error))
+            else:
+                log.info("unfinished save removed", folder=str(path))
+
+    @contextmanager
+    def _temporary(self) -> Iterator[Path]:
+        """A new folder that no sweep takes away, and that is not there afterwards."""
+        path, descriptor = self._begin()
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(descriptor)
+
+    def _begin(self) -> tuple[Path, int]:
+        while True:
+            path = self._folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+            path.mkdir(parents=True)
+            with suppress(FileNotFoundError):
+                descriptor = _open(path)
+                # The kernel takes it back, however the process ends. Where folders have no locks,
+                # nobody sweeps.
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if path.exists():
+                    return path, descriptor
+                os.close(descriptor)  # swept before it was locked
 
     def _target(self, folder: str) -> Path:
         match = _FOLDER.fullmatch(folder)
@@ -141,6 +193,10 @@ def _snapshot(
         assert entry.value is not None
         values[spec] = entry.value
     return snapshot.header, values
+
+
+def _open(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
 
 
 def _note(folder: Path, header: Header, form: SaveFormat) -> None:
