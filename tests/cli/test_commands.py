@@ -196,7 +196,7 @@ def test_arguments_that_cannot_be_sent(cli: Cli) -> None:
     cli("diff", "fake", "--revision", large, code=2)
     assert "no size reaches" in cli("read", "fake", f"growing[{large}]", code=2).stderr
     told = cli("assign", "fake", "counter", "1", "-m", "caf\udce9", code=2).stderr
-    assert "'caf\\udce9': expected text that UTF-8 can hold" in told
+    assert "message: expected text that UTF-8 can hold, found 'caf\\udce9'" in told
     assert document(cli("history", "fake", "--json"))["revision"] == 0
 
 

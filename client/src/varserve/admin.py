@@ -20,8 +20,9 @@ from google.protobuf.message_factory import GetMessageClass
 from . import specs
 from .client import make
 from .credentials import Tls, Token
-from .errors import ServiceError
+from .errors import InvalidRequest, ServiceError, shown
 from .handles import Connection, Defaults
+from .messages import build
 from .operations import attempt
 from .specs import ModelState, StateHeader
 from .transport import Async, Call, D_co, Method, Op, Sync, operation
@@ -97,7 +98,7 @@ class AdminClient(Connection[D_co]):
         Raises ModelNotFound, ModelNotReady, ModelLoadFailed, ModelNotAllowed, OutOfMemory,
         NotConfigured. What was served before goes on then.
         """
-        request = pb.LoadModelRequest(model=model, version=version, label=label)
+        request = build(pb.LoadModelRequest, model=model, version=version, label=label)
         reply = yield from self._ask(_LOAD, request, timeout)
         return specs.header(reply.header)
 
@@ -109,7 +110,7 @@ class AdminClient(Connection[D_co]):
 
         Raises ModelNotFound, ModelNotReady.
         """
-        request = pb.UnloadModelRequest(model=model, label=label)
+        request = build(pb.UnloadModelRequest, model=model, label=label)
         reply = yield from self._ask(_UNLOAD, request, timeout, repeatable=False)
         return [specs.header(each) for each in reply.headers]
 
@@ -127,8 +128,13 @@ class AdminClient(Connection[D_co]):
         folder: `NAME`, or `NAME/VERSION`. Raises SaveExists, SaveUnsupported, SaveFailed,
         NotConfigured, ModelNotFound.
         """
-        number = pb.SaveFormat.Value(f"SAVE_FORMAT_{SaveFormat(format).name}")
-        request = pb.SaveModelRequest(model=model, folder=folder, format=number)
+        try:
+            number = pb.SaveFormat.Value(f"SAVE_FORMAT_{SaveFormat(format).name}")
+        except ValueError:
+            raise InvalidRequest(
+                f"format: expected one of {', '.join(SaveFormat)}, found {shown(format)}"
+            ) from None
+        request = build(pb.SaveModelRequest, model=model, folder=folder, format=number)
         reply = yield from self._ask(_SAVE, request, timeout, repeatable=False)
         return SavedState(specs.header(reply.header), reply.variable_count, reply.byte_length)
 
@@ -137,7 +143,7 @@ class AdminClient(Connection[D_co]):
         self, model: str = "", *, timeout: float | None = None
     ) -> Op[list[ModelVersion]]:
         """ListVersions: of one model or all, in memory and in the repository."""
-        request = pb.ListVersionsRequest(model=model)
+        request = build(pb.ListVersionsRequest, model=model)
         reply = yield from self._ask(_LIST, request, timeout)
         return [_version(each) for each in reply.versions]
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 import numpy.typing as npt
 
 from . import errors, history, operations, tensors
@@ -20,12 +19,20 @@ from .functions import constant_of
 from .handles import Connection, Defaults
 from .known import Known, sent_as
 from .models import Model, Reads
-from .operations import AssignOperation, Conditions, Prepared, Run, Write, new_request_id
+from .operations import (
+    AssignOperation,
+    Conditions,
+    Prepared,
+    Run,
+    Write,
+    new_request_id,
+    operation_of,
+)
 from .regions import Index, Rows, resolve
 from .results import Commit, Commits, Outputs, Reading, Snapshot
 from .specs import ModelSpec, ModelSummary, TransferLimits, Value
 from .summaries import Summaries, histogram_spec, summarize_variables
-from .transport import Async, Budget, D_co, Dial, Op, Sync, operation
+from .transport import Async, Budget, D_co, Dial, Op, Sync, operation, seconds
 from .watches import PATIENCE, Watch, watching
 
 T = TypeVar("T")
@@ -129,7 +136,7 @@ class Client(Connection[D_co]):
                 budget,
                 at_revision=at_revision,
                 epoch=epoch,
-                dtypes={name: np.dtype(dtype) for name, dtype in (dtypes or {}).items()},
+                dtypes={name: sent_as(dtype) for name, dtype in (dtypes or {}).items()},
             )
         )
 
@@ -379,7 +386,7 @@ def _prepared(write: Write) -> Prepared:
     with errors.about(f"variable {write.variable!r}", variable=write.variable):
         part = resolve(write.region)
         value = part.fit(tensors.as_array(write.value))
-    operation = AssignOperation(write.operation)
+    operation = operation_of(write.operation)
     return Prepared(write.variable, value, operation, part, write.if_revision_match)
 
 
@@ -397,13 +404,20 @@ def _run(
     outputs: Sequence[str],
     repeatable: bool,
 ) -> Run:
+    arrays = {}
+    for name, value in inputs.items():
+        with errors.about(f"function {function!r}: input {name!r}", function=function, input=name):
+            arrays[name] = tensors.as_array(value)
     return Run(
         function,
-        {name: tensors.as_array(value) for name, value in inputs.items()},
+        arrays,
         {name: constant_of(value) for name, value in (constants or {}).items()},
         tuple(outputs),
         repeatable,
     )
+
+
+_URLS = ("http://", "https://", "grpc://")
 
 
 def make(
@@ -422,8 +436,9 @@ def make(
     of: Callable[[Any, Defaults], T],
 ) -> T:
     """A client on a driver; `of` is the class."""
-    if target.startswith(("http://", "https://", "grpc://")):
-        raise errors.InvalidRequest(f"expected HOST:PORT, found {target!r}")
+    given: Any = target
+    if not isinstance(given, str) or not given.isprintable() or given.startswith(_URLS):
+        raise errors.InvalidRequest(f"expected HOST:PORT, found {errors.shown(target)}")
     tls = Tls() if tls is True else tls
     if tls:
         if credentials is not None:
@@ -442,7 +457,7 @@ def make(
         token,
         wait_for_ready=wait_for_ready,
     )
-    return of(driver(dial), Defaults(timeout, retries))
+    return of(driver(dial), Defaults(seconds(timeout), retries))
 
 
 def connect(

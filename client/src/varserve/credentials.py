@@ -56,6 +56,8 @@ def _read(path: PathLike | None) -> bytes | None:
         return Path(path).read_bytes()
     except OSError as error:
         raise errors.InvalidRequest(f"tls: {os.fspath(path)}: {error.strerror}") from None
+    except ValueError:
+        raise errors.InvalidRequest(f"tls: expected a path, found {errors.shown(path)}") from None
 
 
 def check_token(token: Token | None, target: str, encrypted: bool) -> None:

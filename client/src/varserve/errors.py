@@ -530,6 +530,16 @@ class about:
             raise type(error)(f"{self._thing}: {error.message}", metadata=self._metadata) from None
 
 
+def shown(value: object) -> str:
+    """A value that a caller gave, for a message: a few words on a line, whatever it is."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        text = repr(value)
+        return text if len(text) <= 80 else f"{text[:77]}..."
+    return type(value).__name__
+
+
 def suggestion(wanted: str, names: Iterable[str]) -> str:
     """What a look-up in vain says after "no such thing": the closest names, or some of them."""
     from difflib import get_close_matches  # only when something went wrong

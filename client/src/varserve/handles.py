@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TypeVar
 
-from .errors import InvalidRequest
 from .known import SECONDS_PER_BYTE, Known
 from .operations import Conditions, new_request_id
 from .throttle import Throttle
@@ -25,9 +24,6 @@ class Defaults:
         """For one call: the caller's own seconds, else the default and what its bytes take."""
         if timeout is None:
             timeout = self.timeout + (nbytes or 0) * SECONDS_PER_BYTE
-            return Budget(timeout, self.retries, self.throttle)
-        if not timeout > 0:
-            raise InvalidRequest(f"expected a timeout above 0 seconds, found {timeout}")
         return Budget(timeout, self.retries, self.throttle)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import specs, tensors
 from .errors import OutOfRange
+from .messages import build
 from .operations import Conditions, attempt, method, read_variables
 from .regions import Part
 from .results import Change, Commit, CommitInfo, CommitKind, Commits, Event, ListedCommit
@@ -43,7 +44,8 @@ def watch_request(
     previous: bool,
 ) -> pb.WatchVariablesRequest:
     """The request of a watch."""
-    return pb.WatchVariablesRequest(
+    return build(
+        pb.WatchVariablesRequest,
         model=model,
         after_revision=after_revision,
         epoch=epoch,
@@ -57,8 +59,12 @@ def list_commits(
     model: str, limit: int, before: int | None, patterns: Sequence[str], budget: Budget
 ) -> Op[Commits]:
     """ListCommits."""
-    request = pb.ListCommitsRequest(
-        model=model, before_revision=before, patterns=patterns, max_commits=limit
+    request = build(
+        pb.ListCommitsRequest,
+        model=model,
+        before_revision=before,
+        patterns=patterns,
+        max_commits=limit,
     )
     reply = yield from attempt(Call(LIST_COMMITS, request, budget))
     commits = [
@@ -72,8 +78,12 @@ def revert_commits(
     model: str, revision: int, variables: Sequence[str], budget: Budget, conditions: Conditions
 ) -> Op[Commit]:
     """RevertCommits."""
-    request = pb.RevertCommitsRequest(
-        model=model, to_revision=revision, variables=variables, **conditions.fields()
+    request = build(
+        pb.RevertCommitsRequest,
+        model=model,
+        to_revision=revision,
+        variables=variables,
+        **conditions.fields(),
     )
     call = Call(REVERT_COMMITS, request, budget)
     reply = yield from attempt(call, repeatable=bool(conditions.request_id))
@@ -82,7 +92,7 @@ def revert_commits(
 
 def renew_lease(model: str, lease: int, epoch: str, budget: Budget) -> Op[float]:
     """RenewLease: the seconds that it lasts from now on."""
-    request = pb.RenewLeaseRequest(model=model, lease=lease, epoch=epoch)
+    request = build(pb.RenewLeaseRequest, model=model, lease=lease, epoch=epoch)
     reply = yield from attempt(Call(RENEW_LEASE, request, budget))
     seconds: float = reply.seconds
     return seconds
@@ -90,7 +100,7 @@ def renew_lease(model: str, lease: int, epoch: str, budget: Budget) -> Op[float]
 
 def revoke_lease(model: str, lease: int, epoch: str, keep: bool, budget: Budget) -> Op[Commit]:
     """RevokeLease."""
-    request = pb.RevokeLeaseRequest(model=model, lease=lease, epoch=epoch, keep=keep)
+    request = build(pb.RevokeLeaseRequest, model=model, lease=lease, epoch=epoch, keep=keep)
     # Not again: what was revoked is not found, and that is no news of what became of the values.
     reply = yield from attempt(Call(REVOKE_LEASE, request, budget), repeatable=False)
     return Commit(specs.header(reply.header))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from . import errors, operations, summaries, tensors
 from .bodies import fits_no_more
 from .errors import FunctionNotFound, MessageTooLarge, NameAmbiguous, VariableNotFound
-from .operations import AssignOperation, Conditions, Dtype, Prepared, Run, Write
+from .operations import AssignOperation, Conditions, Dtype, Prepared, Run, Write, operation_of
 from .regions import Index, Part, Rows, resolve
 from .results import Commit, Outputs, Reading, Snapshot
 from .specs import FunctionSpec, ModelSpec, StateHeader, VariableSpec, shape_text
@@ -401,8 +401,13 @@ def part_of(spec: VariableSpec, region: Index | Rows | Part | None) -> Part:
 
 
 def sent_as(dtype: npt.DTypeLike | None) -> Dtype | None:
-    """The dtype that a value is to travel as; None: its own."""
-    return None if dtype is None else np.dtype(dtype)
+    """The dtype that a value is to travel as; None: its own. Raises DtypeUnsupported."""
+    try:
+        return None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        raise errors.DtypeUnsupported(
+            f"dtype: expected one of {', '.join(FLOATS)}, found {errors.shown(dtype)}"
+        ) from None
 
 
 def check_out(spec: VariableSpec, part: Part, out: Any, dtype: Dtype | None) -> None:
@@ -439,12 +444,7 @@ def prepared(spec: VariableSpec, write: Write) -> Prepared:
 
     Raises DtypeMismatch, ShapeMismatch, OperationUnsupported, RegionInvalid.
     """
-    try:
-        operation = AssignOperation(write.operation)
-    except ValueError:
-        raise errors.InvalidRequest(
-            f"expected operation set, add or sub, found {write.operation!r}"
-        ) from None
+    operation = operation_of(write.operation)
     name = tensors.dtype_name(spec.dtype)
     if operation is not AssignOperation.SET and name in (tensors.STRING, "bool"):
         raise errors.OperationUnsupported(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 
-from . import errors, history, tensors
+from . import errors, history, tensors, transport
 from .handles import OfModel
 from .operations import Prepared
 from .results import Commit
@@ -34,9 +34,7 @@ class Lease(OfModel[D_co]):
         self, owner: OfModel[D_co], writes: Sequence[Prepared], seconds: float, message: str
     ) -> None:
         super().__init__(owner._driver, owner._known, owner._defaults)
-        if not seconds > 0:
-            raise errors.InvalidRequest(f"expected seconds above 0, found {seconds}")
-        self.seconds = seconds
+        self.seconds = transport.seconds(seconds, "seconds")
         self.commit: Commit | None = None
         """The writes, once they are made."""
         self.lost: errors.VarserveError | None = None

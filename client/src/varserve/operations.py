@@ -21,6 +21,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from . import errors, frames, specs, tensors
 from .bodies import BodyDownload, upload
+from .messages import build
 from .regions import Index, Part, Rows
 from .results import Commit, Outputs, Reading, Snapshot
 from .specs import Constant, ModelSpec, ModelSummary
@@ -125,7 +126,7 @@ def list_models(budget: Budget) -> Op[list[ModelSummary]]:
 
 def get_model(model: str, budget: Budget) -> Op[ModelSpec]:
     """GetModel."""
-    reply = yield from attempt(Call(GET_MODEL, pb.GetModelRequest(model=model), budget))
+    reply = yield from attempt(Call(GET_MODEL, build(pb.GetModelRequest, model=model), budget))
     return specs.model(reply)
 
 
@@ -152,7 +153,8 @@ def read_variable(
     dtype: Dtype | None = None,
 ) -> Op[Reading]:
     """ReadVariable."""
-    request = pb.ReadVariableRequest(
+    request = build(
+        pb.ReadVariableRequest,
         model=model,
         variable=variable,
         region=part.message,
@@ -178,7 +180,7 @@ def read_variables(
     *,
     at_revision: int | None = None,
     epoch: str = "",
-    dtypes: Mapping[str, Dtype] | None = None,
+    dtypes: Mapping[str, Dtype | None] | None = None,
     into: Mapping[str, Array] | None = None,
 ) -> Op[Snapshot]:
     """ReadVariables. `reads`: what each value is called in the snapshot, the variable, its part.
@@ -186,11 +188,15 @@ def read_variables(
     `dtypes`: those that values are to travel as, and `into`: arrays that take values, by what these
     are called.
     """
-    request = pb.ReadVariablesRequest(
+    request = build(
+        pb.ReadVariablesRequest,
         model=model,
         reads=[
-            pb.ReadSelection(
-                variable=variable, region=part.message, dtype=_wire((dtypes or {}).get(key))
+            build(
+                pb.ReadSelection,
+                variable=variable,
+                region=part.message,
+                dtype=_wire((dtypes or {}).get(key)),
             )
             for key, (variable, part) in reads.items()
         ],
@@ -250,6 +256,15 @@ class Write:
     if_revision_match: int | None = None
 
 
+def operation_of(given: AssignOperation | str) -> AssignOperation:
+    """How a value changes a variable. Raises InvalidRequest."""
+    try:
+        return AssignOperation(given)
+    except ValueError:
+        found = errors.shown(given)
+        raise errors.InvalidRequest(f"operation: expected set, add or sub, found {found}") from None
+
+
 class Prepared(NamedTuple):
     """A write as it travels."""
 
@@ -290,7 +305,8 @@ def assign_variable(
     lease_seconds: float = 0,
 ) -> Op[Commit]:
     """AssignVariable."""
-    request = pb.AssignVariableRequest(
+    request = build(
+        pb.AssignVariableRequest,
         model=model,
         variable=write.variable,
         operation=write.operation.wire,
@@ -317,10 +333,12 @@ def assign_variables(
     lease_seconds: float = 0,
 ) -> Op[Commit]:
     """AssignVariables."""
-    manifest = pb.AssignManifest(
+    manifest = build(
+        pb.AssignManifest,
         model=model,
         entries=[
-            pb.AssignEntry(
+            build(
+                pb.AssignEntry,
                 variable=each.variable,
                 operation=each.operation.wire,
                 region=each.part.message,
@@ -357,20 +375,16 @@ class Run:
         return {
             "model": model,
             "function": self.function,
-            "constants": {name: _constant(each) for name, each in self.constants.items()},
+            "constants": {name: _constant(name, each) for name, each in self.constants.items()},
             "outputs": self.outputs,
         }
 
 
-def _constant(constant: Constant) -> model_pb2.Constant:
+def _constant(name: str, constant: Constant) -> model_pb2.Constant:
     value = constant.value
     kind = "repr" if constant.is_repr else _CONSTANT_KINDS[type(value)]
-    try:
-        message = model_pb2.Constant()
-        setattr(message, f"{kind}_value", True if value is None else value)
-        return message
-    except ValueError as error:
-        raise errors.InvalidRequest(f"{value!r} cannot be sent as a constant: {error}") from None
+    with errors.about(f"constant {name!r}"):
+        return build(model_pb2.Constant, **{f"{kind}_value": True if value is None else value})
 
 
 _CONSTANT_KINDS = {type(None): "none", bool: "bool", int: "int", float: "float", str: "string"}
@@ -378,7 +392,8 @@ _CONSTANT_KINDS = {type(None): "none", bool: "bool", int: "int", float: "float",
 
 def run_function(model: str, run: Run, budget: Budget, conditions: Conditions) -> Op[Outputs]:
     """RunFunction."""
-    request = pb.RunFunctionRequest(
+    request = build(
+        pb.RunFunctionRequest,
         inputs={name: tensors.to_tensor(each) for name, each in run.inputs.items()},
         **run.fields(model),
         **conditions.fields(),
@@ -395,9 +410,10 @@ def stream_run_function(
     model: str, run: Run, chunk_bytes: int, budget: Budget, conditions: Conditions
 ) -> Op[Outputs]:
     """StreamRunFunction."""
-    manifest = pb.RunManifest(
+    manifest = build(
+        pb.RunManifest,
         inputs=[
-            pb.NamedTensorHeader(name=name, tensor=tensors.to_header(each))
+            build(pb.NamedTensorHeader, name=name, tensor=tensors.to_header(each))
             for name, each in run.inputs.items()
         ],
         **run.fields(model),
@@ -423,7 +439,7 @@ _POLL_SECONDS = 0.1
 def wait_ready(service: str, budget: Budget) -> Op[None]:
     """Asks grpc.health.v1 until it says SERVING. `service`: a model's name, or "" for all."""
     # On the wire HealthCheckRequest is the same: one string, field 1. No package needed for it.
-    request = pb.GetModelRequest(model=service)
+    request = build(pb.GetModelRequest, model=service)
     found = "nobody answers"
     while True:
         try:

@@ -218,6 +218,8 @@ def _rows(indices: npt.ArrayLike, shape: PartialShape) -> Part:
         raise RegionInvalid(
             f"the number of rows is unknown: nothing counts from its end, found {low}"
         )
+    if high > np.iinfo(np.int64).max:
+        raise RegionInvalid(f"rows: no number of rows reaches {high}")
     found = found.astype(np.int64)
     if low < 0 and count is not None:
         found = np.where(found < 0, found + count, found)

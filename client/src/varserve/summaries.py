@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import errors, specs, tensors
+from .messages import build
 from .operations import attempt, method
 from .regions import Part
 from .results import _OfState
@@ -169,10 +170,8 @@ def histogram_spec(
             raise errors.InvalidRequest("expected bins where there is a range, found none")
         return None
     low, high = bounds or (None, None)
-    try:
-        return summary_pb2.HistogramSpec(bins=bins, low=low, high=high)
-    except (TypeError, ValueError) as error:
-        raise errors.InvalidRequest(f"the histogram cannot be asked for: {error}") from None
+    with errors.about("histogram"):
+        return build(summary_pb2.HistogramSpec, bins=bins, low=low, high=high)
 
 
 def fitting(patterns: Iterable[str], names: Mapping[str, str]) -> list[str]:
@@ -208,10 +207,11 @@ def summarize_variables(
     epoch: str = "",
 ) -> Op[Summaries]:
     """SummarizeVariables. `reads`: what each summary is called, the variable, its part."""
-    request = pb.SummarizeVariablesRequest(
+    request = build(
+        pb.SummarizeVariablesRequest,
         model=model,
         selections=[
-            pb.SummarySelection(variable=variable, region=part.message)
+            build(pb.SummarySelection, variable=variable, region=part.message)
             for variable, part in reads.values()
         ],
         histogram=histogram,

@@ -277,7 +277,8 @@ def _utf8(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         raise TensorError(
-            "DTYPE_MISMATCH", "expected text that UTF-8 can hold; send anything else as bytes"
+            "DTYPE_MISMATCH",
+            f"expected text that UTF-8 can hold, found {text[:80]!r}; send anything else as bytes",
         ) from None
 
 

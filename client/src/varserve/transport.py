@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
@@ -70,17 +72,30 @@ class Method:
         return "_".join("stream" if streams else "unary" for streams in sides)
 
 
+def seconds(given: Any, called: str = "timeout") -> float:
+    """A time that a caller gave, as `called`. Raises InvalidRequest unless it is above 0."""
+    try:
+        found = math.nan if isinstance(given, (str, bytes)) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not found > 0:
+        raise errors.InvalidRequest(
+            f"{called}: expected seconds above 0 that a float can hold, found {errors.shown(given)}"
+        )
+    return found
+
+
 class Budget:
     """The seconds and retries that an operation may use, counted from now.
 
-    `throttle` is what it shares with the client's other operations.
+    `throttle` is what it shares with the client's other operations. Raises InvalidRequest.
     """
 
     def __init__(self, timeout: float, retries: int, throttle: Throttle | None = None) -> None:
-        self.timeout = timeout
+        self.timeout = seconds(timeout)
         self.retries = retries
         self.throttle = throttle or Throttle()
-        self._end = time.monotonic() + timeout
+        self._end = time.monotonic() + self.timeout
 
     def remaining(self) -> float:
         """Seconds left, not below 0; infinity when there is no deadline."""
@@ -158,7 +173,7 @@ def _step(go_on: Callable[[Any], Step], given: Any) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """How to reach a service."""
+    """How to reach a service. Raises InvalidRequest for metadata that no call can have."""
 
     target: str
     credentials: grpc.ChannelCredentials | None
@@ -166,6 +181,18 @@ class Dial:
     metadata: Sequence[tuple[str, str | bytes]]
     token: Token | None = None
     wait_for_ready: bool = False
+
+    def __post_init__(self) -> None:
+        given: Sequence[Any] = self.metadata
+        for entry in given:
+            if not _is_metadata(entry):
+                # Not the value, which may be a secret.
+                found = entry[0] if isinstance(entry, tuple) and entry else entry
+                raise errors.InvalidRequest(
+                    "metadata: expected keys of a-z, 0-9, '_', '-' and '.', each with printable "
+                    "ASCII text, or with bytes where the key ends in '-bin', "
+                    f"found {errors.shown(found)}"
+                )
 
     def call_metadata(self) -> Sequence[tuple[str, str | bytes]] | None:
         """What goes with a call that begins now. Raises what the token's giver raises."""
@@ -177,10 +204,33 @@ class Dial:
         return found or None
 
     def channel(self, module: Any) -> Any:
-        """A channel of `grpc` or `grpc.aio`."""
-        if self.credentials is None:
-            return module.insecure_channel(self.target, options=self.options)
-        return module.secure_channel(self.target, self.credentials, options=self.options)
+        """A channel of `grpc` or `grpc.aio`. Raises InvalidRequest for options that none has."""
+        try:
+            if self.credentials is None:
+                return module.insecure_channel(self.target, options=self.options)
+            return module.secure_channel(self.target, self.credentials, options=self.options)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise errors.InvalidRequest(
+                f"{self.target}: no channel has these options: {error}"
+            ) from None
+
+
+def _is_metadata(entry: Any) -> bool:
+    """gRPC takes it. For a blocking call it says so in its log alone, and asyncio it fails."""
+    if not isinstance(entry, (tuple, list)) or len(entry) != 2:
+        return False
+    key, value = entry
+    if not isinstance(key, str) or not _METADATA_KEY.fullmatch(key):
+        return False
+    if key.endswith("-bin"):
+        return isinstance(value, bytes)
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    return isinstance(value, str) and _METADATA_TEXT.fullmatch(value) is not None
+
+
+_METADATA_KEY = re.compile(r"[a-z0-9_.-]+")
+_METADATA_TEXT = re.compile(r"[\x20-\x7e]*")
 
 
 class Driver:

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from varserve import errors
 
 from . import admin, change, compare, follow, look, shell, transfer
-from .exits import DEFECT, INTERRUPTED, Failed, Unusable
+from .exits import DEFECT, INTERRUPTED, Failed
 from .session import (
     DEFAULT_ADMIN_SERVER,
     DEFAULT_SERVER,
@@ -34,11 +34,6 @@ class _Commands(click.Group):
         except errors.VarserveError as error:
             session = ctx.find_object(Session)
             raise Failed(error, as_json=session is not None and session.as_json) from error
-        except UnicodeEncodeError as error:
-            if error.encoding != "utf-8":
-                raise
-            # Arguments that are no text come with surrogates for their bytes.
-            raise Unusable(f"{error.object!a}: expected text that UTF-8 can hold") from None
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
