@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,28 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
 from tests.rpc.bodies import value_of
 from tests.rpc.models import INT64, counter, counter_version
-from tests.rpc.requests import MODEL, assign, chunk, entry, header, manifest, number, read, run
+from tests.rpc.requests import (
+    MODEL,
+    assign,
+    chunk,
+    entry,
+    header,
+    manifest,
+    number,
+    read,
+    run,
+    run_manifest,
+)
 from tests.rpc.wire import outcome_of
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import model_service_pb2_grpc
+from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
+from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
 from varserve_service.core.models import Models
 from varserve_service.core.ports import TensorSpec
-from varserve_service.rpc import OPEN, Access, Server, ServerOptions
+from varserve_service.rpc import OPEN, Access, Limit, Server, ServerOptions
+from varserve_service.rpc.messages.bodies import not_silent
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -356,6 +370,78 @@ async def test_a_cancelled_upload_changes_nothing_and_gives_its_memory_back() ->
             assert await reason_of(found.stub.AssignVariables(iter(second))) == "OK"
         value = (await found.stub.ReadVariable(read(variable="free"))).value
         assert value.data == b"\2" * 1000
+
+
+NOTHING: list[Any] = []
+LARGE = 2 * SMALL_BYTES
+CLAIM = manifest(entry(variable="free", tensor=header(dtype=4, shape=[LARGE], byte_length=LARGE)))
+SMALL = manifest(entry(variable="free", tensor=header(dtype=4, shape=[10], byte_length=10)))
+RUN = pb.StreamRunFunctionRequest
+
+
+@pytest.mark.parametrize(
+    ("method", "messages"),
+    [
+        ("AssignVariables", NOTHING),
+        ("AssignVariables", [CLAIM]),
+        ("AssignVariables", [CLAIM, chunk(0, b"\1" * 1000)]),
+        ("AssignVariables", [SMALL, chunk(0, b"\1" * 10)]),  # whole, but not ended
+        ("StreamRunFunction", NOTHING),
+        ("StreamRunFunction", [run_manifest()]),
+        ("StreamRunFunction", [run_manifest(), chunk(0, bytes(12), kind=RUN)]),
+    ],
+)
+async def test_an_upload_that_goes_silent_is_given_up(method: str, messages: list[Any]) -> None:
+    """Without a deadline, too; it changes nothing, and its place and its memory are there again."""
+    free = FakeVariable("free", np.zeros(1, np.uint8), shape=(None,))
+    memory = MemoryBudget("host", lambda: Room(2**40, 2**40))
+    live = counter(free, host_memory=memory)
+    limits = {verb: Limit(calls=1) for verb in ("assign", "run")}
+    async with running(live, limits=limits, upload_silence=0.1) as found:
+        for _ in range(3):
+            call = getattr(found.stub, method)()
+            with suppress(asyncio.InvalidStateError):  # it may be given up already
+                for message in messages:
+                    await call.write(message)
+            async with asyncio.timeout(20):
+                answer = call if method == "AssignVariables" else call.read()
+                assert await reason_of(answer) == "DEADLINE_EXCEEDED"
+            assert "nothing came for 0.1 seconds" in await call.details()
+            await until(lambda: found.server._calls._in_progress == set())
+            assert (found.server._admission.staged, memory.promised) == (0, 0)
+        assert await reason_of(found.stub.AssignVariable(SET_TWOS)) == "OK"
+        assert await reason_of(found.stub.RunFunction(run())) == "OK"
+        response = await found.stub.ReadVariable(read(variable="free"))
+        assert (response.value.data, response.header.revision) == (b"\0", 1)
+
+
+async def test_silence_is_counted_from_the_last_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a body takes, as long as something of it comes; then an eighth more at most."""
+    loop, now = asyncio.get_running_loop(), 0.0
+    monkeypatch.setattr(loop, "time", lambda: now)
+
+    async def pass_by(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        for _ in range(3):  # a timer, what it calls, and what that cancels
+            await asyncio.sleep(0)
+
+    async def last_for(pace: float) -> None:
+        async with not_silent(8) as heard:
+            for _ in range(100):
+                await pass_by(pace)
+                heard()
+            await pass_by(8)
+            silent.append(pace)
+            await pass_by(1.01)
+
+    silent: list[float] = []
+    paces = [0.01, 0.9, 1.1, 7.9, 8.0]
+    for pace in paces:
+        with pytest.raises(StateError, match="nothing came for 8 seconds") as caught:
+            await last_for(pace)
+        assert caught.value.reason is Reason.DEADLINE_EXCEEDED
+    assert silent == paces
 
 
 async def test_a_write_that_has_begun_is_done_though_its_caller_is_gone() -> None:

@@ -217,6 +217,12 @@ class Settings(BaseSettings):
     max_staging_bytes: int = Field(
         16 * GIB, ge=1, description="bytes of all bodies that are arriving at once"
     )
+    max_upload_silence: float = Field(
+        60.0,
+        gt=0,
+        le=DECADE,
+        description="seconds without a message after which a streaming request is given up",
+    )
     max_streams: int = Field(
         256,
         ge=1,

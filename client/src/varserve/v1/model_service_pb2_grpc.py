@@ -207,7 +207,8 @@ class ModelServiceServicer(object):
         """Changes any number of variables, of any size, as one commit. First comes a manifest, then the
         chunks of the body. Everything is checked; then it all happens, or nothing does.
         When the manifest is accepted, the service says so at once in its initial metadata, as
-        `varserve-accepted`: a client may wait for that, so as not to send a body in vain.
+        `varserve-accepted`: a client may wait for that, so as not to send a body in vain. A client that
+        sends nothing for longer than the operator allows is given up with DEADLINE_EXCEEDED.
         Errors: those of AssignVariable except MESSAGE_TOO_LARGE, and CHUNK_INVALID, CHECKSUM_MISMATCH,
         VALUE_TOO_LARGE.
         """
@@ -230,7 +231,7 @@ class ModelServiceServicer(object):
     def StreamRunFunction(self, request_iterator, context):
         """Runs a function once, with inputs and outputs of any size. The client sends a manifest and the
         chunks of its body and closes its side; the server answers with a manifest and chunks.
-        The initial metadata is as that of AssignVariables.
+        The initial metadata, and what becomes of a client that sends nothing, is as of AssignVariables.
         Errors: those of RunFunction except MESSAGE_TOO_LARGE, and CHUNK_INVALID, CHECKSUM_MISMATCH,
         VALUE_TOO_LARGE.
         """

@@ -43,6 +43,7 @@ def server_options(settings: Settings) -> ServerOptions:
         max_pending_calls=settings.max_pending_calls,
         body_bytes=settings.max_body_bytes,
         staging_bytes=settings.max_staging_bytes,
+        upload_silence=settings.max_upload_silence,
         max_streams=settings.max_streams,
         max_connection_age=settings.max_connection_age,
         connection_grace=settings.connection_grace,

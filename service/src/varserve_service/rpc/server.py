@@ -76,6 +76,8 @@ class ServerOptions:
     chunk_bytes: int = 2**20
     body_bytes: int = 8 * 2**30
     staging_bytes: int = 16 * 2**30
+    upload_silence: float = 60.0
+    """Seconds that a streaming request may leave the service without a message."""
     batching: Mapping[tuple[str, str], BatchOptions] = field(default_factory=dict)
     """By model and function, which must be fit for it: `batching.unfit`."""
     limits: Mapping[str, Limit] = field(default_factory=dict)
@@ -286,6 +288,7 @@ class Server:
                 body_bytes=self._options.body_bytes,
             ),
             self._small_reads,
+            self._options.upload_silence,
         )
         calls = {
             "ListModels": service.list_models,

@@ -6,8 +6,9 @@ Knows the contract's frames and tensors, and the core's values and buffers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,38 @@ def total_bytes(claimed: Sequence[ClaimedTensor], limit: int) -> int:
             limit=limit,
         )
     return total
+
+
+@asynccontextmanager
+async def not_silent(seconds: float) -> AsyncIterator[Callable[[], None]]:
+    """Give up a stream whose client sends nothing for so long; at most an eighth more.
+
+    What it gives is to be called for each message. Raises StateError DEADLINE_EXCEEDED.
+    """
+    loop = asyncio.get_running_loop()
+    slack = seconds / 8
+    put_off = loop.time()
+
+    def heard() -> None:
+        nonlocal put_off
+        now = loop.time()
+        # Not for each chunk of a body: there are thousands a second.
+        if now - put_off >= slack:
+            bound.reschedule(now + seconds + slack)
+            put_off = now
+
+    try:
+        async with asyncio.timeout(seconds + slack) as bound:
+            yield heard
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        raise StateError(
+            Reason.DEADLINE_EXCEEDED,
+            f"nothing came for {seconds:g} seconds, though the request was not at its end; "
+            "nothing was changed; send it again as a whole",
+            seconds=f"{seconds:g}",
+        ) from None
 
 
 class Upload:

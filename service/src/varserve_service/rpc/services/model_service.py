@@ -27,7 +27,13 @@ from varserve_service.rpc.entry.observing import note, note_header
 from varserve_service.rpc.guard.auditing import witness_of
 from varserve_service.rpc.guard.guard import Sight, shown, sight_of
 from varserve_service.rpc.messages import summary_messages, translate
-from varserve_service.rpc.messages.bodies import ClaimedTensor, Download, Upload, total_bytes
+from varserve_service.rpc.messages.bodies import (
+    ClaimedTensor,
+    Download,
+    Upload,
+    not_silent,
+    total_bytes,
+)
 from varserve_service.rpc.serving.batching import Ran
 from varserve_service.rpc.serving.calls import Context, deadline_of, fingerprint
 from varserve_service.rpc.serving.served import Serving
@@ -59,6 +65,7 @@ class ModelService:
         admission: Admission,
         limits: pb.TransferLimits,
         small_reads: SmallReads,
+        upload_silence: float,
     ) -> None:
         self._models = models
         self._serving = serving
@@ -67,6 +74,7 @@ class ModelService:
         self._admission = admission
         self._limits = limits
         self._small_reads = small_reads
+        self._upload_silence = upload_silence
         self._max_unary_bytes = limits.message_bytes - _ENVELOPE_BYTES
 
     # Unary calls.
@@ -303,7 +311,7 @@ class ModelService:
     ) -> pb.AssignVariablesResponse:
         """AssignVariables."""
         messages = aiter(requests)
-        manifest = await _manifest(messages, frames.assign_variables_request)
+        manifest = await self._manifest(messages, frames.assign_variables_request)
         if not manifest.entries:
             raise translate.malformed("entries: expected at least one, found none")
         translate.check_request_id(manifest.request_id)
@@ -352,7 +360,7 @@ class ModelService:
     async def stream_run_function(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """StreamRunFunction."""
         messages = aiter(requests)
-        manifest = await _manifest(messages, frames.stream_run_function_request)
+        manifest = await self._manifest(messages, frames.stream_run_function_request)
         names = [tensor.name for tensor in manifest.inputs]
         if len(set(names)) != len(names):
             raise translate.malformed("inputs: expected each name once, found one twice")
@@ -411,6 +419,16 @@ class ModelService:
         with self._serving.use(name) as served:
             return await served.run(work, deadline_of(context))
 
+    async def _manifest(self, messages: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> Any:
+        """The manifest that must open a stream."""
+        async with not_silent(self._upload_silence):
+            async for data in messages:
+                message = read(data)
+                if not isinstance(message, frames.ChunkFrame) and message.HasField("manifest"):
+                    return message.manifest
+                raise translate.malformed("expected a manifest first, found another message")
+        raise translate.malformed("expected a manifest first, found the end of the stream")
+
     async def _receive(
         self,
         context: Context,
@@ -422,12 +440,14 @@ class ModelService:
         with memory.reserve(sum(claim.nbytes for claim in claimed), "the body") as promised:
             upload = Upload(claimed, self._limits.chunk_bytes)
             await context.send_initial_metadata(((frames.ACCEPTED_KEY, "1"),))
-            async for data in messages:
-                message = read(data)
-                if not isinstance(message, frames.ChunkFrame):
-                    raise translate.malformed("expected a chunk, found another message")
-                upload.take(message)
-                promised.used(len(message.data))
+            async with not_silent(self._upload_silence) as heard:
+                async for data in messages:
+                    heard()
+                    message = read(data)
+                    if not isinstance(message, frames.ChunkFrame):
+                        raise translate.malformed("expected a chunk, found another message")
+                    upload.take(message)
+                    promised.used(len(message.data))
             return upload
 
     def _admit_unary(
@@ -490,13 +510,3 @@ def _read(
         return live.read(reads, epoch=epoch, **options)
     options.pop("if_newer_than", None)
     return live.timeline.read(reads, at, epoch=epoch, **options)
-
-
-async def _manifest(messages: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> Any:
-    """The manifest that must open a stream."""
-    async for data in messages:
-        message = read(data)
-        if not isinstance(message, frames.ChunkFrame) and message.HasField("manifest"):
-            return message.manifest
-        raise translate.malformed("expected a manifest first, found another message")
-    raise translate.malformed("expected a manifest first, found the end of the stream")
