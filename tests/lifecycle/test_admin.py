@@ -422,6 +422,29 @@ def test_a_failed_version_that_is_taken_out_of_the_repository_is_forgotten(
         assert found.version("m") == 1
 
 
+def test_who_unloads_a_failed_version_by_its_label_is_told_how_it_goes(tmp_path: Path) -> None:
+    """It has none; what is served stays, and unloading all of the model takes both."""
+    with administered(tmp_path) as found:
+        saved_model(found.repository / "m" / "1")
+        saved_model(found.repository / "m" / "2", b"bad")
+        found.admin.load_model("m", 1)
+        with pytest.raises(varserve.ModelNotFound, match=r"one of: 'stable' of version 1$"):
+            found.admin.unload_model("m", label="canary")
+        with pytest.raises(varserve.ModelLoadFailed):
+            found.admin.load_model("m", 2, label="canary")
+        with pytest.raises(varserve.ModelNotFound) as caught:
+            found.admin.unload_model("m", label="canary")
+        assert str(caught.value) == (
+            "model 'm' has no label 'canary'; expected one of: 'stable' of version 1. No label "
+            "means a version that is failed (2): it leaves the list with its files, when it is "
+            "loaded after all, or with all of the model, when that is unloaded without a label"
+        )
+        assert found.states() == {("m", 1): "ready", ("m", 2): "failed"}
+        assert found.version("m") == 1
+        assert [each.version for each in found.admin.unload_model("m")] == [1, 2]
+        assert found.states() == {}
+
+
 def test_a_pinned_model_is_not_replaced(tmp_path: Path) -> None:
     """A model whose stable version is fixed stays with it, whatever comes."""
     with administered(tmp_path) as found:

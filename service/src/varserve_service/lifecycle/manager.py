@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,7 +28,7 @@ from varserve_service.core.errors import (
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import MemoryBudget
 from varserve_service.core.messages import Header
-from varserve_service.core.models import LABEL_PATTERN, STABLE, Models, bare_name
+from varserve_service.core.models import LABEL_PATTERN, STABLE, Models, Status, bare_name
 from varserve_service.core.ports import ModelState
 from varserve_service.repository import ModelSource, Repository, RepositoryError, look
 
@@ -138,10 +138,13 @@ class Lifecycle:
         with self._turn(name, deadline):
             known = self._models.versions(name)
             labels = self._models.labels(name)
-            if not known or (label is not None and label not in labels):
-                wanted = name if label is None else f"{name}@{label}"
+            if not known:
                 raise StateError(
-                    Reason.MODEL_NOT_FOUND, f"no model {wanted[:200]!r} is loaded", model=name[:200]
+                    Reason.MODEL_NOT_FOUND, f"no model {name[:200]!r} is loaded", model=name[:200]
+                )
+            if label is not None and label not in labels:
+                raise StateError(
+                    Reason.MODEL_NOT_FOUND, _no_label(name, label, labels, known), model=name
                 )
             ended = self._front.withdraw(name, label)
             headers = [live.header for live in ended]
@@ -430,6 +433,20 @@ class Lifecycle:
 
 def _remaining(deadline: float | None) -> float:
     return -1 if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _no_label(name: str, label: str, labels: Mapping[str, int], known: Sequence[Status]) -> str:
+    """For an operator, who may mean a version that could not be loaded: that has no label."""
+    expected = ", ".join(f"{each!r} of version {labels[each]}" for each in sorted(labels))
+    message = f"model {name!r} has no label {label[:64]!r}; expected one of: {expected or '(none)'}"
+    failed = [str(each.version) for each in known if each.state is ModelState.FAILED]
+    if not failed:
+        return message
+    return (
+        f"{message}. No label means a version that is failed ({', '.join(failed)}): it leaves the "
+        "list with its files, when it is loaded after all, or with all of the model, when that is "
+        "unloaded without a label"
+    )
 
 
 def _too_late(why: str) -> StateError:
