@@ -205,8 +205,9 @@ def test_a_service_that_is_named_is_the_one_that_is_administered(
     invoke("--server", found.address, *unload)
 
 
-def test_tls_tokens_and_rights(tmp_path: Path) -> None:
-    """The admin port is reached as the other is: TLS, a token, and a policy that allows `admin`."""
+def test_tls_tokens_and_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The admin port is reached as the other is: TLS, a token, and a policy that allows `admin`. A
+    context's token is for the admin port that the context names."""
     place = Place(tmp_path)
     policy = read_policy(POLICY)
     access = Access(place.watched(mutual=False), Bearer(), policy=lambda: policy)
@@ -223,6 +224,14 @@ def test_tls_tokens_and_rights(tmp_path: Path) -> None:
         assert "PERMISSION_DENIED" in invoke(*mine, *load, code=5).stderr
         token.write_text("admin\n")
         invoke(*mine, *load)
+        config = tmp_path / "config.toml"
+        monkeypatch.setenv("VARSERVE_CONFIG", str(config))
+        context = f'[contexts.mine]\nserver = "{found.address}"\ntoken_file = "token"\n'
+        config.write_text(context)
+        assert "were not sent" in invoke("-c", "mine", *here, *tls, *load, code=5).stderr
+        config.write_text(f'{context}admin_server = "{found.admin_address}"\n')
+        invoke("-c", "mine", *tls, *load)
+        invoke("-c", "mine", *here, *tls, *load)
         assert found.states() == {("m", 1): "ready"}
         assert document(invoke(*mine, "admin", "versions", "--json"))["versions"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,69 @@ def test_mutual_tls_from_a_context(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     invoke("-c", "mine", "--no-tls", "models", code=2)
 
 
+def test_credentials_of_a_context_are_for_its_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A context's token is not sent to a server that is named instead of its own; one that is given
+    beside it is. TLS stays."""
+    place = Place(tmp_path)
+    heard: list[str] = []
+    access = Access(place.watched(mutual=False), Listening(heard))
+    (tmp_path / "token").write_text("reader")
+    config = tmp_path / "config.toml"
+    monkeypatch.setenv("VARSERVE_CONFIG", str(config))
+    with serve_here(alpha(), access=access) as address:
+        tls = f'ca = "{place.server.ca}"\nserver_name = "{HOST}"\ntoken_file = "token"\n'
+        config.write_text(
+            f'current = "other"\n[contexts.other]\nserver = "other.example.org:1"\n{tls}'
+            f'[contexts.own]\nserver = "{address}"\n{tls}[contexts.any]\n{tls}'
+        )
+        for own in ("own", "any"):
+            invoke("-c", own, "-s", address, "models")
+        invoke("-c", "own", "models")
+        assert heard == ["reader"] * 3
+        heard.clear()
+        told = invoke("-s", address, "models", code=5).stderr
+        assert "context's credentials are for other.example.org:1, and were not sent" in told
+        failed = json.loads(invoke("-s", address, "models", "--json", code=5).stderr)["error"]
+        assert "were not sent" in failed["message"]
+        with monkeypatch.context() as environment:
+            environment.setenv("VARSERVE_SERVER", address)
+            invoke("models", code=5)
+        assert heard == []
+        (tmp_path / "mine").write_text("boss")
+        invoke("-s", address, "--token-file", str(tmp_path / "mine"), "models")
+        monkeypatch.setenv("VARSERVE_TOKEN", "reader")
+        invoke("-s", address, "models")
+        assert heard == ["boss", "reader"]
+
+
+def test_a_certificate_of_a_context_is_for_its_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is with a certificate, which another server would see who calls by; it is not asked in
+    plaintext either."""
+    place = Place(tmp_path)
+    place.caller("me", place.authority.issue_cert("me.example.org"))
+    config = tmp_path / "config.toml"
+    monkeypatch.setenv("VARSERVE_CONFIG", str(config))
+    mine = 'cert = "me/cert.pem"\nkey = "me/key.pem"\n'
+    tls = f'ca = "me/ca.pem"\nserver_name = "{HOST}"\n'
+    with serving(place.watched(mutual=True), mutual=True) as address:
+        config.write_text(
+            f'[contexts.own]\nserver = "{address}"\n{mine}{tls}'
+            f'[contexts.other]\nserver = "other.example.org:1"\n{mine}{tls}'
+        )
+        invoke("-c", "own", "-s", address, "models")
+        other = ("-c", "other", "-s", address, "--timeout", "5")
+        assert "were not sent" in invoke(*other, "models", code=6).stderr
+        files = ("--cert", str(tmp_path / "me/cert.pem"), "--key", str(tmp_path / "me/key.pem"))
+        invoke(*other, *files, "models")
+    with serve_here(alpha()) as address:
+        config.write_text(f'[contexts.other]\nserver = "other.example.org:1"\n{mine}')
+        invoke("-c", "other", "-s", address, "--timeout", "1", "models", code=6)
+
+
 class Bearer:
     """Takes a token for the caller's name."""
 
@@ -43,6 +107,18 @@ class Bearer:
         if not found:
             raise StateError(Reason.UNAUTHENTICATED, "found no token")
         return str(found).removeprefix("Bearer ")
+
+
+class Listening(Bearer):
+    """Tells which tokens it was sent."""
+
+    def __init__(self, heard: list[str]) -> None:
+        self._heard = heard
+
+    async def subject(self, context: Context) -> str:
+        found = await super().subject(context)
+        self._heard.append(found)
+        return found
 
 
 def test_what_a_caller_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,12 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except errors.VarserveError as error:
             session = ctx.find_object(Session)
-            raise Failed(error, as_json=session is not None and session.as_json) from error
+            if session is None:
+                raise Failed(error, as_json=False) from error
+            # Without a certificate nobody may answer.
+            denied = isinstance(error, (errors.AccessDenied, errors.Unavailable))
+            why = session.withheld if denied else ""
+            raise Failed(error, as_json=session.as_json, why=why) from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
@@ -129,7 +134,7 @@ def session_of(ctx: click.Context) -> Session:
         typed = ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE
         (flags if typed else environment)[key] = ctx.params.get(key)
     given = Settings(**flags).over(Settings(**environment))
-    return Session(lambda: given.over(read_context(config_path(), ctx.params.get("context"))))
+    return Session(given, lambda: read_context(config_path(), ctx.params.get("context")))
 
 
 for _room in (look, change, follow, transfer, compare, admin, shell):

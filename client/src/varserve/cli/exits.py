@@ -59,10 +59,13 @@ def code_of(error: errors.VarserveError) -> int:
 
 
 class Failed(click.ClickException):
-    """A command came to nothing because of an error of the client or service."""
+    """A command came to nothing because of an error of the client or service.
 
-    def __init__(self, error: errors.VarserveError, *, as_json: bool) -> None:
-        super().__init__(error.message)
+    why: what the command line knows of it besides.
+    """
+
+    def __init__(self, error: errors.VarserveError, *, as_json: bool, why: str = "") -> None:
+        super().__init__(f"{error.message}; {why}" if why else error.message)
         self.error = error
         self.as_json = as_json
         self.exit_code = code_of(error)  # type: ignore[misc]
@@ -73,13 +76,13 @@ class Failed(click.ClickException):
             told = {
                 "error": {
                     "reason": self.error.reason,
-                    "message": self.error.message,
+                    "message": self.message,
                     "metadata": self.error.metadata,
                 }
             }
             click.echo(json.dumps(told), err=True)
             return
-        click.echo(f"varserve: {plain(self.error.message)} ({self.error.reason})", err=True)
+        click.echo(f"varserve: {plain(self.message)} ({self.error.reason})", err=True)
 
 
 class Unusable(click.UsageError):

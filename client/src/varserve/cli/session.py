@@ -1,6 +1,7 @@
 """Where the service is and how it is reached: from flags, the environment and a file of contexts.
 
-A flag goes before the environment, and both before the context that is chosen in the file.
+A flag goes before the environment, and both before the context that is chosen in the file. What a
+context says of who calls is for the servers that it names, and for no other.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ class Settings:
             found |= {"token": self.token, "token_file": self.token_file}
         return Settings(**found)
 
+    @property
+    def has_credentials(self) -> bool:
+        """They say who calls."""
+        return bool(self.token or self.token_file or self.cert)
+
+    def without_credentials(self) -> Settings:
+        """The same, without who calls. TLS stays, also where a certificate alone meant it."""
+        tls = True if self.tls is None and self.cert else self.tls
+        return replace(self, cert=None, key=None, tls=tls, token_file=None, token=None)
+
 
 IN_FILE = [each.name for each in fields(Settings) if each.name != "token"]
 
@@ -118,11 +129,17 @@ def _check_keys(path: Path, where: str, content: Mapping[str, Any], known: list[
 
 @dataclass(slots=True)
 class Session:
-    """What one run of the command line is about. Connects when a command first needs it."""
+    """What one run of the command line is about. Connects when a command first needs it.
 
-    settings: Callable[[], Settings]
+    given: by flags and the environment. context: reads the one that is chosen.
+    """
+
+    given: Settings
+    context: Callable[[], Settings]
     as_json: bool = False
     timeout: float | None = None
+    withheld: str = ""
+    """Why a server was not told who calls, though the context says it."""
     _client: clients.Client | None = field(default=None, init=False)
     _admin: AdminClient | None = field(default=None, init=False)
 
@@ -130,7 +147,7 @@ class Session:
     def client(self) -> clients.Client:
         """The client."""
         if self._client is None:
-            settings = self.settings()
+            settings = self._settings("server")
             self.timeout = settings.timeout
             server = settings.server or DEFAULT_SERVER
             self._client = clients.connect(server, **_options(settings))
@@ -140,7 +157,7 @@ class Session:
     def admin(self) -> AdminClient:
         """The operator's client. Raises Unusable where only the address of the service is set."""
         if self._admin is None:
-            settings = self.settings()
+            settings = self._settings("admin_server")
             if settings.server and not settings.admin_server:
                 # Never another service's by default.
                 raise Unusable(
@@ -154,6 +171,21 @@ class Session:
     def model(self, name: str) -> Model:
         """A model by name."""
         return self.client.model(name)
+
+    def _settings(self, address: str) -> Settings:
+        """How the server at an address, `server` or `admin_server`, is reached."""
+        context = self.context()
+        target = getattr(self.given, address)
+        own = [each for each in (context.server, context.admin_server) if each]
+        # A context that names no server is for whichever is named beside it.
+        if not target or not own or target in own:
+            return self.given.over(context)
+        settings = self.given.over(context.without_credentials())
+        if context.has_credentials and not settings.has_credentials:
+            self.withheld = (
+                f"the context's credentials are for {' and '.join(own)}, and were not sent"
+            )
+        return settings
 
     def close(self) -> None:
         """Hang up."""
