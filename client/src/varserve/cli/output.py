@@ -10,14 +10,14 @@ import base64
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import click
 import numpy as np
-from rich import box
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from varserve import tensors
@@ -26,10 +26,14 @@ from varserve.tensors import Array
 
 # A pipe has no width: nothing is cut off or wrapped for it.
 _WIDE = 10_000
+# Of a column: some characters take two cells.
+_NARROWEST = 2
 
 
 def plain(text: str) -> str:
     """The text without anything that a terminal would obey, direction marks included."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else _number(char) for char in text)
 
 
@@ -45,23 +49,63 @@ def console(*, errors: bool = False) -> Console:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """A table; a column whose name begins with `>` is set to the right."""
+    """A table; a column whose name begins with `>` is set to the right.
+
+    Thousands of rows take no time: rich's own tables need a millisecond for each.
+    """
     if title:
         line(title)
-    found = Table(
-        box=box.SIMPLE_HEAD if sys.stdout.isatty() else None,
-        pad_edge=False,
-        show_header=any(columns),
-    )
-    for column in columns:
-        right = column.startswith(">")
-        found.add_column(
-            column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
-        )
+    cells = [[plain(str(cell)) for cell in row] for row in rows]
+    if not cells:
+        return
+    names = [column.removeprefix(">") for column in columns]
+    to_right = [column.startswith(">") for column in columns]
+    widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
+    if not sys.stdout.isatty():
+        gap = "  "
+        shown = [names, *cells] if any(columns) else cells
+        click.echo("\n".join(_lines(shown, widths, to_right, gap)))
+        return
+    screen = console()
+    gap = "   "
+    _squeeze(widths, screen.width - len(gap) * (len(widths) - 1))
+    screen.line()
+    if any(columns):
+        for head in _lines([names], widths, to_right, gap):
+            screen.print(Text(head, "bold"), soft_wrap=True)
+        click.echo("─" * (sum(widths) + len(gap) * (len(widths) - 1)))
+    click.echo("\n".join(_lines(cells, widths, to_right, gap)) + "\n")
+
+
+def _squeeze(widths: list[int], room: int) -> None:
+    """Takes from the widest columns what does not fit beside the others."""
+    while sum(widths) > room and max(widths) > _NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+
+
+def _lines(
+    rows: Iterable[Sequence[str]], widths: Sequence[int], to_right: Sequence[bool], gap: str
+) -> Iterator[str]:
     for row in rows:
-        found.add_row(*(Text(plain(str(cell))) for cell in row))
-    if found.row_count:
-        console().print(found)
+        columns = [_folded(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for cells in zip_longest(*columns, fillvalue=""):
+            padded = []
+            for cell, width, right in zip(cells, widths, to_right, strict=True):
+                room = " " * (width - cell_len(cell))
+                padded.append(room + cell if right else cell + room)
+            yield gap.join(padded).rstrip()
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """The text as lines that are no wider, between words where there are some."""
+    lines = []
+    while cell_len(text) > width:
+        head = chop_cells(text, width)[0]
+        whole = text[len(head)] == " "
+        end = len(head) if whole else head.rfind(" ") + 1 or len(head)
+        lines.append(head[:end].rstrip())
+        text = text[end:].lstrip()
+    return [*lines, text]
 
 
 def line(text: str) -> None:
