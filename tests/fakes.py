@@ -67,6 +67,14 @@ class FakeValue:
         return counted(self.array.reshape(-1)[start:stop], edges)
 
 
+class FakePart(FakeValue):
+    """A region that holds the whole that it was cut from."""
+
+    def __init__(self, array: Array, whole: Array) -> None:
+        super().__init__(array)
+        self.whole = whole
+
+
 def index_of(region: Region) -> Any:
     return region.indices if isinstance(region, Rows) else region.index()
 
@@ -103,7 +111,11 @@ class FakeVariable:
         assert self.array is not None
         if region is None:
             return FakeValue(self.array.copy() if self.writes_in_place else self.array)
-        return FakeValue(self.array[index_of(region)].copy())
+        part = self.array[index_of(region)].copy()
+        return FakeValue(part) if self.writes_in_place else FakePart(part, self.array)
+
+    def part(self, whole: Value, region: Region) -> Value:
+        return FakeValue(whole.numpy()[index_of(region)].copy())
 
     def cast(self, value: Value, dtype: str) -> Value:
         with np.errstate(over="ignore"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from tests.core.test_live_model import ADD, SET, array, refusal, two, value_of, writing_function
-from tests.fakes import FakeModel, FakeVariable
+from tests.fakes import FakeModel, FakePart, FakeVariable
 from varserve_service.core.answers import WriteRequest
+from varserve_service.core.assignment import Assignment
 from varserve_service.core.changes import Write
 from varserve_service.core.commits import CommitKind, Origin
 from varserve_service.core.errors import Reason
@@ -42,6 +44,44 @@ def written_often(in_place: bool) -> tuple[LiveModel, list[list[float]]]:
         live.assign([Write("a", operation, value, region)])
         states.append(value_of(live, "a").tolist())
     return live, states
+
+
+@IN_PLACE
+def test_what_is_kept_of_a_region_does_not_hold_the_whole(in_place: bool) -> None:
+    """What it replaced, in a write, a revert and a lease's end, and what was read back of it."""
+    live, *_ = two(in_place)
+    kept: list[Any] = []
+    for operation in (SET, ADD):
+        for region in (ROWS[1], Slices((Slice(0, 1),))):
+            write = Write("a", operation, array(7), region)
+            answer = live.assign([write], read_back=Read("a", region), lease_seconds=600)
+            kept += [*answer.values.values()]
+    live.revoke_lease(4)
+    live.revert(4)
+    commits = live.timeline.commits(100).commits
+    kept += [each.previous for commit in commits for each in commit.changed]
+    assert (len(commits), len(kept)) == (6, 10)
+    assert [each for each in kept if isinstance(each, FakePart)] == []
+
+
+@IN_PLACE
+def test_a_change_that_was_overtaken_tells_what_it_replaced(in_place: bool) -> None:
+    """Not what was there when it was worked out."""
+    live, *_ = two(in_place)
+    worked_out = Assignment.work_out
+    overtaking = [Write("a", SET, array(5), ROWS[1])]
+
+    def overtaken(self: Assignment, *arguments: Any) -> None:
+        worked_out(self, *arguments)
+        if overtaking:
+            live.assign([overtaking.pop()])
+
+    with mock.patch.object(Assignment, "work_out", overtaken):
+        live.assign([Write("a", ADD, array(1), ROWS[1])])
+    (last, _) = live.timeline.commits(2).commits
+    assert last.changed[0].previous is not None
+    assert last.changed[0].previous.numpy().tolist() == [5]
+    assert last.changed[0].value.numpy().tolist() == [6]
 
 
 @IN_PLACE

@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 
 from tests.saved_models import DTYPES
-from varserve_service.core.buffers import aligned_empty
+from varserve_service.core.buffers import ALIGNMENT, aligned_empty
 from varserve_service.core.casts import FLOATS
+from varserve_service.core.changes import Write
 from varserve_service.core.errors import OutOfMemory
+from varserve_service.core.live_model import LiveModel
+from varserve_service.core.messages import Read
 from varserve_service.core.ports import LoadedModel, Operation
 from varserve_service.core.regions import Region, Rows, Slice, Slices
+from varserve_service.savedmodel.values import RegionValue
 
 from .looking import run, variable
 
@@ -279,6 +283,49 @@ def test_in_place_regions(load: Load, region: Region) -> None:
     np.testing.assert_array_equal(table.read().numpy(), after)
     np.testing.assert_array_equal(whole.numpy(), before)
     np.testing.assert_array_equal(part.numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("region", REGIONS, ids=str)
+def test_parts_have_memory_of_their_own(shared: LoadedModel, dtype: str, region: Region) -> None:
+    """A region that is kept, in the history say, does not keep the whole that it is cut from."""
+    v = variable(shared, f"v_{dtype}")
+    whole = v.read()
+    part = v.part(whole, region)
+    assert (part.dtype, part.numpy().flags.writeable) == (dtype, False)
+    np.testing.assert_array_equal(part.numpy(), values(dtype)[index(region)])
+    assert not isinstance(part, RegionValue)
+    assert not np.shares_memory(part.numpy(), whole.numpy())
+
+
+@pytest.mark.parametrize("region", REGIONS_OF_TABLE, ids=str)
+def test_regions_of_an_embedding_are_no_more_than_themselves(load: Load, region: Region) -> None:
+    """Not the rows that they touch, as soon as they have been read."""
+    part = variable(load("embedding"), "table").read(region)
+    assert not isinstance(part, RegionValue)
+    memory = part.numpy().base
+    assert not isinstance(memory, np.ndarray) or memory.nbytes <= part.nbytes + ALIGNMENT
+
+
+def test_the_history_of_regions_does_not_keep_the_wholes(load: Load) -> None:
+    """Nor do the answers for those who ask again: they keep no more than they count."""
+    model = load("large_64")
+    live = LiveModel(model)
+    row = Rows(np.array([3], np.int64))
+    before = [variable(model, "big").read().numpy()]
+    answers = []
+    for number in range(3):
+        value = np.full((1, 262_144), number, np.float32)
+        answer = live.assign([Write("big", Operation.SET, value, row)], read_back=Read("big", row))
+        answers += answer.values.values()
+        before.append(variable(model, "big").read().numpy())
+    commits = live.timeline.commits(3).commits
+    kept = [each.previous for commit in commits for each in commit.changed] + answers
+    assert [part.numpy()[0, 0] for part in kept if part is not None] == [1, 0, 1, 0, 1, 2]
+    for part in kept:
+        assert part is not None
+        assert not isinstance(part, RegionValue)
+        assert not any(np.shares_memory(part.numpy(), whole) for whole in before)
 
 
 def test_in_place_writes_are_seen_by_functions(load: Load) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from .errors import Reason, StateError
 from .overloads import dtype_name, fits, shape_text
 from .ports import Operation, Value, Variable
-from .regions import Region, Rows, index_of, region_shape
+from .regions import Region, Rows, region_shape
 
 _NOT_ADDABLE = ("bool", "string")
 
@@ -52,13 +52,15 @@ class StagedWrite:
 class Change:
     """The value that a region of a variable, or all of it, will have.
 
-    `whole` is the whole value with the region in it, where the variable is written as a whole.
+    `whole` is the whole value with the region in it, where the variable is written as a whole, and
+    `replaced` what the region held: in memory of its own, since the history keeps it.
     """
 
     variable: Variable
     region: Region | None
     value: Value
     whole: Value | None = None
+    replaced: Value | None = None
 
     def preimage(self) -> Value | None:
         """What `undo` needs; None for a variable without a value."""
@@ -68,9 +70,7 @@ class Change:
 
     def previous(self, preimage: Value | None) -> Value | None:
         """What the region holds before the change; None for a variable without a value."""
-        if preimage is None or self.whole is None:
-            return preimage
-        return self.variable.read(self.region)
+        return preimage if self.whole is None else self.replaced
 
     def apply(self) -> None:
         """Make it so."""
@@ -239,10 +239,9 @@ def capture(writes: Sequence[StagedWrite]) -> Base:
         check_shape(variable, first.operation, first.region, first.operand.shape, variable.shape())
     if len(writes) > 1:
         return Base(None, variable.read())
-    added = first.operation is not Operation.SET
-    present = variable.read(first.region) if added else None
-    overlaid = first.region is not None and not variable.writes_in_place
-    return Base(present, variable.read() if overlaid else None)
+    if first.region is not None and not variable.writes_in_place:
+        return Base(None, variable.read())
+    return Base(None if first.operation is Operation.SET else variable.read(first.region), None)
 
 
 def work_out(writes: Sequence[StagedWrite], base: Base) -> Change:
@@ -255,11 +254,15 @@ def work_out(writes: Sequence[StagedWrite], base: Base) -> Change:
         return _work_out_many(writes, base.whole)
     (write,) = writes
     variable, value = write.variable, write.operand
-    if base.part is not None:
-        value = variable.combine(write.operation, base.part, value)
     if base.whole is None or write.region is None:
+        if base.part is not None:
+            value = variable.combine(write.operation, base.part, value)
         return Change(variable, write.region, value)
-    return Change(variable, write.region, value, variable.overlay(base.whole, value, write.region))
+    replaced = variable.part(base.whole, write.region)
+    if write.operation is not Operation.SET:
+        value = variable.combine(write.operation, replaced, value)
+    overlaid = variable.overlay(base.whole, value, write.region)
+    return Change(variable, write.region, value, overlaid, replaced)
 
 
 def _work_out_many(writes: Sequence[StagedWrite], whole: Value | None) -> Change:
@@ -274,20 +277,12 @@ def _work_out_many(writes: Sequence[StagedWrite], whole: Value | None) -> Change
         check_shape(variable, write.operation, write.region, write.operand.shape, whole.shape)
         value = write.operand
         if write.operation is not Operation.SET:
-            value = variable.combine(
-                write.operation, part(variable, whole, write.region), write.operand
-            )
+            present = whole if write.region is None else variable.part(whole, write.region)
+            value = variable.combine(write.operation, present, write.operand)
         whole = value if write.region is None else variable.overlay(whole, value, write.region)
     if whole is None:
         raise uninitialized(variable)
     return Change(variable, None, whole)
-
-
-def part(variable: Variable, whole: Value, region: Region | None) -> Value:
-    """A region of a whole value; the whole itself when there is none."""
-    if region is None:
-        return whole
-    return variable.stage(np.ascontiguousarray(whole.numpy()[index_of(region)]))
 
 
 def check_initialized(variables: Iterable[Variable]) -> None:

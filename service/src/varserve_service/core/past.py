@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .changes import Change, part, uninitialized
+from .changes import Change, uninitialized
 from .commits import Changed
 from .ports import Value, Variable
 from .regions import Region, Rows, index_of
@@ -38,7 +38,8 @@ class Past:
 
     def value(self, region: Region | None = None) -> Value:
         """The value, or a region that fits it. Raises OutOfMemory."""
-        return part(self.variable, self._whole(), region)
+        whole = self._whole()
+        return whole if region is None else self.variable.part(whole, region)
 
     def _whole(self) -> Value:
         if not self.laid:
@@ -112,8 +113,9 @@ def restored(variable: Variable, changed: Changed) -> Change:
     assert changed.previous is not None
     if changed.region is None or variable.writes_in_place:
         return Change(variable, changed.region, changed.previous)
-    whole = variable.overlay(variable.read(), changed.previous, changed.region)
-    return Change(variable, changed.region, changed.previous, whole)
+    present, region = variable.read(), changed.region
+    whole = variable.overlay(present, changed.previous, region)
+    return Change(variable, region, changed.previous, whole, variable.part(present, region))
 
 
 def _merged(variable: Variable, later: Sequence[Changed]) -> Change:

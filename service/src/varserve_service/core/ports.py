@@ -180,7 +180,15 @@ class Variable(Protocol):
     def read(self, region: Region | None = None) -> Value:
         """The present value, or a region that fits it. Work that can wait is left to the Value.
 
-        The variable is initialized.
+        The variable is initialized. What keeps a region for long asks `part` for it: until it is
+        worked out, and after that too, a region may hold the whole that it was cut from.
+        """
+        ...
+
+    def part(self, whole: Value, region: Region) -> Value:
+        """A region of a whole value of this variable, in memory of its own.
+
+        Needs no lock. Raises OutOfMemory.
         """
         ...
 

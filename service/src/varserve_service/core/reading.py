@@ -46,16 +46,23 @@ class Reading:
         return Entry(variable.spec.name, self._revisions.of(variable.spec.path), value)
 
     def back(self, variable: Variable, read: Read, max_bytes: int | None) -> dict[str, Value]:
-        """The value after a write, by its name. Raises StateError MESSAGE_TOO_LARGE as well."""
+        """The value after a write, by its name. Raises StateError MESSAGE_TOO_LARGE as well.
+
+        It is kept with the answer: a region is in memory of its own.
+        """
         self.check(variable, read)
         entry = self.entry(variable, read)
-        assert entry.value is not None
-        nbytes = sent_bytes(entry.value)
+        value, name = entry.value, entry.variable
+        assert value is not None
+        nbytes = sent_bytes(value)
         if max_bytes is not None and nbytes > max_bytes:
             raise StateError(
                 Reason.MESSAGE_TOO_LARGE,
-                f"variable {entry.variable!r}: the value to read back takes {nbytes} "
+                f"variable {name!r}: the value to read back takes {nbytes} "
                 f"bytes; expected at most {max_bytes} in one message",
                 nbytes=nbytes,
             )
-        return {entry.variable: entry.value}
+        if read.region is not None and not variable.writes_in_place:
+            own = variable.part(variable.read(), read.region)
+            value = sent_as(variable, own, read.dtype)
+        return {name: value}

@@ -237,8 +237,11 @@ class RegionValue:
             return self._part
 
 
-def cut(whole: tf.Tensor, region: Region) -> TensorValue | HostValue:
-    """The region of a tensor: on the host without a copy where it is contiguous."""
+def cut(whole: tf.Tensor, region: Region, *, own: bool = False) -> TensorValue | HostValue:
+    """The region of a tensor: on the host without a copy where it is contiguous.
+
+    `own`: in memory of its own, so that it does not keep the whole alive.
+    """
     if not is_host(whole.backing_device):
         try:
             with tf.device(whole.backing_device):
@@ -249,11 +252,18 @@ def cut(whole: tf.Tensor, region: Region) -> TensorValue | HostValue:
     if isinstance(region, Rows):
         part = np.take(array, region.indices, axis=0)
     else:
-        part = np.ascontiguousarray(array[region.index()]).reshape(
-            region_shape(region, array.shape, variable="")
-        )
+        view = array[(*region.index(), ...)]
+        part = (_copy(view) if own else np.ascontiguousarray(view)).reshape(view.shape)
     part.flags.writeable = False
     return HostValue(part)
+
+
+def _copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if array.dtype.hasobject:
+        return array.copy()
+    copy = aligned_empty(array.shape, array.dtype)
+    np.copyto(copy, array)
+    return copy
 
 
 def _cut_on_device(whole: tf.Tensor, region: Region) -> tf.Tensor:

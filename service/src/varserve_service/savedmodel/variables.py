@@ -11,7 +11,7 @@ import tensorflow as tf
 from varserve_service.core.buffers import aligned_empty
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports import Operation, Value, VariableSpec
-from varserve_service.core.regions import Region, Rows, Slice, Slices
+from varserve_service.core.regions import Region, Rows, Slice, Slices, region_shape
 
 from . import casts, device_reductions
 from .casts import CastValue
@@ -21,6 +21,7 @@ from .values import (
     RegionValue,
     TensorValue,
     as_tensor,
+    cut,
     host_array,
     slice_bounds,
     to_tensor,
@@ -90,7 +91,7 @@ class SavedVariable:
         return RegionValue(whole, region, variable=self._spec.name)
 
     def _read_in_place(self, region: Region) -> Value:
-        """Gather no more rows than the region touches; the rest of a slice is cut later."""
+        """Gather no more rows than the region touches, and keep no more of them than it has."""
         if isinstance(region, Rows):
             indices = tf.constant(region.indices, tf.int64)
             return TensorValue(self._access["gather"](self._handle, indices))
@@ -102,7 +103,16 @@ class SavedVariable:
             self._handle, tf.range(begin[0], end[0], strides[0], dtype=tf.int64)
         )
         inner = Slices((Slice(), *region.dimensions[1:]))
-        return RegionValue(rows, inner, variable=self._spec.name)
+        found = tuple(rows.shape.as_list())
+        if region_shape(inner, found, variable=self._spec.name) == found:
+            return TensorValue(rows)
+        return cut(rows, inner, own=True)
+
+    def part(self, whole: Value, region: Region) -> Value:
+        try:
+            return cut(as_tensor(whole, self._device), region, own=True)
+        except _OUT_OF_MEMORY as error:
+            raise self._out_of_memory() from error
 
     def cast(self, value: Value, dtype: str) -> Value:
         return CastValue(value, dtype, self._device)
