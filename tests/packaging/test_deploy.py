@@ -271,6 +271,28 @@ def test_the_policy_can_be_replaced(tmp_path: Path) -> None:
     assert "registry.example.org/varserve-service:1" in found
 
 
+def test_production_goes_on_gpus(tmp_path: Path) -> None:
+    """A kustomization of components, as the documentation has it, is production with a GPU."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (text,) = re.findall(r"^```yaml\n([^`]*components/gpu\n.*?)^```$", page, re.S | re.M)
+    (tmp_path / "varserve").symlink_to(ROOT)
+    own = tmp_path / "my-varserve"
+    own.mkdir()
+    (own / "kustomization.yaml").write_text(text)
+    found = subprocess.run(
+        ["kubectl", "kustomize", own], check=True, capture_output=True, text=True
+    ).stdout
+    (made,) = [each for each in yaml.safe_load_all(found) if each["kind"] == "StatefulSet"]
+    (only,) = made["spec"]["template"]["spec"]["containers"]
+    assert only["image"] == "registry.example.org/varserve-service:1-gpu"
+    assert only["resources"]["limits"] == {"nvidia.com/gpu": 1, "memory": "64Gi"}
+    assert only["env"] == container("overlays/production")["env"]
+    assert (
+        made["spec"]["volumeClaimTemplates"]
+        == (objects("overlays/production")["StatefulSet"]["spec"]["volumeClaimTemplates"])
+    )
+
+
 def test_prometheus_shows_a_certificate_where_it_must() -> None:
     """With mutual TLS metrics are collected over it, with a certificate that is made for that."""
     (endpoint,) = objects("overlays/production")["ServiceMonitor"]["spec"]["endpoints"]
