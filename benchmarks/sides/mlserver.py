@@ -35,5 +35,9 @@ def serve(ready: Ready) -> None:
         ModelSettings(name=READ, implementation=mlserver_runtimes.Read),
         ModelSettings(name=ADD, implementation=mlserver_runtimes.Add),
     ]
+
+    async def run() -> None:
+        await MLServer(settings).start(models)  # it wants a running loop where it is made
+
     ready(f"127.0.0.1:{port}")
-    asyncio.run(MLServer(settings).start(models))
+    asyncio.run(run())

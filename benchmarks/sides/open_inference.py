@@ -11,8 +11,6 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import numpy as np
-import tritonclient.grpc
-import tritonclient.grpc.aio
 
 START_SECONDS = 120
 
@@ -20,8 +18,16 @@ READ, ADD = "read", "add"
 """Models: `read` answers `value`, the state, to an input that says nothing; `add` x with `y`."""
 
 
+def _grpc() -> Any:
+    # Not with this module, which a server imports too: MLServer's own messages have the same names,
+    # and one process cannot have both.
+    import tritonclient.grpc
+
+    return tritonclient.grpc
+
+
 def _input(name: str, x: np.ndarray[Any, Any]) -> Any:
-    made = tritonclient.grpc.InferInput(name, list(x.shape), "FP32")
+    made = _grpc().InferInput(name, list(x.shape), "FP32")
     made.set_data_from_numpy(x)
     return made
 
@@ -31,7 +37,7 @@ class Client:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._client = tritonclient.grpc.InferenceServerClient(address)
+        self._client = _grpc().InferenceServerClient(address)
         end = time.monotonic() + START_SECONDS
         while not self._ready():
             if time.monotonic() > end:
@@ -41,7 +47,7 @@ class Client:
     def _ready(self) -> bool:
         try:
             return all(self._client.is_model_ready(name) for name in (READ, ADD))
-        except tritonclient.grpc.InferenceServerException:
+        except _grpc().InferenceServerException:
             return False
 
     @contextmanager
@@ -63,6 +69,8 @@ class Client:
 
     @asynccontextmanager
     async def call_aio(self) -> AsyncIterator[Callable[[], Any]]:
+        import tritonclient.grpc.aio
+
         x = np.ones(4, np.float32)
         async with tritonclient.grpc.aio.InferenceServerClient(self._address) as client:
 
