@@ -29,6 +29,8 @@ PEER_STATE = 64 * MIB
 """The state of the servings that have no variables: an array of this size."""
 SNAPSHOT = 1000
 """So many variables `small_N` of 16 by 16."""
+STEP = 200
+"""So many of them are written by `step`, as the weights of a model are in training."""
 
 BENCH, OTHER = "bench", "other"
 
@@ -93,6 +95,12 @@ def build(folder: str) -> None:
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
         def add(self, x: Any) -> Any:
             return {"y": x + self.bias}
+
+        @tf.function(input_signature=[])
+        def step(self) -> Any:
+            for variable in self.small[:STEP]:
+                variable.assign_add(tf.ones(variable.shape))
+            return {"bias": self.bias.read_value()}
 
     tf.saved_model.save(Model(SNAPSHOT), f"{folder}/{BENCH}")
     tf.saved_model.save(Model(0), f"{folder}/{OTHER}")

@@ -24,6 +24,7 @@ from varserve_service.core.ports import (
     Overload,
     TensorSpec,
     Value,
+    Variable,
     VariableSpec,
 )
 from varserve_service.core.reductions import Counted, Reduced, counted, reduced
@@ -207,6 +208,13 @@ class FakeModel:
 
     def device_memory(self) -> Room | None:
         return self.room
+
+    def read(self, variables: Sequence[Variable]) -> Sequence[Value]:
+        return [variable.read() for variable in variables]
+
+    def write(self, values: Sequence[tuple[Variable, Value]]) -> None:
+        for variable, value in values:
+            variable.write(value)
 
 
 class Gate:

@@ -295,6 +295,32 @@ def embedding(folder: Path) -> Path:
 
 
 @builder
+def many(folder: Path) -> Path:
+    """40 float32 `f_N`, 5 bfloat16 `b_N`, 2 strings, each of [2] and of another value; a table."""
+    import tensorflow as tf
+
+    class Model(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = [tf.Variable([float(n), -float(n)], name=f"f_{n}") for n in range(40)]
+            self.b = [tf.Variable(tf.cast([n, n], tf.bfloat16), name=f"b_{n}") for n in range(5)]
+            self.s = [tf.Variable([f"{n}", ""], name=f"s_{n}") for n in range(2)]
+            self.table = tf.Variable(tf.reshape(tf.range(8.0), [4, 2]), name="table")
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
+        def look(self, ids: Any) -> Any:
+            return tf.gather(self.table, ids)
+
+        @tf.function(input_signature=[])
+        def step(self) -> Any:
+            for variable in self.f:
+                variable.assign_add([1.0, 1.0])
+            return {"done": tf.constant(True)}
+
+    return _save(Model(), folder)
+
+
+@builder
 def branches(folder: Path) -> Path:
     """Variables that nested functions, tf.cond, tf.while_loop and tf.switch_case read and write."""
     import tensorflow as tf

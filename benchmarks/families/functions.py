@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.figures import MIB, Figure, at_least, at_most, peer, size, work
+from benchmarks.model import STEP
 from benchmarks.samples import CALLS, P50, P99, SPEED
 
 IN_PROCESS = 1.5
@@ -68,6 +69,12 @@ FIGURES = (
     SMALL,
     *(_at_once(in_flight) for in_flight in (1, 8, 32)),
     *(_batched(in_flight) for in_flight in (8, 32)),
+    Figure(
+        name=f"RunFunction that writes {STEP} variables of 1 KiB",
+        ours=work("ours", "step"),
+        peers=(peer("in process", work("in_process", "step")),),
+        measures=(P50, P99),
+    ),
     Figure(
         name=f"RunFunction, {size(LARGE)} in and out",
         ours=work("ours", "transform", nbytes=LARGE),

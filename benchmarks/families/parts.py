@@ -45,4 +45,11 @@ FIGURES = (
         nbytes=SNAPSHOT * 1024,
         quick=True,
     ),
+    Figure(
+        name=f"assign {SNAPSHOT:,} variables of 1 KiB as one commit",
+        ours=work("ours", "assign_many"),
+        peers=(peer("their snapshot", work("ours", "snapshot")),),
+        measures=(P50,),
+        nbytes=SNAPSHOT * 1024,
+    ),
 )

@@ -22,6 +22,11 @@ class Client:
         yield lambda: add(tf.constant(x))["y"].numpy()
 
     @contextmanager
+    def step(self) -> Iterator[Callable[[], Any]]:
+        step = self._model.step
+        yield lambda: step()["bias"].numpy()
+
+    @contextmanager
     def transform(self, nbytes: int) -> Iterator[Callable[[], Any]]:
         add, x = self._model.add, np.ones(nbytes // 4, np.float32)
         yield lambda: add(tf.constant(x))["y"].numpy()

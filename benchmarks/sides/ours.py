@@ -146,6 +146,23 @@ class Client:
         yield lambda: model.read(names)
 
     @contextmanager
+    def assign_many(self) -> Iterator[Act]:
+        model = self._model()
+        names, value = [f"small_{n}" for n in range(SNAPSHOT)], np.ones((16, 16), np.float32)
+
+        def act() -> None:
+            with model.transaction() as transaction:
+                for name in names:
+                    transaction.assign(name, value)
+
+        yield act
+
+    @contextmanager
+    def step(self) -> Iterator[Act]:
+        step = self._model().functions["step"]
+        yield lambda: step()
+
+    @contextmanager
     def rows(self, table: int, count: int) -> Iterator[Act]:
         model = self._model()
         wanted = np.linspace(0, table // (TABLE_ROW * 4) - 1, count).astype(np.int64)

@@ -12,7 +12,7 @@ from .changes import Change, StagedWrite
 from .commits import Changed, CommitKind
 from .committer import Done
 from .lock import ReadersWriterLock
-from .ports import Value, Variable
+from .ports import LoadedModel, Value, Variable
 from .revisions import Revisions
 
 _EMPTY = changes.Base(None, None)
@@ -21,9 +21,12 @@ _EMPTY = changes.Base(None, None)
 class Assignment:
     """Writes that were checked and whose values are on the device; one group for each variable."""
 
-    def __init__(self, groups: Sequence[Sequence[StagedWrite]], revisions: Revisions) -> None:
+    def __init__(
+        self, groups: Sequence[Sequence[StagedWrite]], revisions: Revisions, loaded: LoadedModel
+    ) -> None:
         self._groups = groups
         self._revisions = revisions
+        self._loaded = loaded
         self._worked_out: list[tuple[int | None, Change]] = []
 
     def work_out(self, lock: ReadersWriterLock, deadline: float | None) -> None:
@@ -66,7 +69,7 @@ class Assignment:
             change if not self._overtaken(group, revision) else self._fresh(group)
             for group, (revision, change) in zip(self._groups, self._worked_out, strict=True)
         ]
-        return make_changes(CommitKind.ASSIGN, ready, read_back)
+        return make_changes(CommitKind.ASSIGN, ready, self._loaded, read_back)
 
     def _overtaken(self, group: Sequence[StagedWrite], revision: int | None) -> bool:
         return revision is not None and self._revisions.of(_path(group)) != revision
@@ -78,19 +81,27 @@ class Assignment:
 def make_changes(
     kind: CommitKind,
     ready: Sequence[Change],
+    loaded: LoadedModel,
     read_back: Callable[[], Mapping[str, Value]] = dict,
 ) -> Done:
     """Make changes, all or none; what `read_back` gives after them is part of all.
 
     The exclusive lock is held. Raises OutOfMemory, and what `read_back` raises.
     """
-    preimages = [change.preimage() for change in ready]
+    preimages = _preimages(ready, loaded)
     previous = [c.previous(before) for c, before in zip(ready, preimages, strict=True)]
-    undo = Undo()
+
+    def undo() -> None:
+        # Also what was not made yet when another failed: it is written as it is.
+        for change, preimage in zip(reversed(ready), reversed(preimages), strict=True):
+            if preimage is not None:  # No value can be taken away again.
+                change.variable.write(preimage, change.written)
+
     try:
-        for change, preimage in zip(ready, preimages, strict=True):
-            undo.steps.append((change, preimage))
-            change.apply()
+        for change in ready:
+            if change.written is not None:
+                change.variable.write(change.value, change.written)
+        loaded.write([(c.variable, c.whole or c.value) for c in ready if c.written is None])
         values = read_back()
     except BaseException:
         undo()
@@ -102,15 +113,17 @@ def make_changes(
     return Done(kind, changed, values, undo)
 
 
-class Undo:
-    """Takes back what was applied, last first."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[Change, Value | None]] = []
-
-    def __call__(self) -> None:
-        for change, preimage in reversed(self.steps):
-            change.undo(preimage)
+def _preimages(ready: Sequence[Change], loaded: LoadedModel) -> list[Value | None]:
+    """What taking back each change needs; None for a variable without a value."""
+    # What writes a region has a value: its change was worked out from it.
+    whole = [c.variable for c in ready if c.written is None and c.variable.is_initialized()]
+    wholes = dict(zip(whole, loaded.read(whole), strict=True))
+    return [
+        wholes.get(change.variable)
+        if change.written is None
+        else change.variable.read(change.written)
+        for change in ready
+    ]
 
 
 def _path(group: Sequence[StagedWrite]) -> str:

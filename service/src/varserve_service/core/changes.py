@@ -62,27 +62,16 @@ class Change:
     whole: Value | None = None
     replaced: Value | None = None
 
-    def preimage(self) -> Value | None:
-        """What `undo` needs; None for a variable without a value."""
-        if not self.variable.is_initialized():
-            return None
-        return self.variable.read(self._written_region)
-
     def previous(self, preimage: Value | None) -> Value | None:
-        """What the region holds before the change; None for a variable without a value."""
+        """What the region holds before the change; None for a variable without a value.
+
+        `preimage`: what is there of what is `written`.
+        """
         return preimage if self.whole is None else self.replaced
 
-    def apply(self) -> None:
-        """Make it so."""
-        self.variable.write(self.whole or self.value, self._written_region)
-
-    def undo(self, preimage: Value | None) -> None:
-        """Make it as it was. A variable that had no value keeps the new one: none can be taken."""
-        if preimage is not None:
-            self.variable.write(preimage, self._written_region)
-
     @property
-    def _written_region(self) -> Region | None:
+    def written(self) -> Region | None:
+        """The region that is written when it is made; None: the whole."""
         return None if self.whole is not None else self.region
 
 

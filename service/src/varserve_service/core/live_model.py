@@ -103,7 +103,7 @@ class LiveModel:
         self._by_path = {variable.spec.path: variable for variable in loaded.variables}
         epoch = secrets.token_hex(8) if journal is None else journal.epoch
         self._revisions = Revisions(loaded.name, self._by_path, epoch)
-        self._reading = Reading(self._revisions)
+        self._reading = Reading(loaded, self._revisions)
         answers = answers if answers is not None else Answers()
         if journal is not None:
             replay(journal, self._by_path, self._revisions, history, answers, self._answer_of)
@@ -263,14 +263,11 @@ class LiveModel:
         known = if_newer_than if epoch in ("", self._revisions.epoch) else None
         with self._lock.shared(deadline):
             # All are checked before the first is taken.
-            taken = [self._reading.check(variable, read, known, admit) for variable, read in found]
-            return Snapshot(
-                self.header,
-                tuple(
-                    self._reading.entry(variable, read, take=take)
-                    for (variable, read), take in zip(found, taken, strict=True)
-                ),
-            )
+            checked = [
+                (variable, read, self._reading.check(variable, read, known, admit))
+                for variable, read in found
+            ]
+            return Snapshot(self.header, self._reading.entries(checked))
 
     def assign(
         self,
@@ -296,7 +293,7 @@ class LiveModel:
         taken = changes.taken_bytes(found, staged=not self.memory.is_host)
         try:
             with self.memory.device.reserve(taken, "the write"):
-                assignment = Assignment(self._stage(found), self._revisions)
+                assignment = Assignment(self._stage(found), self._revisions, self._loaded)
                 assignment.work_out(self._lock, deadline)
         except StateError:
             # What cannot be done now may have been done before.
@@ -365,7 +362,7 @@ class LiveModel:
             if self._revisions.current != seen:
                 again = self.timeline.reversals(revision, paths, conditions.epoch)
                 ready = [each.change() for each in again]
-            return make_changes(CommitKind.REVERT, ready)
+            return make_changes(CommitKind.REVERT, ready, self._loaded)
 
         attempt = Attempt(make, request, conditions, origin, deadline, looks_back=True)
         return self._commit(attempt, witness)
@@ -452,7 +449,7 @@ class LiveModel:
         ready = [restored(self._by_path[each.variable.path], each) for each in untouched]
         paths = {each.variable.path for each in untouched}
         settle = partial(self._leases.settle, lease, restored=paths, keep=keep)
-        done = make_changes(CommitKind.EXPIRE, ready)
+        done = make_changes(CommitKind.EXPIRE, ready, self._loaded)
         return replace(done, settle=lambda revision: settle(at=revision))
 
     def run(
@@ -481,6 +478,7 @@ class LiveModel:
             outputs,
             max_output_bytes,
             self._by_path,
+            self._loaded,
             self.memory,
             self._observer,
         )

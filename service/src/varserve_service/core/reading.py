@@ -5,19 +5,22 @@ Knows the ports. Whoever reads holds the model's lock, shared or not.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from .casts import sent_as
 from .changes import check_initialized
 from .errors import Reason, StateError
 from .messages import Admit, Entry, Read, sent_bytes
-from .ports import Value, Variable
+from .ports import LoadedModel, Value, Variable
 from .regions import region_shape
 from .revisions import Revisions
 
 
 class Reading:
-    """Reads variables whose last writes are in `revisions`."""
+    """Reads variables of a model, whose last writes are in `revisions`."""
 
-    def __init__(self, revisions: Revisions) -> None:
+    def __init__(self, loaded: LoadedModel, revisions: Revisions) -> None:
+        self._loaded = loaded
         self._revisions = revisions
 
     def check(
@@ -40,9 +43,20 @@ class Reading:
                 admit(spec, read, shape, read.region is not None or variable.writes_in_place)
         return True
 
-    def entry(self, variable: Variable, read: Read, *, take: bool = True) -> Entry:
-        """The entry of a snapshot for a read that was checked."""
-        value = sent_as(variable, variable.read(read.region), read.dtype) if take else None
+    def entries(self, checked: Sequence[tuple[Variable, Read, bool]]) -> tuple[Entry, ...]:
+        """The entries of a snapshot for reads that were checked; True: with its value."""
+        whole = [variable for variable, read, take in checked if take and read.region is None]
+        wholes = iter(self._loaded.read(whole))
+        return tuple(
+            self._entry(variable, read, self._value(variable, read, wholes) if take else None)
+            for variable, read, take in checked
+        )
+
+    def _value(self, variable: Variable, read: Read, wholes: Iterator[Value]) -> Value:
+        value = next(wholes) if read.region is None else variable.read(read.region)
+        return sent_as(variable, value, read.dtype)
+
+    def _entry(self, variable: Variable, read: Read, value: Value | None) -> Entry:
         return Entry(variable.spec.name, self._revisions.of(variable.spec.path), value)
 
     def back(self, variable: Variable, read: Read, max_bytes: int | None) -> dict[str, Value]:
@@ -51,7 +65,7 @@ class Reading:
         It is kept with the answer: a region is in memory of its own.
         """
         self.check(variable, read)
-        entry = self.entry(variable, read)
+        (entry,) = self.entries([(variable, read, True)])
         value, name = entry.value, entry.variable
         assert value is not None
         nbytes = sent_bytes(value)

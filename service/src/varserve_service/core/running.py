@@ -20,7 +20,7 @@ from .memory import ModelMemory
 from .messages import sent_bytes
 from .observer import Observer
 from .overloads import choose, least_bytes, least_output_bytes
-from .ports import Constant, Function, Value, Variable
+from .ports import Constant, Function, LoadedModel, Value, Variable
 
 
 class Run:
@@ -38,6 +38,7 @@ class Run:
         outputs: Sequence[str],
         max_output_bytes: int | None,
         variables: Mapping[str, Variable],
+        loaded: LoadedModel,
         memory: ModelMemory,
         observer: Observer,
     ) -> None:
@@ -47,6 +48,7 @@ class Run:
         self._name = spec.name
         self._outputs = outputs
         self._max_output_bytes = max_output_bytes
+        self._read = loaded.read
         self._memory = memory
         self._observer = observer
         self._check_outputs()
@@ -90,16 +92,19 @@ class Run:
             return self._make()
 
     def _make(self) -> Done:
-        preimages = [(v, v.read() if v.is_initialized() else None) for v in self._written]
+        had_value = [variable for variable in self._written if variable.is_initialized()]
+        preimages = dict(zip(had_value, self._read(had_value), strict=True))
 
         def undo() -> None:
-            for variable, preimage in reversed(preimages):
-                if preimage is not None:
-                    variable.write(preimage)
+            for variable in reversed(had_value):
+                variable.write(preimages[variable])
 
         try:
             values = self.values()
-            changed = [Changed(v.spec, None, v.read(), before) for v, before in preimages]
+            changed = [
+                Changed(variable.spec, None, value, preimages.get(variable))
+                for variable, value in zip(self._written, self._read(self._written), strict=True)
+            ]
         except BaseException:
             undo()
             raise

@@ -19,7 +19,7 @@ from varserve_service.core.ports import Value
 from varserve_service.core.reductions import Counted, Reduced, counted, reduced
 
 from .runtime import FlatCall, flat_call
-from .values import RegionValue, TensorValue, host_array, to_tensor
+from .values import OUT_OF_MEMORY, RegionValue, TensorValue, host_array, to_tensor
 
 _INDEX = tf.TensorSpec([], tf.int64)
 _calls: dict[tuple[str, str], FlatCall] = {}
@@ -102,5 +102,5 @@ class CastValue:
             with tf.device(self._device):
                 (part,) = _call(value.dtype, self._dtype)([tensor, *bounds])
             return host_array(part)
-        except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        except OUT_OF_MEMORY as error:
             raise OutOfMemory(f"no memory to send a value as {self._dtype}") from error

@@ -26,7 +26,7 @@ from .dtypes import SUPPORTED
 from .flat_names import constant, flatten
 from .placement import Placement
 from .runtime import FlatCall, flat_call
-from .values import TensorValue, to_tensor
+from .values import OUT_OF_MEMORY, TensorValue, to_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class SavedFunction:
                     name: TensorValue(tensor)
                     for name, tensor in zip(callee.output_names, outputs, strict=True)
                 }
-            except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+            except OUT_OF_MEMORY as error:
                 raise OutOfMemory(
                     f"no memory to run function {self._spec.name!r}", function=self._spec.name
                 ) from error

@@ -13,12 +13,14 @@ from google.protobuf.message import DecodeError
 
 from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.memory import Room
-from varserve_service.core.ports import VariableSpec
+from varserve_service.core.ports import Value, Variable, VariableSpec
 
 from .catalogue import find_functions, find_variables
 from .functions import SavedFunction, partial_shape
 from .object_graph import names_of, walk
 from .placement import Placement
+from .together import prepare, read_together, write_together
+from .values import OUT_OF_MEMORY
 from .variables import SavedVariable
 from .xla import compile_functions
 
@@ -67,6 +69,12 @@ class SavedModel:
     def variables(self) -> Sequence[SavedVariable]:
         return self._variables
 
+    def read(self, variables: Sequence[Variable]) -> Sequence[Value]:
+        return read_together(variables)
+
+    def write(self, values: Sequence[tuple[Variable, Value]]) -> None:
+        write_together(values)
+
     @property
     def functions(self) -> Sequence[SavedFunction]:
         return self._functions
@@ -102,6 +110,7 @@ def load(
             device=placement.show(variable.handle.device),
         )
         saved.append(SavedVariable(variable, spec, sparse=node_path in sparse))
+    prepare(saved)
     return SavedModel(name, version, placement, fingerprint_of(path), root, saved, functions)
 
 
@@ -126,7 +135,7 @@ def _restore(name: str, path: Path, placement: Placement) -> Any:
     try:
         with placement.scope():
             return _load_serving(str(path))
-    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+    except OUT_OF_MEMORY as error:
         raise failed(f"not enough memory to load {path}") from error
     except DecodeError as error:
         raise failed(f"{path}/saved_model.pb is damaged") from error

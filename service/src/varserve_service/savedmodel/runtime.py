@@ -1,6 +1,6 @@
-"""The straight way into TensorFlow's runtime: concrete functions by flat tensors, and nothing else.
+"""The straight way into TensorFlow's runtime: functions by flat tensors, and what it knows of them.
 
-The only user of TensorFlow's private calling interface.
+The only user of TensorFlow's private interfaces.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ def flat_call(concrete: Any) -> FlatCall:
     # The runtime forgets a function with the object that made it.
     call.keep = concrete  # type: ignore[attr-defined]
     return call
+
+
+def shape_of(tensor: tf.Tensor) -> tuple[int, ...]:
+    """Shape of an eager tensor, without the objects that TensorFlow makes of it: 0.3 us."""
+    return tuple(tensor._shape_tuple())
 
 
 def graph_functions() -> int:

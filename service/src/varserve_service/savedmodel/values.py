@@ -23,6 +23,7 @@ from varserve_service.core.values import HostValue
 
 from .device_reductions import counted_on_device, reduced_on_device
 from .placement import device_name, is_host
+from .runtime import shape_of
 
 # DLPack has no name for bfloat16; TensorFlow bitcasts to it for free. For the float8 types it has
 # no bitcast either, so that they are copied.
@@ -30,6 +31,9 @@ _CARRIERS = {"bfloat16": np.dtype(np.uint16)}
 _COPIED = "float8"
 
 T = TypeVar("T")
+
+OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
+"""What TensorFlow raises where there is no memory."""
 
 NO_KERNEL = (
     tf.errors.InvalidArgumentError,
@@ -60,7 +64,7 @@ def to_tensor(array: np.ndarray[Any, Any], device: str) -> tf.Tensor:
             return tensor
         with tf.device(device):
             return tf.identity(tensor)
-    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+    except OUT_OF_MEMORY as error:
         raise OutOfMemory(f"no memory for a value of {array.nbytes} bytes") from error
 
 
@@ -106,7 +110,7 @@ class TensorValue:
         # TensorFlow puts each of these together anew, and a read asks for them several times.
         dtype = tensor.dtype
         self._dtype = str(dtype.name)
-        self._shape = tuple(tensor.shape.as_list())
+        self._shape = shape_of(tensor)
         self._nbytes = math.prod(self._shape) * int(dtype.size)
 
     @property

@@ -6,7 +6,7 @@ The handle is an input, shapes are unknown: nothing that a client sends can caus
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -25,12 +25,36 @@ def _read(dtype: tf.DType) -> Any:
     return read
 
 
+TOGETHER = 16
+"""Variables that one call of an access `..._together` reads or assigns."""
+_HANDLES = [tf.TensorSpec([], tf.resource)] * TOGETHER
+
+
+def _read_together(dtype: tf.DType) -> Any:
+    @tf.function(input_signature=_HANDLES, autograph=False)
+    def read_together(*handles: Any) -> Any:
+        return [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle in handles]
+
+    return read_together
+
+
 def _assign(dtype: tf.DType) -> Any:
     @tf.function(input_signature=[_HANDLE, tf.TensorSpec(None, dtype)])
     def assign(handle: Any, value: Any) -> None:
         tf.raw_ops.AssignVariableOp(resource=handle, value=value)
 
     return assign
+
+
+def _assign_together(dtype: tf.DType) -> Any:
+    values = [tf.TensorSpec(None, dtype)] * TOGETHER
+
+    @tf.function(input_signature=[*_HANDLES, *values], autograph=False)
+    def assign_together(*inputs: Any) -> None:
+        for handle, value in zip(inputs[:TOGETHER], inputs[TOGETHER:], strict=True):
+            tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+
+    return assign_together
 
 
 def _gather(dtype: tf.DType) -> Any:
@@ -63,7 +87,9 @@ def _assign_slices(dtype: tf.DType) -> Any:
 
 _KINDS: dict[str, Callable[[tf.DType], Any]] = {
     "read": _read,
+    "read_together": _read_together,
     "assign": _assign,
+    "assign_together": _assign_together,
     "gather": _gather,
     "scatter": _scatter,
     "assign_slices": _assign_slices,
@@ -72,25 +98,26 @@ _calls: dict[tuple[str, tf.DType], FlatCall] = {}
 _tracing = threading.Lock()
 
 
-def compiled(kind: str, dtype: tf.DType, device: str) -> Callable[..., Any]:
-    """The access of this kind to variables on `device`: takes the handle and tensors.
+def compiled(kind: str, dtype: tf.DType, device: str) -> Callable[..., Sequence[tf.Tensor]]:
+    """The access of this kind to variables on `device`: takes the handle, or handles, and tensors.
 
-    Returns the tensor that was read, on the device, or None.
+    Returns the tensors that were read, on the device.
     """
     call = _call(kind, dtype)
 
-    def access(*inputs: tf.Tensor) -> Any:
+    def access(*inputs: tf.Tensor) -> Sequence[tf.Tensor]:
         # A function's results land on the device of the call, not on that of its variables:
         # without this, a read would copy the whole value to the host.
         with tf.device(device):
-            outputs = call(list(inputs))
-        return outputs[0] if outputs else None
+            return call(list(inputs))
 
     return access
 
 
 def _call(kind: str, dtype: tf.DType) -> FlatCall:
     key = (kind, dtype)
+    if key in _calls:
+        return _calls[key]  # No reader waits while another kind is traced.
     with _tracing:
         if key not in _calls:
             _calls[key] = flat_call(_KINDS[kind](dtype).get_concrete_function())

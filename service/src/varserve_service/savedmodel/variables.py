@@ -18,6 +18,7 @@ from .casts import CastValue
 from .placement import is_host
 from .values import (
     NO_KERNEL,
+    OUT_OF_MEMORY,
     RegionValue,
     TensorValue,
     as_tensor,
@@ -30,7 +31,6 @@ from .variable_access import compiled
 
 _FLOAT8 = frozenset({"float8_e5m2", "float8_e4m3fn"})
 _IN_PLACE_ON_DEVICE = frozenset({"float16", "bfloat16", "float32", "float64"})
-_OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
 
 
 class SavedVariable:
@@ -64,6 +64,16 @@ class SavedVariable:
         return self._spec
 
     @property
+    def handle(self) -> tf.Tensor:
+        """The scalar resource tensor by which TensorFlow's operations know the variable."""
+        return self._handle
+
+    @property
+    def kept_as(self) -> tuple[tf.DType, str]:
+        """Its dtype, and its device as TensorFlow names it."""
+        return self._dtype, self._device
+
+    @property
     def writes_in_place(self) -> bool:
         return self._in_place
 
@@ -80,28 +90,34 @@ class SavedVariable:
         if self._in_place:
             shape = tf.raw_ops.VariableShape(input=self._handle, out_type=tf.int64)
             return tuple(int(size) for size in shape.numpy())
-        return tuple(self._access["read"](self._handle).shape.as_list())
+        return tuple(self._whole().shape.as_list())
 
     def read(self, region: Region | None = None) -> Value:
         if region is not None and self._in_place:
             return self._read_in_place(region)
-        whole = self._access["read"](self._handle)
+        whole = self._whole()
         if region is None:
             return TensorValue(whole)
         return RegionValue(whole, region, variable=self._spec.name)
+
+    def _whole(self) -> tf.Tensor:
+        (tensor,) = self._access["read"](self._handle)
+        return tensor
+
+    def _gathered(self, indices: tf.Tensor) -> tf.Tensor:
+        (rows,) = self._access["gather"](self._handle, indices)
+        return rows
 
     def _read_in_place(self, region: Region) -> Value:
         """Gather no more rows than the region touches, and keep no more of them than it has."""
         if isinstance(region, Rows):
             indices = tf.constant(region.indices, tf.int64)
-            return TensorValue(self._access["gather"](self._handle, indices))
+            return TensorValue(self._gathered(indices))
         shape = self.shape()
         if not shape:
-            return TensorValue(self._access["read"](self._handle))
+            return TensorValue(self._whole())
         begin, end, strides = slice_bounds(region, shape)
-        rows = self._access["gather"](
-            self._handle, tf.range(begin[0], end[0], strides[0], dtype=tf.int64)
-        )
+        rows = self._gathered(tf.range(begin[0], end[0], strides[0], dtype=tf.int64))
         inner = Slices((Slice(), *region.dimensions[1:]))
         found = tuple(rows.shape.as_list())
         if region_shape(inner, found, variable=self._spec.name) == found:
@@ -133,13 +149,13 @@ class SavedVariable:
             with tf.device(self._device):
                 op = tf.raw_ops.AddV2 if add else tf.raw_ops.Sub
                 return TensorValue(op(x=x, y=y))
-        except _OUT_OF_MEMORY as error:
+        except OUT_OF_MEMORY as error:
             raise self._out_of_memory() from error
 
     def overlay(self, base: Value, value: Value, region: Region) -> Value:
         try:
             return TensorValue(self._overlay(as_tensor(base, self._device), value, region))
-        except _OUT_OF_MEMORY as error:
+        except OUT_OF_MEMORY as error:
             raise self._out_of_memory() from error
 
     def _overlay(self, base: tf.Tensor, value: Value, region: Region) -> tf.Tensor:
@@ -173,9 +189,9 @@ class SavedVariable:
             elif self._in_place and self.shape():
                 self._write_in_place(as_tensor(value, self._device), region)
             else:
-                whole = self._access["read"](self._handle)
+                whole = self._whole()
                 self._access["assign"](self._handle, self._overlay(whole, value, region))
-        except _OUT_OF_MEMORY as error:
+        except OUT_OF_MEMORY as error:
             raise self._out_of_memory() from error
 
     def _write_in_place(self, value: tf.Tensor, region: Region) -> None:
