@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 
 from benchmarks.sides import Ready
 from benchmarks.sides.open_inference import ADD, READ, Client
@@ -22,22 +23,24 @@ def serve(ready: Ready) -> None:
 
     from benchmarks.sides import mlserver_runtimes
 
-    port = _free_port()
-    settings = Settings(
-        host="127.0.0.1",
-        grpc_port=port,
-        http_port=_free_port(),
-        metrics_port=_free_port(),
-        grpc_max_message_length=-1,
-        use_structured_logging=False,
-    )
     models = [
         ModelSettings(name=READ, implementation=mlserver_runtimes.Read),
         ModelSettings(name=ADD, implementation=mlserver_runtimes.Add),
     ]
 
-    async def run() -> None:
+    async def run(settings: Settings) -> None:
         await MLServer(settings).start(models)  # it wants a running loop where it is made
 
-    ready(f"127.0.0.1:{port}")
-    asyncio.run(run())
+    with tempfile.TemporaryDirectory() as metrics:
+        port = _free_port()
+        settings = Settings(
+            host="127.0.0.1",
+            grpc_port=port,
+            http_port=_free_port(),
+            metrics_port=_free_port(),
+            metrics_dir=metrics,
+            grpc_max_message_length=-1,
+            use_structured_logging=False,
+        )
+        ready(f"127.0.0.1:{port}")
+        asyncio.run(run(settings))
