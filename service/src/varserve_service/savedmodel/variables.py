@@ -127,7 +127,7 @@ class SavedVariable:
     def part(self, whole: Value, region: Region) -> Value:
         try:
             return cut(as_tensor(whole, self._device), region, own=True)
-        except _OUT_OF_MEMORY as error:
+        except OUT_OF_MEMORY as error:
             raise self._out_of_memory() from error
 
     def cast(self, value: Value, dtype: str) -> Value:
