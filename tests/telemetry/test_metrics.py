@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,6 +27,7 @@ from varserve_service.core.ports import ModelState
 from varserve_service.rpc import methods
 from varserve_service.telemetry import Telemetry
 
+ALERTS = Path(__file__).resolve().parents[2] / "deploy" / "monitoring" / "alerts.yaml"
 SERVICE = "varserve.v1.ModelService"
 FLOOD = 2_000
 
@@ -64,6 +67,18 @@ def test_every_method_begins_at_zero() -> None:
         assert metrics.value("grpc_server_started_total", grpc_method=name) == 0
         assert metrics.value("grpc_server_handled_total", grpc_method=name, grpc_code="OK") == 0
         assert metrics.value("grpc_server_handling_seconds_count", grpc_method=name) == 0
+
+
+def test_what_an_alert_waits_for_begins_at_zero() -> None:
+    """The first call that is refused for a reason that has an alert is an increase already."""
+    reasons = re.findall(r'varserve_refused_calls_total\{reason="(\w+)"\}', ALERTS.read_text())
+    assert len(reasons) >= 4
+    with watched(model) as found:
+        metrics = found.scrape()
+    for name in METHODS:
+        for reason in reasons:
+            refused = {"grpc_method": name, "reason": reason}
+            assert metrics.value("varserve_refused_calls_total", **refused) == 0
 
 
 def test_a_model_tells_what_it_does_and_what_it_is() -> None:

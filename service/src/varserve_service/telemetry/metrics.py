@@ -33,6 +33,15 @@ _CALL_SECONDS = (
 _SHORT_SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
 )
+# One such call is worth an alert. The first would go unseen if its series began with it: Prometheus
+# finds an increase between two values alone.
+ALERTED = (
+    "AUDIT_LOG_UNAVAILABLE",
+    "INTERNAL",
+    "OUT_OF_MEMORY",
+    "STATE_STORE_FULL",
+    "TOO_MANY_REQUESTS",
+)
 
 ModelKey = tuple[str, str]
 
@@ -105,6 +114,8 @@ class Metrics:
         self._changing = threading.Lock()
         for method in methods:
             self._series(method)
+            for reason in ALERTED:
+                self.refused_calls.labels(method.name, reason)
 
     # Calls: on the event loop alone.
 
