@@ -177,6 +177,21 @@ def test_importing_brings_no_tensorflow() -> None:
     assert [name for name in loaded.stdout.split() if unwanted.match(name)] == []
 
 
+def test_importing_brings_little() -> None:
+    """Importing the client imports nothing that only a rare feature needs, and grpc and numpy have
+    not imported."""
+    code = (
+        "import sys, grpc, numpy; before = set(sys.modules); import varserve; "
+        "print(*(set(sys.modules) - before))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "varserve.aio" in loaded
+    rare = {"crc32c", "difflib", "hashlib", "importlib.metadata", "ipaddress", "json", "pathlib"}
+    assert rare & set(loaded) == set()
+
+
 TYPED = """
 import numpy as np
 import varserve

@@ -10,9 +10,8 @@ Owns AdminService's calls. One class serves both drivers: what it returns is a v
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
@@ -50,8 +49,7 @@ class SaveFormat(StrEnum):
     SAFETENSORS = "safetensors"
 
 
-@dataclass(frozen=True, slots=True)
-class SavedState:
+class SavedState(NamedTuple):
     """What was saved. nbytes: of all files."""
 
     header: StateHeader
@@ -59,8 +57,7 @@ class SavedState:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ModelVersion:
+class ModelVersion(NamedTuple):
     """A version of a model. `state` None: nobody has asked for it yet.
 
     error: why it is FAILED. loadable: its files are in the repository, and complete.

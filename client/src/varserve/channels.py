@@ -5,7 +5,6 @@ Owns the options that a channel begins with. Knows gRPC's names for them and not
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, TypeAlias
 
@@ -37,10 +36,9 @@ _ALWAYS: Options = (
 )
 
 # Each call goes to the next server that is there and says that it is serving.
-_ROUND_ROBIN = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": ""},
-}
+_ROUND_ROBIN = (
+    '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}'
+)
 
 _WITH_SCHEME = re.compile(r"(dns|ipv4|ipv6|xds):", re.IGNORECASE)
 
@@ -55,4 +53,4 @@ def channel_options(target: str, round_robin: bool | None) -> Options:
         round_robin = _WITH_SCHEME.match(target) is not None
     if not round_robin:
         return _ALWAYS
-    return (*_ALWAYS, ("grpc.service_config", json.dumps(_ROUND_ROBIN)))
+    return (*_ALWAYS, ("grpc.service_config", _ROUND_ROBIN))

@@ -6,11 +6,9 @@ credentials; knows nothing of channels and calls.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import grpc
@@ -52,6 +50,8 @@ class Tls:
 def _read(path: PathLike | None) -> bytes | None:
     if path is None:
         return None
+    from pathlib import Path  # only where there are files
+
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -102,6 +102,8 @@ def _is_loopback(address: str) -> bool:
         host = address.partition(":")[0]
     if host == "localhost":
         return True
+    import ipaddress  # only for a token in plaintext
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

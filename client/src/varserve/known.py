@@ -156,7 +156,7 @@ class Known:
                     continue
                 anew = not spec.initialized or (self.stale and path not in self._heard)
                 if anew or revision > spec.revision:
-                    known[path] = replace(spec, revision=revision, initialized=True)
+                    known[path] = spec._replace(revision=revision, initialized=True)
                 if self.stale:
                     self._heard.add(path)
 

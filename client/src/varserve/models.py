@@ -7,7 +7,6 @@ Owns `Model` and `Transaction`. Attributes never ask the service: they say what 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -383,7 +382,7 @@ class Transaction(OfModel[D_co]):
             # A revision means something in its epoch only; one that is over is one too many.
             epoch = self._known.epoch_of(change.variable)
             if not self._expected.epoch or epoch != self._known.header.epoch:
-                self._expected = replace(self._expected, epoch=epoch)
+                self._expected = self._expected._replace(epoch=epoch)
 
     def _commit(self) -> Op[None]:
         writes, self._writes = self._writes, []

@@ -275,8 +275,7 @@ class Prepared(NamedTuple):
     if_revision_match: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
+class Conditions(NamedTuple):
     """What a write or run is conditional on, the id that makes it happen once, and its reason."""
 
     request_id: str = ""
@@ -360,8 +359,7 @@ def assign_variables(
 # ---- runs ----
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class Run(NamedTuple):
     """A call of a function. `repeatable`: it may arrive twice without harm."""
 
     function: str

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from .specs import StateHeader
 from .tensors import Array
@@ -110,8 +111,7 @@ class CommitKind(StrEnum):
     EXPIRE = "expire"
 
 
-@dataclass(frozen=True, slots=True)
-class CommitInfo:
+class CommitInfo(NamedTuple):
     """Who made a commit, when and why. `time` is by the service's clock."""
 
     revision: int
@@ -122,8 +122,7 @@ class CommitInfo:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ListedCommit:
+class ListedCommit(NamedTuple):
     """A commit of the history. `variables` are at most 100 of `variable_count` names."""
 
     info: CommitInfo

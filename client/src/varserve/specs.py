@@ -1,7 +1,8 @@
 """What the service says of a model, as plain values: headers, specs, limits.
 
-Owns the frozen dataclasses that the client hands out instead of protobuf messages, and how each is
-read from its message. Knows no calls.
+Owns the values that the client hands out instead of protobuf messages, and how each is read from
+its message. They are named tuples where they may be: Python makes the class, when it is imported,
+and each of a large model's thousands in a fraction of a dataclass's time. Knows no calls.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -42,8 +43,7 @@ class FunctionKind(StrEnum):
     FUNCTION = "function"
 
 
-@dataclass(frozen=True, slots=True)
-class StateHeader:
+class StateHeader(NamedTuple):
     """Which state an answer speaks of."""
 
     model: str
@@ -55,8 +55,7 @@ class StateHeader:
     """Commits since the epoch began."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSummary:
+class ModelSummary(NamedTuple):
     """One line about a model. `variable_bytes` counts all initialized variables."""
 
     name: str
@@ -71,8 +70,7 @@ class ModelSummary:
     """`stable`, and others: the model `m` with the label `canary` can be called `m@canary`."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """Type and shape of a tensor. Strings have dtype object; their elements are `bytes`."""
 
     dtype: np.dtype[Any]
@@ -82,8 +80,7 @@ class TensorSpec:
         return f"{tensors.dtype_name(self.dtype)} {shape_text(self.shape)}"
 
 
-@dataclass(frozen=True, slots=True)
-class VariableSpec:
+class VariableSpec(NamedTuple):
     """A variable as it was when the service was last asked."""
 
     name: str
@@ -99,8 +96,7 @@ class VariableSpec:
     """Revision of the last write; 0: as loaded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(NamedTuple):
     """A Python value that is part of a function's signature. `is_repr`: `value` is its repr()."""
 
     value: Value
@@ -116,8 +112,7 @@ class Constant:
         return type(value) is type(self.value) and value == self.value
 
 
-@dataclass(frozen=True, slots=True)
-class InputSpec:
+class InputSpec(NamedTuple):
     """A flat, named input. `optional`: the function has a default for it."""
 
     name: str
@@ -130,16 +125,14 @@ class InputSpec:
         return f"{self.name}: {self.kind}{' = ...' if self.optional else ''}"
 
 
-@dataclass(frozen=True, slots=True)
-class OutputSpec:
+class OutputSpec(NamedTuple):
     """A flat, named output."""
 
     name: str
     tensor: TensorSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Overload:
+class Overload(NamedTuple):
     """One concrete function. `writes` not empty: a call is a commit."""
 
     inputs: tuple[InputSpec, ...]
@@ -191,8 +184,7 @@ class FunctionSpec:
         return all(each.writes or not each.changes_other_state for each in self.overloads)
 
 
-@dataclass(frozen=True, slots=True)
-class TransferLimits:
+class TransferLimits(NamedTuple):
     """What the service accepts and sends, in bytes."""
 
     message_bytes: int = 4 << 20
@@ -200,8 +192,7 @@ class TransferLimits:
     body_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
+class ModelSpec(NamedTuple):
     """A model as it was when the service was last asked: all of its variables and functions."""
 
     header: StateHeader

@@ -6,7 +6,6 @@ Owns `Summary`, `Histogram` and the content hash. Knows the calls; knows no hand
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -151,6 +150,8 @@ def content_hash(value: npt.ArrayLike) -> str:
     2,3`), a line feed and the elements' bytes in C order, little-endian; of strings all lengths
     first, 8 bytes each.
     """
+    import hashlib  # brings OpenSSL, for this alone
+
     array = tensors.as_array(value)
     name = tensors.dtype_name(array.dtype)
     digest = hashlib.sha256(f"{name} {','.join(str(size) for size in array.shape)}\n".encode())

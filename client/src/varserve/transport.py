@@ -21,6 +21,7 @@ from typing import (
     Any,
     Concatenate,
     Generic,
+    NamedTuple,
     ParamSpec,
     Protocol,
     TypeAlias,
@@ -53,11 +54,10 @@ T_co = TypeVar("T_co", covariant=True)
 P = ParamSpec("P")
 
 
-# ---- what an operation is made of ----
+# ---- what an operation is made of: named tuples, which are made at once ----
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
+class Method(NamedTuple):
     """An RPC: its path, how its answers are read, and which sides stream."""
 
     path: str
@@ -112,8 +112,7 @@ class Receiver(Protocol):
         """The stream has ended well: the answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One attempt at an RPC.
 
     `request` is the message, or for a streaming request what makes its messages. `receive` makes
@@ -126,15 +125,13 @@ class Call:
     receive: Callable[[], Receiver] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(NamedTuple):
     """Let this many seconds pass."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(NamedTuple):
     """Begin a call whose answer is a stream of no foreseeable end; gives the stream.
 
     Its `cancel()` ends it, with either driver, from any thread and without waiting.
@@ -143,14 +140,12 @@ class Open:
     call: Call
 
 
-@dataclass(frozen=True, slots=True)
-class Receive:
+class Receive(NamedTuple):
     """Wait for the next message of a stream; gives None when it has ended."""
 
     stream: Any
 
 
-@dataclass(frozen=True, slots=True)
 class Close:
     """Close the channel."""
 
