@@ -145,9 +145,10 @@ class FakeVariable:
             return
         assert self.array is not None
         index = slice(None) if region is None else index_of(region)
-        rows = np.arange(self.array.shape[0])[index if not isinstance(index, tuple) else index[0]]
+        first, *inner = (index or (slice(None),)) if isinstance(index, tuple) else (index,)
+        rows = np.arange(self.array.shape[0])[first]
         for source, row in enumerate(np.atleast_1d(rows)):
-            self.array[row] = value.numpy()[source]
+            self.array[(row, *inner)] = value.numpy()[source]
             self.between_rows()
 
 

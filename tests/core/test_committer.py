@@ -16,7 +16,7 @@ from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError, StateStoreFull
 from varserve_service.core.journal import Entry
 from varserve_service.core.live_model import LiveModel
-from varserve_service.core.memory import ModelMemory
+from varserve_service.core.memory import MemoryBudget
 from varserve_service.core.messages import Conditions, Read
 from varserve_service.core.ports import Operation, Value
 
@@ -133,13 +133,14 @@ def test_a_revert_that_comes_with_a_write_takes_it_back(monkeypatch: pytest.Monk
     live = model(journal)
     put(live, 1)
     # It looks at the history first, when there is nothing to take back, and is then held.
-    looked, reserve_both = Gate(), ModelMemory.reserve_both
+    looked, reserve = Gate(), MemoryBudget.reserve
 
-    def held(memory: ModelMemory, nbytes: int, thing: str) -> Any:
-        looked()
-        return reserve_both(memory, nbytes, thing)
+    def held(memory: MemoryBudget, nbytes: int, thing: str) -> Any:
+        if thing == "what the revert replaces":
+            looked()
+        return reserve(memory, nbytes, thing)
 
-    monkeypatch.setattr(ModelMemory, "reserve_both", held)
+    monkeypatch.setattr(MemoryBudget, "reserve", held)
     threads = in_threads(1, lambda _: live.revert(1))
     assert looked.reached.wait(30)
     gate = held_sync(journal)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import random
 from typing import Any
 from unittest import mock
 
@@ -18,7 +21,8 @@ from varserve_service.core.errors import Reason
 from varserve_service.core.history import History
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Conditions, Read
-from varserve_service.core.regions import Rows, Slice, Slices
+from varserve_service.core.ports import Value
+from varserve_service.core.regions import Region, Rows, Slice, Slices, index_of
 
 IN_PLACE = pytest.mark.parametrize("in_place", [False, True])
 ROWS = [Rows(np.array([2, 0])), Rows(np.array([1])), Rows(np.array([0, 1]))]
@@ -82,6 +86,88 @@ def test_a_change_that_was_overtaken_tells_what_it_replaced(in_place: bool) -> N
     assert last.changed[0].previous is not None
     assert last.changed[0].previous.numpy().tolist() == [5]
     assert last.changed[0].value.numpy().tolist() == [6]
+
+
+def random_region(rng: random.Random) -> Region:
+    if rng.random() < 0.5:
+        return Rows(np.array(rng.sample(range(5), rng.randint(0, 5)), np.int64))
+    dimensions = []
+    for size in (5, 4)[: rng.randint(0, 2)]:
+        start = rng.randint(0, size)
+        dimensions.append(
+            Slice(start, rng.choice([None, rng.randint(start, size)]), 1 + (start % 2))
+        )
+    return Slices(tuple(dimensions))
+
+
+@IN_PLACE
+def test_every_region_of_every_earlier_revision(in_place: bool) -> None:
+    """Whatever was written in whatever parts, alone or several at once: it is what it was then."""
+    seed = int(os.environ.get("VARSERVE_TEST_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"seed {seed}")
+    rng, compared = random.Random(seed), 0
+    for _ in range(40):
+        variable = FakeVariable("a", np.zeros((5, 4), np.int64), in_place=in_place)
+        live = LiveModel(FakeModel([variable]))
+        state, states = np.zeros((5, 4), np.int64), []
+        for _ in range(8):
+            writes = []
+            states.append(state.copy())
+            for _ in range(rng.choice([1, 1, 2, 3])):
+                region = random_region(rng) if rng.random() < 0.9 else None
+                index = slice(None) if region is None else index_of(region)
+                shape = state[index].shape
+                value = np.array(rng.choices(range(99), k=math.prod(shape)), np.int64)
+                value = value.reshape(shape)
+                add = rng.random() < 0.5
+                writes.append(Write("a", ADD if add else SET, value.copy(), region))
+                state[index] = state[index] + value if add else value
+            live.assign(writes)
+            np.testing.assert_array_equal(value_of(live, "a"), state)
+        for revision, expected in enumerate(states):
+            region = random_region(rng)
+            found = at(live, "a", revision, region)
+            assert found == expected[index_of(region)].tolist()
+            compared += 1
+        to = rng.randrange(8)
+        live.revert(to)
+        np.testing.assert_array_equal(value_of(live, "a"), states[to])
+        assert at(live, "a", 8) == state.tolist()
+    assert compared == 320
+
+
+def test_of_an_embedding_rows_are_taken_and_not_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By writes, alone or several at once, by reads of what they were, and by reverts."""
+    table = FakeVariable("a", np.zeros((1000, 2), np.float32), in_place=True)
+    live = LiveModel(FakeModel([table]))
+    read = FakeVariable.read
+    taken: list[int] = []
+
+    def reading(self: FakeVariable, region: Region | None = None) -> Value:
+        value = read(self, region)
+        taken.append(value.shape[0])
+        return value
+
+    monkeypatch.setattr(FakeVariable, "read", reading)
+    one, two_rows = Slices((Slice(7, 8),)), Rows(np.array([900, 7]))
+    live.assign([Write("a", SET, np.ones((1, 2), np.float32), one)])
+    live.assign([Write("a", ADD, np.ones((2, 2), np.float32), two_rows)])
+    answer = live.assign(
+        [
+            Write("a", SET, np.full((1, 2), 5, np.float32), one),
+            Write("a", ADD, np.ones((2, 2), np.float32), two_rows),
+        ]
+    )
+    assert table.array is not None
+    assert table.array[[7, 900]].tolist() == [[6, 6], [2, 2]]
+    ((told,),) = [commit.changed for commit in live.timeline.commits(1).commits]
+    assert isinstance(told.region, Rows)
+    assert told.region.indices.tolist() == [7, 900]
+    assert at(live, "a", 1, two_rows) == [[0, 0], [1, 1]]
+    assert at(live, "a", 2, Rows(np.array([7, 900, 7]))) == [[2, 2], [1, 1], [2, 2]]
+    live.revert(0)
+    assert table.array.sum() == 0
+    assert (answer.header.revision, max(taken)) == (3, 2)
 
 
 @IN_PLACE

@@ -16,7 +16,7 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation, TensorSpec
-from varserve_service.core.regions import Rows
+from varserve_service.core.regions import Region, Rows, Slice, Slices
 from varserve_service.host_memory import HostMemory
 
 MIB = 2**20
@@ -121,26 +121,65 @@ ROW = np.ones((1, MIB), np.float32)
 
 
 def test_a_write_that_copies_its_variable_needs_room_for_the_copy() -> None:
-    """A region of a variable that is written as a whole; a whole one takes no more than itself."""
+    """A region of a variable that is written as a whole, and what it replaces, which is kept.
+
+    A whole one takes no more than itself.
+    """
     loaded, big = big_model()
-    live = LiveModel(loaded, host_memory=budget(31 * MIB))
+    live = LiveModel(loaded, host_memory=budget(35 * MIB))
     region = Write("big", Operation.SET, ROW, Rows(np.array([2])))
-    with pytest.raises(OutOfMemory, match=f"the write needs {32 * MIB} bytes of host memory"):
+    with pytest.raises(OutOfMemory, match=f"the write needs {36 * MIB} bytes of host memory"):
         live.assign([region])
     assert big.array is not None
     assert (big.array.sum(), live.header.revision) == (0, 0)
     live.assign([Write("big", Operation.SET, np.ones((8, MIB), np.float32))])
-    roomy = LiveModel(loaded, host_memory=budget(32 * MIB))
+    roomy = LiveModel(loaded, host_memory=budget(36 * MIB))
     assert roomy.assign([region]).header.revision == 1
     assert roomy.memory.host.promised == 0
 
 
-def test_a_region_that_is_written_in_place_needs_no_copy() -> None:
-    """An embedding's rows cost the rows."""
-    loaded, _ = big_model(in_place=True)
-    live = LiveModel(loaded, host_memory=budget(0))
-    write = Write("big", Operation.SET, ROW, Rows(np.array([2])))
-    assert live.assign([write]).header.revision == 1
+ALL = np.ones((8, MIB), np.float32)
+COLUMN = Slices((Slice(), Slice(0, 1)))
+EVEN = Rows(np.arange(0, 8, 2))
+
+
+@pytest.mark.parametrize(
+    ("writes", "copies"),
+    [
+        # What they replace is a copy, since what is there is written over.
+        ([(Operation.SET, ALL[:1], Rows(np.array([2])))], [1]),
+        ([(Operation.SET, ALL[:4], EVEN)], [4]),
+        ([(Operation.SET, ALL, None)], [8]),
+        # All rows are gathered, to be cut.
+        ([(Operation.SET, ALL[:, :1], COLUMN)], [8]),
+        # A sum is worked out of a copy of what is there, into another one.
+        ([(Operation.ADD, ALL[:1], Rows(np.array([2])))], [1, 2]),
+        ([(Operation.SET, ALL[:1], Rows(np.array([n]))) for n in (2, 3, 2)], [2, 4]),
+        (
+            [
+                (Operation.SET, ALL[:1], Slices((Slice(2, 3),))),
+                (Operation.ADD, ALL[:4], EVEN),
+            ],
+            [4, 8],
+        ),
+        ([(Operation.SET, ALL, None), (Operation.ADD, ALL[:4], EVEN)], [8, 16]),
+    ],
+)
+def test_what_is_written_in_place_needs_room_for_what_it_replaces(
+    writes: list[tuple[Operation, np.ndarray[Any, Any], Region | None]], copies: list[int]
+) -> None:
+    """And for what is worked out first: rows of an embedding cost the rows, and not the whole."""
+    needed = 4 * MIB * sum(copies)
+    loaded, big = big_model(in_place=True)
+    asked = [Write("big", operation, value.copy(), region) for operation, value, region in writes]
+    live = LiveModel(loaded, host_memory=budget(needed - 1))
+    with pytest.raises(OutOfMemory, match="the write"):
+        live.assign(asked)
+    assert big.array is not None
+    assert (big.array.sum(), live.header.revision, live.memory.host.promised) == (0, 0, 0)
+    enough = LiveModel(loaded, host_memory=budget(needed))
+    assert enough.assign(asked).header.revision == 1
+    assert enough.memory.host.promised == 0
 
 
 def test_outputs_of_known_shapes_need_room_before_they_are_computed() -> None:
@@ -208,23 +247,42 @@ def test_a_revert_needs_room_for_what_it_works_out() -> None:
     assert (big.array.sum(), memory.promised) == (0, 0)
 
 
-def test_a_part_of_the_past_needs_room_for_the_whole_that_it_is_cut_from() -> None:
-    """A whole that is laid together again from regions is a copy, however little is read of it."""
-    loaded, _ = big_model()
+@pytest.mark.parametrize(("in_place", "copies"), [(False, 0), (True, 2)])
+def test_a_revert_of_regions_needs_room_for_them_alone(in_place: bool, copies: int) -> None:
+    """Of an embedding: the rows that were written, copied, put together, and replaced."""
+    loaded, big = big_model(in_place=in_place)
     available = [100 * MIB]
-    memory = MemoryBudget("host", lambda: Room(available[0], 100 * MIB))
-    live = LiveModel(loaded, host_memory=memory)
+    live = LiveModel(loaded, host_memory=MemoryBudget("host", lambda: Room(available[0], 2**40)))
+    for region in (Slices((Slice(1, 2),)), Rows(np.array([1, 5]))):
+        value = np.ones((1 if isinstance(region, Slices) else 2, MIB), np.float32)
+        live.assign([Write("big", Operation.SET, value, region)])
+    needed = copies * 2 * 4 * MIB or 32 * MIB
+    available[0] = needed - 1
+    with pytest.raises(OutOfMemory, match=f"the revert needs {needed} bytes"):
+        live.revert(0)
+    available[0] = needed
+    live.revert(0)
+    assert big.array is not None
+    assert (big.array.sum(), live.memory.host.promised) == (0, 0)
+
+
+@pytest.mark.parametrize(("in_place", "copies"), [(False, 1), (True, 2)])
+def test_a_part_of_the_past_needs_room_for_its_rows(in_place: bool, copies: int) -> None:
+    """They are laid together again, of an embedding from a copy; the whole is left alone."""
+    loaded, _ = big_model(in_place=in_place)
+    available = [100 * MIB]
+    live = LiveModel(loaded, host_memory=MemoryBudget("host", lambda: Room(available[0], 2**40)))
     live.assign([Write("big", Operation.SET, ROW, Rows(np.array([1])))])
     row = [Read("big", Rows(np.array([1])))]
-    available[0] = 31 * MIB
-    with pytest.raises(OutOfMemory, match=f"revision 0 needs {32 * MIB} bytes of host memory"):
+    available[0] = copies * 4 * MIB - 1
+    with pytest.raises(OutOfMemory, match=f"revision 0 needs {4 * MIB} bytes of host memory"):
         live.timeline.read(row, 0)
     # What was not written since is not laid together.
     assert live.timeline.read(row, 1).entries[0].value is not None
-    available[0] = 32 * MIB
+    available[0] = copies * 4 * MIB
     (entry,) = live.timeline.read(row, 0).entries
     assert entry.value is not None
-    assert (entry.value.numpy().sum(), memory.promised) == (0, 0)
+    assert (entry.value.numpy().sum(), live.memory.host.promised) == (0, 0)
 
 
 # What the system tells.

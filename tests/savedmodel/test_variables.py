@@ -328,6 +328,32 @@ def test_the_history_of_regions_does_not_keep_the_wholes(load: Load) -> None:
         assert not any(np.shares_memory(part.numpy(), whole) for whole in before)
 
 
+@pytest.mark.parametrize("region", REGIONS_OF_TABLE, ids=str)
+def test_the_past_of_an_embedding(load: Load, region: Region) -> None:
+    """What its regions were is read, and brought back, whatever parts of it were written since."""
+    live = LiveModel(load("embedding"))
+    table = variable(live._loaded, "table")
+    rows, part = Rows(np.array([99, 12, 3], np.int64)), Slices((Slice(1, 18, 2), Slice(1, 3)))
+    states = []
+    for several in ([rows], [part], [part, region, rows], [region]):
+        states.append(table.read().numpy().copy())
+        sevens = [np.full(states[0][index(each)].shape, 7, np.float32) for each in several]
+        live.assign(
+            [
+                Write("table", operation, value.copy(), each)
+                for each, value in zip(several, sevens, strict=True)
+                for operation in (Operation.SET, Operation.ADD)
+            ]
+        )
+    for revision, state in enumerate(states):
+        (entry,) = live.timeline.read([Read("table", region)], revision).entries
+        assert entry.value is not None
+        np.testing.assert_array_equal(entry.value.numpy(), state[index(region)])
+    for revision in (3, 1, 0):
+        live.revert(revision)
+        np.testing.assert_array_equal(table.read().numpy(), states[revision])
+
+
 def test_in_place_writes_are_seen_by_functions(load: Load) -> None:
     """Rows written in place are what the model's own gather finds, and the other way round."""
     model = load("embedding")

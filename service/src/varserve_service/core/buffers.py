@@ -35,6 +35,15 @@ def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, A
     return memory[start : start + nbytes].view(dtype).reshape(shape)
 
 
+def aligned_copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The same elements in writable memory that a variable can take over; strings as they are."""
+    if array.dtype.hasobject:
+        return array.copy()
+    copy = aligned_empty(array.shape, array.dtype)
+    np.copyto(copy, array)
+    return copy
+
+
 def is_aligned(array: np.ndarray[Any, Any]) -> bool:
     """Whether the array starts at a multiple of ALIGNMENT bytes."""
     return int(array.ctypes.data) % ALIGNMENT == 0

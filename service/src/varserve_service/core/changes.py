@@ -7,17 +7,19 @@ made durable. Knows the ports and numpy.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from .buffers import aligned_copy
 from .errors import Reason, StateError
-from .overloads import dtype_name, fits, shape_text
+from .overloads import dtype_name, fits, least_bytes, shape_text
 from .ports import Operation, Value, Variable
-from .regions import Region, Rows, region_shape
+from .regions import Region, Rows, overlap, region_shape, touched_rows
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 _NOT_ADDABLE = ("bool", "string")
 
@@ -150,26 +152,82 @@ def static_shape(variable: Variable) -> tuple[int, ...] | None:
 
 
 def taken_bytes(found: Sequence[tuple[Write, Variable]], *, staged: bool) -> int:
-    """Bytes that writes take, beside their own values, until they are commits.
+    """Bytes that writes take, beside their own values, until they are worked out.
 
-    `staged`: their values are copied to a device. As far as shapes are known beforehand: a variable
-    of any shape counts for nothing.
+    `staged`: their values are copied to a device. As far as shapes are known beforehand: a whole of
+    any shape counts for nothing.
     """
-    groups: dict[str, list[Write]] = {}
-    variables: dict[str, Variable] = {}
+    nbytes = sum(write.value.nbytes for write, _ in found) if staged else 0
+    return nbytes + sum(_worked_out_bytes(*each) for each in _by_variable(found))
+
+
+def _worked_out_bytes(variable: Variable, writes: Sequence[Write]) -> int:
+    if all(write.region is None and write.operation is Operation.SET for write in writes):
+        return 0
+    in_place = variable.writes_in_place
+    if len(writes) > 1:
+        if in_place and all(write.region is not None for write in writes):
+            return 2 * _rows_bytes(variable, writes)
+        return _whole_bytes(variable) * (2 if in_place else 1)
+    (write,) = writes
+    # What is there is a copy, but for a whole that is not written in place; and so is a sum.
+    copies = 2 if in_place or write.region is not None else 1
+    if write.operation is Operation.SET:
+        copies = 0 if in_place else 1
+    overlaid = _whole_bytes(variable) if write.region is not None and not in_place else 0
+    return copies * write.value.nbytes + overlaid
+
+
+def replaced_bytes(found: Sequence[tuple[Write, Variable]]) -> int:
+    """Bytes of what writes replace, where that is copied as they are done: in place, that is.
+
+    Of a region the rows that it touches are. As far as shapes are known beforehand.
+    """
+    return sum(
+        _rows_bytes(variable, writes)
+        if all(write.region is not None for write in writes)
+        else _whole_bytes(variable)
+        for variable, writes in _by_variable(found)
+        if variable.writes_in_place
+    )
+
+
+def preimage_bytes(change: Change) -> int:
+    """Bytes of what a change replaces, where that is copied as it is done."""
+    variable = change.variable
+    if not variable.writes_in_place:
+        return 0
+    shape = variable.shape()
+    if change.region is not None and shape:
+        count = region_shape(change.region, shape, variable=variable.spec.name)[0]
+        shape = (count, *shape[1:])  # all of the rows are gathered
+    return least_bytes(variable.spec.dtype, shape)
+
+
+def _by_variable(
+    found: Sequence[tuple[Write, Variable]],
+) -> list[tuple[Variable, list[Write]]]:
+    groups: dict[str, tuple[Variable, list[Write]]] = {}
     for write, variable in found:
-        groups.setdefault(variable.spec.path, []).append(write)
-        variables[variable.spec.path] = variable
-    total = 0
-    for path, writes in groups.items():
-        variable = variables[path]
-        if staged:
-            total += sum(write.value.nbytes for write in writes)
-        whole = len(writes) > 1 or not variable.writes_in_place
-        if whole and any(w.region is not None or w.operation is not Operation.SET for w in writes):
-            shape = static_shape(variable)
-            total += 0 if shape is None else math.prod(shape) * writes[0].value.dtype.itemsize
-    return total
+        groups.setdefault(variable.spec.path, (variable, []))[1].append(write)
+    return list(groups.values())
+
+
+def _rows_bytes(variable: Variable, writes: Sequence[Write]) -> int:
+    shape = static_shape(variable)
+    if not shape:
+        return _whole_bytes(variable)
+    regions = [write.region for write in writes if write.region is not None]
+    if len(regions) == 1:
+        count = region_shape(regions[0], shape, variable=variable.spec.name)[0]
+    else:
+        count = touched_rows(regions, shape[0]).size
+    return least_bytes(variable.spec.dtype, (count, *shape[1:]))
+
+
+def _whole_bytes(variable: Variable) -> int:
+    shape = static_shape(variable)
+    return 0 if shape is None else least_bytes(variable.spec.dtype, shape)
 
 
 def stage(write: Write, variable: Variable) -> StagedWrite:
@@ -197,10 +255,16 @@ def _without_duplicates(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Base:
-    """What a variable held when a change was worked out: references, taken under the lock."""
+    """What a variable held when a change was worked out: references, taken under the lock.
+
+    `part` is of the region that is written, or of those `rows` that several writes touch: `places`
+    has the index of each write's region among them.
+    """
 
     part: Value | None
     whole: Value | None
+    rows: Array | None = None
+    places: Sequence[Any] = ()
 
 
 def needs_base(writes: Sequence[StagedWrite]) -> bool:
@@ -224,13 +288,28 @@ def capture(writes: Sequence[StagedWrite]) -> Base:
         if whole_set:
             return Base(None, None)
         raise uninitialized(variable)
+    if len(writes) > 1:
+        return _capture_many(writes)
     if not whole_set and static_shape(variable) is None:
         check_shape(variable, first.operation, first.region, first.operand.shape, variable.shape())
-    if len(writes) > 1:
-        return Base(None, variable.read())
     if first.region is not None and not variable.writes_in_place:
         return Base(None, variable.read())
     return Base(None if first.operation is Operation.SET else variable.read(first.region), None)
+
+
+def _capture_many(writes: Sequence[StagedWrite]) -> Base:
+    first, variable = writes[0], writes[0].variable
+    if first.operation is Operation.SET and first.region is None:
+        return Base(None, None)
+    shape = variable.shape()
+    regions = [write.region for write in writes if write.region is not None]
+    if not (variable.writes_in_place and shape and len(regions) == len(writes)):
+        return Base(None, variable.read())
+    for write in writes:
+        check_shape(variable, write.operation, write.region, write.operand.shape, shape)
+    rows = touched_rows(regions, shape[0])
+    places = [overlap(region, rows, shape[0])[0] for region in regions]
+    return Base(variable.read(Rows(rows)), None, rows, places)
 
 
 def work_out(writes: Sequence[StagedWrite], base: Base) -> Change:
@@ -239,6 +318,8 @@ def work_out(writes: Sequence[StagedWrite], base: Base) -> Change:
     Needs no lock. True as long as nothing has written the variable since `base` was taken. Raises
     StateError VARIABLE_UNINITIALIZED, SHAPE_MISMATCH, REGION_INVALID, OUT_OF_MEMORY.
     """
+    if base.rows is not None:
+        return _work_out_rows(writes, base)
     if len(writes) > 1:
         return _work_out_many(writes, base.whole)
     (write,) = writes
@@ -252,6 +333,20 @@ def work_out(writes: Sequence[StagedWrite], base: Base) -> Change:
         value = variable.combine(write.operation, replaced, value)
     overlaid = variable.overlay(base.whole, value, write.region)
     return Change(variable, write.region, value, overlaid, replaced)
+
+
+def _work_out_rows(writes: Sequence[StagedWrite], base: Base) -> Change:
+    """Of a variable that is written in place: the whole may be a thousand times these rows."""
+    assert base.part is not None
+    assert base.rows is not None
+    variable, values = writes[0].variable, aligned_copy(base.part.numpy())
+    for write, place in zip(writes, base.places, strict=True):
+        value = write.operand
+        if write.operation is not Operation.SET:
+            present = variable.stage(aligned_copy(values[place]))
+            value = variable.combine(write.operation, present, value)
+        values[place] = value.numpy()
+    return Change(variable, Rows(base.rows), variable.stage(values))
 
 
 def _work_out_many(writes: Sequence[StagedWrite], whole: Value | None) -> Change:

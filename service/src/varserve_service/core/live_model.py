@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -290,39 +290,50 @@ class LiveModel:
         StateError, with nothing changed.
         """
         found = self._checked(writes)
-        taken = changes.taken_bytes(found, staged=not self.memory.is_host)
-        try:
-            with self.memory.device.reserve(taken, "the write"):
-                assignment = Assignment(self._stage(found), self._revisions, self._loaded)
-                assignment.work_out(self._lock, deadline)
-        except StateError:
-            # What cannot be done now may have been done before.
-            with self._lock.shared(deadline):
-                answer = self._committer.answered(request)
-            if answer is not None:
-                return answer
-            raise
+        with ExitStack() as promised:
+            try:
+                assignment = self._worked_out(found, promised, deadline)
+            except StateError:
+                # What cannot be done now may have been done before.
+                with self._lock.shared(deadline):
+                    answer = self._committer.answered(request)
+                if answer is not None:
+                    return answer
+                raise
 
-        def values() -> dict[str, Value]:
-            if read_back is None:
-                return {}
-            variable = self._variables.find(read_back.variable)
-            return self._reading.back(variable, read_back, max_read_back_bytes)
+            def values() -> dict[str, Value]:
+                if read_back is None:
+                    return {}
+                variable = self._variables.find(read_back.variable)
+                return self._reading.back(variable, read_back, max_read_back_bytes)
 
-        def make() -> Done:
-            if lease_seconds is None:
-                return assignment.make(values)
-            self._leases.check_room()
-            changes.check_initialized(assignment.variables)
-            under = {v.spec.path: self._revisions.of(v.spec.path) for v in assignment.variables}
-            done = assignment.make(values)
-            grant = partial(self._leases.grant, seconds=lease_seconds, under=under)
-            return replace(done, settle=partial(grant, changed=done.changed))
+            def make() -> Done:
+                if lease_seconds is None:
+                    return assignment.make(values)
+                self._leases.check_room()
+                changes.check_initialized(assignment.variables)
+                under = {v.spec.path: self._revisions.of(v.spec.path) for v in assignment.variables}
+                done = assignment.make(values)
+                grant = partial(self._leases.grant, seconds=lease_seconds, under=under)
+                return replace(done, settle=partial(grant, changed=done.changed))
 
-        with self._committer.staged(assignment.values(), request, conditions, deadline) as staged:
-            return self._commit(
-                Attempt(make, request, conditions, origin, deadline, staged), witness
+            staged = promised.enter_context(
+                self._committer.staged(assignment.values(), request, conditions, deadline)
             )
+            attempt = Attempt(make, request, conditions, origin, deadline, staged)
+            return self._commit(attempt, witness)
+
+    def _worked_out(
+        self, found: Sequence[tuple[Write, Variable]], promised: ExitStack, deadline: float | None
+    ) -> Assignment:
+        """Writes that were checked, worked out; `promised` holds what doing them will take."""
+        taken = changes.taken_bytes(found, staged=not self.memory.is_host)
+        replaced = changes.replaced_bytes(found)
+        promised.enter_context(self.memory.device.reserve(replaced, "what the write replaces"))
+        with self.memory.device.reserve(taken, "the write"):
+            assignment = Assignment(self._stage(found), self._revisions, self._loaded)
+            assignment.work_out(self._lock, deadline)
+            return assignment
 
     def _commit(self, attempt: Attempt, witness: Witness | None) -> Answer:
         answer = self._committer.commit(attempt)
@@ -347,25 +358,32 @@ class LiveModel:
         nothing changed: REVISION_COMPACTED, REVISION_IN_FUTURE, VARIABLE_UNINITIALIZED.
         """
         paths = {self._variables.find(name).spec.path for name in variables}
-        with self._lock.shared(deadline):
-            answer = self._committer.answered(request)
-            if answer is not None:  # also when the history does not reach back any more
-                return answer
-            seen = self._revisions.current
-            reversals = self.timeline.reversals(revision, paths, conditions.epoch)
-        copied = sum(each.copied_bytes for each in reversals)
-        with self.memory.reserve_both(copied, "the revert"):
+        with ExitStack() as promised:
+            with self._lock.shared(deadline):
+                answer = self._committer.answered(request)
+                if answer is not None:  # also when the history does not reach back any more
+                    return answer
+                seen = self._revisions.current
+                reversals = self.timeline.reversals(revision, paths, conditions.epoch)
+                copied = sum(each.copied_bytes for each in reversals)
+                promised.enter_context(self.memory.reserve_both(copied, "the revert"))
+                for each in reversals:
+                    each.take()
             worked_out = [each.change() for each in reversals]
 
         def make() -> Done:
             ready = worked_out
             if self._revisions.current != seen:
                 again = self.timeline.reversals(revision, paths, conditions.epoch)
+                for each in again:
+                    each.take()
                 ready = [each.change() for each in again]
             return make_changes(CommitKind.REVERT, ready, self._loaded)
 
-        attempt = Attempt(make, request, conditions, origin, deadline, looks_back=True)
-        return self._commit(attempt, witness)
+        replaced = sum(map(changes.preimage_bytes, worked_out))
+        with self.memory.device.reserve(replaced, "what the revert replaces"):
+            attempt = Attempt(make, request, conditions, origin, deadline, looks_back=True)
+            return self._commit(attempt, witness)
 
     def renew_lease(self, lease: int, epoch: str = "") -> float:
         """Let a lease last for its seconds, which are returned, from now on.

@@ -2,91 +2,153 @@
 
 A value is taken back from what came later: from the whole value that the next whole write replaced,
 or the present one, with what each region write in between replaced laid over it, newest first.
-Capturing it takes references under the model's lock; working it out needs no lock. Knows the ports.
+Taking it takes references under the model's lock, or copies of what is written in place; working it
+out needs no lock. Knows the ports.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from .buffers import aligned_copy
 from .changes import Change, uninitialized
 from .commits import Changed
+from .overloads import least_bytes
 from .ports import Value, Variable
-from .regions import Region, Rows, index_of
+from .regions import (
+    Region,
+    Rows,
+    Slice,
+    Slices,
+    index_of,
+    overlap,
+    region_shape,
+    touched_rows,
+)
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Past:
-    """A variable as it was: `base` with the previous values of `laid` over it, in this order."""
+    """A variable, or a region of it, as it was before later changes.
 
-    variable: Variable
-    base: Value
-    laid: tuple[Changed, ...]
+    A region is worked out from the rows that it touches alone.
+    """
+
+    def __init__(
+        self, variable: Variable, later: Sequence[Changed], region: Region | None = None
+    ) -> None:
+        """`later`: all changes since then, oldest first. The lock is held, shared or not.
+
+        Raises StateError VARIABLE_UNINITIALIZED, REGION_INVALID.
+        """
+        self.variable = variable
+        self._region = region
+        first = next((at for at, changed in enumerate(later) if changed.region is None), None)
+        self._base = None if first is None else later[first].previous
+        if self._base is None and (first is not None or not variable.is_initialized()):
+            raise uninitialized(variable)
+        # To be laid over the base, in this order.
+        self._laid = tuple(reversed(later[:first]))
+        whole = variable.shape() if self._base is None else self._base.shape
+        self._count = whole[0] if whole else 0
+        self.shape = whole
+        """Shape of the value."""
+        self._rows: Array | None = None
+        if region is not None:
+            self.shape = region_shape(region, whole, variable=variable.spec.name)
+            if whole:
+                self._rows = touched_rows([region], self._count)
+        self._of_rows = False  # so is the base
+        spec, rows = variable.spec, self._rows
+        laid_on = whole if rows is None else (rows.size, *whole[1:])
+        self._nbytes = least_bytes(spec.dtype, laid_on)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the value."""
-        return self.base.shape
+    def taken_bytes(self) -> int:
+        """Bytes that `take` copies."""
+        return self._nbytes if self._base is None and self.variable.writes_in_place else 0
 
     @property
     def copied_bytes(self) -> int:
         """Bytes that working the value out takes, beside what is kept anyway."""
-        return self.base.nbytes if self.laid else 0
+        return self._nbytes if self._laid else 0
 
-    def value(self, region: Region | None = None) -> Value:
-        """The value, or a region that fits it. Raises OutOfMemory."""
-        whole = self._whole()
-        return whole if region is None else self.variable.part(whole, region)
+    def take(self) -> None:
+        """Take what there is now, where the value is taken back from that. The lock is held."""
+        if self._base is None:
+            self._of_rows = self._rows is not None and self.variable.writes_in_place
+            rows = Rows(self._rows) if self._of_rows and self._rows is not None else None
+            self._base = self.variable.read(rows)
 
-    def _whole(self) -> Value:
-        if not self.laid:
-            return self.base
+    def value(self) -> Value:
+        """The value, once it has been taken. Needs no lock. Raises OutOfMemory."""
+        base, region = self._base, self._region
+        assert base is not None
+        if region is None or self._rows is None:
+            whole = self._laid_over(base, None)
+            return whole if region is None else self.variable.part(whole, region)
+        if not self._of_rows:
+            if not self._laid:
+                return self.variable.part(base, region)
+            base = self.variable.part(base, Rows(self._rows))
+        rows = self._laid_over(base, self._rows)
+        if isinstance(region, Rows):
+            (places,), _ = overlap(region, self._rows, self._count)
+            return self.variable.part(rows, Rows(places))
+        inner = region.dimensions[1:]
+        return self.variable.part(rows, Slices((Slice(), *inner))) if inner else rows
+
+    def _laid_over(self, base: Value, rows: Array | None) -> Value:
+        """`base` is the whole, or those rows of it."""
+        if not self._laid:
+            return base
         # Laid one by one, each would cost a copy of the whole.
-        whole = self.base.numpy().copy()
-        for changed in self.laid:
+        values = aligned_copy(base.numpy())
+        for changed in self._laid:
             assert changed.region is not None
             assert changed.previous is not None
-            whole[index_of(changed.region)] = changed.previous.numpy()
-        return self.variable.stage(whole)
-
-
-def capture(variable: Variable, later: Sequence[Changed]) -> Past:
-    """The variable as it was before the changes `later`, which are all since then, oldest first.
-
-    The lock is held, shared or not. Raises StateError VARIABLE_UNINITIALIZED.
-    """
-    for index, changed in enumerate(later):
-        if changed.region is None:
-            if changed.previous is None:
-                raise uninitialized(variable)
-            return Past(variable, changed.previous, tuple(reversed(later[:index])))
-    if not variable.is_initialized():
-        raise uninitialized(variable)
-    return Past(variable, variable.read(), tuple(reversed(later)))
+            previous = changed.previous.numpy()
+            if rows is None:
+                values[index_of(changed.region)] = previous
+            else:
+                place, found = overlap(changed.region, rows, self._count)
+                values[place] = previous[found]
+        return self.variable.stage(values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reversal:
-    """What takes changes back, before it is worked out: regions of a variable, or all of it."""
+    """What takes changes back, before it is worked out: regions of a variable, or all of it.
+
+    `region` is what `past` is of.
+    """
 
     variable: Variable
     regions: tuple[Changed, ...] = ()
     past: Past | None = None
+    region: Region | None = None
 
     @property
     def copied_bytes(self) -> int:
-        """Bytes that working the change out takes, beside what is kept anyway."""
+        """Bytes that taking and working the change out take, beside what is kept anyway."""
         if self.past is not None:
-            return self.past.copied_bytes
+            return self.past.taken_bytes + self.past.copied_bytes
         return sum(changed.previous.nbytes for changed in self.regions if changed.previous)
+
+    def take(self) -> None:
+        """Take what there is now. The lock is held, shared or not. Raises OutOfMemory."""
+        if self.past is not None:
+            self.past.take()
 
     def change(self) -> Change:
         """The change to make. Needs no lock. Raises OutOfMemory."""
         if self.past is not None:
-            return Change(self.variable, None, self.past.value())
+            return Change(self.variable, self.region, self.past.value())
         if len(self.regions) == 1:
             return restored(self.variable, self.regions[0])
         return _merged(self.variable, self.regions)
@@ -95,14 +157,17 @@ class Reversal:
 def reversal(variable: Variable, later: Sequence[Changed]) -> Reversal:
     """What takes back the changes `later`, all since then and oldest first; at least one.
 
-    A variable that is written in place gets back the regions alone, where they are one region or
-    lists of rows: the whole may be many times larger. The lock is held, shared or not. Raises
-    StateError VARIABLE_UNINITIALIZED.
+    A variable that is written in place gets back what was written alone: the whole may be many
+    times larger. The lock is held, shared or not. Raises StateError VARIABLE_UNINITIALIZED.
     """
-    one_region = len(later) == 1 and later[0].region is not None
-    if variable.writes_in_place and (one_region or all(isinstance(c.region, Rows) for c in later)):
+    regions = [changed.region for changed in later if changed.region is not None]
+    if not variable.writes_in_place or len(regions) < len(later):
+        return Reversal(variable, past=Past(variable, later))
+    if len(later) == 1 or all(isinstance(region, Rows) for region in regions):
         return Reversal(variable, regions=tuple(later))
-    return Reversal(variable, past=capture(variable, later))
+    shape = variable.shape()
+    touched = Rows(touched_rows(regions, shape[0])) if shape else None
+    return Reversal(variable, past=Past(variable, later, touched), region=touched)
 
 
 def restored(variable: Variable, changed: Changed) -> Change:

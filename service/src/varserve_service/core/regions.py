@@ -5,6 +5,7 @@ Knows numpy and the core's errors.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -46,6 +47,33 @@ Region: TypeAlias = Slices | Rows
 def index_of(region: Region) -> Any:
     """The same as an index that numpy understands."""
     return region.indices if isinstance(region, Rows) else region.index()
+
+
+def touched_rows(regions: Iterable[Region], count: int) -> np.ndarray[Any, Any]:
+    """The rows that regions of a value of so many rows touch: ascending, each once."""
+    return np.unique(np.concatenate([_own_rows(region, count) for region in regions]))
+
+
+def overlap(
+    region: Region, rows: np.ndarray[Any, Any], count: int
+) -> tuple[Any, np.ndarray[Any, Any]]:
+    """Where a region of a value of `count` rows is in a value of some of its rows, which ascend.
+
+    The index of it there, and which rows of the region's own value these are.
+    """
+    own = _own_rows(region, count)
+    at = np.searchsorted(rows, own)
+    found = np.flatnonzero(at < rows.size)
+    found = found[rows[at[found]] == own[found]]
+    inner = () if isinstance(region, Rows) else region.index()[1:]
+    return (at[found], *inner), found
+
+
+def _own_rows(region: Region, count: int) -> np.ndarray[Any, Any]:
+    if isinstance(region, Rows):
+        return region.indices
+    first = region.index()[:1] or (slice(None),)
+    return np.arange(*first[0].indices(count), dtype=np.int64)
 
 
 def region_shape(region: Region, shape: tuple[int, ...], *, variable: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .answers import Answers
-from .buffers import aligned_empty
+from .buffers import aligned_copy
 from .commits import Changed, Commit
 from .errors import JournalError
 from .history import History
@@ -128,7 +128,7 @@ class _Restored:
 
     def _owned(self) -> Array:
         if self._own is None:
-            self._own = _copy(self._whole().numpy())
+            self._own = aligned_copy(self._whole().numpy())
             self._value = None
         return self._own
 
@@ -148,15 +148,6 @@ class _Restored:
 
     def _shape(self) -> tuple[int, ...]:
         return self._value.shape if self._value is not None else self._variable.shape()
-
-
-def _copy(array: Array) -> Array:
-    if array.dtype.hasobject:
-        return array.copy()
-    # Aligned, so that it can become the variable's own memory.
-    copy = aligned_empty(array.shape, array.dtype)
-    np.copyto(copy, array)
-    return copy
 
 
 def _index(region: Region) -> Any:

@@ -17,12 +17,12 @@ from .commits import Commit
 from .errors import Reason, StateError
 from .history import History
 from .lock import ReadersWriterLock
-from .memory import ModelMemory
+from .memory import ModelMemory, Reservation
 from .messages import Admit, Entry, Header, Read, Snapshot
 from .naming import _SHOWN, Directory
-from .past import Past, Reversal, capture, reversal
+from .past import Past, Reversal, reversal
 from .ports import Value, Variable
-from .regions import Region, region_shape
+from .regions import region_shape
 from .watchers import Event, Watcher, Watchers, event_of
 
 # How much of the history is handed out at once to a watcher that comes from afar.
@@ -123,48 +123,59 @@ class Timeline:
     ) -> Snapshot:
         """Values as they were at a revision.
 
-        Raises as LiveModel.read, what `check` does, and OutOfMemory: a part may be cut from a whole
-        that has to be laid together again. `admit` is for what is given, wholes among it.
+        Raises as LiveModel.read, what `check` does, and OutOfMemory: what was may have to be laid
+        together again. `admit` is for what is given, wholes among it.
         """
         found = [(self._variables.find(read.variable), read) for read in reads]
         for variable, read in found:
             check_cast(variable.spec, read.dtype)
-        with self._lock.shared(deadline):
-            self.check(revision, epoch)
-            header = replace(self._header(), revision=revision)
-            taken = [self._capture(variable, read, revision, admit) for variable, read in found]
-        return Snapshot(
-            header,
-            tuple(
-                Entry(variable.spec.name, written, sent_as(variable, work_out(), read.dtype))
-                for (variable, read), (written, work_out) in zip(found, taken, strict=True)
-            ),
-        )
+        with self._memory.device.reserve(0, "the read") as copies:
+            with self._lock.shared(deadline):
+                self.check(revision, epoch)
+                header = replace(self._header(), revision=revision)
+                taken = [
+                    self._take(variable, read, revision, admit, copies) for variable, read in found
+                ]
+            return Snapshot(
+                header,
+                tuple(
+                    Entry(variable.spec.name, written, sent_as(variable, work_out(), read.dtype))
+                    for (variable, read), (written, work_out) in zip(found, taken, strict=True)
+                ),
+            )
 
-    def _capture(
-        self, variable: Variable, read: Read, revision: int, admit: Admit | None
+    def _take(
+        self,
+        variable: Variable,
+        read: Read,
+        revision: int,
+        admit: Admit | None,
+        copies: Reservation,
     ) -> tuple[int, Callable[[], Value]]:
         """Revision of the last write as it was, and what works the value out."""
         spec, region = variable.spec, read.region
         later = self._history.changes_after(spec.path, revision)
-        untouched = not later and variable.is_initialized()
-        past = None if untouched else capture(variable, later)
-        shape = variable.shape() if past is None else past.shape
-        if region is not None:
-            shape = region_shape(region, shape, variable=spec.name)
-        if admit is not None:
-            admit(spec, read, shape, True)
         written = self._history.last_write(spec.path, revision)
-        if past is None:
+        if not later and variable.is_initialized():
+            if admit is not None:
+                shape = variable.shape()
+                if region is not None:
+                    shape = region_shape(region, shape, variable=spec.name)
+                admit(spec, read, shape, True)
             value = variable.read(region)
             return written, lambda: value
-        return written, past.value if region is None else partial(self._cut, past, region, revision)
+        past = Past(variable, later, region)
+        if admit is not None:
+            admit(spec, read, past.shape, True)
+        thing = f"variable {spec.name!r} as it was at revision {revision}"
+        copies.add(past.taken_bytes, thing)
+        past.take()
+        return written, past.value if region is None else partial(self._cut, past, thing)
 
-    def _cut(self, past: Past, region: Region, revision: int) -> Value:
-        """A part of what was: the whole that it is cut from may have to be laid together again."""
-        whole = f"all of variable {past.variable.spec.name!r} as it was at revision {revision}"
-        with self._memory.reserve_both(past.copied_bytes, whole):
-            return past.value(region)
+    def _cut(self, past: Past, thing: str) -> Value:
+        """A part of what was, which has to be laid together first; of a whole that is the value."""
+        with self._memory.reserve_both(past.copied_bytes, thing):
+            return past.value()
 
     def commits(
         self,

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from varserve_service.core.buffers import aligned_empty, is_aligned
+from varserve_service.core.buffers import aligned_copy, aligned_empty, is_aligned
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports import Value
 from varserve_service.core.reductions import Counted, Reduced, counted, reduced
@@ -257,17 +257,9 @@ def cut(whole: tf.Tensor, region: Region, *, own: bool = False) -> TensorValue |
         part = np.take(array, region.indices, axis=0)
     else:
         view = array[(*region.index(), ...)]
-        part = (_copy(view) if own else np.ascontiguousarray(view)).reshape(view.shape)
+        part = (aligned_copy(view) if own else np.ascontiguousarray(view)).reshape(view.shape)
     part.flags.writeable = False
     return HostValue(part)
-
-
-def _copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if array.dtype.hasobject:
-        return array.copy()
-    copy = aligned_empty(array.shape, array.dtype)
-    np.copyto(copy, array)
-    return copy
 
 
 def _cut_on_device(whole: tf.Tensor, region: Region) -> tf.Tensor:
