@@ -33,6 +33,7 @@ from tests.rpc.requests import (
 from tests.rpc.wire import outcome_of
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import model_service_pb2_grpc
+from varserve_service.access.policy import Policy
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
@@ -413,6 +414,21 @@ async def test_an_upload_that_goes_silent_is_given_up(method: str, messages: lis
         assert await reason_of(found.stub.RunFunction(run())) == "OK"
         response = await found.stub.ReadVariable(read(variable="free"))
         assert (response.value.data, response.header.revision) == (b"\0", 1)
+
+
+@pytest.mark.parametrize("method", ["AssignVariables", "StreamRunFunction"])
+async def test_who_says_nothing_is_given_up_by_the_guard(method: str) -> None:
+    """With a policy the manifest is waited for before the handler is there: as long, and no longer.
+
+    Else whoever may do nothing at all could take every place that there is for a verb.
+    """
+    access = Access(policy=lambda: Policy([]))
+    async with running(counter(), access=access, upload_silence=0.1) as found:
+        call = getattr(found.stub, method)()
+        async with asyncio.timeout(20):
+            answer = call if method == "AssignVariables" else call.read()
+            assert await reason_of(answer) == "DEADLINE_EXCEEDED"
+        await until(lambda: found.server._calls._in_progress == set())
 
 
 async def test_silence_is_counted_from_the_last_message(monkeypatch: pytest.MonkeyPatch) -> None:

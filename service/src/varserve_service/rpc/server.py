@@ -110,7 +110,7 @@ class Server:
         self._models = models
         self._options = options
         self._access = access
-        self._guard = Guard(models, access.policy, access.auditing)
+        self._guard = Guard(models, access.policy, access.auditing, options.upload_silence)
         self._admission = Admission(options.limits, options.staging_bytes)
         self._calls = Calls(self._admission, access.authenticator, access.auditing)
         self._lister = Workers("list", 2, options.max_pending_calls)

@@ -21,6 +21,7 @@ from varserve_service.core.messages import Description
 from varserve_service.core.models import Models, bare_name
 from varserve_service.core.ports import VariableSpec
 from varserve_service.rpc.entry.identity import Context, subject_of
+from varserve_service.rpc.messages.bodies import not_silent
 
 from .auditing import Auditing
 from .needs import (
@@ -138,11 +139,16 @@ class Guard:
         models: Models,
         policy: Callable[[], Policy] | None = None,
         auditing: Auditing | None = None,
+        upload_silence: float = 60.0,
     ) -> None:
-        """`policy` gives the one that holds now. Without it everybody may do everything."""
+        """`policy` gives the one that holds now. Without it everybody may do everything.
+
+        `upload_silence`: seconds that a stream's manifest is waited for.
+        """
         self._models = models
         self._policy = policy
         self._auditing = auditing
+        self._upload_silence = upload_silence
 
     def around(self, method: Any, call: Callable[..., Any]) -> Callable[..., Any]:
         """The handler of a method (its descriptor), or what answers only those who may call it.
@@ -158,7 +164,8 @@ class Guard:
 
             async def handle_stream(requests: AsyncIterator[bytes], context: Context) -> Any:
                 messages = aiter(requests)
-                first = await anext(messages, None)
+                async with not_silent(self._upload_silence):
+                    first = await anext(messages, None)
                 asked = derive(manifest_of(method.full_name, first))
                 assert first is not None
                 return await self._handle(method, asked, call, _again(first, messages), context)
