@@ -190,6 +190,7 @@ async def test_where_a_watch_may_begin() -> None:
             (watch(epoch="x"), "EPOCH_MISMATCH", ("current_epoch", live.header.epoch)),
             (watch(patterns=["v", "w*"]), "VARIABLE_NOT_FOUND", ("variable", "w*")),
             (watch(patterns=["v"] * 101), "REQUEST_MALFORMED", None),
+            (watch(patterns=["v", "[" * 513]), "REQUEST_MALFORMED", None),
             (watch(model="w"), "MODEL_NOT_FOUND", None),
         ]:
             found_failure = await failure(found.stub.WatchVariables(request))
@@ -316,6 +317,9 @@ async def test_commits_are_listed() -> None:
         for limit in (0, 1, 1000):
             await listed(max_commits=limit)
         assert await reason_of(listed(patterns=["nope"])) == "VARIABLE_NOT_FOUND"
+        # What takes the square of its length must be short, or it would keep a thread for days.
+        assert await reason_of(listed(patterns=["[" * 512])) == "VARIABLE_NOT_FOUND"
+        assert await reason_of(listed(patterns=["[" * 513])) == "REQUEST_MALFORMED"
 
 
 async def test_earlier_values_are_read_and_brought_back() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
 
@@ -25,6 +25,8 @@ from varserve_service.rpc.serving.watching import Watch
 T = TypeVar("T")
 
 MAX_PATTERNS = 100
+# Characters of one. To compile one takes the square of them where brackets are open.
+MAX_PATTERN = 512
 DEFAULT_COMMITS, MAX_COMMITS = 100, 1000
 
 # What a message needs beside the changes or commits in it.
@@ -160,6 +162,11 @@ def _shutting_down() -> StateError:
     return StateError(Reason.SHUTTING_DOWN, "the service is shutting down; watch again elsewhere")
 
 
-def _check_patterns(patterns: object) -> None:
-    if len(patterns) > MAX_PATTERNS:  # type: ignore[arg-type]
+def _check_patterns(patterns: Sequence[str]) -> None:
+    if len(patterns) > MAX_PATTERNS:
         raise translate.malformed(f"patterns: expected at most {MAX_PATTERNS}")
+    longest = max(map(len, patterns), default=0)
+    if longest > MAX_PATTERN:
+        raise translate.malformed(
+            f"patterns: expected at most {MAX_PATTERN} characters in each, found {longest}"
+        )
