@@ -231,6 +231,20 @@ async def test_the_same_with_await(address: str) -> None:
             iter(watch)
 
 
+async def test_it_is_closed_by_async_with(address: str) -> None:
+    """As everything else that is awaited; a watch that is not says `with`."""
+    async with varserve.aio.connect(address) as client:
+        model = await client.model("fake")
+        async with await model.watch("counter") as watch:
+            await model.variables["counter"].assign(1)
+            assert (await anext(watch)).revision == 1
+        assert [event async for event in watch] == []
+    with varserve.connect(address) as blocking:
+        watched = blocking.model("fake").watch()
+        with pytest.raises(TypeError, match="with"), watched:
+            await watched.__aenter__()  # type: ignore[misc]
+
+
 def test_it_outlives_a_restart_with_the_state() -> None:
     """A watch goes on against the next process of the same state; another epoch is raised."""
     live = LiveModel(fake_model())

@@ -199,6 +199,19 @@ class Watch(Handle[D_co]):
     ) -> None:
         self.close()
 
+    # Closing waits for nothing, so that `with` does as well.
+    async def __aenter__(self: Watch[Async]) -> Watch[Async]:
+        self._awaited("async with", "with")
+        return self
+
+    async def __aexit__(
+        self: Watch[Async],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
     def __repr__(self) -> str:
         request = self._request
         what = ", ".join(request.patterns) or "all variables"
