@@ -205,3 +205,29 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_model_that_is_being_copied_keeps_no_other_from_being_served(
+    tmp_path: Path, model_folder: Callable[[str], Path]
+) -> None:
+    """At the start it is passed over, and taken when it is there; without polling it is told."""
+    half = tmp_path / "repository" / "half" / "1"
+    shutil.copytree(model_folder("counter"), half, ignore=lambda *_: ["saved_model.pb"])
+    arguments = ("--repository-poll", "0.1")
+    with (
+        administered(tmp_path, model_folder, *arguments) as process,
+        varserve.connect(process.address) as client,
+    ):
+        assert client.model("served").version == 1
+        assert "half" not in {model.name for model in client.list_models()}
+        assert "no complete version yet" in process.log.read_text()
+        shutil.copy(model_folder("counter") / "saved_model.pb", half)
+        wait_for(lambda: "half" in {model.name for model in client.list_models()})
+        assert client.model("half").version == 1
+
+    (half / "saved_model.pb").unlink()
+    with pytest.raises(RuntimeError, match="model 'half': expected folders named by version"):
+        ServiceProcess(
+            *("--model-repository", str(tmp_path / "repository")), log=tmp_path / "log of another"
+        )

@@ -202,6 +202,9 @@ def test_a_model_without_a_version_is_told(repository: Path) -> None:
         served(repository)
     with pytest.raises(RepositoryError, match="not a folder"):
         served(repository / "nope")
+    found = Repository({}, repository)
+    assert found.incomplete() == ["empty"]
+    assert [source.name for source in found.all(but=found.incomplete())] == ["good"]
 
 
 def test_a_model_named_twice_is_told(repository: Path) -> None:

@@ -8,7 +8,7 @@ outside what the operator named, whatever name or link leads there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -56,12 +56,32 @@ class Repository:
         """There is a repository, not just named paths."""
         return self._root is not None
 
-    def all(self) -> list[ModelSource]:
-        """What to serve at the start: of each model the highest version. Raises RepositoryError."""
+    def incomplete(self) -> list[str]:
+        """Models of the repository that have no complete version yet."""
+        root = self._root
+        if root is None:
+            return []
+        inside = [name for name in self._names(root) if _is_inside(root / name, root.resolve())]
+        return [
+            name
+            for name in inside
+            if not self._complete(root, name, outside=True)
+            and not self._has_saves_alone(root, name)
+        ]
+
+    def all(self, but: Collection[str] = ()) -> list[ModelSource]:
+        """What to serve at the start: of each model the highest version.
+
+        `but`: models of the repository that are not looked at. Raises RepositoryError.
+        """
         sources = [_named(name, path) for name, path in self._named.items()]
         root = self._root
         if root is not None:
-            names = [name for name in self._names(root) if not self._has_saves_alone(root, name)]
+            names = [
+                name
+                for name in self._names(root)
+                if name not in but and not self._has_saves_alone(root, name)
+            ]
             sources += [self._highest(root, name) for name in names]
         names = [source.name for source in sources]
         for name in names:

@@ -77,7 +77,12 @@ class Loader:
         """What to serve, with its labels; the highest version of what the settings do not label."""
         found: dict[ModelSource, tuple[str, ...]] = {}
         unknown = set(self._settings.labels)
-        for source in self.repository.all():
+        changing = _changing(self._settings)
+        # Where versions can come later, the others need not wait for one that is being copied.
+        later = self.repository.incomplete() if changing else []
+        for name in later:
+            log.warning("no complete version yet", model=name)
+        for source in self.repository.all(but=later):
             labels = {STABLE: source.version} | self._settings.labels.get(source.name, {})
             unknown.discard(source.name)
             for label, version in labels.items():
@@ -85,7 +90,6 @@ class Loader:
                 found[labelled] = (*found.get(labelled, ()), label)
         if unknown:
             raise RepositoryError(f"labels of models that are not there: {', '.join(unknown)}")
-        changing = _changing(self._settings)
         if not found and not (changing and self.repository.has_root):
             raise ModelLoadError(
                 "no model to serve: give --model NAME=PATH or a --model-repository that has one"
