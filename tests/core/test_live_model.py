@@ -93,6 +93,26 @@ def test_writes_of_one_commit_are_applied_in_order(in_place: bool) -> None:
     assert live.header.revision == 1
 
 
+def test_many_regions_of_one_commit_are_laid_over_one_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A copy of the whole for each would keep a thread for minutes, whatever the deadline is."""
+    live, a, _ = two()
+    copies = []
+    overlay = a.overlay
+    monkeypatch.setattr(a, "overlay", lambda *of: copies.append(1) or overlay(*of))
+    kept = value_of(live, "a")
+    regions = [Slices((Slice(n % 2, n % 2 + 1),)) for n in range(1000)]
+    live.assign(
+        [Write("a", SET if n < 500 else ADD, array(n), each) for n, each in enumerate(regions)]
+        + [Write("a", ADD, array(1, 1, 1)), Write("a", SET, array(9), Rows(np.array([2])))]
+    )
+    added = [sum(range(500 + n, 1000, 2)) for n in range(2)]
+    assert value_of(live, "a").tolist() == [498 + added[0] + 1, 499 + added[1] + 1, 9]
+    assert kept.tolist() == [1, 2, 3]
+    assert len(copies) <= 4
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_commit_that_fails_half_way_changes_nothing(in_place: bool, failing: int) -> None:

@@ -152,6 +152,34 @@ def test_regions(shared: LoadedModel, dtype: str, region: Region) -> None:
     v.write(whole)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_writes_of_one_commit(load: Load, dtype: str) -> None:
+    """They leave what they would one after the other, however many there are of a variable."""
+    live, name = LiveModel(load("every_dtype")), f"v_{dtype}"
+
+    def writes(number: int) -> list[Write]:
+        operations = [Operation.SET, *([Operation.ADD] if dtype in NUMERIC else [])]
+        return [
+            Write(name, each, np.array(values(dtype, at)[index(region) if region else ...]), region)
+            for at, region in enumerate((*REGIONS[:4], None, *REGIONS[4:])[:number])
+            for each in operations
+        ]
+
+    def state() -> Any:
+        (entry,) = live.read([Read(name)]).entries
+        assert entry.value is not None
+        return entry.value.numpy().tolist()
+
+    for number in range(2, len(REGIONS) + 2):
+        live.revert(0)
+        for write in writes(number):
+            live.assign([write])
+        expected = state()
+        live.revert(0)
+        live.assign(writes(number))
+        assert state() == expected
+
+
 @pytest.mark.parametrize("dtype", NUMERIC)
 def test_combine(shared: LoadedModel, dtype: str) -> None:
     """Sums and differences are those of numpy in the variable's dtype; integers wrap around."""

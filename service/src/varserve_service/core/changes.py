@@ -17,11 +17,13 @@ from .buffers import aligned_copy
 from .errors import Reason, StateError
 from .overloads import dtype_name, fits, least_bytes, shape_text
 from .ports import Operation, Value, Variable
-from .regions import Region, Rows, overlap, region_shape, touched_rows
+from .regions import Region, Rows, index_of, overlap, region_shape, touched_rows
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 _NOT_ADDABLE = ("bool", "string")
+_FEW = 4
+"""Writes of one variable in one commit that are each laid over the whole where that lives."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -352,21 +354,43 @@ def _work_out_rows(writes: Sequence[StagedWrite], base: Base) -> Change:
 def _work_out_many(writes: Sequence[StagedWrite], whole: Value | None) -> Change:
     # Rare, so it is plain: each write sees, as a whole, what those before it left.
     variable = writes[0].variable
+    own: Array | None = None  # the whole, with regions written into it
     for write in writes:
         if write.region is None and write.operation is Operation.SET:
-            whole = write.operand
+            whole, own = write.operand, None
             continue
         if whole is None:
             raise uninitialized(variable)
         check_shape(variable, write.operation, write.region, write.operand.shape, whole.shape)
-        value = write.operand
-        if write.operation is not Operation.SET:
-            present = whole if write.region is None else variable.part(whole, write.region)
-            value = variable.combine(write.operation, present, write.operand)
-        whole = value if write.region is None else variable.overlay(whole, value, write.region)
+        if write.region is None:
+            present = whole if own is None else variable.stage(own)
+            whole, own = variable.combine(write.operation, present, write.operand), None
+        elif len(writes) <= _FEW:
+            whole = _overlaid(write, whole)
+        else:
+            # A copy of the whole for each would keep a thread for minutes, deadline or not.
+            own = aligned_copy(whole.numpy()) if own is None else own
+            _write_into(own, write)
     if whole is None:
         raise uninitialized(variable)
-    return Change(variable, None, whole)
+    return Change(variable, None, whole if own is None else variable.stage(own))
+
+
+def _overlaid(write: StagedWrite, whole: Value) -> Value:
+    assert write.region is not None
+    variable, value = write.variable, write.operand
+    if write.operation is not Operation.SET:
+        value = variable.combine(write.operation, variable.part(whole, write.region), value)
+    return variable.overlay(whole, value, write.region)
+
+
+def _write_into(own: Array, write: StagedWrite) -> None:
+    assert write.region is not None
+    variable, value, index = write.variable, write.operand, index_of(write.region)
+    if write.operation is not Operation.SET:
+        part = aligned_copy(np.asarray(own[index]).reshape(value.shape))
+        value = variable.combine(write.operation, variable.stage(part), value)
+    own[index] = value.numpy()
 
 
 def check_initialized(variables: Iterable[Variable]) -> None:
