@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from tests.journal.kept import kept
 from tests.saved_models import DTYPES
 from varserve_service.core.buffers import ALIGNMENT, aligned_empty
 from varserve_service.core.casts import FLOATS
@@ -178,6 +180,35 @@ def test_many_writes_of_one_commit(load: Load, dtype: str) -> None:
         live.revert(0)
         live.assign(writes(number))
         assert state() == expected
+
+
+def test_the_region_of_a_scalar_of_strings(load: Load, tmp_path: Path) -> None:
+    """It is all of the scalar, alone and among others, also in the past and after a restart."""
+    all_of_it = Read("word", Slices(()))
+
+    def write(word: bytes) -> Write:
+        return Write("word", Operation.SET, np.array(word, object), all_of_it.region)
+
+    def made() -> LoadedModel:
+        return load("strings_and_ints")
+
+    def found(live: LiveModel, revision: int) -> list[Any]:
+        entries = live.timeline.read([Read("word"), all_of_it], revision).entries
+        return [entry.value.numpy().tolist() for entry in entries if entry.value is not None]
+
+    with kept(tmp_path, made, history_commits=3) as (live, journal):
+        live.assign([write(b"one")])
+        live.assign([write(b"two"), write(b"three")])
+        live.assign([write(b"%d" % n) for n in range(9)])
+        live.assign([write(b"four")])
+        states = [b"word", b"one", b"three", b"8", b"four"]
+        assert [found(live, n) for n in range(5)] == [[state, state] for state in states]
+        live.revert(0)
+        assert found(live, 5) == [b"word", b"word"]
+        live.assign([write(b"six")])
+        journal._compactor.compact()
+    with kept(tmp_path, made, history_commits=3) as (live, _):
+        assert [found(live, n)[0] for n in range(3, 7)] == [b"8", b"four", b"word", b"six"]
 
 
 @pytest.mark.parametrize("dtype", NUMERIC)

@@ -388,8 +388,8 @@ def _write_into(own: Array, write: StagedWrite) -> None:
     assert write.region is not None
     variable, value, index = write.variable, write.operand, index_of(write.region)
     if write.operation is not Operation.SET:
-        part = aligned_copy(np.asarray(own[index]).reshape(value.shape))
-        value = variable.combine(write.operation, variable.stage(part), value)
+        present = variable.stage(aligned_copy(own[index]))
+        value = variable.combine(write.operation, present, value)
     own[index] = value.numpy()
 
 

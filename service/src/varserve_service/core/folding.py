@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .journal import Array, Elements, KeptChange, Part
-from .regions import Rows, Slices
+from .regions import Rows, Slices, index_of
 
 
 def fold(changes: Sequence[KeptChange], shape: tuple[int, ...] | None) -> KeptChange:
@@ -47,10 +47,8 @@ def fold(changes: Sequence[KeptChange], shape: tuple[int, ...] | None) -> KeptCh
 
 def _write(value: Array, change: KeptChange) -> None:
     match change.part:
-        case Slices():
-            value[change.part.index()] = change.value
-        case Rows():
-            value[change.part.indices] = change.value
+        case Slices() | Rows():
+            value[index_of(change.part)] = change.value
         case Elements():
             value.reshape(-1)[change.part.indices] = change.value
 

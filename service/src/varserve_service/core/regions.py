@@ -45,8 +45,9 @@ Region: TypeAlias = Slices | Rows
 
 
 def index_of(region: Region) -> Any:
-    """The same as an index that numpy understands."""
-    return region.indices if isinstance(region, Rows) else region.index()
+    """The same as an index that numpy understands: what it gives and takes is an array."""
+    # Without the dots a scalar's would be its element, and an object's would be an array in it.
+    return region.indices if isinstance(region, Rows) else (*region.index(), ...)
 
 
 def touched_rows(regions: Iterable[Region], count: int) -> np.ndarray[Any, Any]:

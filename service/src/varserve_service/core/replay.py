@@ -7,7 +7,6 @@ and the journal's port.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from .history import History
 from .journal import Array, Elements, Journal, KeptChange
 from .messages import Answer, sent_bytes
 from .ports import Value, Variable
-from .regions import Region, Rows, region_shape
+from .regions import index_of, region_shape
 from .revisions import Revisions
 from .values import HostValue
 
@@ -96,7 +95,7 @@ class _Restored:
             value = self._value = self._variable.stage(change.value)
             self._own = None
         else:
-            whole, index = self._owned(), _index(change.part)
+            whole, index = self._owned(), index_of(change.part)
             previous = self._variable.stage(np.array(whole[index], order="C"))
             whole[index] = change.value
             value = self._variable.stage(change.value)
@@ -148,7 +147,3 @@ class _Restored:
 
     def _shape(self) -> tuple[int, ...]:
         return self._value.shape if self._value is not None else self._variable.shape()
-
-
-def _index(region: Region) -> Any:
-    return region.indices if isinstance(region, Rows) else region.index()

@@ -11,7 +11,7 @@ import tensorflow as tf
 from varserve_service.core.buffers import aligned_empty
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports import Operation, Value, VariableSpec
-from varserve_service.core.regions import Region, Rows, Slice, Slices, region_shape
+from varserve_service.core.regions import Region, Rows, Slice, Slices, index_of, region_shape
 
 from . import casts, device_reductions
 from .casts import CastValue
@@ -169,8 +169,7 @@ class SavedVariable:
         new = old.copy() if old.dtype.hasobject else aligned_empty(old.shape, old.dtype)
         if not old.dtype.hasobject:
             np.copyto(new, old)
-        index = region.indices if isinstance(region, Rows) else region.index()
-        new[index] = value.numpy()
+        new[index_of(region)] = value.numpy()
         return to_tensor(new, self._device)
 
     def _overlay_on_device(self, base: tf.Tensor, value: tf.Tensor, region: Region) -> tf.Tensor:
