@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from varserve_service.__main__ import main
@@ -22,8 +23,9 @@ from varserve_service.core.commits import Commit
 from varserve_service.core.committer import Committer
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.lock import ReadersWriterLock
+from varserve_service.core.ports import Value, Variable
 from varserve_service.core.reading import Reading
-from varserve_service.core.regions import Rows
+from varserve_service.core.regions import Region, Rows
 from varserve_service.core.revisions import Revisions
 from varserve_service.core.watchers import Watchers
 from varserve_service.journal import SqliteJournal
@@ -35,53 +37,78 @@ HICCUP_EVERY = 30
 """So many syncs of the disk are quick, and then one is not: many a kill comes while it lasts."""
 
 
+class Through:
+    """A variable that is written another way, and is otherwise what it is."""
+
+    def __init__(self, variable: Variable, write: Callable[..., None]) -> None:
+        self._variable = variable
+        self._write = write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._variable, name)
+
+    def write(self, value: Value, region: Region | None = None) -> None:
+        self._write(self._variable, value, region)
+
+
+def in_two_halves(variable: Variable, value: Value, region: Region | None) -> None:
+    """Write it, rows in two goes."""
+    if not isinstance(region, Rows) or len(region.indices) < 2:
+        variable.write(value, region)
+        return
+    half = len(region.indices) // 2
+    array = value.numpy()
+    for part in (slice(0, half), slice(half, None)):
+        variable.write(variable.stage(array[part].copy()), Rows(region.indices[part]))
+        time.sleep(0.001)
+
+
+@dataclass
+class Writing:
+    """How commits are written; bugs change it."""
+
+    write: Callable[[Variable, Value, Region | None], None] = in_two_halves
+    undo: bool = True
+
+
+WRITING = Writing()
+
+
 def slow_and_failing() -> None:
     """What a right service has to cope with."""
-    append, entry = SqliteJournal.append, Reading.entry
+    append, entries = SqliteJournal.append, Reading.entries
     count, appends = itertools.count(1), itertools.count(1)
 
     def slow_append(journal: SqliteJournal, entries: Sequence[Any]) -> None:
         time.sleep(0.5 if next(appends) % HICCUP_EVERY == 0 else 0.005)
         append(journal, entries)
 
-    def slow_entry(reading: Reading, *arguments: Any, **options: Any) -> Any:
-        found = entry(reading, *arguments, **options)
-        time.sleep(0.0003)
-        return found
+    def slow_entries(reading: Reading, checked: Sequence[Any]) -> tuple[Any, ...]:
+        found: list[Any] = []
+        for each in checked:
+            found += entries(reading, [each])
+            time.sleep(0.0003)
+        return tuple(found)
 
     def make_changes(kind: Any, ready: Sequence[Change], *more: Any) -> Any:
-        if len(ready) > 1 and next(count) % FAILS_EVERY == 0:
-            last = ready[-1]
+        fails = len(ready) > 1 and next(count) % FAILS_EVERY == 0
+        failed = False
 
-            class Fails:
-                variable, region, value = last.variable, last.region, last.value
-                preimage, previous, undo = last.preimage, last.previous, last.undo
+        def write(variable: Variable, value: Value, region: Region | None) -> None:
+            nonlocal failed
+            if fails and not failed and variable is ready[-1].variable:
+                failed = True
+                raise OutOfMemory("no memory, on purpose")
+            if WRITING.undo or not failed:
+                WRITING.write(variable, value, region)
 
-                def apply(self) -> None:
-                    raise OutOfMemory("no memory, on purpose")
-
-            ready = [*ready[:-1], Fails()]  # type: ignore[list-item]
-        return real_make_changes(kind, ready, *more)
+        seeded = [replace(each, variable=Through(each.variable, write)) for each in ready]
+        return real_make_changes(kind, seeded, *more)
 
     real_make_changes = assignment.make_changes
     SqliteJournal.append = slow_append  # type: ignore[method-assign]
-    Reading.entry = slow_entry  # type: ignore[method-assign]
+    Reading.entries = slow_entries  # type: ignore[method-assign]
     assignment.make_changes = make_changes  # type: ignore[assignment]
-    Change.apply = in_two_halves  # type: ignore[method-assign]
-
-
-def in_two_halves(change: Change) -> None:
-    """Make it so, rows in two goes."""
-    region = change._written_region
-    if not isinstance(region, Rows) or len(region.indices) < 2:
-        change.variable.write(change.whole or change.value, region)
-        return
-    half = len(region.indices) // 2
-    array = change.value.numpy()
-    for part in (slice(0, half), slice(half, None)):
-        value = change.variable.stage(array[part].copy())
-        change.variable.write(value, Rows(region.indices[part]))
-        time.sleep(0.001)
 
 
 def acknowledge_before_sync() -> None:
@@ -103,18 +130,18 @@ def acknowledge_before_sync() -> None:
 def scatter_without_the_lock() -> None:
     """Rows are written when the lock is given back already."""
 
-    def apply(change: Change) -> None:
-        if isinstance(change._written_region, Rows):
-            threading.Thread(target=in_two_halves, args=(change,)).start()
+    def write(variable: Variable, value: Value, region: Region | None) -> None:
+        if isinstance(region, Rows):
+            threading.Thread(target=in_two_halves, args=(variable, value, region)).start()
         else:
-            in_two_halves(change)
+            in_two_halves(variable, value, region)
 
-    Change.apply = apply  # type: ignore[method-assign]
+    WRITING.write = write
 
 
 def half_a_transaction_on_error() -> None:
     """What was done before the failure stays."""
-    assignment.Undo.__call__ = lambda undo: None  # type: ignore[method-assign]
+    WRITING.undo = False
 
 
 def watch_before_commit() -> None:
