@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests import saved_models
 from varserve_service import savedmodel
 from varserve_service.savedmodel import Placement, configure_devices
 
+SECOND_DEVICE = str(Path(__file__).with_name("second_device.py"))
 # In a process of its own: devices are fixed by the first use of TensorFlow in a process.
 ON_A_SECOND_CPU = """
 import sys
@@ -134,6 +136,22 @@ def test_on_a_second_logical_device(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"checked {len(saved_models.DTYPES)}"
+
+
+def test_every_operation_on_a_second_logical_device() -> None:
+    """What `second_device` promises: each in a sentence there."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", SECOND_DEVICE],
+        cwd=Path(saved_models.__file__).parent.parent,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed
+    assert int(passed[1]) >= 12, done.stdout
 
 
 @pytest.mark.gpu

@@ -133,7 +133,10 @@ class TensorValue:
         return self._tensor
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        return host_array(self._tensor)
+        try:
+            return host_array(self._tensor)
+        except tf.errors.ResourceExhaustedError as error:
+            raise self._no_memory("bring to the host") from error
 
     def buffer(self, start: int, stop: int) -> memoryview:
         if self.dtype == "string":
@@ -148,8 +151,14 @@ class TensorValue:
         """Copy whole elements around the bytes from the device, and cut."""
         size = int(self._tensor.dtype.size)
         first, last = start // size, -(-stop // size)
-        data = host_array(self._device_part(first, last)).view(np.uint8)
+        try:
+            data = host_array(self._device_part(first, last)).view(np.uint8)
+        except tf.errors.ResourceExhaustedError as error:
+            raise self._no_memory("bring to the host") from error
         return memoryview(data)[start - first * size : stop - first * size]
+
+    def _no_memory(self, purpose: str) -> OutOfMemory:
+        return OutOfMemory(f"no memory on the device to {purpose} a value of {self._nbytes} bytes")
 
     def _device_part(self, start: int, stop: int) -> tf.Tensor:
         with tf.device(self._tensor.backing_device):
@@ -185,7 +194,7 @@ class TensorValue:
             except NO_KERNEL:  # For this dtype, on this device: by way of the host.
                 return on_host(host_array(part))
         except tf.errors.ResourceExhaustedError as error:
-            raise OutOfMemory("no memory on the device to summarize a value") from error
+            raise self._no_memory("summarize") from error
 
     def _host_part(self, start: int, stop: int) -> np.ndarray[Any, Any]:
         if self._flat is None:
@@ -196,12 +205,13 @@ class TensorValue:
 class RegionValue:
     """A region of a value: holds the whole and cuts the part out on first use."""
 
-    __slots__ = ("_dtype", "_lock", "_nbytes", "_part", "_region", "_shape", "_whole")
+    __slots__ = ("_dtype", "_lock", "_nbytes", "_part", "_region", "_shape", "_variable", "_whole")
 
     def __init__(self, whole: tf.Tensor, region: Region, *, variable: str) -> None:
         self._whole: tf.Tensor | None = whole
         self._region = region
         self._dtype = str(whole.dtype.name)
+        self._variable = variable
         self._shape = region_shape(region, tuple(whole.shape.as_list()), variable=variable)
         self._nbytes = math.prod(self._shape) * int(whole.dtype.size)
         self._part: TensorValue | HostValue | None = None
@@ -232,10 +242,16 @@ class RegionValue:
         return self.cut().count(start, stop, edges)
 
     def cut(self) -> TensorValue | HostValue:
-        """The part alone."""
+        """The part alone. Raises OutOfMemory."""
         with self._lock:
             if self._part is None:
-                self._part = cut(self._whole, self._region)
+                try:
+                    self._part = cut(self._whole, self._region)
+                except OUT_OF_MEMORY as error:
+                    name = self._variable
+                    raise OutOfMemory(
+                        f"no memory for a part of variable {name!r}", variable=name
+                    ) from error
                 # The whole may be a thousand times the part.
                 self._whole = None
             return self._part
@@ -285,6 +301,9 @@ def as_tensor(value: Value, device: str) -> tf.Tensor:
         tensor = value.tensor
         if device_name(device) == device_name(tensor.backing_device):
             return tensor
-        with tf.device(device):
-            return tf.identity(tensor)
+        try:
+            with tf.device(device):
+                return tf.identity(tensor)
+        except OUT_OF_MEMORY as error:
+            raise OutOfMemory(f"no memory for a value of {value.nbytes} bytes") from error
     return to_tensor(value.numpy(), device)

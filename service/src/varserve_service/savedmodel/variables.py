@@ -93,9 +93,13 @@ class SavedVariable:
         return tuple(self._whole().shape.as_list())
 
     def read(self, region: Region | None = None) -> Value:
-        if region is not None and self._in_place:
-            return self._read_in_place(region)
-        whole = self._whole()
+        try:
+            if region is not None and self._in_place:
+                return self._read_in_place(region)
+            whole = self._whole()
+        except OUT_OF_MEMORY as error:  # One that is accessed sparsely is copied.
+            name = self._spec.name
+            raise OutOfMemory(f"no memory to read variable {name!r}", variable=name) from error
         if region is None:
             return TensorValue(whole)
         return RegionValue(whole, region, variable=self._spec.name)
