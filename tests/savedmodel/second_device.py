@@ -196,6 +196,27 @@ WIDE = [f"d_{dtype}" for dtype in saved_models.DTYPES if dtype not in HOST_ONLY]
 WIDE += [f"t_{dtype}" for dtype in ("float32", "bfloat16", "int8", "uint64", "complex64")]
 
 
+def test_what_is_read_is_cut_on_the_device(live: Load) -> None:
+    """Whole or a region, of every dtype, by any chunks: no more comes to the host than is sent."""
+    model = live("wide")
+    for name in WIDE:
+        whole = read(model, name)
+        assert on_device(whole)
+        expected = whole.numpy()
+        assert expected.shape == (64, 8)
+        for region in REGIONS:
+            part = expected[index_of(region)]
+            with brought() as found:
+                value = read(model, name, region)
+                assert value.shape == part.shape
+                assert on_device(value), (name, region)
+                data = part.tobytes()
+                for start, stop in ((0, len(data)), (1, len(data) - 1), (3, 9)):
+                    assert bytes(value.buffer(start, stop)) == data[start:stop]
+                assert value.numpy().tobytes() == data
+            assert max(found, default=0) <= len(data), (name, region)
+
+
 def test_a_chunk_brings_no_more_than_itself(live: Load) -> None:
     """Cast or not."""
     model = live("wide")
@@ -209,10 +230,72 @@ def test_a_chunk_brings_no_more_than_itself(live: Load) -> None:
         assert max(found) <= 100 + 2 * size
 
 
+def test_what_is_written_stays_on_the_device(live: Load) -> None:
+    """SET, ADD and SUB of wholes and regions, of every dtype, come to the same as in numpy."""
+    model = live("wide")
+    for name in WIDE:
+        dtype = name[2:]
+        for region in (None, *REGIONS[:1], rows(7, 2), *REGIONS[2:]):
+            for operation in Operation:
+                if operation is not Operation.SET and dtype == "bool":
+                    continue
+                expected = number(model, name).copy()
+                index = (...,) if region is None else index_of(region)
+                operand = np.array(expected[index][..., ::-1], order="C")
+                change = {
+                    Operation.SET: lambda old, new: new,
+                    Operation.ADD: np.add,
+                    Operation.SUB: np.subtract,
+                }[operation]
+                with np.errstate(all="ignore"):
+                    expected[index] = change(expected[index], operand)
+                with brought() as found:
+                    model.assign([Write(name, operation, operand, region)])
+                by_host = dtype == "bool" and isinstance(region, Rows)
+                assert not found or by_host, (name, region, operation)
+                whole = read(model, name)
+                assert on_device(whole)
+                assert whole.numpy().tobytes() == expected.tobytes(), (name, region, operation)
+
+
+def test_history_and_reverts(live: Load) -> None:
+    """The past is on the device too; what replaced regions held does not keep the wholes there."""
+    model = live("wide")
+    for name in ("d_float32", "t_float32", "d_int8", "d_bfloat16", "t_uint64", "d_complex64"):
+        before, at = number(model, name).copy(), model.header.revision
+        for region in (rows(1, 9), Slices((Slice(8, 24),)), Slices((Slice(0, 2), Slice(0, 2)))):
+            operand = np.array(before[index_of(region)][::-1], order="C")
+            model.assign([Write(name, Operation.SET, operand, region)])
+            (commit,) = model.timeline.commits(1).commits
+            previous = commit.changed[0].previous
+            assert previous is not None
+            assert on_device(previous)
+            assert on_device(past(model, name, at))
+        assert past(model, name, at).numpy().tobytes() == before.tobytes()
+        assert past(model, name, at, rows(9)).numpy().tobytes() == before[[9]].tobytes()
+        model.revert(at)
+        assert number(model, name).tobytes() == before.tobytes()
+        assert on_device(read(model, name))
+
+
 def past(model: LiveModel, name: str, at: int, region: Region | None = None) -> Value:
     (entry,) = model.timeline.read([Read(name, region)], at).entries
     assert entry.value is not None
     return entry.value
+
+
+def test_a_part_has_memory_of_its_own(live: Load) -> None:
+    """A run of rows, too, which TensorFlow would cut without a copy."""
+    model = live("wide")
+    loaded: Any = model._loaded
+    for name in WIDE:
+        found = variable(loaded, name)
+        whole = found.read()
+        for region in REGIONS:
+            part = found.part(whole, region)
+            assert on_device(part), (name, region)
+            assert part.numpy().tobytes() == whole.numpy()[index_of(region)].tobytes()
+            assert not np.shares_memory(part.numpy(), whole.numpy()), (name, region)
 
 
 def test_leases_conditions_and_reading_back(live: Load) -> None:
@@ -316,8 +399,10 @@ def test_summaries(live: Load) -> None:
     for name in WIDE:
         for region in (None, rows(1, 2), Slices((Slice(0, 9, 2),))):
             value = read(model, name, region)
-            summary = summarize(value, histogram=HistogramWish(3))
+            with brought() as found:
+                summary = summarize(value, histogram=HistogramWish(3))
             assert summary.moments.reduced.count == np.prod(value.shape)
+            assert not found, name
 
 
 def test_what_was_kept_is_put_back(

@@ -265,7 +265,7 @@ def cut(whole: tf.Tensor, region: Region, *, own: bool = False) -> TensorValue |
     if not is_host(whole.backing_device):
         try:
             with tf.device(whole.backing_device):
-                return TensorValue(_cut_on_device(whole, region))
+                return TensorValue(_cut_on_device(whole, region, own=own))
         except NO_KERNEL:
             pass  # For this dtype, on this device: by way of the host.
     array = host_array(whole)
@@ -278,11 +278,63 @@ def cut(whole: tf.Tensor, region: Region, *, own: bool = False) -> TensorValue |
     return HostValue(part)
 
 
-def _cut_on_device(whole: tf.Tensor, region: Region) -> tf.Tensor:
+def _cut_on_device(whole: tf.Tensor, region: Region, *, own: bool) -> tf.Tensor:
     if isinstance(region, Rows):
-        return tf.gather(whole, region.indices)
+        return by_rows(lambda rows: tf.gather(rows, region.indices), whole, kernels=_GATHERED)
     begin, end, strides = slice_bounds(region, tuple(whole.shape.as_list()))
-    return tf.raw_ops.StridedSlice(input=whole, begin=begin, end=end, strides=strides)
+    if not own:
+        return tf.raw_ops.StridedSlice(input=whole, begin=begin, end=end, strides=strides)
+    # TensorFlow cuts a run of the outermost dimension without a copy: it must not be that.
+    return tf.raw_ops.StridedSlice(
+        input=tf.expand_dims(whole, 0),
+        begin=np.insert(begin, 0, 0),
+        end=np.insert(end, 0, 1),
+        strides=np.insert(strides, 0, 1),
+        shrink_axis_mask=1,
+    )
+
+
+def put_rows(base: tf.Tensor, indices: np.ndarray[Any, Any], rows: tf.Tensor) -> tf.Tensor:
+    """`base` with rows of it replaced by others, on the device of both."""
+
+    def put(base: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        return tf.tensor_scatter_nd_update(base, indices[:, np.newaxis], rows)
+
+    return by_rows(put, base, rows, kernels=_SCATTERED)
+
+
+# Dtypes whose rows TensorFlow gathers, and scatters, on a GPU. It does so with any other on the
+# host, after it has brought all of it there.
+_GATHERED = frozenset(
+    {"bool", "float16", "bfloat16", "float32", "float64", "complex64", "complex128", "int64"}
+)
+_SCATTERED = frozenset({"float32", "float64", "complex64", "complex128", "int64"})
+# How many elements of the others are one of the dtype that their bits can be moved as.
+_WORDS = {
+    **dict.fromkeys(("int8", "uint8"), (4, tf.float32)),
+    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), (2, tf.float32)),
+    "uint32": (1, tf.float32),
+    "uint64": (1, tf.int64),
+}
+
+
+def by_rows(
+    move: Callable[..., tf.Tensor], *tensors: tf.Tensor, kernels: frozenset[str]
+) -> tf.Tensor:
+    """What `move` makes of tensors by their rows, whose elements it leaves as they are.
+
+    `kernels`: the dtypes that it moves. Of another it gets the same bits as one of these, where
+    rows are whole words of that.
+    """
+    first = tensors[0]
+    count, word = _WORDS.get(first.dtype.name, (0, first.dtype))
+    row = tuple(first.shape.as_list()[1:])
+    size = math.prod(row)
+    if first.dtype.name in kernels or not count or size % count:
+        return move(*tensors)
+    parts = [size // count] if count == 1 else [size // count, count]
+    moved = move(*(tf.bitcast(tf.reshape(each, [each.shape[0], *parts]), word) for each in tensors))
+    return tf.reshape(tf.bitcast(moved, first.dtype), [moved.shape[0], *row])
 
 
 def slice_bounds(

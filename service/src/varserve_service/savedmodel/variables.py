@@ -24,13 +24,20 @@ from .values import (
     as_tensor,
     cut,
     host_array,
+    put_rows,
     slice_bounds,
     to_tensor,
 )
 from .variable_access import compiled
 
 _FLOAT8 = frozenset({"float8_e5m2", "float8_e4m3fn"})
-_IN_PLACE_ON_DEVICE = frozenset({"float16", "bfloat16", "float32", "float64"})
+# Those whose rows TensorFlow reads and writes in place on a GPU, by indices of 64 bits.
+_IN_PLACE_ON_DEVICE = frozenset(
+    {
+        *("float16", "bfloat16", "float32", "float64"),
+        *("int8", "int16", "int64", "uint8", "uint16", "uint32", "uint64"),
+    }
+)
 
 
 class SavedVariable:
@@ -178,7 +185,7 @@ class SavedVariable:
 
     def _overlay_on_device(self, base: tf.Tensor, value: tf.Tensor, region: Region) -> tf.Tensor:
         if isinstance(region, Rows):
-            return tf.tensor_scatter_nd_update(base, region.indices[:, np.newaxis], value)
+            return put_rows(base, region.indices, value)
         begin, end, strides = slice_bounds(region, tuple(base.shape.as_list()))
         return tf.raw_ops.TensorStridedSliceUpdate(
             input=base, begin=begin, end=end, strides=strides, value=value
