@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import time
 from typing import Any
 from unittest import mock
 
@@ -17,7 +18,7 @@ from varserve_service.core.answers import WriteRequest
 from varserve_service.core.assignment import Assignment
 from varserve_service.core.changes import Write
 from varserve_service.core.commits import CommitKind, Origin
-from varserve_service.core.errors import Reason
+from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.history import History
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Conditions, Read
@@ -168,6 +169,14 @@ def test_of_an_embedding_rows_are_taken_and_not_the_whole(monkeypatch: pytest.Mo
     live.revert(0)
     assert table.array.sum() == 0
     assert (answer.header.revision, max(taken)) == (3, 2)
+
+
+def test_what_was_is_not_worked_out_past_the_deadline() -> None:
+    """A thousand parts, each of ten thousand writes, would keep a thread for an hour."""
+    live, _ = written_often(in_place=False)
+    with pytest.raises(StateError, match="before all was worked out") as caught:
+        live.timeline.read([Read("a")], 0, deadline=time.monotonic())
+    assert caught.value.reason is Reason.DEADLINE_EXCEEDED
 
 
 @IN_PLACE

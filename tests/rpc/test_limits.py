@@ -18,6 +18,7 @@ from tests.rpc.requests import (
     header,
     manifest,
     read,
+    rows,
     run,
     run_manifest,
     slices,
@@ -30,6 +31,7 @@ from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import tensor_pb2
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
 from varserve_service.core.ports import TensorSpec
+from varserve_service.rpc.services import model_service
 
 UINT8 = tensor_pb2.DATA_TYPE_UINT8
 ENVELOPE = 64 * 1024  # what a unary message has beside the bytes of its tensors
@@ -287,6 +289,24 @@ def test_a_body_of_all_that_may_arrive_at_once(staging: int, reason: str) -> Non
         outcome = wire.ask("AssignVariables", first, *body_of(BODY))
         outcome.check()
         assert outcome.reason == reason
+
+
+@pytest.mark.parametrize(("most", "least"), [(10_000, 10_000), (2, 1)])
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_most_reads_and_writes_of_one_request(
+    most: int, least: int, more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many, or one for each variable: the model's lock is held for as long as they take."""
+    monkeypatch.setattr(model_service, "_MAX_ITEMS", least)
+    reason = "REQUEST_MALFORMED" if more else OK
+    nothing = entry(region=rows(), tensor=header(shape=[0], byte_length=0))
+    with serve_here(counter()) as address, connected(address) as wire:
+        for at in (None, 0):
+            reads = [{"variable": "v"}] * (most + more)
+            request = pb.ReadVariablesRequest(model=MODEL, reads=reads, at_revision=at)
+            assert wire.ask("ReadVariables", request).reason == reason
+        writes = manifest(*[nothing] * (most + more))
+        assert wire.ask("AssignVariables", writes).reason == reason
 
 
 @pytest.mark.parametrize(

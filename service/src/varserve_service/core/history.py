@@ -5,6 +5,7 @@ Knows commits, and nothing of locks: the caller holds the model's, exclusive to 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -98,7 +99,6 @@ class History:
 
     def last_write(self, path: str, revision: int) -> int:
         """Revision of a variable's last write as it was at a revision; 0: as loaded."""
-        for write in reversed(self._writes.get(path, ())):
-            if write <= revision:
-                return write
-        return self._written_before.get(path, 0)
+        writes = self._writes.get(path, ())
+        before = bisect_right(writes, revision)
+        return writes[before - 1] if before else self._written_before.get(path, 0)

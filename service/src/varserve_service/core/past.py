@@ -52,8 +52,8 @@ class Past:
         self._base = None if first is None else later[first].previous
         if self._base is None and (first is not None or not variable.is_initialized()):
             raise uninitialized(variable)
-        # To be laid over the base, in this order.
-        self._laid = tuple(reversed(later[:first]))
+        # To be laid over the base, the newest first. Not a copy: one call may ask for many parts.
+        self._laid = later if first is None else later[:first]
         whole = variable.shape() if self._base is None else self._base.shape
         self._count = whole[0] if whole else 0
         self.shape = whole
@@ -109,7 +109,7 @@ class Past:
             return base
         # Laid one by one, each would cost a copy of the whole.
         values = aligned_copy(base.numpy())
-        for changed in self._laid:
+        for changed in reversed(self._laid):
             assert changed.region is not None
             assert changed.previous is not None
             previous = changed.previous.numpy()

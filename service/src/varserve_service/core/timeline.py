@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from .casts import check_cast, sent_as
-from .commits import Commit
+from .commits import Changed, Commit
 from .errors import Reason, StateError
 from .history import History
 from .lock import ReadersWriterLock
@@ -133,28 +134,36 @@ class Timeline:
             with self._lock.shared(deadline):
                 self.check(revision, epoch)
                 header = replace(self._header(), revision=revision)
+                # Once for each variable, however often it is read: it may have been written often.
+                later = {
+                    path: self._history.changes_after(path, revision)
+                    for path in {variable.spec.path for variable, _ in found}
+                }
                 taken = [
-                    self._take(variable, read, revision, admit, copies) for variable, read in found
+                    self._take(variable, read, revision, later[variable.spec.path], admit, copies)
+                    for variable, read in found
                 ]
-            return Snapshot(
-                header,
-                tuple(
-                    Entry(variable.spec.name, written, sent_as(variable, work_out(), read.dtype))
-                    for (variable, read), (written, work_out) in zip(found, taken, strict=True)
-                ),
-            )
+            entries = []
+            for (variable, read), (written, work_out) in zip(found, taken, strict=True):
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise StateError(
+                        Reason.DEADLINE_EXCEEDED, "the deadline passed before all was worked out"
+                    )
+                value = sent_as(variable, work_out(), read.dtype)
+                entries.append(Entry(variable.spec.name, written, value))
+            return Snapshot(header, tuple(entries))
 
     def _take(
         self,
         variable: Variable,
         read: Read,
         revision: int,
+        later: Sequence[Changed],
         admit: Admit | None,
         copies: Reservation,
     ) -> tuple[int, Callable[[], Value]]:
         """Revision of the last write as it was, and what works the value out."""
         spec, region = variable.spec, read.region
-        later = self._history.changes_after(spec.path, revision)
         written = self._history.last_write(spec.path, revision)
         if not later and variable.is_initialized():
             if admit is not None:

@@ -45,6 +45,8 @@ T = TypeVar("T")
 
 # What a unary response needs beside the bytes of its tensors.
 _ENVELOPE_BYTES = 64 * 1024
+# Reads, or writes, of one request, where the model has fewer variables: its lock is held meanwhile.
+_MAX_ITEMS = 10_000
 # Seconds that a list waits for a model that is held.
 _PATIENCE = 0.5
 
@@ -272,10 +274,6 @@ class ModelService:
         request = pb.ReadVariablesRequest.FromString(data)
         if not request.reads:
             raise translate.malformed("reads: expected at least one, found none")
-        reads = [
-            Read(read.variable, translate.region(read), translate.dtype(read))
-            for read in request.reads
-        ]
         at = translate.optional(request, "at_revision")
 
         def work(
@@ -300,6 +298,11 @@ class ModelService:
             self._serving.use(request.model) as served,
             served.live.memory.host.reserve(0, "the read") as copies,
         ):
+            _check_count("reads", len(request.reads), served.live)
+            reads = [
+                Read(read.variable, translate.region(read), translate.dtype(read))
+                for read in request.reads
+            ]
             first, download = await served.run(work, deadline_of(context))
             note_header(first.manifest.header)
             note(read_bytes=sum(header.byte_length for header in download.headers))
@@ -318,6 +321,7 @@ class ModelService:
         origin, witness = translate.origin(manifest, subject_of(context)), witness_of(context)
         lease_seconds = translate.lease_seconds(manifest)
         with self._serving.use(manifest.model) as served:
+            _check_count("entries", len(manifest.entries), served.live)
             claimed = [
                 ClaimedTensor(f"variable {entry.variable[:200]!r}", entry.tensor)
                 for entry in manifest.entries
@@ -500,6 +504,12 @@ def _summary(status: Status, sight: Sight | None) -> Any:
         # Somebody holds it, for minutes maybe: the others are to be listed nevertheless.
         found = live.outline()
     return translate.summary(status, shown(found, live, sight))
+
+
+def _check_count(field: str, count: int, live: LiveModel) -> None:
+    most = max(_MAX_ITEMS, len(live.timeline.labels))
+    if count > most:
+        raise translate.malformed(f"{field}: expected at most {most}, found {count}")
 
 
 def _read(
