@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,7 @@ def test_a_device_has_a_memory_of_its_own() -> None:
     """Where values live on a device, they are brought there only when they fit."""
     loaded, big = big_model()
     loaded.device = "GPU:0"
+    big.spec = replace(big.spec, device="GPU:0")
     loaded.room = Room(31 * MIB, 80 * MIB)
     live = LiveModel(loaded, host_memory=budget(1000 * MIB))
     whole = Write("big", Operation.SET, np.ones((8, MIB), np.float32))
@@ -227,6 +229,29 @@ def test_a_device_has_a_memory_of_its_own() -> None:
     assert big.array.sum() == 0
     loaded.room = Room(32 * MIB, 80 * MIB)
     assert live.assign([whole]).header.revision == 1
+
+
+def test_what_a_device_does_not_keep_takes_host_memory() -> None:
+    """Some dtypes are always on the host, whose memory they take: it may have room, or not."""
+    loaded, big = big_model()
+    loaded.device = "GPU:0"
+    loaded.room = Room(0, 80 * MIB)
+
+    def fill() -> dict[str, np.ndarray[Any, Any]]:
+        big.array = np.ones((8, MIB), np.float32)
+        return {}
+
+    loaded.functions = [FakeFunction("fill", fill, writes=("big",))]
+    region = Write("big", Operation.SET, ROW, Rows(np.array([2])))
+    full = LiveModel(loaded, host_memory=budget(31 * MIB))
+    with pytest.raises(OutOfMemory, match=f"the write needs {36 * MIB} bytes of host memory"):
+        full.assign([region])
+    with pytest.raises(OutOfMemory, match=f"'fill' needs {32 * MIB} bytes of host memory"):
+        full.run("fill", {}, {})
+    live = LiveModel(loaded, host_memory=budget(36 * MIB))
+    assert live.assign([region]).header.revision == 1
+    assert live.run("fill", {}, {}).header.revision == 2
+    assert (live.memory.host.promised, live.memory.device.promised) == (0, 0)
 
 
 def test_a_revert_needs_room_for_what_it_works_out() -> None:

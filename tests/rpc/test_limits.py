@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.fakes import FakeFunction, FakeVariable
-from tests.rpc.models import counter, strings
+from tests.rpc.models import counter, counter_model, strings
 from tests.rpc.requests import (
     MODEL,
     assign,
@@ -29,6 +30,7 @@ from tests.serving import serve_here
 from varserve import tensors
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import tensor_pb2
+from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
 from varserve_service.core.ports import TensorSpec
 from varserve_service.rpc.services import model_service
@@ -273,6 +275,23 @@ def test_wholes_that_are_copied_need_memory(in_place: bool, reason: str) -> None
         assert wire.ask("ReadVariables", request).reason == reason
         assert wire.ask("SummarizeVariables", summary).reason == reason
     assert memory.promised == 0
+
+
+@pytest.mark.parametrize(("device", "reason"), [("CPU:0", OK), ("GPU:0", "OUT_OF_MEMORY")])
+def test_parts_of_what_is_on_a_device_need_its_memory(device: str, reason: str) -> None:
+    """They are cut there; what TensorFlow keeps on the host all the same is cut on the host."""
+    table = FakeVariable("table", np.zeros(4 * SMALL_BYTES, np.uint8))
+    table.spec = replace(table.spec, device=device)
+    model = counter_model(table)
+    model.device, model.room = "GPU:0", Room(SMALL_BYTES, 2**40)
+    live = LiveModel(model)
+    part = {"variable": "table", "region": slices({"stop": 2 * SMALL_BYTES})}
+    request = pb.ReadVariablesRequest(model=MODEL, reads=[part])
+    summary = pb.SummarizeVariablesRequest(model=MODEL, selections=[part])
+    with serve_here(live) as address, connected(address) as wire:
+        assert wire.ask("ReadVariables", request).reason == reason
+        assert wire.ask("SummarizeVariables", summary).reason == reason
+    assert (live.memory.host.promised, live.memory.device.promised) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from varserve_service.core.administration import SaveFormat
 from varserve_service.core.changes import Write
 from varserve_service.core.errors import OutOfMemory, StateError
 from varserve_service.core.live_model import LiveModel
-from varserve_service.core.memory import Room
+from varserve_service.core.memory import MemoryBudget, Room
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation, Value
 from varserve_service.core.regions import Region, Rows, Slice, Slices, index_of
@@ -433,8 +433,10 @@ def test_what_was_kept_is_put_back(
 
 @pytest.mark.parametrize("form", list(SaveFormat))
 def test_saving(form: SaveFormat, live: Load, root: Path, tmp_path: Path) -> None:
-    """Every format takes values from the device."""
-    model = live("nested")
+    """Every format takes values from the device, and asks for room on the host first."""
+    available = [10**9]
+    budget = MemoryBudget("host", lambda: Room(available[0], 10**9))
+    model = live("nested", host_memory=budget)
     model.assign([Write("loose/0", Operation.SET, np.array(5, np.int32))])
     savers = {
         SaveFormat.SAVED_MODEL: savedmodel.save_saved_model,
@@ -443,6 +445,32 @@ def test_saving(form: SaveFormat, live: Load, root: Path, tmp_path: Path) -> Non
     }
     room = SaveRoom(tmp_path / "saves", savers)
     assert room.save(model, root / "nested", "one", form).header.revision == 1
+    there = [spec.path for spec in model.specs if spec.device == "GPU:3"]
+    nbytes = sum(read(model, path).nbytes for path in there)
+    with mock.patch("varserve_service.core.memory.SMALL_BYTES", 1):
+        available[0] = nbytes
+        room.save(model, root / "nested", "two", form)
+        available[0] = nbytes - 1
+        with pytest.raises(OutOfMemory, match=r"the save needs \d+ bytes of host memory"):
+            room.save(model, root / "nested", "three", form)
+    assert sorted(path.name for path in (tmp_path / "saves").iterdir()) == ["one", "two"]
+    assert budget.promised == 0
+
+
+def test_memory_of_the_device(live: Load) -> None:
+    """What is staged there is refused where it does not fit; what is on the host is not."""
+    model = live("wide")
+    assert {spec.name: spec.device for spec in model.specs}["step"] == "CPU:0"
+    with (
+        mock.patch.object(Place, "room", Room(0, 10**9)),
+        mock.patch("varserve_service.core.memory.SMALL_BYTES", 1),
+    ):
+        model.assign([Write("step", Operation.ADD, np.ones((64, 8), np.int32))])
+        with pytest.raises(OutOfMemory, match="needs 4096 bytes of GPU:3 memory; 0 are"):
+            model.assign([Write("d_float32", Operation.ADD, np.ones((64, 8), np.float32))])
+    assert number(model, "step").max() == 1
+    assert number(model, "d_float32").max() == 119
+    assert (model.memory.host.promised, model.memory.device.promised) == (0, 0)
 
 
 def test_no_memory_while_a_value_is_read(live: Load) -> None:

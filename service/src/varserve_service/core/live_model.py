@@ -327,10 +327,13 @@ class LiveModel:
         self, found: Sequence[tuple[Write, Variable]], promised: ExitStack, deadline: float | None
     ) -> Assignment:
         """Writes that were checked, worked out; `promised` holds what doing them will take."""
-        taken = changes.taken_bytes(found, staged=not self.memory.is_host)
-        replaced = changes.replaced_bytes(found)
-        promised.enter_context(self.memory.device.reserve(replaced, "what the write replaces"))
-        with self.memory.device.reserve(taken, "the write"):
+        with ExitStack() as meanwhile:
+            for memory in {self.memory.host, self.memory.device}:
+                there = [each for each in found if self.memory.of(each[1].spec.device) is memory]
+                replaced = changes.replaced_bytes(there)
+                promised.enter_context(memory.reserve(replaced, "what the write replaces"))
+                taken = changes.taken_bytes(there, staged=memory is not self.memory.host)
+                meanwhile.enter_context(memory.reserve(taken, "the write"))
             assignment = Assignment(self._stage(found), self._revisions, self._loaded)
             assignment.work_out(self._lock, deadline)
             return assignment

@@ -7,7 +7,7 @@ nothing of what the memory is for.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -134,6 +134,19 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelReservation:
+    """Bytes of a model's memories promised to one call, until its block ends."""
+
+    memory: ModelMemory
+    host: Reservation
+    device: Reservation
+
+    def add(self, nbytes: int, thing: str, *, on: str) -> None:
+        """Promise more, for a value on a device. Raises as Reservation.add."""
+        (self.device if self.memory.of(on) is self.memory.device else self.host).add(nbytes, thing)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelMemory:
     """The memories that a model's calls take from.
 
@@ -147,6 +160,19 @@ class ModelMemory:
     def is_host(self) -> bool:
         """The values live in host memory."""
         return self.device is self.host
+
+    def of(self, device: str) -> MemoryBudget:
+        """What a value on a device takes from: of some dtypes TensorFlow keeps all on the host."""
+        return self.device if device == self.device.place else self.host
+
+    @contextmanager
+    def reserve(self, taken: Mapping[str, int], thing: str) -> Iterator[ModelReservation]:
+        """Promise bytes, by the device of the values that take them, and what the block adds."""
+        with self.host.reserve(0, thing) as host, self.device.reserve(0, thing) as device:
+            reservation = ModelReservation(self, host, device)
+            for place, nbytes in taken.items():
+                reservation.add(nbytes, thing, on=place)
+            yield reservation
 
     @contextmanager
     def reserve_both(self, nbytes: int, thing: str) -> Iterator[None]:

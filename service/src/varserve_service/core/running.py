@@ -7,6 +7,7 @@ it changes nothing, exclusive where it may.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,8 +88,10 @@ class Run:
 
     def make(self) -> Done:
         """Run it as what a commit is made of: what it writes is put back when it fails."""
-        copied = sum(map(_copied_bytes, self._written))
-        with self._memory.device.reserve(copied, f"function {self._name!r}"):
+        copied: Counter[str] = Counter()
+        for variable in self._written:
+            copied[variable.spec.device] += _copied_bytes(variable)
+        with self._memory.reserve(copied, f"function {self._name!r}"):
             return self._make()
 
     def _make(self) -> Done:

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -75,7 +75,7 @@ class SaveRoom:
         target = self._target(folder)
         header, values = _snapshot(live, deadline)
         try:
-            with self._temporary() as temporary:
+            with _brought_to_host(live, values), self._temporary() as temporary:
                 self._savers[form](temporary, values, header, source, live.fingerprint)
                 _note(temporary, header, form)
                 nbytes = _synced(temporary)
@@ -170,6 +170,18 @@ class SaveRoom:
         return target
 
 
+def _brought_to_host(
+    live: LiveModel, values: Mapping[VariableSpec, Value]
+) -> AbstractContextManager[object]:
+    """Room for the values that are on a device: a writer wants all of them. Raises OutOfMemory."""
+    copied = sum(
+        least_bytes(spec.dtype, value.shape)
+        for spec, value in values.items()
+        if live.memory.of(spec.device) is not live.memory.host
+    )
+    return live.memory.host.reserve(copied, "the save")
+
+
 def _snapshot(
     live: LiveModel, deadline: float | None
 ) -> tuple[Header, Mapping[VariableSpec, Value]]:
@@ -180,11 +192,12 @@ def _snapshot(
     found = live.describe(deadline)
     # A variable that has a value keeps having one.
     specs = [state.spec for state in found.variables if state.shape is not None]
-    with live.memory.device.reserve(0, "the save") as copies:
+    with live.memory.reserve({}, "the save") as copies:
 
         def admit(spec: VariableSpec, read: Read, shape: tuple[int, ...], copied: bool) -> None:
             if copied:
-                copies.add(least_bytes(spec.dtype, shape), f"a copy of variable {spec.name!r}")
+                nbytes = least_bytes(spec.dtype, shape)
+                copies.add(nbytes, f"a copy of variable {spec.name!r}", on=spec.device)
 
         reads = [Read(spec.path) for spec in specs]
         snapshot = live.read(reads, admit=admit, deadline=deadline)

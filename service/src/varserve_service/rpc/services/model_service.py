@@ -16,7 +16,7 @@ from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
-from varserve_service.core.memory import MemoryBudget, Reservation
+from varserve_service.core.memory import MemoryBudget, ModelReservation
 from varserve_service.core.messages import UNCONDITIONAL, Admit, Read, Snapshot, sent_bytes
 from varserve_service.core.models import Models, Status
 from varserve_service.core.ports import VariableSpec
@@ -261,7 +261,7 @@ class ModelService:
         try:
             with (
                 self._serving.use(request.model) as served,
-                served.live.memory.host.reserve(0, "the summary") as copies,
+                served.live.memory.reserve({}, "the summary") as copies,
             ):
                 return await served.run(work, deadline_of(context))
         finally:
@@ -296,7 +296,7 @@ class ModelService:
 
         with (
             self._serving.use(request.model) as served,
-            served.live.memory.host.reserve(0, "the read") as copies,
+            served.live.memory.reserve({}, "the read") as copies,
         ):
             _check_count("reads", len(request.reads), served.live)
             reads = [
@@ -463,7 +463,7 @@ class ModelService:
         if nbytes > self._max_unary_bytes:
             raise translate.too_large(f"variable {variable!r}", nbytes, self._max_unary_bytes)
 
-    def _admit_copies(self, copies: Reservation, *, whole_too: bool) -> Admit:
+    def _admit_copies(self, copies: ModelReservation, *, whole_too: bool) -> Admit:
         """Lets one call have no more copied than it could upload: regions, and what is past.
 
         They take their bytes from `copies`, as does what is copied because of what it is.
@@ -485,7 +485,8 @@ class ModelService:
                     nbytes=total,
                     limit=limit,
                 )
-            copies.add(nbytes, f"a copy of variable {spec.name!r}")
+            # A part of what is on a device is cut there.
+            copies.add(nbytes, f"a copy of variable {spec.name!r}", on=spec.device)
 
         return admit
 
