@@ -44,9 +44,12 @@ from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.access.policy import Verb
 from varserve_service.access.policy_file import read_policy
+from varserve_service.core import naming
+from varserve_service.core.errors import StateError
+from varserve_service.core.models import Models
 from varserve_service.rpc import Access
 from varserve_service.rpc.entry.verbs import VERBS
-from varserve_service.rpc.guard.guard import Guard
+from varserve_service.rpc.guard.guard import Guard, sight
 from varserve_service.rpc.guard.needs import FIRST, NEEDS
 
 
@@ -282,9 +285,6 @@ def test_every_method_is_listed_and_only_those() -> None:
 
 async def test_a_method_that_is_not_listed_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new method is answered to nobody, policy or not, until the table says what it needs."""
-    from varserve_service.core.errors import StateError
-    from varserve_service.core.models import Models
-
     method = METHODS["ReadVariable"]
     monkeypatch.delitem(NEEDS, method.full_name)  # type: ignore[arg-type]
 
@@ -297,10 +297,27 @@ async def test_a_method_that_is_not_listed_is_denied(monkeypatch: pytest.MonkeyP
         assert caught.value.reason.value == "PERMISSION_DENIED"
 
 
+def test_no_close_names_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the event loop they would keep everybody waiting, and nobody would be told of them."""
+    compared = []
+    monkeypatch.setattr(
+        naming.difflib, "get_close_matches", lambda *of, **how: compared.append(of) or []
+    )
+    live = alpha()
+    guard, seen = Guard(Models([live])), sight(lambda: read_policy(POLICY), "boss")
+    for method, request in [
+        ("ReadVariable", pb.ReadVariableRequest(model="alpha", variable="secre")),
+        ("RunFunction", pb.RunFunctionRequest(model="alpha", function="secre")),
+    ]:
+        asked = NEEDS[METHODS[method].full_name](request)
+        with pytest.raises(StateError, match="has no"):
+            guard.check(asked, seen)
+        guard.check(asked, None)
+    assert [names for _, names in compared if names] == []
+
+
 def test_without_policy_or_audit_no_call_is_touched() -> None:
     """Where nothing restricts access the handlers are what answers, with nothing before them."""
-    from varserve_service.core.models import Models
-
     guard = Guard(Models())
     for method in METHODS.values():
         assert guard.around(method, print) is print

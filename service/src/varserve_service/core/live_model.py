@@ -199,12 +199,12 @@ class LiveModel:
         """What stays true of each variable, sorted by name. Never waits."""
         return [variable.spec for variable in self._variables.sorted]
 
-    def variable(self, name: str) -> VariableSpec:
+    def variable(self, name: str, *, close: bool = True) -> VariableSpec:
         """The spec of a variable, by name or path.
 
-        Raises StateError VARIABLE_NOT_FOUND, NAME_AMBIGUOUS.
+        Raises StateError VARIABLE_NOT_FOUND, with close names if that is wanted; NAME_AMBIGUOUS.
         """
-        return self._variables.find(name).spec
+        return self._variables.find(name, close=close).spec
 
     def leased(self, lease: int, epoch: str = "") -> Sequence[VariableSpec]:
         """The variables whose writes a lease holds. Raises LEASE_NOT_FOUND, EPOCH_MISMATCH."""
@@ -216,9 +216,9 @@ class LiveModel:
         """Bytes of the journal where it is kept; None without one. Never waits."""
         return None if self._journal is None else self._journal.nbytes
 
-    def function(self, name: str) -> FunctionSpec:
-        """The spec of a function, by name or path. Raises StateError FUNCTION_NOT_FOUND."""
-        return self._functions.find(name).spec
+    def function(self, name: str, *, close: bool = True) -> FunctionSpec:
+        """The spec of a function, by name or path. Raises StateError as `variable` does."""
+        return self._functions.find(name, close=close).spec
 
     def check(self, writes: Sequence[Write]) -> None:
         """Check writes as far as dtypes and shapes tell, before their bytes are there.

@@ -45,19 +45,20 @@ class Directory(Generic[T]):
             for key in {thing.spec.name, thing.spec.path}:
                 self._by_key.setdefault(key, []).append(thing)
 
-    def find(self, key: str) -> T:
+    def find(self, key: str, *, close: bool = True) -> T:
         """The thing of this name or path.
 
-        A name wins over another thing's path. Raises StateError: NOT_FOUND of its kind, with close
-        names; NAME_AMBIGUOUS when two things have it, with their paths.
+        A name wins over another thing's path. Raises StateError: NOT_FOUND of its kind, where
+        `close` with close names, which takes milliseconds; NAME_AMBIGUOUS when two things have it,
+        with their paths.
         """
         found = self._by_key.get(key, ())
         if len(found) == 1:
             return found[0]
         if not found:
-            few = list(self._by_key) if len(self._by_key) <= _COMPARED else []
-            close = difflib.get_close_matches(key[:_SHOWN], few, n=3)
-            hint = f"; close names: {', '.join(close)}" if close else ""
+            few = list(self._by_key) if close and len(self._by_key) <= _COMPARED else []
+            names = difflib.get_close_matches(key[:_SHOWN], few, n=3)
+            hint = f"; close names: {', '.join(names)}" if names else ""
             raise StateError(
                 self._not_found,
                 f"model {self._model!r} has no {self._kind} {key[:_SHOWN]!r}{hint}",

@@ -284,7 +284,8 @@ def _model_denied(seen: Sight, verb: Verb, said: str) -> StateError:
 
 def _variable(seen: Sight, verb: Verb, live: LiveModel, said: str) -> None:
     try:
-        label = live.timeline.labels[live.variable(said).path]
+        # On the event loop: close names, which nobody would be told of, are not worth the time.
+        label = live.timeline.labels[live.variable(said, close=False).path]
     except StateError as error:
         if error.reason is Reason.NAME_AMBIGUOUS and _lists_all_of(seen, live, said):
             raise
@@ -303,7 +304,7 @@ def _lists_all_of(seen: Sight, live: LiveModel, said: str) -> bool:
 
 def _function(seen: Sight, live: LiveModel, said: str) -> None:
     try:
-        name = live.function(said).name
+        name = live.function(said, close=False).name
     except StateError:
         name = None
     _decide(seen, Verb.RUN, live, Kind.FUNCTION, said, name)
@@ -354,7 +355,7 @@ def _runs(asked: Asked) -> Sequence[OnRun]:
 
 def _written(live: LiveModel, need: OnRun) -> Sequence[VariableSpec]:
     """What the run writes. Raises StateError for arguments that mean no overload."""
-    spec = live.function(need.function)
+    spec = live.function(need.function, close=False)
     if not any(overload.writes for overload in spec.overloads):
         return ()
     overload = spec.overloads[live.check_run(need.function, *need.arguments())]
