@@ -431,6 +431,33 @@ def test_what_was_kept_is_put_back(
     assert revision == 3 * len(WIDE)
 
 
+def test_a_journal_asks_for_room_on_the_host(root: Path, place: Placement, tmp_path: Path) -> None:
+    """It keeps what is brought there: of an assign, a function that writes and a revert."""
+    path = saved_models.build("counter", root)
+    available = [10**9]
+    budget = MemoryBudget("host", lambda: Room(available[0], 10**9))
+    directory = StateDirectory(tmp_path, JournalOptions())
+    model, journal = directory.take_up(
+        lambda: savedmodel.load("counter", path, placement=place),
+        lambda loaded, **options: LiveModel(loaded, host_memory=budget, **options),
+    )
+    changes: list[tuple[int, Callable[[], Any]]] = [
+        (12, lambda: model.assign([Write("v", Operation.SET, np.zeros(3, np.float32))])),
+        (8, lambda: model.run("add", {"n": np.array(1, np.int64)}, {})),
+        (20, lambda: model.revert(0)),
+    ]
+    with mock.patch("varserve_service.core.memory.SMALL_BYTES", 1):
+        for revision, (nbytes, change) in enumerate(changes, 1):
+            available[0] = nbytes - 1
+            with pytest.raises(OutOfMemory, match=f"what is kept of .* needs {nbytes} bytes"):
+                change()
+            available[0] = nbytes
+            assert change().header.revision == revision
+    assert budget.promised == 0
+    journal.close()
+    directory.close()
+
+
 @pytest.mark.parametrize("form", list(SaveFormat))
 def test_saving(form: SaveFormat, live: Load, root: Path, tmp_path: Path) -> None:
     """Every format takes values from the device, and asks for room on the host first."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -336,7 +336,19 @@ class LiveModel:
                 meanwhile.enter_context(memory.reserve(taken, "the write"))
             assignment = Assignment(self._stage(found), self._revisions, self._loaded)
             assignment.work_out(self._lock, deadline)
-            return assignment
+        values = {self._by_path[path]: each.nbytes for path, each in assignment.values().items()}
+        promised.enter_context(self._room_to_keep(values, "the write"))
+        return assignment
+
+    def _room_to_keep(
+        self, nbytes: Mapping[Variable, int], thing: str
+    ) -> AbstractContextManager[object]:
+        """Room on the host for what a journal brings there from a device. Raises OutOfMemory."""
+        brought = 0
+        if self._journal is not None and not self.memory.is_host:
+            there = self.memory.device
+            brought = sum(n for v, n in nbytes.items() if self.memory.of(v.spec.device) is there)
+        return self.memory.host.reserve(brought, f"what is kept of {thing}")
 
     def _commit(self, attempt: Attempt, witness: Witness | None) -> Answer:
         answer = self._committer.commit(attempt)
@@ -384,7 +396,11 @@ class LiveModel:
             return make_changes(CommitKind.REVERT, ready, self._loaded)
 
         replaced = sum(map(changes.preimage_bytes, worked_out))
-        with self.memory.device.reserve(replaced, "what the revert replaces"):
+        kept = {change.variable: change.value.nbytes for change in worked_out}
+        with (
+            self.memory.device.reserve(replaced, "what the revert replaces"),
+            self._room_to_keep(kept, "the revert"),
+        ):
             attempt = Attempt(make, request, conditions, origin, deadline, looks_back=True)
             return self._commit(attempt, witness)
 
@@ -507,7 +523,8 @@ class LiveModel:
             with self._lock.shared(deadline):
                 self._revisions.check(conditions)
                 return Answer(self.header, run.values())
-        return self._commit(Attempt(run.make, request, conditions, origin, deadline), witness)
+        with self._room_to_keep(run.written_bytes, f"function {run.name!r}"):
+            return self._commit(Attempt(run.make, request, conditions, origin, deadline), witness)
 
     def _checked(self, writes: Sequence[Write]) -> list[tuple[Write, Variable]]:
         found = [(write, self._variables.find(write.variable)) for write in writes]

@@ -64,6 +64,16 @@ class Run:
         """It is a commit, or changes state that is not a variable."""
         return bool(self._written) or self._overload.changes_other_state
 
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self._name
+
+    @property
+    def written_bytes(self) -> dict[Variable, int]:
+        """Bytes of the variables that it writes, as far as they are known beforehand."""
+        return {v: least_bytes(v.spec.dtype, v.spec.shape) for v in self._written}
+
     def values(self) -> dict[str, Value]:
         """Run it; its outputs by name."""
         check_initialized(self._needed)
