@@ -316,6 +316,18 @@ def test_no_close_names_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [names for _, names in compared if names] == []
 
 
+def test_a_name_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a request says it: the event loop has others to answer."""
+    live, found = alpha(), []
+    find = live.variable
+    monkeypatch.setattr(live, "variable", lambda *of, **how: found.append(of) or find(*of, **how))
+    reads = [{"variable": said} for said in ("secret", "head/bias") * 1000]
+    request = pb.ReadVariablesRequest(model="alpha", reads=reads)
+    asked = NEEDS[METHODS["ReadVariables"].full_name](request)
+    Guard(Models([live])).check(asked, sight(lambda: read_policy(POLICY), "boss"))
+    assert found == [("secret",), ("head/bias",)]
+
+
 def test_without_policy_or_audit_no_call_is_touched() -> None:
     """Where nothing restricts access the handlers are what answers, with nothing before them."""
     guard = Guard(Models())

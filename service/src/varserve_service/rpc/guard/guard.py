@@ -221,7 +221,8 @@ class Guard:
                     self._model_need(seen, need)
                 case OnVariables():
                     live = self._model(seen, need.verb, need.model)
-                    for name in need.variables:
+                    # Once each: a message has room for the same name half a million times.
+                    for name in dict.fromkeys(need.variables):
                         _variable(seen, need.verb, live, name)
                 case OnEvery():
                     live = self._model(seen, need.verb, need.model)
