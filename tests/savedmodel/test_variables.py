@@ -182,6 +182,21 @@ def test_many_writes_of_one_commit(load: Load, dtype: str) -> None:
         assert state() == expected
 
 
+@pytest.mark.parametrize("dtype", NUMERIC)
+def test_a_row_that_is_named_often(load: Load, dtype: str) -> None:
+    """What is added to it is summed up in its own dtype first, one after the other."""
+    live, name = LiveModel(load("every_dtype")), f"v_{dtype}"
+    indices = np.random.default_rng(7).integers(0, 2, 100)
+    added = (np.arange(300).reshape(100, 3) % 7).astype(as_numpy(dtype))
+    live.assign([Write(name, Operation.ADD, added.copy(), Rows(indices))])
+    summed = np.zeros((2, 3), as_numpy(dtype))
+    for row, value in zip(indices, added, strict=True):
+        summed[row] += value
+    (entry,) = live.read([Read(name)]).entries
+    assert entry.value is not None
+    assert entry.value.numpy().tolist() == (values(dtype) + summed).tolist()
+
+
 def test_the_region_of_a_scalar_of_strings(load: Load, tmp_path: Path) -> None:
     """It is all of the scalar, alone and among others, also in the past and after a restart."""
     all_of_it = Read("word", Slices(()))

@@ -250,8 +250,7 @@ def _without_duplicates(
     if unique.size == rows.indices.size:
         return rows, values
     summed = np.zeros((unique.size, *values.shape[1:]), dtype=values.dtype)
-    for row, target in enumerate(inverse):
-        summed[target] += values[row]
+    np.add.at(summed, inverse, values)  # one after the other, as a loop would, but for its time
     return Rows(unique), summed
 
 
