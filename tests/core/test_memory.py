@@ -231,6 +231,22 @@ def test_a_device_has_a_memory_of_its_own() -> None:
     assert live.assign([whole]).header.revision == 1
 
 
+@pytest.mark.parametrize(("in_place", "brought"), [(False, 32), (True, 20)])
+def test_many_regions_on_a_device_are_worked_out_on_the_host(in_place: bool, brought: int) -> None:
+    """The whole is brought there for them, or those of its rows that they touch."""
+    loaded, big = big_model(in_place=in_place)
+    loaded.device = "GPU:0"
+    big.spec = replace(big.spec, device="GPU:0")
+    loaded.room = Room(1000 * MIB, 1000 * MIB)
+    writes = [Write("big", Operation.SET, ROW, Rows(np.array([row]))) for row in range(5)]
+    full = LiveModel(loaded, host_memory=budget(brought * MIB - 1))
+    with pytest.raises(OutOfMemory, match=f"the write needs {brought * MIB} bytes of host memory"):
+        full.assign(writes)
+    live = LiveModel(loaded, host_memory=budget(brought * MIB))
+    assert live.assign(writes).header.revision == 1
+    assert (live.memory.host.promised, live.memory.device.promised) == (0, 0)
+
+
 def test_what_a_device_does_not_keep_takes_host_memory() -> None:
     """Some dtypes are always on the host, whose memory they take: it may have room, or not."""
     loaded, big = big_model()

@@ -367,6 +367,25 @@ def test_a_variable_without_a_value(live: Load) -> None:
     assert on_device(value)
 
 
+@pytest.mark.parametrize("count", [2, 6])
+def test_many_regions_of_one_variable(live: Load, count: int) -> None:
+    """One value comes of them, on the device, and one revert takes them back."""
+    model = live("wide")
+    for name in ("d_float32", "t_float32", "d_int8", "t_bfloat16"):
+        before, at = number(model, name).copy(), model.header.revision
+        expected, writes = before.copy(), []
+        for row in range(count):
+            region = rows(row) if row % 2 else Slices((Slice(row, row + 3), Slice(1, 4)))
+            operand = np.array(before[index_of(region)][::-1], order="C")
+            expected[index_of(region)] = operand
+            writes.append(Write(name, Operation.SET, operand, region))
+        model.assign(writes)
+        assert number(model, name).tobytes() == expected.tobytes()
+        assert on_device(read(model, name))
+        model.revert(at)
+        assert number(model, name).tobytes() == before.tobytes()
+
+
 def test_functions(live: Load) -> None:
     """Inputs, outputs and captures; what a function that fails has written is put back."""
     counter = live("counter")

@@ -180,6 +180,21 @@ def _worked_out_bytes(variable: Variable, writes: Sequence[Write]) -> int:
     return copies * write.value.nbytes + overlaid
 
 
+def brought_bytes(found: Sequence[tuple[Write, Variable]]) -> int:
+    """Bytes that come to the host from a device, where several writes are worked out there.
+
+    As far as shapes are known beforehand.
+    """
+    total = 0
+    for variable, writes in _by_variable(found):
+        in_rows = variable.writes_in_place and all(write.region is not None for write in writes)
+        if in_rows and len(writes) > 1:
+            total += _rows_bytes(variable, writes)
+        elif len(writes) > _FEW and any(write.region is not None for write in writes):
+            total += _whole_bytes(variable)
+    return total
+
+
 def replaced_bytes(found: Sequence[tuple[Write, Variable]]) -> int:
     """Bytes of what writes replace, where that is copied as they are done: in place, that is.
 

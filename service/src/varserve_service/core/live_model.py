@@ -334,6 +334,8 @@ class LiveModel:
                 promised.enter_context(memory.reserve(replaced, "what the write replaces"))
                 taken = changes.taken_bytes(there, staged=memory is not self.memory.host)
                 meanwhile.enter_context(memory.reserve(taken, "the write"))
+                brought = 0 if memory is self.memory.host else changes.brought_bytes(there)
+                meanwhile.enter_context(self.memory.host.reserve(brought, "the write"))
             assignment = Assignment(self._stage(found), self._revisions, self._loaded)
             assignment.work_out(self._lock, deadline)
         values = {self._by_path[path]: each.nbytes for path, each in assignment.values().items()}
