@@ -171,3 +171,44 @@ def test_on_a_gpu(tmp_path: Path) -> None:
     assert v.spec.device == "GPU:0"
     v.write(v.stage(np.ones(3, np.float32)))
     assert run(model, "serving_default", x=np.ones(3, np.float32)) == {"output_0": 3}
+
+
+def test_a_gpu_has_the_kernels_that_are_counted_on() -> None:
+    """TensorFlow lists them; where one is not there, it brings wholes to the host, or fails."""
+    import tensorflow as tf
+    from tensorflow.python.framework import kernels
+
+    from varserve_service.savedmodel import values, variables
+
+    if not tf.sysconfig.get_build_info()["is_cuda_build"]:
+        pytest.skip("TensorFlow for CPUs")
+
+    def listed(operation: str, **dtypes: str) -> bool:
+        for kernel in kernels.get_registered_kernels_for_op(operation).kernel:
+            taken = {each.name: each.allowed_values.list.type for each in kernel.constraint}
+            if (
+                kernel.device_type in ("GPU", "DEFAULT")
+                # What is in host memory is no kernel of a GPU but in name.
+                and not {"value", "input", "tensor", "output"} & set(kernel.host_memory_arg)
+                and all(tf.as_dtype(d).as_datatype_enum in taken[n] for n, d in dtypes.items())
+            ):
+                return True
+        return False
+
+    for dtype in variables._IN_PLACE_ON_DEVICE:
+        assert listed("ResourceGather", dtype=dtype, Tindices="int64"), dtype
+        assert listed("ResourceScatterUpdate", dtype=dtype, Tindices="int64"), dtype
+        assert listed("ResourceStridedSliceAssign", T=dtype), dtype
+    for dtype in values._GATHERED:
+        assert listed("GatherV2", Tparams=dtype, Tindices="int64"), dtype
+    for dtype in values._SCATTERED:
+        assert listed("TensorScatterUpdate", T=dtype, Tindices="int64"), dtype
+    host_only = ("string", "int32", "float8_e5m2", "float8_e4m3fn")
+    for dtype in saved_models.DTYPES:
+        there = dtype not in host_only
+        assert listed("VarHandleOp", dtype=dtype) == there, dtype
+        if there:
+            assert listed("StridedSlice", T=dtype), dtype
+            assert listed("TensorStridedSliceUpdate", T=dtype), dtype
+            assert dtype == "bool" or listed("AddV2", T=dtype), dtype
+            assert dtype in values._SCATTERED or dtype in values._WORDS or dtype == "bool"
