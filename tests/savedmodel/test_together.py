@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from varserve_service.core.buffers import aligned_empty
 from varserve_service.core.changes import Write
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.live_model import LiveModel
@@ -52,6 +53,10 @@ def test_a_value_is_the_memory_of_its_variable(model: LoadedModel) -> None:
     assert len(kept) == 40
 
     for variable, value in zip(kept, model.read(kept), strict=True):
+        assert np.shares_memory(value.numpy(), variable.read().numpy())
+    staged = [variable.stage(aligned_empty((2,), np.float32)) for variable in kept]
+    model.write(list(zip(kept, staged, strict=True)))
+    for variable, value in zip(kept, staged, strict=True):
         assert np.shares_memory(value.numpy(), variable.read().numpy())
 
 
