@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,25 @@ def test_calls_are_counted_under_the_names_of_the_stock_dashboards() -> None:
     assert metrics.value("grpc_server_msg_received_total", **assign) == 2
     refused = {"grpc_method": "ReadVariable", "reason": "VARIABLE_NOT_FOUND"}
     assert metrics.value("varserve_refused_calls_total", **refused) == 1
+
+
+async def test_a_late_event_loop_is_seen() -> None:
+    """What keeps the thread that takes every call shows as its delay."""
+    telemetry = Telemetry(methods())
+    address = telemetry.export("127.0.0.1", 0, keep_seconds=0.0)
+    measuring = asyncio.create_task(telemetry.measure_delay())
+    try:
+        await asyncio.sleep(0.6)
+        before = await asyncio.to_thread(scrape, address)
+        time.sleep(0.6)
+        await asyncio.sleep(0.05)
+        after = await asyncio.to_thread(scrape, address)
+    finally:
+        measuring.cancel()
+        telemetry.close()
+    name = "varserve_event_loop_delay_seconds"
+    assert before.value(f"{name}_count") >= 1
+    assert after.value(f"{name}_sum") - before.value(f"{name}_sum") > 0.25
 
 
 def test_every_method_begins_at_zero() -> None:

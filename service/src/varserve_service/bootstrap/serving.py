@@ -75,6 +75,7 @@ async def run_server(
     address = await server.start()
     gate.start()
     telemetry.watch(sources(models, server, settings))
+    delay = asyncio.create_task(telemetry.measure_delay())
     poller = None
     if settings.repository_poll:
         pinned = {model for model, labels in settings.labels.items() if STABLE in labels}
@@ -101,7 +102,9 @@ async def run_server(
     lifecycle.stop()
     if poller is not None:
         poller.stop()
-    return await server.stop(settings.grace)
+    finished = await server.stop(settings.grace)
+    delay.cancel()
+    return finished
 
 
 def _end_before_ready(signum: int, frame: object) -> NoReturn:

@@ -6,7 +6,9 @@ client sends: the number of series has a bound that no client moves.
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
@@ -33,6 +35,7 @@ _CALL_SECONDS = (
 _SHORT_SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
 )
+_DELAY_EVERY = 0.25
 # One such call is worth an alert. The first would go unseen if its series began with it: Prometheus
 # finds an increase between two values alone.
 ALERTED = (
@@ -69,6 +72,12 @@ class Metrics:
             "Seconds from a call's coming to the end of its handler.",
             METHOD,
             _CALL_SECONDS,
+        )
+        self.loop_delay = histogram(
+            "varserve_event_loop_delay_seconds",
+            "Seconds by which the thread that takes every call comes late to what is due.",
+            (),
+            _SHORT_SECONDS,
         )
         self.refused_calls = counter(
             "varserve_refused_calls",
@@ -118,6 +127,13 @@ class Metrics:
                 self.refused_calls.labels(method.name, reason)
 
     # Calls: on the event loop alone.
+
+    async def measure_delay(self) -> None:
+        """Look, now and then, how late the event loop is. Never ends by itself."""
+        while True:
+            due = time.monotonic() + _DELAY_EVERY
+            await asyncio.sleep(_DELAY_EVERY)
+            self.loop_delay.observe(max(0.0, time.monotonic() - due))
 
     def started(self, call: Call) -> None:
         """A call has come."""

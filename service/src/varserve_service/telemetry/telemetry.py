@@ -87,6 +87,11 @@ class Telemetry:
         if self._state is not None:
             self._state.sources = sources
 
+    async def measure_delay(self) -> None:
+        """Measure how late the event loop is, where somebody may ask. For the service's life."""
+        if self._metrics is not None:
+            await self._metrics.measure_delay()
+
     def close(self) -> None:
         """Send what was not sent yet, and serve nothing more. Takes no more than some seconds."""
         if self._pipeline is not None:
