@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from itertools import product
 from typing import Any
 
@@ -311,8 +312,8 @@ def test_no_close_names_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     ]:
         asked = NEEDS[METHODS[method].full_name](request)
         with pytest.raises(StateError, match="has no"):
-            guard.check(asked, seen)
-        guard.check(asked, None)
+            copy_context().run(guard.check, asked, seen)
+        copy_context().run(guard.check, asked, None)
     assert [names for _, names in compared if names] == []
 
 
@@ -324,7 +325,8 @@ def test_a_name_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = [{"variable": said} for said in ("secret", "head/bias") * 1000]
     request = pb.ReadVariablesRequest(model="alpha", reads=reads)
     asked = NEEDS[METHODS["ReadVariables"].full_name](request)
-    Guard(Models([live])).check(asked, sight(lambda: read_policy(POLICY), "boss"))
+    seen = sight(lambda: read_policy(POLICY), "boss")
+    copy_context().run(Guard(Models([live])).check, asked, seen)
     assert found == [("secret",), ("head/bias",)]
 
 
