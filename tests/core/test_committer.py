@@ -12,13 +12,13 @@ import pytest
 
 from tests.fakes import FakeModel, FakeVariable, Gate
 from varserve_service.core.answers import Answers, WriteRequest
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError, StateStoreFull
 from varserve_service.core.journal import Entry
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import MemoryBudget
 from varserve_service.core.messages import Conditions, Read
 from varserve_service.core.ports import Operation, Value
+from varserve_service.core.writes import Write
 
 ADD, SET = Operation.ADD, Operation.SET
 

@@ -16,7 +16,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.core.test_live_model import ADD, SET, SUB, refusal
 from tests.core.test_watchers import watch
 from tests.fakes import FakeModel, FakeVariable
-from varserve_service.core.changes import Write
 from varserve_service.core.commits import CommitKind
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.history import History
@@ -24,6 +23,7 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Conditions, Read
 from varserve_service.core.regions import Region, Rows, Slice, Slices, index_of
 from varserve_service.core.watchers import Event, Watcher
+from varserve_service.core.writes import Write
 
 SEED = int(os.environ.get("VARSERVE_TEST_SEED", random.SystemRandom().randrange(2**32)))
 THREADS, ATTEMPTS = 16, 20_000

@@ -16,7 +16,6 @@ from tests.core.test_live_model import ADD, SET, array, refusal, two, value_of, 
 from tests.fakes import FakeModel, FakePart, FakeVariable
 from varserve_service.core.answers import WriteRequest
 from varserve_service.core.assignment import Assignment
-from varserve_service.core.changes import Write
 from varserve_service.core.commits import CommitKind, Origin
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.history import History
@@ -24,6 +23,7 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Conditions, Read
 from varserve_service.core.ports import Value
 from varserve_service.core.regions import Region, Rows, Slice, Slices, index_of
+from varserve_service.core.writes import Write
 
 IN_PLACE = pytest.mark.parametrize("in_place", [False, True])
 ROWS = [Rows(np.array([2, 0])), Rows(np.array([1])), Rows(np.array([0, 1]))]

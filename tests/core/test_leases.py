@@ -12,12 +12,12 @@ import pytest
 from tests.core.test_live_model import ADD, SET, array, refusal, two, value_of
 from tests.fakes import FakeModel, FakeVariable
 from varserve_service.core import leases
-from varserve_service.core.changes import Write
 from varserve_service.core.commits import CommitKind
 from varserve_service.core.errors import Reason
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Read
 from varserve_service.core.regions import Rows
+from varserve_service.core.writes import Write
 
 LONG = 60.0
 

@@ -11,7 +11,6 @@ import pytest
 
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
 from varserve_service.core.answers import Answers, WriteRequest
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.history import History
 from varserve_service.core.live_model import LiveModel
@@ -19,6 +18,7 @@ from varserve_service.core.memory import MemoryBudget, Room
 from varserve_service.core.messages import Conditions, Read
 from varserve_service.core.ports import Operation, TensorSpec
 from varserve_service.core.regions import Rows, Slice, Slices
+from varserve_service.core.writes import Write
 
 SET, ADD, SUB = Operation.SET, Operation.ADD, Operation.SUB
 SCALAR = TensorSpec("float32", ())

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import OutOfMemory, Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation, TensorSpec
 from varserve_service.core.regions import Region, Rows, Slice, Slices
+from varserve_service.core.writes import Write
 from varserve_service.host_memory import HostMemory
 
 MIB = 2**20

@@ -12,13 +12,13 @@ import pytest
 from tests.core.test_committer import MemoryJournal
 from tests.core.test_lock import Holder, until
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import StateError, StateStoreFull
 from varserve_service.core.history import History
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.lock import ReadersWriterLock
 from varserve_service.core.messages import Conditions, Read
 from varserve_service.core.ports import Operation
+from varserve_service.core.writes import Write
 
 
 class Told:

@@ -9,10 +9,10 @@ import numpy as np
 
 from tests.core.test_live_model import ADD, SET, array, refusal, two
 from tests.fakes import FakeModel, FakeVariable
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.watchers import Event, TellingLimits, Watcher, Watchers, _Link
+from varserve_service.core.writes import Write
 
 
 def watch(live: LiveModel, after: int | None = None) -> tuple[list[Event], Watcher]:

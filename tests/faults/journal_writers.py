@@ -20,12 +20,12 @@ import numpy as np
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import Array, kept
 from varserve_service.core.answers import WriteRequest
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation
 from varserve_service.core.regions import Rows
+from varserve_service.core.writes import Write
 from varserve_service.journal.compaction import Compactor
 from varserve_service.logs import configure_logs
 

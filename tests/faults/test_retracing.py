@@ -13,13 +13,13 @@ import pytest
 from tests.serving import rss_bytes
 from varserve.tensors import DTYPES, numpy_dtype
 from varserve_service.core.casts import FLOATS
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import Constant, Operation
 from varserve_service.core.regions import Region, Rows, Slice, Slices
 from varserve_service.core.summaries import HistogramWish, summarize
+from varserve_service.core.writes import Write
 
 CALLS = 10_000
 MIB = 2**20

@@ -14,7 +14,6 @@ from tests.core.test_leases import until
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, value_of
 from varserve_service.core.answers import WriteRequest
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.folding import fold
 from varserve_service.core.journal import Elements, KeptChange
@@ -22,6 +21,7 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation
 from varserve_service.core.regions import Region, Rows, Slice, Slices
+from varserve_service.core.writes import Write
 from varserve_service.journal import SqliteJournal
 
 SET, ADD = Operation.SET, Operation.ADD

@@ -14,12 +14,12 @@ from tests.journal.kept import Array, kept, value_of
 from varserve.tensors import from_wire_dtype, numpy_dtype
 from varserve.v1 import tensor_pb2
 from varserve_service.core.answers import WriteRequest
-from varserve_service.core.changes import Write
 from varserve_service.core.commits import Commit
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation, TensorSpec
 from varserve_service.core.regions import Rows, Slice, Slices
+from varserve_service.core.writes import Write
 
 SET, ADD = Operation.SET, Operation.ADD
 DTYPES = [from_wire_dtype(n) for name, n in tensor_pb2.DataType.items() if n]

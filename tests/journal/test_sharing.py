@@ -10,9 +10,9 @@ import numpy as np
 
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, value_of
-from varserve_service.core.changes import Write
 from varserve_service.core.journal import Entry
 from varserve_service.core.ports import Operation
+from varserve_service.core.writes import Write
 
 THREADS = 8
 COMMITS = 40

@@ -14,12 +14,12 @@ import pytest
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, refused, value_of
 from varserve_service.core.answers import WriteRequest
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import JournalError, Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Conditions, Read
 from varserve_service.core.ports import Operation
 from varserve_service.core.regions import Rows
+from varserve_service.core.writes import Write
 from varserve_service.journal import StateDirectory, disk
 
 

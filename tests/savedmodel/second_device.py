@@ -22,7 +22,6 @@ from tests.savedmodel.looking import variable
 from varserve.tensors import numpy_dtype
 from varserve_service import savedmodel
 from varserve_service.core.administration import SaveFormat
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import OutOfMemory, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import MemoryBudget, Room
@@ -30,6 +29,7 @@ from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation, Value
 from varserve_service.core.regions import Region, Rows, Slice, Slices, index_of
 from varserve_service.core.summaries import HistogramWish, summarize
+from varserve_service.core.writes import Write
 from varserve_service.journal import JournalOptions, StateDirectory, save_safetensors
 from varserve_service.lifecycle import SaveRoom
 from varserve_service.savedmodel import Placement, casts, configure_devices, values, variables

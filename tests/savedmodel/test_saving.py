@@ -13,11 +13,11 @@ import tensorflow as tf
 from tests.saved_models import BUILDERS
 from varserve_service import savedmodel
 from varserve_service.core.administration import SaveFormat
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation
+from varserve_service.core.writes import Write
 from varserve_service.lifecycle import SaveRoom
 from varserve_service.settings import DENIED_OPERATIONS
 

@@ -15,12 +15,12 @@ from tests.journal.kept import kept
 from tests.saved_models import DTYPES
 from varserve_service.core.buffers import ALIGNMENT, aligned_empty
 from varserve_service.core.casts import FLOATS
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import LoadedModel, Operation
 from varserve_service.core.regions import Region, Rows, Slice, Slices
+from varserve_service.core.writes import Write
 from varserve_service.savedmodel.values import RegionValue
 
 from .looking import run, variable

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from . import changes
-from .changes import Change, StagedWrite
+from .changes import Change
 from .commits import Changed, CommitKind
 from .committer import Done
 from .lock import ReadersWriterLock
 from .ports import LoadedModel, Value, Variable
 from .revisions import Revisions
+from .writes import StagedWrite
 
 _EMPTY = changes.Base(None, None)
 

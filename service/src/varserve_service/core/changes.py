@@ -1,4 +1,4 @@
-"""What a commit does to one variable: checked, staged, and worked out before it is done.
+"""What a commit does to one variable, worked out before it is done.
 
 Owns the rule that every write, whatever its operation, becomes a *change*: the value that a
 variable, or a region of it, will have. A change is what is applied, undone and, with a journal,
@@ -7,49 +7,21 @@ made durable. Knows the ports and numpy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from .buffers import aligned_copy
-from .errors import Reason, StateError
-from .overloads import dtype_name, fits, least_bytes, shape_text
 from .ports import Operation, Value, Variable
-from .regions import Region, Rows, index_of, overlap, region_shape, touched_rows
+from .regions import Region, Rows, index_of, overlap, touched_rows
+from .writes import StagedWrite, check_shape, static_shape, uninitialized
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-_NOT_ADDABLE = ("bool", "string")
-_FEW = 4
+FEW = 4
 """Writes of one variable in one commit that are each laid over the whole where that lives."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Write:
-    """One write as the caller asked for it.
-
-    `variable` is a name or path. `value` is taken over: it may become the variable's memory.
-    `if_revision_match`: only if the variable's last write was at this revision.
-    """
-
-    variable: str
-    operation: Operation
-    value: np.ndarray[Any, Any]
-    region: Region | None = None
-    if_revision_match: int | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StagedWrite:
-    """A write that was checked against the variable's spec and whose value is on its device."""
-
-    variable: Variable
-    operation: Operation
-    region: Region | None
-    operand: Value
-    if_revision_match: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,196 +49,6 @@ class Change:
     def written(self) -> Region | None:
         """The region that is written when it is made; None: the whole."""
         return None if self.whole is not None else self.region
-
-
-def check(write: Write, variable: Variable) -> None:
-    """Check what the variable's spec alone can tell.
-
-    Raises StateError: DTYPE_MISMATCH, OPERATION_UNSUPPORTED, SHAPE_MISMATCH, REGION_INVALID.
-    """
-    spec = variable.spec
-    if dtype_name(write.value) != spec.dtype:
-        raise StateError(
-            Reason.DTYPE_MISMATCH,
-            f"variable {spec.name!r}: expected dtype {spec.dtype}, found {dtype_name(write.value)}",
-            variable=spec.name,
-        )
-    if write.operation is not Operation.SET and spec.dtype in _NOT_ADDABLE:
-        raise StateError(
-            Reason.OPERATION_UNSUPPORTED,
-            f"variable {spec.name!r} of dtype {spec.dtype} can only be SET, "
-            f"found {write.operation.name}",
-            variable=spec.name,
-        )
-    if write.operation is Operation.SET and isinstance(write.region, Rows):
-        indices = write.region.indices
-        if len(np.unique(indices)) != indices.size:
-            raise StateError(
-                Reason.REGION_INVALID,
-                f"variable {spec.name!r}: expected each row once in a SET, found one twice",
-                variable=spec.name,
-            )
-    static = static_shape(variable)
-    if static is not None:
-        check_shape(variable, write.operation, write.region, write.value.shape, static)
-    elif write.region is None and not fits(write.value.shape, spec.shape):
-        raise _shape_mismatch(variable, shape_text(spec.shape), write.value.shape)
-
-
-def check_shape(
-    variable: Variable,
-    operation: Operation,
-    region: Region | None,
-    found: tuple[int, ...],
-    present: tuple[int, ...],
-) -> None:
-    """Check the shape of an operand against the shape that the variable has.
-
-    Raises StateError SHAPE_MISMATCH, REGION_INVALID.
-    """
-    spec = variable.spec
-    if region is not None:
-        expected = region_shape(region, present, variable=spec.name)
-        if found != expected:
-            raise _shape_mismatch(variable, f"{list(expected)} for this region", found)
-    elif operation is Operation.SET:
-        if not fits(found, spec.shape):
-            raise _shape_mismatch(variable, shape_text(spec.shape), found)
-    elif found != present:
-        raise _shape_mismatch(variable, str(list(present)), found)
-
-
-def _shape_mismatch(variable: Variable, expected: str, found: tuple[int, ...]) -> StateError:
-    return StateError(
-        Reason.SHAPE_MISMATCH,
-        f"variable {variable.spec.name!r}: expected shape {expected}, found {list(found)}",
-        variable=variable.spec.name,
-    )
-
-
-def static_shape(variable: Variable) -> tuple[int, ...] | None:
-    """The shape that a variable has whatever its value; None for one of any size."""
-    shape = variable.spec.shape
-    if shape is None:
-        return None
-    sizes = tuple(size for size in shape if size is not None)
-    return sizes if len(sizes) == len(shape) else None
-
-
-def taken_bytes(found: Sequence[tuple[Write, Variable]], *, staged: bool) -> int:
-    """Bytes that writes take, beside their own values, until they are worked out.
-
-    `staged`: their values are copied to a device. As far as shapes are known beforehand: a whole of
-    any shape counts for nothing.
-    """
-    nbytes = sum(write.value.nbytes for write, _ in found) if staged else 0
-    return nbytes + sum(_worked_out_bytes(*each) for each in _by_variable(found))
-
-
-def _worked_out_bytes(variable: Variable, writes: Sequence[Write]) -> int:
-    if all(write.region is None and write.operation is Operation.SET for write in writes):
-        return 0
-    in_place = variable.writes_in_place
-    if len(writes) > 1:
-        if in_place and all(write.region is not None for write in writes):
-            return 2 * _rows_bytes(variable, writes)
-        return _whole_bytes(variable) * (2 if in_place else 1)
-    (write,) = writes
-    # What is there is a copy, but for a whole that is not written in place; and so is a sum.
-    copies = 2 if in_place or write.region is not None else 1
-    if write.operation is Operation.SET:
-        copies = 0 if in_place else 1
-    overlaid = _whole_bytes(variable) if write.region is not None and not in_place else 0
-    return copies * write.value.nbytes + overlaid
-
-
-def brought_bytes(found: Sequence[tuple[Write, Variable]]) -> int:
-    """Bytes that come to the host from a device, where several writes are worked out there.
-
-    As far as shapes are known beforehand.
-    """
-    total = 0
-    for variable, writes in _by_variable(found):
-        in_rows = variable.writes_in_place and all(write.region is not None for write in writes)
-        if in_rows and len(writes) > 1:
-            total += _rows_bytes(variable, writes)
-        elif len(writes) > _FEW and any(write.region is not None for write in writes):
-            total += _whole_bytes(variable)
-    return total
-
-
-def replaced_bytes(found: Sequence[tuple[Write, Variable]]) -> int:
-    """Bytes of what writes replace, where that is copied as they are done: in place, that is.
-
-    Of a region the rows that it touches are. As far as shapes are known beforehand.
-    """
-    return sum(
-        _rows_bytes(variable, writes)
-        if all(write.region is not None for write in writes)
-        else _whole_bytes(variable)
-        for variable, writes in _by_variable(found)
-        if variable.writes_in_place
-    )
-
-
-def preimage_bytes(change: Change) -> int:
-    """Bytes of what a change replaces, where that is copied as it is done."""
-    variable = change.variable
-    if not variable.writes_in_place:
-        return 0
-    shape = variable.shape()
-    if change.region is not None and shape:
-        count = region_shape(change.region, shape, variable=variable.spec.name)[0]
-        shape = (count, *shape[1:])  # all of the rows are gathered
-    return least_bytes(variable.spec.dtype, shape)
-
-
-def _by_variable(
-    found: Sequence[tuple[Write, Variable]],
-) -> list[tuple[Variable, list[Write]]]:
-    groups: dict[str, tuple[Variable, list[Write]]] = {}
-    for write, variable in found:
-        groups.setdefault(variable.spec.path, (variable, []))[1].append(write)
-    return list(groups.values())
-
-
-def _rows_bytes(variable: Variable, writes: Sequence[Write]) -> int:
-    shape = static_shape(variable)
-    if not shape:
-        return _whole_bytes(variable)
-    regions = [write.region for write in writes if write.region is not None]
-    if len(regions) == 1:
-        count = region_shape(regions[0], shape, variable=variable.spec.name)[0]
-    else:
-        count = touched_rows(regions, shape[0]).size
-    return least_bytes(variable.spec.dtype, (count, *shape[1:]))
-
-
-def _whole_bytes(variable: Variable) -> int:
-    shape = static_shape(variable)
-    return 0 if shape is None else least_bytes(variable.spec.dtype, shape)
-
-
-def stage(write: Write, variable: Variable) -> StagedWrite:
-    """Bring a checked write's value to the variable's device. Raises OutOfMemory."""
-    region, array = write.region, write.value
-    if isinstance(region, Rows) and write.operation is not Operation.SET:
-        region, array = _without_duplicates(region, array)
-    return StagedWrite(
-        variable, write.operation, region, variable.stage(array), write.if_revision_match
-    )
-
-
-def _without_duplicates(
-    rows: Rows, values: np.ndarray[Any, Any]
-) -> tuple[Rows, np.ndarray[Any, Any]]:
-    """The same addition with each row named once: what is added to a row twice is summed up."""
-    unique, inverse = np.unique(rows.indices, return_inverse=True)
-    if unique.size == rows.indices.size:
-        return rows, values
-    summed = np.zeros((unique.size, *values.shape[1:]), dtype=values.dtype)
-    np.add.at(summed, inverse, values)  # one after the other, as a loop would, but for its time
-    return Rows(unique), summed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -379,7 +161,7 @@ def _work_out_many(writes: Sequence[StagedWrite], whole: Value | None) -> Change
         if write.region is None:
             present = whole if own is None else variable.stage(own)
             whole, own = variable.combine(write.operation, present, write.operand), None
-        elif len(writes) <= _FEW:
+        elif len(writes) <= FEW:
             whole = _overlaid(write, whole)
         else:
             # A copy of the whole for each would keep a thread for minutes, deadline or not.
@@ -405,19 +187,3 @@ def _write_into(own: Array, write: StagedWrite) -> None:
         present = variable.stage(aligned_copy(own[index]))
         value = variable.combine(write.operation, present, value)
     own[index] = value.numpy()
-
-
-def check_initialized(variables: Iterable[Variable]) -> None:
-    """Raises StateError VARIABLE_UNINITIALIZED for the first that has no value."""
-    for variable in variables:
-        if not variable.is_initialized():
-            raise uninitialized(variable)
-
-
-def uninitialized(variable: Variable) -> StateError:
-    """The error for a variable that has no value yet."""
-    return StateError(
-        Reason.VARIABLE_UNINITIALIZED,
-        f"variable {variable.spec.name!r} has no value yet; a SET of the whole gives it one",
-        variable=variable.spec.name,
-    )

@@ -15,11 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from . import changes
 from .answers import Answers, WriteRequest
 from .assignment import Assignment, make_changes
 from .casts import check_cast
-from .changes import StagedWrite, Write
 from .commits import UNKNOWN_ORIGIN, CommitKind, Origin, Witness
 from .committer import NOTHING, Attempt, Committer, Done
 from .errors import Reason, StateError
@@ -58,6 +56,8 @@ from .revisions import Revisions
 from .running import Run
 from .timeline import Timeline
 from .watchers import Watchers
+from .write_memory import brought_bytes, preimage_bytes, replaced_bytes, taken_bytes
+from .writes import StagedWrite, Write, check_initialized, check_write, stage_write, static_shape
 
 
 class LiveModel:
@@ -181,7 +181,7 @@ class LiveModel:
             tuple(
                 VariableState(
                     variable.spec,
-                    changes.static_shape(variable) if variable.is_initialized() else None,
+                    static_shape(variable) if variable.is_initialized() else None,
                     self._revisions.of(variable.spec.path),
                 )
                 for variable in self._variables.sorted
@@ -311,7 +311,7 @@ class LiveModel:
                 if lease_seconds is None:
                     return assignment.make(values)
                 self._leases.check_room()
-                changes.check_initialized(assignment.variables)
+                check_initialized(assignment.variables)
                 under = {v.spec.path: self._revisions.of(v.spec.path) for v in assignment.variables}
                 done = assignment.make(values)
                 grant = partial(self._leases.grant, seconds=lease_seconds, under=under)
@@ -330,11 +330,11 @@ class LiveModel:
         with ExitStack() as meanwhile:
             for memory in {self.memory.host, self.memory.device}:
                 there = [each for each in found if self.memory.of(each[1].spec.device) is memory]
-                replaced = changes.replaced_bytes(there)
+                replaced = replaced_bytes(there)
                 promised.enter_context(memory.reserve(replaced, "what the write replaces"))
-                taken = changes.taken_bytes(there, staged=memory is not self.memory.host)
+                taken = taken_bytes(there, staged=memory is not self.memory.host)
                 meanwhile.enter_context(memory.reserve(taken, "the write"))
-                brought = 0 if memory is self.memory.host else changes.brought_bytes(there)
+                brought = 0 if memory is self.memory.host else brought_bytes(there)
                 meanwhile.enter_context(self.memory.host.reserve(brought, "the write"))
             assignment = Assignment(self._stage(found), self._revisions, self._loaded)
             assignment.work_out(self._lock, deadline)
@@ -397,7 +397,7 @@ class LiveModel:
                 ready = [each.change() for each in again]
             return make_changes(CommitKind.REVERT, ready, self._loaded)
 
-        replaced = sum(map(changes.preimage_bytes, worked_out))
+        replaced = sum(map(preimage_bytes, worked_out))
         kept = {change.variable: change.value.nbytes for change in worked_out}
         with (
             self.memory.device.reserve(replaced, "what the revert replaces"),
@@ -531,14 +531,14 @@ class LiveModel:
     def _checked(self, writes: Sequence[Write]) -> list[tuple[Write, Variable]]:
         found = [(write, self._variables.find(write.variable)) for write in writes]
         for write, variable in found:
-            changes.check(write, variable)
+            check_write(write, variable)
         return found
 
     def _stage(self, found: Sequence[tuple[Write, Variable]]) -> list[list[StagedWrite]]:
         """Stage writes that have all been checked; one group for each variable."""
         groups: dict[str, list[StagedWrite]] = {}
         for write, variable in found:
-            groups.setdefault(variable.spec.path, []).append(changes.stage(write, variable))
+            groups.setdefault(variable.spec.path, []).append(stage_write(write, variable))
         return list(groups.values())
 
     def _state_of(self, variable: Variable) -> VariableState:

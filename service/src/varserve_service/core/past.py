@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .buffers import aligned_copy
-from .changes import Change, uninitialized
+from .changes import Change
 from .commits import Changed
 from .overloads import least_bytes
 from .ports import Value, Variable
@@ -29,6 +29,7 @@ from .regions import (
     region_shape,
     touched_rows,
 )
+from .writes import uninitialized
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

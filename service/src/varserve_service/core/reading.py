@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from .casts import sent_as
-from .changes import check_initialized
 from .errors import Reason, StateError
 from .messages import Admit, Entry, Read, sent_bytes
 from .ports import LoadedModel, Value, Variable
 from .regions import region_shape
 from .revisions import Revisions
+from .writes import check_initialized
 
 
 class Reading:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from .changes import check_initialized
 from .commits import Changed, CommitKind
 from .committer import Done
 from .errors import Reason, StateError
@@ -22,6 +21,7 @@ from .messages import sent_bytes
 from .observer import Observer
 from .overloads import choose, least_bytes, least_output_bytes
 from .ports import Constant, Function, LoadedModel, Value, Variable
+from .writes import check_initialized
 
 
 class Run:

@@ -13,7 +13,6 @@ import numpy as np
 
 from varserve import frames, tensors
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.core.changes import Write
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import MemoryBudget, ModelReservation
@@ -21,6 +20,7 @@ from varserve_service.core.messages import UNCONDITIONAL, Admit, Read, Snapshot,
 from varserve_service.core.models import Models, Status
 from varserve_service.core.ports import VariableSpec
 from varserve_service.core.summaries import summarize
+from varserve_service.core.writes import Write
 from varserve_service.rpc.entry.admission import Admission
 from varserve_service.rpc.entry.identity import subject_of
 from varserve_service.rpc.entry.observing import note, note_header
