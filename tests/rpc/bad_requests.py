@@ -29,6 +29,7 @@ from tests.rpc.requests import (
 )
 from varserve.v1 import model_pb2, tensor_pb2
 from varserve.v1 import model_service_pb2 as pb
+from varserve_service.rpc.services.history_service import MAX_PATTERN
 
 LIMITS = [-(2**63), -(2**31), -1, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1]
 
@@ -113,7 +114,10 @@ def unknown_name(rng: random.Random) -> Case:
             ("RevokeLease", revoke(1, model=name)),
         ]
     method, request = rng.choice(methods)
-    return case(method, request, reasons=f"{thing.upper()}_NOT_FOUND")
+    is_pattern = thing == "variable" and method in ("WatchVariables", "ListCommits")
+    too_long = is_pattern and len(name) >= MAX_PATTERN
+    reasons = "REQUEST_MALFORMED" if too_long else f"{thing.upper()}_NOT_FOUND"
+    return case(method, request, reasons=reasons)
 
 
 @maker
