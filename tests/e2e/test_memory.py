@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -38,3 +41,24 @@ def test_what_does_not_fit_is_refused_with_the_numbers(serve: Serve) -> None:
         assert big.revision == 0
         np.testing.assert_array_equal(big.numpy(), before)
         assert service.terminate() == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_messages_leave_their_memory_to_the_next_ones(serve: Serve) -> None:
+    """Page faults of the service for assigns of 64 MiB, of which each has 16,384 pages."""
+    with serve("large_64") as service, varserve.connect(service.address) as client:
+        big = client.model("large_64").variables["big"]
+        value = big.numpy()
+        for _ in range(24):
+            big.assign(value)
+        before = page_faults(service.pid)
+        for _ in range(24):
+            big.assign(value)
+        faults = (page_faults(service.pid) - before) / 24
+        print({"page faults of an assign": faults})
+        assert faults < 1_000
+
+
+def page_faults(pid: int) -> int:
+    """Those that needed no disk; proc(5)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])

@@ -11,6 +11,7 @@ from typing import NoReturn
 import structlog
 import uvloop
 
+from varserve_service.allocator import keep_what_is_freed
 from varserve_service.core.models import STABLE, Models
 from varserve_service.lifecycle import (
     Poller,
@@ -116,6 +117,7 @@ def _end_before_ready(signum: int, frame: object) -> NoReturn:
 def serve(settings: Settings) -> NoReturn:
     """Load the models, serve them until a signal says stop, and end the process."""
     configure_logs(settings.log_level)
+    keep_what_is_freed()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _end_before_ready)
     gate = open_gate(settings)
