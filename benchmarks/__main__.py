@@ -48,7 +48,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the figures with targets, briefly")
     parser.add_argument("--only", default="", help="figures whose name has this in it")
     parser.add_argument(
-        "--seconds", type=float, help="for each figure, after its first 5 rounds; 4, quick: 1"
+        "--seconds", type=float, help="for each figure, after its first 5 rounds; 3, quick: 1"
     )
     parser.add_argument(
         "--table", type=int, default=4, metavar="GIB", help="size of the large table [%(default)s]"
@@ -110,7 +110,7 @@ def main() -> int:
         sys.exit("no figure of these families has that in its name")
     known = sides(built_models())
     try:
-        results = _measured(chosen, known, Budget(given.seconds or (1.0 if given.quick else 4.0)))
+        results = _measured(chosen, known, Budget(given.seconds or (1.0 if given.quick else 3.0)))
     except Failed as error:
         sys.exit(str(error))
 

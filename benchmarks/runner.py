@@ -30,7 +30,7 @@ MEMORY_SPARE = 2**30
 class Budget:
     """How long a figure is measured: at least ROUNDS_LEAST rounds, then until so many seconds."""
 
-    seconds: float = 4.0
+    seconds: float = 3.0
 
     def spent(self, rounds: int, seconds: float) -> bool:
         """Whether so many rounds in so many seconds are enough."""
