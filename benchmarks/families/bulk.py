@@ -82,7 +82,7 @@ def _assign(nbytes: int) -> Figure:
         measures=(SPEED,),
         costs=COSTS if nbytes == HEADLINE else (),
         nbytes=nbytes,
-        needs=8 * nbytes,
+        needs=6 * nbytes,
         quick=nbytes in (MIB, HEADLINE),
     )
 
