@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = """
 import json, resource
-from varserve import bodies
+from varserve import frames
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -21,7 +21,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 before = faults()
-bodies.keep_what_is_freed()
+frames.keep_what_is_freed()
 faults()
 print(json.dumps([before, faults()]))
 """

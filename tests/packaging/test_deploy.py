@@ -253,18 +253,23 @@ def test_production_has_a_policy() -> None:
     assert [verbs(uri) for uri in named] == [looking]
 
 
+def rendered_beside(folder: Path, kustomization: str, **files: str) -> str:
+    """What a kustomization in a folder beside this project, with `NAME.yaml` files, comes to."""
+    (folder / "varserve").symlink_to(ROOT)
+    own = folder / "my-varserve"
+    own.mkdir()
+    for name, text in {"kustomization": kustomization, **files}.items():
+        (own / f"{name}.yaml").write_text(text)
+    return subprocess.run(
+        ["kubectl", "kustomize", own], check=True, capture_output=True, text=True
+    ).stdout
+
+
 def test_the_policy_can_be_replaced(tmp_path: Path) -> None:
     """A kustomization over the overlay, as the documentation has it, brings a policy of its own."""
     page = (ROOT / "docs" / "operations.md").read_text()
     (text,) = re.findall(r"^```yaml\n([^`]*behavior: replace\n.*?)^```$", page, re.S | re.M)
-    (tmp_path / "varserve").symlink_to(ROOT)
-    own = tmp_path / "my-varserve"
-    own.mkdir()
-    (own / "kustomization.yaml").write_text(text)
-    (own / "policy.yaml").write_text("rules: []\n")
-    found = subprocess.run(
-        ["kubectl", "kustomize", own], check=True, capture_output=True, text=True
-    ).stdout
+    found = rendered_beside(tmp_path, text, policy="rules: []\n")
     (given,) = [each for each in yaml.safe_load_all(found) if each["kind"] == "ConfigMap"]
     assert given["metadata"]["name"] == "varserve-policy"
     assert given["data"] == {"policy.yaml": "rules: []\n"}
@@ -275,13 +280,7 @@ def test_production_goes_on_gpus(tmp_path: Path) -> None:
     """A kustomization of components, as the documentation has it, is production with a GPU."""
     page = (ROOT / "docs" / "operations.md").read_text()
     (text,) = re.findall(r"^```yaml\n([^`]*components/gpu\n.*?)^```$", page, re.S | re.M)
-    (tmp_path / "varserve").symlink_to(ROOT)
-    own = tmp_path / "my-varserve"
-    own.mkdir()
-    (own / "kustomization.yaml").write_text(text)
-    found = subprocess.run(
-        ["kubectl", "kustomize", own], check=True, capture_output=True, text=True
-    ).stdout
+    found = rendered_beside(tmp_path, text)
     (made,) = [each for each in yaml.safe_load_all(found) if each["kind"] == "StatefulSet"]
     (only,) = made["spec"]["template"]["spec"]["containers"]
     assert only["image"] == "registry.example.org/varserve-service:1-gpu"

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from . import errors, frames, tensors
-from .frames import BodyReceiver, BytesPart, ChunkFrame
+from .frames import BodyReceiver, BytesPart, ChunkFrame, keep_what_is_freed
 from .tensors import Array
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -34,19 +33,6 @@ def telling(progress: Progress) -> Iterator[None]:
         yield
     finally:
         _progress.reset(token)
-
-
-@cache
-def keep_what_is_freed() -> None:
-    """Let the memory that one message leaves be there for the next one.
-
-    glibc gives what is free at the end of its heap back to the system when it is more than twice
-    the largest block that it ever mapped by itself and freed, as mallopt(3) has it, and each
-    message of a body would have to be given its pages anew: a third of the time. So it is shown
-    one of nearly 32 MiB, the most that counts. Nothing touches it; any other allocator does not
-    mind.
-    """
-    np.empty((32 << 20) - (64 << 10), np.uint8)
 
 
 def fits_no_more(out: Array, dtype: str, shape: Sequence[int]) -> errors.ShapeMismatch:

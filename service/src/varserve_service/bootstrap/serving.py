@@ -11,7 +11,7 @@ from typing import NoReturn
 import structlog
 import uvloop
 
-from varserve_service.allocator import keep_what_is_freed
+from varserve.frames import keep_what_is_freed
 from varserve_service.core.models import STABLE, Models
 from varserve_service.lifecycle import (
     Poller,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from varserve_service.core.buffers import aligned_empty
+from varserve_service.core.buffers import aligned_copy
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports import Operation, Value, VariableSpec
 from varserve_service.core.regions import Region, Rows, Slice, Slices, index_of, region_shape
@@ -177,9 +177,7 @@ class SavedVariable:
             except NO_KERNEL:
                 pass  # For this dtype, on this device: by way of the host.
         old = host_array(base)
-        new = old.copy() if old.dtype.hasobject else aligned_empty(old.shape, old.dtype)
-        if not old.dtype.hasobject:
-            np.copyto(new, old)
+        new = aligned_copy(old)
         new[index_of(region)] = value.numpy()
         return to_tensor(new, self._device)
 
