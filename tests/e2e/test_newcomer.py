@@ -137,7 +137,7 @@ def test_from_the_documentation_to_a_metric(tmp_path: Path) -> None:
         )
         (change,) = done["changes"]
         assert change["variable"] == VARIABLE
-        assert change["sha256"] == hashlib.sha256(value.tobytes()).hexdigest()
+        assert change["content_hash"] == varserve.content_hash(value)
 
         metrics = scraped(logged(service, "metrics")["address"], trainer)
         assert handled(metrics, "AssignVariable", "OK") == 1

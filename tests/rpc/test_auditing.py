@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import threading
@@ -28,10 +27,6 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.rpc import Access, Auditing
 
 V = np.arange(3, dtype=np.float32)
-
-
-def sha256(array: Any) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 class Place:
@@ -86,6 +81,7 @@ def test_every_write_leaves_a_line(place: Place) -> None:
         client.revoke_lease("counter", lease.revision)
         client.assign_variable("counter", "words", strings(b"xy", b"z"), request_id="r8")
         epoch = client.get_model("counter").header.epoch
+        summaries = client.model("counter").summaries(["v", "words"])
         # What changes nothing leaves none.
         client.read_variable("counter", "v")
         client.run_function("counter", "total", {"x": V})
@@ -110,23 +106,27 @@ def test_every_write_leaves_a_line(place: Place) -> None:
         assert (each["epoch"], each["version"]) == (epoch, 1)
         assert each["revision_before"] == each["revision_after"] - 1
         assert each["peer"].startswith("ipv4:127.0.0.1:")
-    hashes = [{c["variable"]: c["sha256"] for c in each["changes"]} for each in lines]
-    assert hashes[0] == {"v": sha256(V)}
-    assert hashes[1] == {"v": sha256(V + 1), "count": sha256(np.int64(5))}
-    assert hashes[2] == {"v": sha256(V[:1] + 9)}
-    assert lines[2]["changes"][0] | {"sha256": ""} == {
+    hashes = [{c["variable"]: c["content_hash"] for c in each["changes"]} for each in lines]
+    assert hashes[0] == {"v": varserve.content_hash(V)}
+    assert hashes[1] == {
+        "v": varserve.content_hash(V + 1),
+        "count": varserve.content_hash(np.int64(5)),
+    }
+    assert hashes[2] == {"v": varserve.content_hash(V[:1] + 9)}
+    assert lines[2]["changes"][0] | {"content_hash": ""} == {
         "variable": "v",
         "path": "v",
         "whole": False,
         "dtype": "float32",
         "shape": [1],
-        "sha256": "",
+        "content_hash": "",
     }
-    assert hashes[3] == {"count": sha256(np.int64(7))}
+    assert hashes[3] == {"count": varserve.content_hash(np.int64(7))}
     assert lines[3]["function"] == "add"
-    assert hashes[5] == hashes[6] == {"v": sha256(V)}
-    counted = b"".join(len(w).to_bytes(8, "little") + w for w in (b"xy", b"z"))
-    assert hashes[8] == {"words": hashlib.sha256(counted).hexdigest()}
+    assert hashes[5] == hashes[6] == {"v": varserve.content_hash(V)}
+    assert hashes[8] == {"words": varserve.content_hash(np.array([b"xy", b"z"], object))}
+    # An operator finds the line by the hash that `varserve summary` shows.
+    assert hashes[8]["words"] == summaries["words"].content_hash
 
 
 def test_who_hangs_up_leaves_a_line(tmp_path: Path) -> None:

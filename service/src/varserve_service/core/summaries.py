@@ -71,7 +71,7 @@ def summarize(
         runs = _runs(count, _ELEMENTS, go_on)
         counts = added([value.count(0, 0, edges), *(value.count(a, b, edges) for a, b in runs)])
         found = Histogram(counts.bins, edges, counts.below, counts.above)
-    digest = _content_hash(value, go_on) if content_hash else b""
+    digest = hash_of(value, go_on) if content_hash else b""
     return Summary(value.dtype, value.shape, value.nbytes, moments, found, digest)
 
 
@@ -83,8 +83,11 @@ def _bounds(moments: Moments) -> tuple[float, float]:
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
-def _content_hash(value: Value, go_on: Callable[[], None]) -> bytes:
-    """As the contract's Summary.content_hash has it."""
+def hash_of(value: Value, go_on: Callable[[], None] = lambda: None) -> bytes:
+    """The content hash of a value: SHA-256, defined at `Summary.content_hash` in the contract.
+
+    Summaries and the audit log use this hash. `go_on` is called before each part of the value.
+    """
     sizes = ",".join(str(size) for size in value.shape)
     digest = hashlib.sha256(f"{value.dtype} {sizes}\n".encode())
     if value.dtype == "string":

@@ -7,8 +7,7 @@ Knows gRPC's contexts and commits; the file is the log's.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from varserve_service.access.audit import AuditError, AuditLog
 from varserve_service.core.commits import Changed, Commit, Witness
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.messages import Header
-from varserve_service.core.ports import Value
+from varserve_service.core.summaries import hash_of
 from varserve_service.rpc.entry.identity import Context, subject_of
 
 from .needs import Asked, names_of
@@ -31,7 +30,6 @@ from .needs import Asked, names_of
 log = structlog.get_logger("varserve.audit")
 
 _DENIALS = {Reason.UNAUTHENTICATED.value, Reason.PERMISSION_DENIED.value}
-_HASHED_AT_ONCE = 16 * 2**20
 # Of what a caller sent and nobody checked.
 _MAX_NAMES = 100
 _MAX_NAME = 200
@@ -204,19 +202,5 @@ def _change(changed: Changed) -> dict[str, Any]:
         "whole": changed.region is None,
         "dtype": value.dtype,
         "shape": list(value.shape),
-        "sha256": digest(value),
+        "content_hash": hash_of(value).hex(),
     }
-
-
-def digest(value: Value) -> str:
-    """SHA-256 of a value's bytes: little-endian, C order; of strings, each after its length."""
-    found = hashlib.sha256()
-    if value.dtype == "string":
-        elements: Sequence[bytes] = value.numpy().reshape(-1).tolist()
-        for element in elements:
-            found.update(len(element).to_bytes(8, "little"))
-            found.update(element)
-    else:
-        for start in range(0, value.nbytes, _HASHED_AT_ONCE):
-            found.update(value.buffer(start, min(start + _HASHED_AT_ONCE, value.nbytes)))
-    return found.hexdigest()
