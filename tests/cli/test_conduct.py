@@ -18,7 +18,7 @@ import pytest
 from tests.fakes import FakeModel, FakeVariable
 from tests.serving import serve_here
 from varserve import cli as package
-from varserve import errors
+from varserve._client import errors
 from varserve.cli.app import varserve as command_line
 from varserve.cli.exits import DEFECT, MEANINGS, code_of
 from varserve.cli.output import plain

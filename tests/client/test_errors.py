@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import varserve
-from varserve import errors, frames, reasons, tensors
+from varserve import frames, reasons, tensors
+from varserve._client import errors
 from varserve.v1 import error_pb2
 from varserve.v1 import model_service_pb2 as pb
 

@@ -238,13 +238,13 @@ def test_types_for_users(tmp_path: Path) -> None:
     array = "numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]]"
     assert revealed == [
         array,
-        "varserve.results.Commit",
-        "varserve.results.Outputs",
+        "varserve._client.values.results.Commit",
+        "varserve._client.values.results.Outputs",
         "None",
-        "varserve.results.Reading",
+        "varserve._client.values.results.Reading",
         array,
-        "varserve.results.Outputs",
-        "varserve.results.Reading",
+        "varserve._client.values.results.Outputs",
+        "varserve._client.values.results.Reading",
     ], found
     lines = {int(line) for line in re.findall(r"user\.py:(\d+): error", found)}
     wrong = {n for n, text in enumerate(TYPED.splitlines(), 1) if "# wrong" in text}

@@ -104,15 +104,15 @@ def test_the_time_of_an_update_is_for_its_bytes(
     model: varserve.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading and writing large values gets the time that their bytes take, as elsewhere."""
-    monkeypatch.setattr("varserve.handles.SECONDS_PER_BYTE", 1.0)
+    monkeypatch.setattr("varserve._client.handles.base.SECONDS_PER_BYTE", 1.0)
     seen = []
-    budget = varserve.transport.Budget
+    budget = varserve._client.transport.drivers.Budget
 
     def of(timeout: float, *more: object) -> object:
         seen.append(timeout)
         return budget(timeout, *more)
 
-    monkeypatch.setattr("varserve.handles.Budget", of)
+    monkeypatch.setattr("varserve._client.handles.base.Budget", of)
     nbytes = model.variables["large"].nbytes
     model.update(["large"], lambda found: {"large": found["large"] + 1})
     assert max(seen) == 30 + 2 * nbytes

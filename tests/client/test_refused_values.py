@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import varserve
-from varserve.errors import InvalidRequest, shown
+from varserve._client.errors import InvalidRequest, shown
 
 LARGE = 2**63
 HUGE = 10**5000

@@ -9,11 +9,10 @@
 `varserve.aio.connect` gives the same with `await`. Every failure is a `VarserveError`.
 """
 
-from . import aio
-from .admin import AdminClient, ModelVersion, SavedState, SaveFormat, connect_admin
-from .client import Client, connect
-from .credentials import Tls
-from .errors import (
+from varserve import aio
+from varserve._client.admin import AdminClient, ModelVersion, SavedState, SaveFormat, connect_admin
+from varserve._client.client import Client, connect
+from varserve._client.errors import (
     AccessDenied,
     AnswerNotKept,
     AuditLogUnavailable,
@@ -65,12 +64,17 @@ from .errors import (
     VarserveError,
     WatchTooSlow,
 )
-from .functions import Function, Functions
-from .leases import Lease
-from .models import Model, Transaction
-from .operations import AssignOperation, Write
-from .regions import Index, Rows
-from .results import (
+from varserve._client.handles.functions import Function, Functions
+from varserve._client.handles.leases import Lease
+from varserve._client.handles.models import Model, Transaction
+from varserve._client.handles.variables import Region, Variable, Variables
+from varserve._client.handles.watches import Watch
+from varserve._client.operations.calls import AssignOperation, Write
+from varserve._client.operations.summaries import Histogram, Summaries, Summary, content_hash
+from varserve._client.transport.credentials import Tls
+from varserve._client.transport.traces import trace
+from varserve._client.values.regions import Index, Rows
+from varserve._client.values.results import (
     Change,
     Commit,
     CommitInfo,
@@ -82,7 +86,7 @@ from .results import (
     Reading,
     Snapshot,
 )
-from .specs import (
+from varserve._client.values.specs import (
     Constant,
     FunctionKind,
     FunctionSpec,
@@ -97,10 +101,6 @@ from .specs import (
     TransferLimits,
     VariableSpec,
 )
-from .summaries import Histogram, Summaries, Summary, content_hash
-from .traces import trace
-from .variables import Region, Variable, Variables
-from .watches import Watch
 
 __version__ = "0.1.0"
 

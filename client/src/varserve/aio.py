@@ -15,8 +15,10 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from . import admin, client, functions, leases, models, transport, variables, watches
-from .credentials import Tls, Token
+from varserve._client import admin, client
+from varserve._client.handles import functions, leases, models, variables, watches
+from varserve._client.transport import drivers as transport
+from varserve._client.transport.credentials import Tls, Token
 
 AdminClient: TypeAlias = admin.AdminClient[transport.Async]
 Client: TypeAlias = client.Client[transport.Async]

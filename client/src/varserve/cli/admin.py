@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from varserve.admin import ModelVersion, SaveFormat
-from varserve.specs import StateHeader
+from varserve._client.admin import ModelVersion, SaveFormat
+from varserve._client.values.specs import StateHeader
 
 from . import output
 from .common import administered_argument, command, complete, header_of

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from varserve import errors
+from varserve._client import errors
 
 from . import admin, change, compare, follow, look, shell, transfer
 from .exits import DEFECT, INTERRUPTED, Failed

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from varserve import tensors
-from varserve.operations import AssignOperation
-from varserve.regions import Rows
+from varserve._client.operations.calls import AssignOperation
+from varserve._client.values.regions import Rows
 
 from . import output
 from .common import (

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from varserve.models import Model
-from varserve.results import Commit
-from varserve.specs import StateHeader
-from varserve.summaries import fitting
+from varserve._client.handles.models import Model
+from varserve._client.operations.summaries import fitting
+from varserve._client.values.results import Commit
+from varserve._client.values.specs import StateHeader
 
 from . import output
 from .session import Session

@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import click
 
-from varserve import errors
+from varserve._client import errors
 
 from .output import plain
 

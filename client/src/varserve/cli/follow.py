@@ -8,8 +8,8 @@ from typing import Any
 import click
 import numpy as np
 
-from varserve.errors import DeadlineExceeded
-from varserve.results import Change, Event
+from varserve._client.errors import DeadlineExceeded
+from varserve._client.values.results import Change, Event
 
 from . import output
 from .common import REVISION, command, header_of, model_argument, patterns_argument

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from varserve import tensors
-from varserve.results import ListedCommit
-from varserve.specs import FunctionSpec
-from varserve.summaries import Summary, fitting
+from varserve._client.operations.summaries import Summary, fitting
+from varserve._client.values.results import ListedCommit
+from varserve._client.values.specs import FunctionSpec
 
 from . import output
 from .common import (

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from varserve import tensors
-from varserve.specs import shape_text
+from varserve._client.values.specs import shape_text
 from varserve.tensors import Array
 
 # A pipe has no width: nothing is cut off or wrapped for it.

@@ -15,9 +15,9 @@ from typing import Any
 
 import click
 
-from varserve import client as clients
-from varserve.admin import AdminClient, connect_admin
-from varserve.models import Model
+from varserve import Client, connect
+from varserve._client.admin import AdminClient, connect_admin
+from varserve._client.handles.models import Model
 
 from .exits import Unusable
 from .secure import channel
@@ -140,17 +140,17 @@ class Session:
     timeout: float | None = None
     withheld: str = ""
     """Why a server was not told who calls, though the context says it."""
-    _client: clients.Client | None = field(default=None, init=False)
+    _client: Client | None = field(default=None, init=False)
     _admin: AdminClient | None = field(default=None, init=False)
 
     @property
-    def client(self) -> clients.Client:
+    def client(self) -> Client:
         """The client."""
         if self._client is None:
             settings = self._settings("server")
             self.timeout = settings.timeout
             server = settings.server or DEFAULT_SERVER
-            self._client = clients.connect(server, **_options(settings))
+            self._client = connect(server, **_options(settings))
         return self._client
 
     @property

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from varserve import tensors
-from varserve.specs import VariableSpec
+from varserve._client.values.specs import VariableSpec
 from varserve.tensors import Array
 
 from .bundles import Bundle, BundleError

@@ -10,9 +10,9 @@ from typing import Any
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from varserve.bodies import telling
-from varserve.models import Model
-from varserve.summaries import fitting
+from varserve._client.handles.models import Model
+from varserve._client.operations.summaries import fitting
+from varserve._client.transport.bodies import telling
 from varserve.tensors import Array
 
 from . import output

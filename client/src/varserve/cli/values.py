@@ -15,7 +15,7 @@ import ml_dtypes  # noqa: F401  (numpy knows bfloat16 by it)
 import numpy as np
 
 from varserve import tensors
-from varserve.regions import Index, Rows
+from varserve._client.values.regions import Index, Rows
 from varserve.tensors import Array
 
 from .exits import Unusable

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import grpc
 
-from . import errors
+from varserve._client import errors
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Token: TypeAlias = str | Callable[[], str]

@@ -12,77 +12,79 @@ from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
-from . import errors, history, tensors
-from .functions import Functions
-from .handles import OfModel
-from .known import FLOATS, part_bytes, part_of, prepared, sent_as
-from .leases import Lease
-from .operations import AssignOperation, Prepared, Write
-from .regions import Index, Rows
-from .results import Commit, Commits, Snapshot
-from .specs import ModelState, TransferLimits
-from .summaries import Summaries, fitting, histogram_spec
-from .transport import Async, D_co, Op, Sync, operation
-from .updates import update
-from .variables import Variables
-from .watches import PATIENCE, Watch, watching
+from varserve import tensors
+from varserve._client import errors
+from varserve._client.handles.base import ModelHandle
+from varserve._client.handles.cache import FLOATS, part_bytes, part_of, prepared, sent_as
+from varserve._client.handles.functions import Functions
+from varserve._client.handles.leases import Lease
+from varserve._client.handles.updates import update
+from varserve._client.handles.variables import Variables
+from varserve._client.handles.watches import PATIENCE, Watch, watching
+from varserve._client.operations import history
+from varserve._client.operations.calls import AssignOperation, Prepared, Write
+from varserve._client.operations.summaries import Summaries, fitting, histogram_spec
+from varserve._client.transport.drivers import Async, D_co, Op, Sync, operation
+from varserve._client.values.regions import Index, Rows
+from varserve._client.values.results import Commit, Commits, Snapshot
+from varserve._client.values.specs import ModelState, TransferLimits
 
 Reads: TypeAlias = Iterable[str] | Mapping[str, Index | Rows | None]
 """Names or paths of variables; in a mapping, each with a region or None."""
 
 
-class Model(OfModel[D_co]):
+class Model(ModelHandle[D_co]):
     """One served model: its variables and functions."""
 
     @property
     def name(self) -> str:
         """The name that it is served by, without the label that it was asked for with."""
-        return self._known.header.model
+        return self._cache.header.model
 
     @property
     def version(self) -> int:
         """The SavedModel's directory number; 0 for one loaded from a path of its own."""
-        return self._known.header.version
+        return self._cache.header.version
 
     @property
     def epoch(self) -> str:
         """Random id of this life of the state. Revisions of different epochs do not compare."""
-        return self._known.header.epoch
+        return self._cache.header.epoch
 
     @property
     def revision(self) -> int:
         """Commits since the epoch began, as far as this client has heard."""
-        return self._known.header.revision
+        return self._cache.header.revision
 
     @property
     def device(self) -> str:
         """Where functions run: `CPU:0`, `GPU:0`, ..."""
-        return self._known.spec.summary.device
+        return self._cache.spec.summary.device
 
     @property
     def state(self) -> ModelState:
         """Where the model was in its life when last asked."""
-        return self._known.spec.summary.state
+        return self._cache.spec.summary.state
 
     @property
     def limits(self) -> TransferLimits:
         """What the service accepts and sends, in bytes."""
-        return self._known.spec.limits
+        return self._cache.spec.limits
 
     @property
     def variables(self) -> Variables[D_co]:
         """Its variables, by name or path."""
-        return Variables(self._driver, self._known, self._defaults)
+        return Variables(self._driver, self._cache, self._defaults)
 
     @property
     def functions(self) -> Functions[D_co]:
         """Its functions, by name or path."""
-        return Functions(self._driver, self._known, self._defaults)
+        return Functions(self._driver, self._cache, self._defaults)
 
     @operation
     def refresh(self, *, timeout: float | None = None) -> Op[None]:
         """Ask the service for everything anew; all handles of this model see it."""
-        return self._known.refresh(self._budget(timeout))
+        return self._cache.refresh(self._budget(timeout))
 
     @operation
     def read(
@@ -104,17 +106,17 @@ class Model(OfModel[D_co]):
         as_floats = sent_as(dtype)
         budget = self._budget(timeout)
         if variables is None:
-            yield from self._known.refresh(budget)
-            known = self._known.variables
+            yield from self._cache.refresh(budget)
+            known = self._cache.variables
             variables = [known.key(s.path) for s in known.by_path.values() if s.initialized]
         else:
-            yield from self._known.fresh(budget)
+            yield from self._cache.fresh(budget)
         wanted = _regions(variables)
         reads = {}
         dtypes = {}
         size = 0
         for name, region in wanted.items():
-            spec = self._known.variables.find(name)
+            spec = self._cache.variables.find(name)
             part = part_of(spec, region)
             reads[name] = (spec.path, part)
             if as_floats is not None and tensors.dtype_name(spec.dtype) in FLOATS:
@@ -125,7 +127,7 @@ class Model(OfModel[D_co]):
         if timeout is None:
             budget = self._budget(None, size)
         return (
-            yield from self._known.read_many(reads, budget, at_revision=at_revision, dtypes=dtypes)
+            yield from self._cache.read_many(reads, budget, at_revision=at_revision, dtypes=dtypes)
         )
 
     @operation
@@ -146,7 +148,7 @@ class Model(OfModel[D_co]):
         Raises as `read`, and MessageTooLarge for too many variables with too many bins.
         """
         yield from self._renewed(timeout)
-        known = self._known.variables
+        known = self._cache.variables
         if isinstance(variables, Mapping):
             wanted = variables
         else:
@@ -164,7 +166,7 @@ class Model(OfModel[D_co]):
         if not reads:
             raise errors.InvalidRequest("expected the name of at least one variable")
         return (
-            yield from self._known.summarize(
+            yield from self._cache.summarize(
                 reads,
                 self._budget(timeout, size),
                 histogram_spec(bins, range),
@@ -206,16 +208,16 @@ class Model(OfModel[D_co]):
         wanted = _regions(variables)
         size = 0
         for name, region in wanted.items():
-            spec = self._known.variables.find(name)
+            spec = self._cache.variables.find(name)
             size += part_bytes(spec, part_of(spec, region)) or spec.nbytes
-        return update(self._known, wanted, change, self._budget(timeout, 2 * size), message)
+        return update(self._cache, wanted, change, self._budget(timeout, 2 * size), message)
 
     def lease(
         self, values: Mapping[str, npt.ArrayLike], *, seconds: float, message: str = ""
     ) -> Lease[D_co]:
         """Set several variables while a `with` (`async with`) block runs; see `Variable.lease`."""
         writes = [
-            prepared(self._known.variables.find(name), Write(name, value))
+            prepared(self._cache.variables.find(name), Write(name, value))
             for name, value in values.items()
         ]
         return Lease(self, writes, seconds, message)
@@ -241,10 +243,10 @@ class Model(OfModel[D_co]):
         patience: seconds to go on trying while nobody answers.
         Raises VariableNotFound, RevisionCompacted, RevisionInFuture, EpochMismatch.
         """
-        revision, epoch = _revision_of(after_revision, self._known.header.epoch)
+        revision, epoch = _revision_of(after_revision, self._cache.header.epoch)
         return watching(
             self._driver,
-            history.watch_request(self._known.asked, revision, epoch, patterns, values, previous),
+            history.watch_request(self._cache.asked, revision, epoch, patterns, values, previous),
             self.limits.chunk_bytes,
             self._defaults,
             timeout,
@@ -266,13 +268,13 @@ class Model(OfModel[D_co]):
         only those before this revision.
         """
         found = yield from history.list_commits(
-            self._known.asked,
+            self._cache.asked,
             limit,
             before,
             history.patterns_of(patterns),
             self._budget(timeout),
         )
-        self._known.learn(found.header)
+        self._cache.learn(found.header)
         return found
 
     @operation
@@ -291,21 +293,21 @@ class Model(OfModel[D_co]):
         if_revision_match: only if the model is at this revision.
         Raises RevisionCompacted, RevisionInFuture, EpochMismatch, VariableUninitialized.
         """
-        to, epoch = _revision_of(revision, self._known.header.epoch)
+        to, epoch = _revision_of(revision, self._cache.header.epoch)
         assert to is not None
-        names = [self._known.variables.find(name).path for name in _regions(variables)]
+        names = [self._cache.variables.find(name).path for name in _regions(variables)]
         commit = yield from history.revert_commits(
-            self._known.asked,
+            self._cache.asked,
             to,
-            [self._known.variables.key(path) for path in names],
+            [self._cache.variables.key(path) for path in names],
             self._budget(timeout),
             self._conditions(if_revision_match, epoch, message),
         )
-        self._known.learn(commit.header)
+        self._cache.learn(commit.header)
         return commit
 
     def __repr__(self) -> str:
-        known = self._known
+        known = self._cache
         return (
             f"<varserve.Model {self.name!r} version {self.version} on {self.device}, {self.state}, "
             f"revision {self.revision}: {len(known.variables.by_path)} variables, "
@@ -325,7 +327,7 @@ def _revision_of(of: int | Snapshot | Commit | None, epoch: str = "") -> tuple[i
     return (of.revision, of.epoch) if isinstance(of, (Snapshot, Commit)) else (of, epoch)
 
 
-class Transaction(OfModel[D_co]):
+class Transaction(ModelHandle[D_co]):
     """Collects writes and makes them one commit when its block ends; none when the block raises.
 
     Writes are checked when they are added, and not copied: leave the arrays alone until the end.
@@ -338,7 +340,7 @@ class Transaction(OfModel[D_co]):
         message: str,
         timeout: float | None,
     ) -> None:
-        super().__init__(model._driver, model._known, model._defaults)
+        super().__init__(model._driver, model._cache, model._defaults)
         self.commit: Commit | None = None
         """What was committed; None before the end, and when there was nothing to commit."""
         self._timeout = timeout
@@ -352,7 +354,7 @@ class Transaction(OfModel[D_co]):
 
     def __getitem__(self, variable: str) -> TransactionTarget:
         """`txn["a"].assign(x)`, `txn["a"][0:3].assign(x)`."""
-        self._known.variables.find(variable)
+        self._cache.variables.find(variable)
         return TransactionTarget(self, variable)
 
     def assign(
@@ -376,12 +378,12 @@ class Transaction(OfModel[D_co]):
     def _add(self, write: Write) -> None:
         if self.commit is not None:
             raise errors.InvalidRequest("the transaction has ended")
-        change = prepared(self._known.variables.find(write.variable), write)
+        change = prepared(self._cache.variables.find(write.variable), write)
         self._writes.append(change)
         if write.if_revision_match is not None:
             # A revision means something in its epoch only; one that is over is one too many.
-            epoch = self._known.epoch_of(change.variable)
-            if not self._expected.epoch or epoch != self._known.header.epoch:
+            epoch = self._cache.epoch_of(change.variable)
+            if not self._expected.epoch or epoch != self._cache.header.epoch:
                 self._expected = self._expected._replace(epoch=epoch)
 
     def _commit(self) -> Op[None]:
@@ -390,7 +392,7 @@ class Transaction(OfModel[D_co]):
             return
         size = sum(tensors.body_length(each.value) for each in writes)
         budget = self._budget(self._timeout, size)
-        self.commit = yield from self._known.write_many(writes, budget, self._expected)
+        self.commit = yield from self._cache.write_many(writes, budget, self._expected)
 
     def __enter__(self: Transaction[Sync]) -> Transaction[Sync]:
         self._blocking("with", "async with")

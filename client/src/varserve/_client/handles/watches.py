@@ -12,11 +12,24 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any
 
-from . import errors, history, specs
-from .handles import Defaults
-from .results import Event
-from .transport import Async, Budget, Call, D_co, Handle, Op, Open, Receive, Sleep, Sync
-from .v1 import history_pb2 as pb
+from varserve._client import errors
+from varserve._client.handles.base import Defaults
+from varserve._client.operations import history
+from varserve._client.transport.drivers import (
+    Async,
+    Budget,
+    Call,
+    D_co,
+    Handle,
+    Op,
+    Open,
+    Receive,
+    Sleep,
+    Sync,
+)
+from varserve._client.values import specs
+from varserve._client.values.results import Event
+from varserve.v1 import history_pb2 as pb
 
 _FIRST_DELAY = 0.05
 _LAST_DELAY = 2.0

@@ -14,16 +14,38 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from . import errors, operations, summaries, tensors
-from .bodies import fits_no_more
-from .errors import FunctionNotFound, MessageTooLarge, NameAmbiguous, VariableNotFound
-from .operations import AssignOperation, Conditions, Dtype, Prepared, Run, Write, operation_of
-from .regions import Index, Part, Rows, resolve
-from .results import Commit, Outputs, Reading, Snapshot
-from .specs import FunctionSpec, ModelSpec, StateHeader, VariableSpec, shape_text
-from .tensors import Array
-from .transport import Budget, Op
-from .v1 import summary_pb2
+from varserve import tensors
+from varserve._client import errors
+from varserve._client.errors import (
+    FunctionNotFound,
+    MessageTooLarge,
+    NameAmbiguous,
+    VariableNotFound,
+)
+from varserve._client.operations import calls as operations
+from varserve._client.operations import summaries
+from varserve._client.operations.calls import (
+    AssignOperation,
+    Conditions,
+    Dtype,
+    Prepared,
+    Run,
+    Write,
+    operation_of,
+)
+from varserve._client.transport.bodies import fits_no_more
+from varserve._client.transport.drivers import Budget, Op
+from varserve._client.values.regions import Index, Part, Rows, resolve
+from varserve._client.values.results import Commit, Outputs, Reading, Snapshot
+from varserve._client.values.specs import (
+    FunctionSpec,
+    ModelSpec,
+    StateHeader,
+    VariableSpec,
+    shape_text,
+)
+from varserve.tensors import Array
+from varserve.v1 import summary_pb2
 
 # Up to about here one message was quicker than a stream over loopback.
 _UNARY_BYTES = 256 << 10
@@ -96,7 +118,7 @@ class Lookup(Generic[S]):
         return name if len(self._paths[name]) == 1 else path
 
 
-class Known:
+class ModelCache:
     """One model as last seen.
 
     `asked`: the name that every call asks by, which may have a label. Answers have the model's own.

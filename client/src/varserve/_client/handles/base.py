@@ -6,10 +6,19 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TypeVar
 
-from .known import SECONDS_PER_BYTE, Known
-from .operations import Conditions, new_request_id
-from .throttle import Throttle
-from .transport import Async, Budget, Close, D_co, Handle, Op, Sync, operation
+from varserve._client.handles.cache import SECONDS_PER_BYTE, ModelCache
+from varserve._client.operations.calls import Conditions, new_request_id
+from varserve._client.transport.drivers import (
+    Async,
+    Budget,
+    Close,
+    D_co,
+    Handle,
+    Op,
+    Sync,
+    operation,
+)
+from varserve._client.transport.throttle import Throttle
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +77,12 @@ class Connection(Handle[D_co]):
         return f"<varserve.{type(self).__name__} of {self._driver.dial.target}{state}>"
 
 
-class OfModel(Handle[D_co]):
+class ModelHandle(Handle[D_co]):
     """A handle of a model or of something in it."""
 
-    def __init__(self, driver: Sync | Async, known: Known, defaults: Defaults) -> None:
+    def __init__(self, driver: Sync | Async, cache: ModelCache, defaults: Defaults) -> None:
         self._driver = driver
-        self._known = known
+        self._cache = cache
         self._defaults = defaults
 
     def _budget(self, timeout: float | None, nbytes: int | None = None) -> Budget:
@@ -81,8 +90,8 @@ class OfModel(Handle[D_co]):
 
     def _renewed(self, timeout: float | None) -> Op[None]:
         """What is known of the model, asked for anew when an answer came from a new epoch."""
-        if self._known.stale:
-            yield from self._known.refresh(self._budget(timeout))
+        if self._cache.stale:
+            yield from self._cache.refresh(self._budget(timeout))
 
     def _conditions(
         self, revision: int | None = None, epoch: str = "", message: str = ""
@@ -90,5 +99,5 @@ class OfModel(Handle[D_co]):
         """Of a new logical write. A revision means something in its epoch only: that goes with it,
         and is the present one where the caller names none."""
         if revision is not None:
-            epoch = epoch or self._known.header.epoch
+            epoch = epoch or self._cache.header.epoch
         return Conditions(new_request_id(), revision, epoch, message)

@@ -11,8 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from .specs import StateHeader
-from .tensors import Array
+from varserve._client.values.specs import StateHeader
+from varserve.tensors import Array
 
 
 class _OfState:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from . import tensors
-from .v1 import model_pb2, model_service_pb2
+from varserve import tensors
+from varserve.v1 import model_pb2, model_service_pb2
 
 PartialShape: TypeAlias = tuple[int | None, ...] | None
 """A size for each dimension, None where it is unknown; None as a whole: unknown rank."""

@@ -12,21 +12,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import errors, tensors
-from .handles import OfModel
-from .known import check_out, part_bytes, part_of, prepared, sent_as
-from .leases import Lease
-from .operations import AssignOperation, Dtype, Write
-from .regions import Index, Part, Rows
-from .results import Commit, Snapshot
-from .specs import PartialShape, VariableSpec, shape_text
-from .summaries import Summary, histogram_spec
-from .tensors import Array
-from .transport import D_co, Op, operation
-from .updates import update
+from varserve import tensors
+from varserve._client import errors
+from varserve._client.handles.base import ModelHandle
+from varserve._client.handles.cache import check_out, part_bytes, part_of, prepared, sent_as
+from varserve._client.handles.leases import Lease
+from varserve._client.handles.updates import update
+from varserve._client.operations.calls import AssignOperation, Dtype, Write
+from varserve._client.operations.summaries import Summary, histogram_spec
+from varserve._client.transport.drivers import D_co, Op, operation
+from varserve._client.values.regions import Index, Part, Rows
+from varserve._client.values.results import Commit, Snapshot
+from varserve._client.values.specs import PartialShape, VariableSpec, shape_text
+from varserve.tensors import Array
 
 
-class _Value(OfModel[D_co]):
+class _Value(ModelHandle[D_co]):
     """What a variable and a region of one have in common: a value to read and to change."""
 
     _path: str
@@ -45,7 +46,7 @@ class _Value(OfModel[D_co]):
     def spec(self) -> VariableSpec:
         """All that the service last said of the variable. Raises VariableNotFound when the version
         that the model is now has it no more."""
-        return self._known.variables.at(self._path)
+        return self._cache.variables.at(self._path)
 
     @property
     def name(self) -> str:
@@ -117,7 +118,7 @@ class _Value(OfModel[D_co]):
         """
         yield from self._renewed(timeout)
         part = self._resolved()
-        found = yield from self._known.summarize(
+        found = yield from self._cache.summarize(
             {self._path: (self._path, part)},
             self._budget(timeout, part_bytes(self.spec, part)),
             histogram_spec(bins, range),
@@ -205,7 +206,7 @@ class _Value(OfModel[D_co]):
         def changed(snapshot: Snapshot) -> dict[str, npt.ArrayLike]:
             return {path: change(snapshot[path])}
 
-        commit = yield from update(self._known, {path: self._index}, changed, budget, message)
+        commit = yield from update(self._cache, {path: self._index}, changed, budget, message)
         assert commit is not None
         return commit
 
@@ -233,10 +234,10 @@ class _Value(OfModel[D_co]):
         if out is not None:
             check_out(self.spec, part, out, dtype)
         budget = self._budget(timeout, part_bytes(self.spec, part, dtype))
-        reading = yield from self._known.read(
+        reading = yield from self._cache.read(
             self._path, part, budget, at_revision=at_revision, out=out, dtype=dtype
         )
-        if self._known.stale and part.message is not None and not again:
+        if self._cache.stale and part.message is not None and not again:
             # Of another epoch: what the index selects was found out with the sizes of the last one.
             return (yield from self._read(rows, timeout, at_revision, out, dtype, again=True))
         assert reading.value is not None
@@ -255,22 +256,22 @@ class _Value(OfModel[D_co]):
         again: bool = False,
     ) -> Op[Commit]:
         # A revision means something in its epoch only.
-        epoch = "" if revision is None else self._known.epoch_of(self._path)
+        epoch = "" if revision is None else self._cache.epoch_of(self._path)
         yield from self._renewed(timeout)
         write = Write(self._path, value, operation, self._part if rows is None else rows, revision)
         change = prepared(self.spec, write)
         budget = self._budget(timeout, tensors.body_length(change.value))
         if change.part.message is not None:
             # And so does an index: what it selects was found out with the sizes of this epoch.
-            epoch = epoch or self._known.header.epoch
+            epoch = epoch or self._cache.header.epoch
         conditions = self._conditions(epoch=epoch, message=message)
         try:
-            return (yield from self._known.write(change, budget, conditions, read_back=read_back))
+            return (yield from self._cache.write(change, budget, conditions, read_back=read_back))
         except (errors.EpochMismatch, errors.RegionInvalid):
             if revision is not None or again or not epoch:
                 raise
-            yield from self._known.refresh(budget)
-            if self._known.header.epoch == epoch:
+            yield from self._cache.refresh(budget)
+            if self._cache.header.epoch == epoch:
                 raise
         return (
             yield from self._change(
@@ -285,8 +286,8 @@ class Variable(_Value[D_co]):
     `variable[index]` is a region of it: integers, slices with a positive step, `...`.
     """
 
-    def __init__(self, owner: OfModel[D_co], path: str) -> None:
-        super().__init__(owner._driver, owner._known, owner._defaults)
+    def __init__(self, owner: ModelHandle[D_co], path: str) -> None:
+        super().__init__(owner._driver, owner._cache, owner._defaults)
         self._path = path
 
     @property
@@ -399,7 +400,7 @@ class Region(_Value[D_co]):
     """A part of a variable, to read and to change on its own."""
 
     def __init__(self, variable: Variable[D_co], part: Part, index: Index) -> None:
-        super().__init__(variable._driver, variable._known, variable._defaults)
+        super().__init__(variable._driver, variable._cache, variable._defaults)
         self.variable = variable
         self.index = index
         self._path = variable.path
@@ -439,24 +440,24 @@ def _index_text(index: Index) -> str:
     return "..." if index is Ellipsis else str(index)
 
 
-class Variables(OfModel[D_co], Mapping[str, Variable[D_co]]):
+class Variables(ModelHandle[D_co], Mapping[str, Variable[D_co]]):
     """A model's variables: iterates names, finds by name or path.
 
     Raises VariableNotFound, with the closest names, or NameAmbiguous.
     """
 
     def __getitem__(self, name: str) -> Variable[D_co]:
-        return Variable(self, self._known.variables.find(name).path)
+        return Variable(self, self._cache.variables.find(name).path)
 
     def __iter__(self) -> Iterator[str]:
-        lookup = self._known.variables
+        lookup = self._cache.variables
         return iter([lookup.key(path) for path in lookup.by_path])
 
     def __len__(self) -> int:
-        return len(self._known.variables.by_path)
+        return len(self._cache.variables.by_path)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._known.variables
+        return name in self._cache.variables
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)

@@ -11,15 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from . import specs, tensors
-from .errors import OutOfRange
-from .messages import build
-from .operations import Conditions, attempt, method, read_variables
-from .regions import Part
-from .results import Change, Commit, CommitInfo, CommitKind, Commits, Event, ListedCommit
-from .tensors import Array
-from .transport import Budget, Call, Op
-from .v1 import history_pb2 as pb
+from varserve import tensors
+from varserve._client.errors import OutOfRange
+from varserve._client.operations.calls import Conditions, attempt, method, read_variables
+from varserve._client.operations.requests import build
+from varserve._client.transport.drivers import Budget, Call, Op
+from varserve._client.values import specs
+from varserve._client.values.regions import Part
+from varserve._client.values.results import (
+    Change,
+    Commit,
+    CommitInfo,
+    CommitKind,
+    Commits,
+    Event,
+    ListedCommit,
+)
+from varserve.tensors import Array
+from varserve.v1 import history_pb2 as pb
 
 WATCH_VARIABLES = method("WatchVariables")
 LIST_COMMITS = method("ListCommits")

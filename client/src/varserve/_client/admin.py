@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
-from . import specs
-from .client import make
-from .credentials import Tls, Token
-from .errors import InvalidRequest, ServiceError, shown
-from .handles import Connection, Defaults
-from .messages import build
-from .operations import attempt
-from .specs import ModelState, StateHeader
-from .transport import Async, Call, D_co, Method, Op, Sync, operation
-from .v1 import admin_service_pb2 as pb
+from varserve._client.client import make
+from varserve._client.errors import InvalidRequest, ServiceError, shown
+from varserve._client.handles.base import Connection, Defaults
+from varserve._client.operations.calls import attempt
+from varserve._client.operations.requests import build
+from varserve._client.transport.credentials import Tls, Token
+from varserve._client.transport.drivers import Async, Call, D_co, Method, Op, Sync, operation
+from varserve._client.values import specs
+from varserve._client.values.specs import ModelState, StateHeader
+from varserve.v1 import admin_service_pb2 as pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"]
 

@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import errors, specs, tensors
-from .messages import build
-from .operations import attempt, method
-from .regions import Part
-from .results import _OfState
-from .specs import StateHeader, shape_text
-from .tensors import Array
-from .transport import Budget, Call, Op
-from .v1 import model_service_pb2 as pb
-from .v1 import summary_pb2
+from varserve import tensors
+from varserve._client import errors
+from varserve._client.operations.calls import attempt, method
+from varserve._client.operations.requests import build
+from varserve._client.transport.drivers import Budget, Call, Op
+from varserve._client.values import specs
+from varserve._client.values.regions import Part
+from varserve._client.values.results import _OfState
+from varserve._client.values.specs import StateHeader, shape_text
+from varserve.tensors import Array
+from varserve.v1 import model_service_pb2 as pb
+from varserve.v1 import summary_pb2
 
 SUMMARIZE_VARIABLES = method("SummarizeVariables")
 

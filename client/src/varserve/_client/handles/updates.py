@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping
 
 import numpy.typing as npt
 
-from .errors import InvalidRequest, RevisionMismatch
-from .known import Known, part_of, prepared
-from .operations import AssignOperation, Conditions, Write, new_request_id
-from .regions import Index, Part, Rows
-from .results import Commit, Snapshot
-from .transport import Budget, Op, Sleep
+from varserve._client.errors import InvalidRequest, RevisionMismatch
+from varserve._client.handles.cache import ModelCache, part_of, prepared
+from varserve._client.operations.calls import AssignOperation, Conditions, Write, new_request_id
+from varserve._client.transport.drivers import Budget, Op, Sleep
+from varserve._client.values.regions import Index, Part, Rows
+from varserve._client.values.results import Commit, Snapshot
 
 _LONGEST_PAUSE = 0.1
 
 
 def update(
-    known: Known,
+    cache: ModelCache,
     regions: Mapping[str, Index | Rows | Part | None],
     change: Callable[[Snapshot], Mapping[str, npt.ArrayLike] | None],
     budget: Budget,
@@ -36,12 +36,12 @@ def update(
         raise InvalidRequest("expected the name of at least one variable")
     pause = 0.001
     while True:
-        yield from known.fresh(budget)
-        specs = {name: known.variables.find(name) for name in regions}
+        yield from cache.fresh(budget)
+        specs = {name: cache.variables.find(name) for name in regions}
         parts = {name: part_of(specs[name], region) for name, region in regions.items()}
         reads = {name: (specs[name].path, part) for name, part in parts.items()}
-        snapshot = yield from known.read_many(reads, budget)
-        if known.stale and budget.remaining():
+        snapshot = yield from cache.read_many(reads, budget)
+        if cache.stale and budget.remaining():
             continue  # of another epoch: the parts are of the sizes of the last one
         values = change(snapshot)
         if not values:
@@ -63,8 +63,8 @@ def update(
         )
         try:
             if len(writes) == 1:
-                return (yield from known.write(writes[0], budget, conditions))
-            return (yield from known.write_many(writes, budget, conditions))
+                return (yield from cache.write(writes[0], budget, conditions))
+            return (yield from cache.write_many(writes, budget, conditions))
         except RevisionMismatch:
             if pause >= budget.remaining():
                 raise

@@ -12,17 +12,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 
-from . import errors, history, tensors, transport
-from .handles import OfModel
-from .operations import Prepared
-from .results import Commit
-from .transport import Async, Budget, D_co, Op, Sync, operation
+from varserve import tensors
+from varserve._client import errors
+from varserve._client.handles.base import ModelHandle
+from varserve._client.operations import history
+from varserve._client.operations.calls import Prepared
+from varserve._client.transport import drivers as transport
+from varserve._client.transport.drivers import Async, Budget, D_co, Op, Sync, operation
+from varserve._client.values.results import Commit
 
 # What a renewal in vain means: no later one will do better.
 _LOST = (errors.LeaseNotFound, errors.EpochMismatch, errors.ClientClosed)
 
 
-class Lease(OfModel[D_co]):
+class Lease(ModelHandle[D_co]):
     """Writes that are made when its `with` (`async with`) block begins, and taken back at its end.
 
     Should this program die or lose the service, the service takes them back after `seconds`. A
@@ -31,9 +34,9 @@ class Lease(OfModel[D_co]):
     """
 
     def __init__(
-        self, owner: OfModel[D_co], writes: Sequence[Prepared], seconds: float, message: str
+        self, owner: ModelHandle[D_co], writes: Sequence[Prepared], seconds: float, message: str
     ) -> None:
-        super().__init__(owner._driver, owner._known, owner._defaults)
+        super().__init__(owner._driver, owner._cache, owner._defaults)
         self.seconds = transport.seconds(seconds, "seconds")
         self.commit: Commit | None = None
         """The writes, once they are made."""
@@ -59,11 +62,11 @@ class Lease(OfModel[D_co]):
         budget = self._budget(None, size)
         conditions = self._conditions(message=self._message)
         if len(self._writes) == 1:
-            write = self._known.write(
+            write = self._cache.write(
                 self._writes[0], budget, conditions, lease_seconds=self.seconds
             )
         else:
-            write = self._known.write_many(
+            write = self._cache.write_many(
                 self._writes, budget, conditions, lease_seconds=self.seconds
             )
         self.commit = yield from write
@@ -74,7 +77,7 @@ class Lease(OfModel[D_co]):
         commit = self.commit
         budget = Budget(self._pause, 0)
         try:
-            yield from history.renew_lease(self._known.asked, commit.revision, commit.epoch, budget)
+            yield from history.renew_lease(self._cache.asked, commit.revision, commit.epoch, budget)
         except _LOST as error:
             self.lost = None if self._ended.is_set() else error
             return False
@@ -87,9 +90,9 @@ class Lease(OfModel[D_co]):
             return
         commit = self.commit
         ended = yield from history.revoke_lease(
-            self._known.asked, commit.revision, commit.epoch, keep, self._budget(None)
+            self._cache.asked, commit.revision, commit.epoch, keep, self._budget(None)
         )
-        self._known.learn(ended.header)
+        self._cache.learn(ended.header)
 
     @property
     def _pause(self) -> float:

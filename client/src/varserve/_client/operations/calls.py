@@ -19,16 +19,18 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message_factory import GetMessageClass
 
-from . import errors, frames, specs, tensors
-from .bodies import BodyDownload, upload
-from .messages import build
-from .regions import Index, Part, Rows
-from .results import Commit, Outputs, Reading, Snapshot
-from .specs import Constant, ModelSpec, ModelSummary
-from .tensors import Array
-from .transport import Budget, Call, Method, Op, Sleep
-from .v1 import model_pb2, model_service_pb2, tensor_pb2
-from .v1 import model_service_pb2 as pb
+from varserve import frames, tensors
+from varserve._client import errors
+from varserve._client.operations.requests import build
+from varserve._client.transport.bodies import BodyDownload, upload
+from varserve._client.transport.drivers import Budget, Call, Method, Op, Sleep
+from varserve._client.values import specs
+from varserve._client.values.regions import Index, Part, Rows
+from varserve._client.values.results import Commit, Outputs, Reading, Snapshot
+from varserve._client.values.specs import Constant, ModelSpec, ModelSummary
+from varserve.tensors import Array
+from varserve.v1 import model_pb2, model_service_pb2, tensor_pb2
+from varserve.v1 import model_service_pb2 as pb
 
 _SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 

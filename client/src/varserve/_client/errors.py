@@ -63,8 +63,8 @@ from typing import Any
 
 import grpc
 
-from . import reasons
-from .tensors import TensorError
+from varserve import reasons
+from varserve.tensors import TensorError
 
 
 class VarserveError(Exception):

@@ -32,12 +32,12 @@ import grpc
 import grpc.aio
 from google.protobuf.message import EncodeError
 
-from . import errors
-from .credentials import Token, authorization
-from .frames import ACCEPTED_KEY, FrameError, write_message
-from .tensors import TensorError
-from .throttle import Throttle
-from .traces import trace_metadata
+from varserve._client import errors
+from varserve._client.transport.credentials import Token, authorization
+from varserve._client.transport.throttle import Throttle
+from varserve._client.transport.traces import trace_metadata
+from varserve.frames import ACCEPTED_KEY, FrameError, write_message
+from varserve.tensors import TensorError
 
 if TYPE_CHECKING:
     # At run time grpcio's own; only its type checker's form has a default.

@@ -12,14 +12,16 @@ from typing import Any, TypeVar
 import grpc
 import numpy.typing as npt
 
-from . import errors, history, operations, tensors
-from .channels import channel_options
-from .credentials import Tls, Token, check_token
-from .functions import constant_of
-from .handles import Connection, Defaults
-from .known import Known, sent_as
-from .models import Model, Reads
-from .operations import (
+from varserve import tensors
+from varserve._client import errors
+from varserve._client.handles.base import Connection, Defaults
+from varserve._client.handles.cache import ModelCache, sent_as
+from varserve._client.handles.functions import constant_of
+from varserve._client.handles.models import Model, Reads
+from varserve._client.handles.watches import PATIENCE, Watch, watching
+from varserve._client.operations import calls as operations
+from varserve._client.operations import history
+from varserve._client.operations.calls import (
     AssignOperation,
     Conditions,
     Prepared,
@@ -28,12 +30,22 @@ from .operations import (
     new_request_id,
     operation_of,
 )
-from .regions import Index, Rows, resolve
-from .results import Commit, Commits, Outputs, Reading, Snapshot
-from .specs import ModelSpec, ModelSummary, TransferLimits, Value
-from .summaries import Summaries, histogram_spec, summarize_variables
-from .transport import Async, Budget, D_co, Dial, Op, Sync, operation, seconds
-from .watches import PATIENCE, Watch, watching
+from varserve._client.operations.summaries import Summaries, histogram_spec, summarize_variables
+from varserve._client.transport.channels import channel_options
+from varserve._client.transport.credentials import Tls, Token, check_token
+from varserve._client.transport.drivers import (
+    Async,
+    Budget,
+    D_co,
+    Dial,
+    Op,
+    Sync,
+    operation,
+    seconds,
+)
+from varserve._client.values.regions import Index, Rows, resolve
+from varserve._client.values.results import Commit, Commits, Outputs, Reading, Snapshot
+from varserve._client.values.specs import ModelSpec, ModelSummary, TransferLimits, Value
 
 T = TypeVar("T")
 
@@ -61,7 +73,7 @@ class Client(Connection[D_co]):
     def model(self, name: str, *, timeout: float | None = None) -> Op[Model[D_co]]:
         """A handle of one model, with all that it is now. Raises ModelNotFound, ModelNotReady."""
         spec = yield from self._get_model(name, self._budget(timeout))
-        return Model(self._driver, Known(spec, name), self._defaults)
+        return Model(self._driver, ModelCache(spec, name), self._defaults)
 
     @operation
     def wait_ready(self, model: str = "", *, timeout: float = 60.0) -> Op[None]:

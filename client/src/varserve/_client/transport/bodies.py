@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from . import errors, frames, tensors
-from .frames import BodyReceiver, BytesPart, ChunkFrame, keep_what_is_freed
-from .tensors import Array
+from varserve import frames, tensors
+from varserve._client import errors
+from varserve.frames import BodyReceiver, BytesPart, ChunkFrame, keep_what_is_freed
+from varserve.tensors import Array
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Is told the bytes that have moved, and how many there are in all."""

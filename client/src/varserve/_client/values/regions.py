@@ -16,10 +16,10 @@ from typing import Any, SupportsIndex, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .errors import RegionInvalid, ShapeMismatch
-from .specs import PartialShape, shape_text
-from .tensors import Array
-from .v1 import tensor_pb2
+from varserve._client.errors import RegionInvalid, ShapeMismatch
+from varserve._client.values.specs import PartialShape, shape_text
+from varserve.tensors import Array
+from varserve.v1 import tensor_pb2
 
 N = TypeVar("N")
 

@@ -11,26 +11,34 @@ from typing import Any
 
 import numpy as np
 
-from . import errors, tensors
-from .handles import OfModel
-from .operations import Conditions, Run
-from .results import Outputs
-from .specs import Constant, FunctionKind, FunctionSpec, InputSpec, Overload, TensorSpec
-from .tensors import Array
-from .transport import D_co, Op, operation
+from varserve import tensors
+from varserve._client import errors
+from varserve._client.handles.base import ModelHandle
+from varserve._client.operations.calls import Conditions, Run
+from varserve._client.transport.drivers import D_co, Op, operation
+from varserve._client.values.results import Outputs
+from varserve._client.values.specs import (
+    Constant,
+    FunctionKind,
+    FunctionSpec,
+    InputSpec,
+    Overload,
+    TensorSpec,
+)
+from varserve.tensors import Array
 
 
-class Function(OfModel[D_co]):
+class Function(ModelHandle[D_co]):
     """One function of a served model: a signature, or a restored `tf.function`."""
 
-    def __init__(self, owner: OfModel[D_co], path: str) -> None:
-        super().__init__(owner._driver, owner._known, owner._defaults)
+    def __init__(self, owner: ModelHandle[D_co], path: str) -> None:
+        super().__init__(owner._driver, owner._cache, owner._defaults)
         self._path = path
 
     @property
     def spec(self) -> FunctionSpec:
         """All that the service last said of the function."""
-        return self._known.functions.at(self._path)
+        return self._cache.functions.at(self._path)
 
     @property
     def name(self) -> str:
@@ -99,7 +107,7 @@ class Function(OfModel[D_co]):
         size = sum(tensors.body_length(each) for each in arrays.values())
         if not spec.may_write:
             conditions = Conditions("", conditions.revision, conditions.epoch)
-        return (yield from self._known.run(run, self._budget(timeout, size), conditions))
+        return (yield from self._cache.run(run, self._budget(timeout, size), conditions))
 
     def __repr__(self) -> str:
         overloads = self.overloads
@@ -111,23 +119,23 @@ class Function(OfModel[D_co]):
         )
 
 
-class Functions(OfModel[D_co], Mapping[str, Function[D_co]]):
+class Functions(ModelHandle[D_co], Mapping[str, Function[D_co]]):
     """A model's functions: iterates names, finds by name or path.
 
     Raises FunctionNotFound, with the closest names.
     """
 
     def __getitem__(self, name: str) -> Function[D_co]:
-        return Function(self, self._known.functions.find(name).path)
+        return Function(self, self._cache.functions.find(name).path)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known.functions.names)
+        return iter(self._cache.functions.names)
 
     def __len__(self) -> int:
-        return len(self._known.functions.by_path)
+        return len(self._cache.functions.by_path)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._known.functions
+        return name in self._cache.functions
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from .errors import InvalidRequest, shown
+from varserve._client.errors import InvalidRequest, shown
 
 M = TypeVar("M", bound=Message)
 

@@ -1,0 +1,1 @@
+"""Handles: a served model, its variables, functions, watches and leases as objects."""

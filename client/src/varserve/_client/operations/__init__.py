@@ -1,0 +1,1 @@
+"""One description for each RPC: how its request is built and its answer read."""

@@ -1,0 +1,1 @@
+"""How an operation reaches the service: channels, credentials, retries, blocking or awaited."""

@@ -1,0 +1,1 @@
+"""What calls take and give: specs, readings, commits, regions. Knows no calls."""
