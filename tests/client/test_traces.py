@@ -22,7 +22,7 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
 
 
-class Told:
+class EventValue:
     """Keeps what came with each call, as far as it is of traces."""
 
     def __init__(self) -> None:
@@ -41,12 +41,12 @@ class Told:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def told() -> EventValue:
+    return EventValue()
 
 
 @pytest.fixture
-def address(told: Told) -> Iterator[str]:
+def address(told: EventValue) -> Iterator[str]:
     with serve_here(counter(), observers=[told]) as found:
         yield found
 
@@ -56,7 +56,7 @@ def span() -> NonRecordingSpan:
     return NonRecordingSpan(SpanContext(int(TRACE, 16), int(SPAN, 16), False, TraceFlags(1), state))
 
 
-def test_a_call_is_sent_with_the_current_span(address: str, told: Told) -> None:
+def test_a_call_is_sent_with_the_current_span(address: str, told: EventValue) -> None:
     """Within a span of OpenTelemetry its identity goes along; outside nothing does."""
     with varserve.connect(address) as client:
         client.read_variable("counter", "v")
@@ -65,7 +65,7 @@ def test_a_call_is_sent_with_the_current_span(address: str, told: Told) -> None:
     assert told.calls == [{}, {"traceparent": PARENT, "tracestate": "vendor=x"}]
 
 
-def test_a_given_trace_goes_before_the_current_one(address: str, told: Told) -> None:
+def test_a_given_trace_goes_before_the_current_one(address: str, told: EventValue) -> None:
     """`varserve.trace` is of its block and its thread alone; the client's metadata goes first."""
     other = f"00-{'1' * 32}-{'2' * 16}-00"
     with varserve.connect(address) as client, varserve.trace(other), trace.use_span(span()):
@@ -79,7 +79,7 @@ def test_a_given_trace_goes_before_the_current_one(address: str, told: Told) -> 
     assert told.calls == [{"traceparent": other}, {}, {"traceparent": PARENT}]
 
 
-async def test_tasks_have_their_own_traces(address: str, told: Told) -> None:
+async def test_tasks_have_their_own_traces(address: str, told: EventValue) -> None:
     """Calls of tasks that run at once each belong to the trace of their own task."""
     parents = [f"00-{number:032x}-{SPAN}-01" for number in range(1, 6)]
     async with varserve.aio.connect(address) as client:

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as of_numpy
 from tests.core.exactly import check, check_histogram
 from varserve.tensors import DTYPES, numpy_dtype
 from varserve_service.core import reductions, summaries
-from varserve_service.core.summaries import HistogramWish, summarize
+from varserve_service.core.summaries import HistogramSpec, summarize
 from varserve_service.core.values import HostValue
 
 NUMBERS = [dtype for dtype in DTYPES if dtype != "string"]
@@ -40,9 +40,9 @@ def arrays(draw: st.DrawFn) -> np.ndarray[Any, Any]:
 
 
 WISHES = st.one_of(
-    st.builds(HistogramWish, st.integers(1, 9)),
+    st.builds(HistogramSpec, st.integers(1, 9)),
     st.builds(
-        lambda bins, ends: HistogramWish(bins, (min(ends), max(ends))),
+        lambda bins, ends: HistogramSpec(bins, (min(ends), max(ends))),
         st.integers(1, 9),
         st.lists(
             st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=2, unique=True
@@ -53,7 +53,7 @@ WISHES = st.one_of(
 
 @settings(max_examples=600, deadline=None)
 @given(arrays(), WISHES)
-def test_any_value_of_any_dtype(array: np.ndarray[Any, Any], wish: HistogramWish) -> None:
+def test_any_value_of_any_dtype(array: np.ndarray[Any, Any], wish: HistogramSpec) -> None:
     """Counts, bounds and bins are exact, and mean, deviation and norm as good as float64 is."""
     found = summarize(HostValue(array), histogram=wish)
     check(array, found)
@@ -68,7 +68,7 @@ def test_parts_add_up(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     array = np.random.default_rng(seed).integers(0, 90, 1000).astype(numpy_dtype(dtype))
     monkeypatch.setattr(summaries, "_ELEMENTS", 7)
     monkeypatch.setattr(summaries, "_HASHED_BYTES", 13)
-    value, wish = HostValue(array), HistogramWish(5, (10.0, 60.0))
+    value, wish = HostValue(array), HistogramSpec(5, (10.0, 60.0))
     found = summarize(value, histogram=wish, content_hash=True)
     check(array, found)
     check_histogram(array, found)
@@ -98,7 +98,7 @@ def test_extremes(name: str, values: list[Any], part: int, monkeypatch: pytest.M
     """Nothing overflows or vanishes on the way, whichever parts meet."""
     monkeypatch.setattr(summaries, "_ELEMENTS", part)
     array = np.array(values, numpy_dtype(name))
-    found = summarize(HostValue(array), histogram=HistogramWish(3))
+    found = summarize(HostValue(array), histogram=HistogramSpec(3))
     check(array, found)
     check_histogram(array, found)
 
@@ -129,7 +129,7 @@ def test_histograms_of_many(bins: int, dtype: Any) -> None:
     rng = np.random.default_rng(seed)
     edges = reductions.edges_between(-3.0, 4.0, bins)
     array = np.concatenate([rng.standard_normal(20_000) * 2, edges, np.nextafter(edges, -9)])
-    found = summarize(HostValue(array.astype(dtype)), histogram=HistogramWish(bins, (-3.0, 4.0)))
+    found = summarize(HostValue(array.astype(dtype)), histogram=HistogramSpec(bins, (-3.0, 4.0)))
     check_histogram(array.astype(dtype), found)
     assert found.histogram is not None
     assert found.histogram.counts.sum() > 10_000
@@ -139,7 +139,7 @@ def test_histograms_of_many(bins: int, dtype: Any) -> None:
 def test_bounds_of_values_that_have_none(array: Any) -> None:
     """One value, no value and no number have a histogram half below and half above."""
     array = np.asarray(array)
-    found = summarize(HostValue(array), histogram=HistogramWish(2)).histogram
+    found = summarize(HostValue(array), histogram=HistogramSpec(2)).histogram
     assert found is not None
     middle = 2.0 if array.ndim == 0 else 0.0
     assert found.edges.tolist() == [middle - 0.5, middle, middle + 0.5]

@@ -18,7 +18,7 @@ from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import Constant, Operation
 from varserve_service.core.regions import Region, Rows, Slice, Slices
-from varserve_service.core.summaries import HistogramWish, summarize
+from varserve_service.core.summaries import HistogramSpec, summarize
 from varserve_service.core.writes import Write
 
 CALLS = 10_000
@@ -55,7 +55,7 @@ def call(live: LiveModel, choose: random.Random) -> bool:
             case 3:
                 (entry,) = live.read([Read("v", a_region(choose))]).entries
                 assert entry.value is not None
-                summarize(entry.value, histogram=HistogramWish(choose.randint(1, 99)))
+                summarize(entry.value, histogram=HistogramSpec(choose.randint(1, 99)))
             case _:
                 dtype = choose.choice([None, *FLOATS])
                 (entry,) = live.read([Read("v", a_region(choose), dtype)]).entries

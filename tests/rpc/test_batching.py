@@ -32,7 +32,7 @@ from varserve_service.core.ports import (
     Overload,
     TensorSpec,
 )
-from varserve_service.rpc import BatchOptions, unfit
+from varserve_service.rpc import BatchOptions, batching_problem
 from varserve_service.settings import Settings, load_settings
 
 ROWS = TensorSpec("float32", (None, 2))
@@ -236,7 +236,7 @@ FIXED = TensorSpec("float32", (4, 2))
 )
 def test_what_cannot_be_batched(overload: Overload, problem: str | None) -> None:
     """The operator is told why a function is not fit for it."""
-    found = unfit(FunctionSpec("f", "f", FunctionKind.FUNCTION, (overload,)))
+    found = batching_problem(FunctionSpec("f", "f", FunctionKind.FUNCTION, (overload,)))
     assert found == problem if problem is None else problem in (found or "")
 
 

@@ -24,8 +24,8 @@ from varserve_service.access.policy_file import read_policy
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.models import Models
 from varserve_service.rpc import Access, Auditing, Server, ServerOptions
+from varserve_service.rpc.authorization.guard import Guard, check_decided
 from varserve_service.rpc.entry.identity import Context
-from varserve_service.rpc.guard.guard import Guard, check_decided
 
 ANN, BOB = (("name", "ann"),), (("name", "bob"),)
 

@@ -49,9 +49,9 @@ from varserve_service.core import naming
 from varserve_service.core.errors import StateError
 from varserve_service.core.models import Models
 from varserve_service.rpc import Access
+from varserve_service.rpc.authorization.guard import Guard, sight
+from varserve_service.rpc.authorization.requirements import FIRST, REQUIREMENTS
 from varserve_service.rpc.entry.verbs import VERBS
-from varserve_service.rpc.guard.guard import Guard, sight
-from varserve_service.rpc.guard.needs import FIRST, NEEDS
 
 
 @pytest.fixture(scope="module")
@@ -278,16 +278,16 @@ def test_every_method_is_listed_and_only_those() -> None:
     ]
     found = {method.full_name: method for service in services for method in service.methods}
     assert len(found) >= 13
-    assert set(NEEDS) == set(found)
+    assert set(REQUIREMENTS) == set(found)
     assert set(FIRST) == {name for name, method in found.items() if method.client_streaming}
-    assert all(pool.FindMethodByName(name) is not None for name in NEEDS)
+    assert all(pool.FindMethodByName(name) is not None for name in REQUIREMENTS)
     assert list(VERBS) == [verb.value for verb in Verb]
 
 
 async def test_a_method_that_is_not_listed_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new method is answered to nobody, policy or not, until the table says what it needs."""
     method = METHODS["ReadVariable"]
-    monkeypatch.delitem(NEEDS, method.full_name)  # type: ignore[arg-type]
+    monkeypatch.delitem(REQUIREMENTS, method.full_name)  # type: ignore[arg-type]
 
     async def answer(request: bytes, context: Any) -> None:
         raise AssertionError("the handler was reached")
@@ -310,7 +310,7 @@ def test_no_close_names_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ReadVariable", pb.ReadVariableRequest(model="alpha", variable="secre")),
         ("RunFunction", pb.RunFunctionRequest(model="alpha", function="secre")),
     ]:
-        asked = NEEDS[METHODS[method].full_name](request)
+        asked = REQUIREMENTS[METHODS[method].full_name](request)
         with pytest.raises(StateError, match="has no"):
             copy_context().run(guard.check, asked, seen)
         copy_context().run(guard.check, asked, None)
@@ -324,7 +324,7 @@ def test_a_name_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "variable", lambda *of, **how: found.append(of) or find(*of, **how))
     reads = [{"variable": said} for said in ("secret", "head/bias") * 1000]
     request = pb.ReadVariablesRequest(model="alpha", reads=reads)
-    asked = NEEDS[METHODS["ReadVariables"].full_name](request)
+    asked = REQUIREMENTS[METHODS["ReadVariables"].full_name](request)
     seen = sight(lambda: read_policy(POLICY), "boss")
     copy_context().run(Guard(Models([live])).check, asked, seen)
     assert found == [("secret",), ("head/bias",)]

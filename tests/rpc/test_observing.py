@@ -23,7 +23,7 @@ from varserve_service.rpc.entry.observing import UNKNOWN, Call, Observed, trace_
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-class Told:
+class EventValue:
     """Keeps every call that has ended, in order, and how many messages it had."""
 
     def __init__(self) -> None:
@@ -60,14 +60,14 @@ class Told:
 class Telling:
     """The CallObserver in front of it: the port's names are those of the counts above."""
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: EventValue) -> None:
         self.started, self.ended = told.started, told.ended
         self.received, self.sent = told.received_, told.sent_
 
 
 def test_every_call_is_told_once_with_what_it_came_to() -> None:
     """Method, model, revision, code and reason of calls that succeed and that fail."""
-    told = Told()
+    told = EventValue()
     with serve_here(counter(), observers=[Telling(told)]) as address, connected(address) as wire:
         wire.ask("AssignVariable", requests.assign(request_id="one"))
         first = told.next()
@@ -93,7 +93,7 @@ def test_every_call_is_told_once_with_what_it_came_to() -> None:
 
 def test_streams_are_told_by_message() -> None:
     """A manifest, chunks and answers count one by one; the bytes read are those of the values."""
-    told = Told()
+    told = EventValue()
     value = np.ones(3, np.float32)
     with (
         serve_here(counter(), observers=[Telling(told)]) as address,
@@ -114,7 +114,7 @@ def test_streams_are_told_by_message() -> None:
 
 def test_every_method_of_the_contract_is_told_by_its_own_name() -> None:
     """Bytes that are no message of any method are one refusal each, under the method's name."""
-    told = Told()
+    told = EventValue()
     with serve_here(counter(), observers=[Telling(told)]) as address, connected(address) as wire:
         for name in METHODS:
             wire.send(name, [b"\xff"])
@@ -124,7 +124,7 @@ def test_every_method_of_the_contract_is_told_by_its_own_name() -> None:
 
 def test_methods_that_are_not_there_have_one_name() -> None:
     """Whatever a client makes up is counted, and is "unknown"."""
-    told = Told()
+    told = EventValue()
     names = ["/varserve.v1.ModelService/Nope", "/a.B/c", f"/{'x' * 200}/y", "/varserve.v1.X/a\\nb"]
     with (
         serve_here(counter(), observers=[Telling(told)]) as address,
@@ -141,7 +141,7 @@ def test_methods_that_are_not_there_have_one_name() -> None:
 
 def test_who_goes_away_is_told_as_cancelled() -> None:
     """A call that its caller cancels has ended, as CANCELLED, though its function still runs."""
-    told, gate = Told(), Gate()
+    told, gate = EventValue(), Gate()
 
     def wait() -> dict[str, Any]:
         gate()
@@ -190,7 +190,7 @@ def test_who_is_late_is_told_apart_from_who_goes_away(
 
 def test_the_caller_is_told_and_so_is_one_who_is_nobody() -> None:
     """The subject is that of authentication; a refused caller is a call as well."""
-    told = Told()
+    told = EventValue()
     with serve_here(
         counter(), access=Access(authenticator=Claimed()), observers=[Telling(told)]
     ) as address:
@@ -215,7 +215,7 @@ def test_an_observer_that_fails_breaks_no_call() -> None:
 
         started = received = sent = ended = fail
 
-    told = Told()
+    told = EventValue()
     with serve_here(counter(), observers=[Broken(), Telling(told)]) as address:
         with varserve.connect(address) as client:
             assert client.read_variable("counter", "v").value.tolist() == [1, 1, 1]
@@ -243,7 +243,7 @@ def test_a_trace_is_taken_from_a_traceparent_that_is_one(given: Any, expected: s
 
 def test_calls_at_once_are_told_apart() -> None:
     """What is noted of a call, from its worker's thread too, is noted of no other."""
-    told = Told()
+    told = EventValue()
     models = 4
     with serve_here(counter(), observers=[Telling(told)]) as address:
         start = threading.Barrier(models)

@@ -28,7 +28,7 @@ from varserve_service.core.memory import MemoryBudget, Room
 from varserve_service.core.messages import Read
 from varserve_service.core.ports import Operation, Value
 from varserve_service.core.regions import Region, Rows, Slice, Slices, index_of
-from varserve_service.core.summaries import HistogramWish, summarize
+from varserve_service.core.summaries import HistogramSpec, summarize
 from varserve_service.core.writes import Write
 from varserve_service.journal import JournalOptions, StateDirectory, save_safetensors
 from varserve_service.lifecycle import SaveRoom
@@ -419,7 +419,7 @@ def test_summaries(live: Load) -> None:
         for region in (None, rows(1, 2), Slices((Slice(0, 9, 2),))):
             value = read(model, name, region)
             with brought() as found:
-                summary = summarize(value, histogram=HistogramWish(3))
+                summary = summarize(value, histogram=HistogramSpec(3))
             assert summary.moments.reduced.count == np.prod(value.shape)
             assert not found, name
 

@@ -83,7 +83,7 @@ from tests.core.exactly import check, check_histogram
 from tests.savedmodel.looking import traces
 from varserve import content_hash
 from varserve.tensors import numpy_dtype
-from varserve_service.core.summaries import HistogramWish, summarize
+from varserve_service.core.summaries import HistogramSpec, summarize
 
 rng = np.random.default_rng(5)
 counted = set()
@@ -110,7 +110,7 @@ for round in range(3):
             value = v.stage(array.copy())
             if dtype != "string":
                 assert not rules.is_host(value.tensor.backing_device), dtype
-            for wish in (HistogramWish(7), HistogramWish(5, (-1.0, 2.5))):
+            for wish in (HistogramSpec(7), HistogramSpec(5, (-1.0, 2.5))):
                 found = summarize(value, histogram=wish, content_hash=True)
                 check(array, found)
                 check_histogram(array, found)

@@ -1,6 +1,6 @@
 """The operator's client: which models a service has in memory, and in which version.
 
-    with varserve.connect_admin("localhost:8501") as admin:
+    with varserve.connect_admin("localhost:8502") as admin:
         admin.load_model("counter", 4, label="canary")
 
 Owns AdminService's calls. One class serves both drivers: what it returns is a value from

@@ -23,7 +23,7 @@ from .exits import Unusable
 from .secure import channel
 
 DEFAULT_SERVER = "localhost:8500"
-DEFAULT_ADMIN_SERVER = "localhost:8501"
+DEFAULT_ADMIN_SERVER = "localhost:8502"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ from varserve_service.lifecycle import (
 from varserve_service.repository import ModelSource, Repository, RepositoryError
 from varserve_service.rpc import (
     BatchOptions,
+    batching_problem,
     run_everything,
     run_requests,
-    unfit,
 )
 from varserve_service.settings import Settings
 from varserve_service.telemetry import Telemetry
@@ -218,7 +218,7 @@ def check_batching(models: Models, settings: Settings) -> None:
         for live in models.sorted:
             for function in functions if live.name == model else ():
                 try:
-                    problem = unfit(live.function(function))
+                    problem = batching_problem(live.function(function))
                 except StateError as error:
                     problem = error.message
                 if problem:

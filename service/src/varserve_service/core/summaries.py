@@ -21,7 +21,7 @@ _HASHED_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class HistogramWish:
+class HistogramSpec:
     """How many bins, and the outer edges; None: from the smallest to the largest element."""
 
     bins: int
@@ -53,7 +53,7 @@ class Summary:
 def summarize(
     value: Value,
     *,
-    histogram: HistogramWish | None = None,
+    histogram: HistogramSpec | None = None,
     content_hash: bool = False,
     go_on: Callable[[], None] = lambda: None,
 ) -> Summary:

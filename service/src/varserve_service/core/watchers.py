@@ -24,7 +24,7 @@ _CHANGE_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Told:
+class EventValue:
     """What is told of a value: always what it is, and itself unless it is too large."""
 
     dtype: str
@@ -40,8 +40,8 @@ class ChangeEvent:
 
     variable: VariableSpec
     region: Region | None
-    value: Told
-    previous: Told | None
+    value: EventValue
+    previous: EventValue | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,12 +74,12 @@ def event_of(commit: Commit, limits: TellingLimits) -> Event:
     """A commit as it is told; values have the room before previous values."""
     room = limits.event_bytes
 
-    def tell(value: Value) -> Told:
+    def tell(value: Value) -> EventValue:
         nonlocal room
         nbytes = sent_bytes(value)
         kept = nbytes <= min(room, limits.value_bytes)
         room -= nbytes if kept else 0
-        return Told(value.dtype, value.shape, nbytes, value if kept else None)
+        return EventValue(value.dtype, value.shape, nbytes, value if kept else None)
 
     values = [tell(changed.value) for changed in commit.changed]
     replaced = [None if c.previous is None else tell(c.previous) for c in commit.changed]

@@ -1,12 +1,12 @@
 """gRPC: check, call the core, translate. Knows the contract and the core; no TensorFlow or disk."""
 
+from .authorization.access import OPEN, Access
+from .authorization.auditing import Auditing
+from .authorization.authentication import CallerAuthenticator
 from .entry.admission import Limit
-from .entry.authentication import CallerAuthenticator
 from .entry.observing import methods
-from .guard.access import OPEN, Access
-from .guard.auditing import Auditing
 from .server import Server, ServerOptions
-from .serving.batching import BatchOptions, unfit
+from .serving.batching import BatchOptions, batching_problem
 from .serving.warm_up import run_everything, run_requests
 
 __all__ = [
@@ -18,8 +18,8 @@ __all__ = [
     "Limit",
     "Server",
     "ServerOptions",
+    "batching_problem",
     "methods",
     "run_everything",
     "run_requests",
-    "unfit",
 ]

@@ -25,6 +25,8 @@ from varserve_service.core.administration import Administration
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
 
+from .authorization.access import OPEN, Access, server_credentials
+from .authorization.guard import Guard
 from .entry.admission import Admission, Limit
 from .entry.call_log import CallLog
 from .entry.observing import (
@@ -37,12 +39,10 @@ from .entry.observing import (
     UnknownMethods,
 )
 from .entry.verbs import VERBS, WATCH
-from .guard.access import OPEN, Access, server_credentials
-from .guard.guard import Guard
 from .services.admin_service import AdminService
 from .services.history_service import HistoryService
 from .services.model_service import ModelService
-from .services.small_reads import SmallReads
+from .services.read_cache import ReadCache
 from .serving.batching import BatchOptions
 from .serving.calls import Calls
 from .serving.served import Served, Serving
@@ -79,7 +79,7 @@ class ServerOptions:
     upload_silence: float = 60.0
     """Seconds that a streaming request may leave the service without a message."""
     batching: Mapping[tuple[str, str], BatchOptions] = field(default_factory=dict)
-    """By model and function, which must be fit for it: `batching.unfit`."""
+    """By model and function, which must be fit for it: `batching.batching_problem`."""
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """By verb, of those in `verbs`."""
     call_log_level: str = "debug"
@@ -115,7 +115,7 @@ class Server:
         self._calls = Calls(self._admission, access.authenticator, access.auditing)
         self._lister = Workers("list", 2, options.max_pending_calls)
         self._senders = ThreadPoolExecutor(2, thread_name_prefix="varserve-send")
-        self._small_reads = SmallReads(models.meant)
+        self._read_cache = ReadCache(models.meant)
         self._serving = Serving(models, self._served)
         self._health = health.aio.HealthServicer()
         self._healthy: set[str] = set()
@@ -196,7 +196,7 @@ class Server:
 
     async def _after(self, ended: list[LiveModel]) -> list[LiveModel]:
         for live in ended:
-            self._small_reads.forget(live)
+            self._read_cache.forget(live)
         await self._tell_health()
         return ended
 
@@ -287,7 +287,7 @@ class Server:
                 chunk_bytes=self._options.chunk_bytes,
                 body_bytes=self._options.body_bytes,
             ),
-            self._small_reads,
+            self._read_cache,
             self._options.upload_silence,
         )
         calls = {

@@ -13,7 +13,7 @@ from varserve.v1 import history_pb2, tensor_pb2
 from varserve_service.core.commits import Commit, CommitKind
 from varserve_service.core.messages import Header
 from varserve_service.core.timeline import Page
-from varserve_service.core.watchers import ChangeEvent, Event, Told
+from varserve_service.core.watchers import ChangeEvent, Event, EventValue
 
 from . import translate
 
@@ -71,7 +71,7 @@ def bookmark(header: Header, revision: int) -> history_pb2.WatchVariablesRespons
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class WatchFilter:
     """What a watcher wants of each commit. `paths` None: all variables."""
 
     paths: frozenset[str] | None
@@ -80,7 +80,7 @@ class Wish:
 
 
 def event_messages(
-    event: Event, wish: Wish, header: Header, labels: Mapping[str, str], max_bytes: int
+    event: Event, wish: WatchFilter, header: Header, labels: Mapping[str, str], max_bytes: int
 ) -> list[bytes]:
     """The messages of one commit; none when it changed nothing that is wanted.
 
@@ -121,7 +121,7 @@ def _grouped(
 
 
 def _change(
-    change: ChangeEvent, wish: Wish, labels: Mapping[str, str], max_bytes: int
+    change: ChangeEvent, wish: WatchFilter, labels: Mapping[str, str], max_bytes: int
 ) -> history_pb2.VariableChange:
     message = history_pb2.VariableChange(
         variable=labels[change.variable.path], tensor=_header(change.value)
@@ -144,7 +144,7 @@ def _change(
     return message
 
 
-def _header(told: Told) -> tensor_pb2.TensorHeader:
+def _header(told: EventValue) -> tensor_pb2.TensorHeader:
     return tensor_pb2.TensorHeader(
         dtype=tensors.wire_dtype(told.dtype), shape=told.shape, byte_length=told.nbytes
     )

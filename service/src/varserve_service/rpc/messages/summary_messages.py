@@ -11,7 +11,7 @@ from varserve import tensors
 from varserve.v1 import model_service_pb2, summary_pb2, tensor_pb2
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.messages import Entry
-from varserve_service.core.summaries import Histogram, HistogramWish, Summary
+from varserve_service.core.summaries import Histogram, HistogramSpec, Summary
 
 from . import translate
 
@@ -23,7 +23,7 @@ _SUMMARY_BYTES = 256
 _BIN_BYTES = 18
 
 
-def histogram_wish(request: Any) -> HistogramWish | None:
+def histogram_spec(request: Any) -> HistogramSpec | None:
     """The histogram that a request asks for; None when it asks for none."""
     if not request.HasField("histogram"):
         return None
@@ -31,7 +31,7 @@ def histogram_wish(request: Any) -> HistogramWish | None:
     if not 1 <= wish.bins <= MAX_BINS:
         raise translate.malformed(f"histogram: expected 1 to {MAX_BINS} bins, found {wish.bins}")
     if not wish.HasField("low") and not wish.HasField("high"):
-        return HistogramWish(wish.bins)
+        return HistogramSpec(wish.bins)
     bounds = (wish.low, wish.high) if wish.HasField("low") and wish.HasField("high") else None
     if bounds is None or not -math.inf < bounds[0] < bounds[1] < math.inf:
         raise translate.malformed(
@@ -39,10 +39,10 @@ def histogram_wish(request: Any) -> HistogramWish | None:
             f"found low {wish.low if wish.HasField('low') else 'unset'}, "
             f"high {wish.high if wish.HasField('high') else 'unset'}"
         )
-    return HistogramWish(wish.bins, bounds)
+    return HistogramSpec(wish.bins, bounds)
 
 
-def check_size(count: int, histogram: HistogramWish | None, limit: int) -> None:
+def check_size(count: int, histogram: HistogramSpec | None, limit: int) -> None:
     """Raises StateError MESSAGE_TOO_LARGE for an answer that would not fit, before it is made."""
     bins = 0 if histogram is None else histogram.bins + 1
     _check(count * (_SUMMARY_BYTES + bins * _BIN_BYTES), limit)

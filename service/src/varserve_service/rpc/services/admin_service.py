@@ -6,8 +6,8 @@ from functools import partial
 
 from varserve.v1 import admin_service_pb2 as pb
 from varserve_service.core.administration import Administration, KnownVersion, SaveFormat
+from varserve_service.rpc.authorization.guard import sight_of
 from varserve_service.rpc.entry.identity import Context
-from varserve_service.rpc.guard.guard import sight_of
 from varserve_service.rpc.messages import translate
 from varserve_service.rpc.serving.calls import deadline_of
 from varserve_service.rpc.serving.workers import Workers

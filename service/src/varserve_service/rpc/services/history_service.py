@@ -12,12 +12,12 @@ from varserve_service.access.policy import Verb
 from varserve_service.core.commits import Origin
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
+from varserve_service.rpc.authorization.auditing import witness_of
+from varserve_service.rpc.authorization.guard import sight_of
+from varserve_service.rpc.authorization.watch_permit import WatchPermit
 from varserve_service.rpc.entry.identity import subject_of
-from varserve_service.rpc.guard.auditing import witness_of
-from varserve_service.rpc.guard.guard import sight_of
-from varserve_service.rpc.guard.watch_permit import WatchPermit
 from varserve_service.rpc.messages import translate
-from varserve_service.rpc.messages.history_messages import Wish, page
+from varserve_service.rpc.messages.history_messages import WatchFilter, page
 from varserve_service.rpc.serving.calls import Context, deadline_of, fingerprint
 from varserve_service.rpc.serving.served import Serving
 from varserve_service.rpc.serving.watching import Watch
@@ -64,7 +64,7 @@ class HistoryService:
                 hub = served.hub(self._senders, self._max_bytes)
                 permit = WatchPermit(sight_of(context), live, request)
                 paths = await workers.run(permit.select, deadline)
-                wish = Wish(paths, request.values, request.previous_values)
+                wish = WatchFilter(paths, request.values, request.previous_values)
                 after = translate.optional(request, "after_revision")
                 watch = Watch(live, hub, context, wish, self._bookmark_seconds, permit.check)
                 await watch.run(after, request.epoch, workers, deadline)

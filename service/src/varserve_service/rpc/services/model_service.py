@@ -21,11 +21,11 @@ from varserve_service.core.models import Models, Status
 from varserve_service.core.ports import VariableSpec
 from varserve_service.core.summaries import summarize
 from varserve_service.core.writes import Write
+from varserve_service.rpc.authorization.auditing import witness_of
+from varserve_service.rpc.authorization.guard import CallerPermissions, shown, sight_of
 from varserve_service.rpc.entry.admission import Admission
 from varserve_service.rpc.entry.identity import subject_of
 from varserve_service.rpc.entry.observing import note, note_header
-from varserve_service.rpc.guard.auditing import witness_of
-from varserve_service.rpc.guard.guard import Sight, shown, sight_of
 from varserve_service.rpc.messages import summary_messages, translate
 from varserve_service.rpc.messages.bodies import (
     ClaimedTensor,
@@ -39,7 +39,7 @@ from varserve_service.rpc.serving.calls import Context, deadline_of, fingerprint
 from varserve_service.rpc.serving.served import Serving
 from varserve_service.rpc.serving.workers import Workers
 
-from .small_reads import SmallReads
+from .read_cache import ReadCache
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class ModelService:
         senders: Executor,
         admission: Admission,
         limits: pb.TransferLimits,
-        small_reads: SmallReads,
+        read_cache: ReadCache,
         upload_silence: float,
     ) -> None:
         self._models = models
@@ -75,7 +75,7 @@ class ModelService:
         self._senders = senders
         self._admission = admission
         self._limits = limits
-        self._small_reads = small_reads
+        self._read_cache = read_cache
         self._upload_silence = upload_silence
         self._max_unary_bytes = limits.message_bytes - _ENVELOPE_BYTES
 
@@ -110,7 +110,7 @@ class ModelService:
 
     async def read_variable(self, data: bytes, context: Context) -> pb.ReadVariableResponse | bytes:
         """ReadVariable."""
-        answer = self._small_reads.answer(data)
+        answer = self._read_cache.answer(data)
         if answer is not None:
             return answer
         request = pb.ReadVariableRequest.FromString(data)
@@ -138,7 +138,7 @@ class ModelService:
         with self._serving.use(request.model) as served:
             response = await served.run(work, deadline_of(context))
             if not served.retired:
-                self._small_reads.keep(data, served.live, response)
+                self._read_cache.keep(data, served.live, response)
             return response
 
     async def assign_variable(self, data: bytes, context: Context) -> pb.AssignVariableResponse:
@@ -230,7 +230,7 @@ class ModelService:
         if not request.selections:
             raise translate.malformed("selections: expected at least one, found none")
         reads = [Read(each.variable, translate.region(each)) for each in request.selections]
-        histogram = summary_messages.histogram_wish(request)
+        histogram = summary_messages.histogram_spec(request)
         summary_messages.check_size(len(reads), histogram, self._max_unary_bytes)
         at = translate.optional(request, "at_revision")
         gone = Event()
@@ -491,7 +491,7 @@ class ModelService:
         return admit
 
 
-def _summary(status: Status, sight: Sight | None) -> Any:
+def _summary(status: Status, sight: CallerPermissions | None) -> Any:
     live = status.live
     if live is None:
         return translate.summary(status, None)

@@ -21,7 +21,7 @@ from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.messages import Header
 from varserve_service.core.ports import FunctionSpec, PartialShape, TensorSpec
-from varserve_service.rpc.entry.pace import Pace, too_many
+from varserve_service.rpc.entry.load_shedding import LoadShedder, too_many
 
 from .workers import Workers
 
@@ -62,7 +62,7 @@ class _Waiting:
     answer: asyncio.Future[Ran]
 
 
-def unfit(function: FunctionSpec) -> str | None:
+def batching_problem(function: FunctionSpec) -> str | None:
     """Why a function cannot be batched; None when it can."""
     for overload in function.overloads:
         if overload.writes or overload.changes_other_state:
@@ -90,7 +90,7 @@ class Batcher:
         self._workers = workers
         self._groups: dict[object, _Group] = {}
         self._waiting_rows = 0
-        self._pace = Pace()
+        self._shedder = LoadShedder()
 
     async def run(self, inputs: Arrays, deadline: float | None) -> Ran | None:
         """Run with whoever else is there. None for inputs that are a batch of their own.
@@ -109,9 +109,9 @@ class Batcher:
             if self._waiting_rows + rows > self._options.max_waiting_rows:
                 raise too_many(
                     f"{waiting_rows}; expected at most {self._options.max_waiting_rows}",
-                    turns * self._pace.seconds,
+                    turns * self._shedder.seconds,
                 )
-            self._pace.check(turns, deadline, waiting_rows)
+            self._shedder.check(turns, deadline, waiting_rows)
         # Only what agrees in all but dimension 0 can be put together.
         key = (overload, *sorted((n, a.dtype.str, a.shape[1:]) for n, a in inputs.items()))
         group = self._groups.get(key)
@@ -177,7 +177,7 @@ class Batcher:
         started = time.monotonic()
         try:
             answers = await self._workers.run(partial(self._together, batch), last)
-            self._pace.took(time.monotonic() - started)
+            self._shedder.took(time.monotonic() - started)
         except Exception as error:
             # Whose fault it is shows when each runs alone.
             if len(batch) > 1 and not _of_all(error):

@@ -21,10 +21,10 @@ from varserve.frames import FrameError
 from varserve.reasons import DETAILS_KEY, Failure
 from varserve.tensors import TensorError
 from varserve_service.core.errors import Reason, StateError
+from varserve_service.rpc.authorization.auditing import Auditing
 from varserve_service.rpc.entry.admission import Admission
 from varserve_service.rpc.entry.identity import Authenticator, Context, identify, subject_of
 from varserve_service.rpc.entry.observing import Observed
-from varserve_service.rpc.guard.auditing import Auditing
 
 log = structlog.get_logger("varserve.rpc")
 

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from varserve_service.core.errors import Reason, StateError
 from varserve_service.core.live_model import LiveModel
 from varserve_service.core.models import Models
+from varserve_service.rpc.authorization.guard import check_decided
 from varserve_service.rpc.entry.observing import note
-from varserve_service.rpc.guard.guard import check_decided
 
 from .batching import Batcher, BatchOptions
 from .watching import Hub

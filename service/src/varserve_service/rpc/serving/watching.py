@@ -19,7 +19,7 @@ from varserve_service.core.messages import Header
 from varserve_service.core.timeline import Batch
 from varserve_service.core.watchers import Event, Watcher
 from varserve_service.rpc.entry.identity import identify_again
-from varserve_service.rpc.messages.history_messages import Wish, bookmark, event_messages
+from varserve_service.rpc.messages.history_messages import WatchFilter, bookmark, event_messages
 
 from .calls import Context
 from .workers import Workers
@@ -41,7 +41,9 @@ class Hub:
         self._news = self._loop.create_future()
         self._called = False
         self._closed: Callable[[], StateError] | None = None
-        self._encoded: OrderedDict[tuple[int, Wish], asyncio.Future[list[bytes]]] = OrderedDict()
+        self._encoded: OrderedDict[tuple[int, WatchFilter], asyncio.Future[list[bytes]]] = (
+            OrderedDict()
+        )
         live.timeline.watchers.listen(self._tell)
 
     def _tell(self) -> None:
@@ -75,7 +77,7 @@ class Hub:
         if self._closed is not None:
             raise self._closed()
 
-    async def messages(self, event: Event, wish: Wish) -> list[bytes]:
+    async def messages(self, event: Event, wish: WatchFilter) -> list[bytes]:
         """An event as those want it who wish the same; made once for all of them."""
         key = (event.revision, wish)
         found = self._encoded.get(key)
@@ -86,7 +88,7 @@ class Hub:
         # Shielded: a watcher that goes away must not take it from the others.
         return found.result() if found.done() else await asyncio.shield(found)
 
-    def _encode(self, event: Event, wish: Wish) -> asyncio.Future[list[bytes]]:
+    def _encode(self, event: Event, wish: WatchFilter) -> asyncio.Future[list[bytes]]:
         labels = self._live.timeline.labels
         make = partial(event_messages, event, wish, self._live.header, labels, self._max_bytes)
         if wish.values or wish.previous:
@@ -105,7 +107,7 @@ class Watch:
         live: LiveModel,
         hub: Hub,
         context: Context,
-        wish: Wish,
+        wish: WatchFilter,
         bookmark_seconds: float,
         check: Callable[[], None],
     ) -> None:

@@ -17,7 +17,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from varserve_service.core.errors import Reason, StateError
-from varserve_service.rpc.entry.pace import Pace, too_many
+from varserve_service.rpc.entry.load_shedding import LoadShedder, too_many
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Workers:
         self._name = name
         self._max_pending = max_pending
         self._pending = 0
-        self._pace = Pace()
+        self._shedder = LoadShedder()
         self._closed: Callable[[], BaseException] | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = [
@@ -70,9 +70,9 @@ class Workers:
             turns = (self._pending + 1 - len(self._threads)) / len(self._threads)
             waiting = f"{self._pending} calls are in progress or waiting for {self._name!r}"
             if self._pending >= self._max_pending:
-                wait = max(0.0, turns * self._pace.seconds)
+                wait = max(0.0, turns * self._shedder.seconds)
                 raise too_many(f"{waiting}; expected at most {self._max_pending}", wait)
-            self._pace.check(turns, deadline, waiting)
+            self._shedder.check(turns, deadline, waiting)
         self._pending += 1
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._jobs.put(_Job(work, deadline, answer, copy_context()))
@@ -118,7 +118,7 @@ class Workers:
     ) -> None:
         self._pending -= 1
         if seconds is not None:
-            self._pace.took(seconds)
+            self._shedder.took(seconds)
         if answer.done():
             return
         if error is None:

@@ -13,8 +13,7 @@ from varserve_service.access.certificates import Named, named_by
 from varserve_service.access.subjects import CredentialError
 from varserve_service.access.tokens import Tokens, subject_of_token
 from varserve_service.core.errors import Reason, StateError
-
-from .identity import Context
+from varserve_service.rpc.entry.identity import Context
 
 _HEADER = "authorization"
 _SCHEME = "bearer "

@@ -23,7 +23,7 @@ from varserve_service.rpc.messages.bodies import ClaimedTensor
 
 
 @dataclass(frozen=True, slots=True)
-class OnModel:
+class RequireModel:
     """The verb on the model itself."""
 
     verb: Verb
@@ -31,7 +31,7 @@ class OnModel:
 
 
 @dataclass(frozen=True, slots=True)
-class OnVariables:
+class RequireVariables:
     """The verb on each of these variables."""
 
     verb: Verb
@@ -40,7 +40,7 @@ class OnVariables:
 
 
 @dataclass(frozen=True, slots=True)
-class OnEvery:
+class RequireAll:
     """The verb on every variable of the model; `instead` says what needs less."""
 
     verb: Verb
@@ -49,7 +49,7 @@ class OnEvery:
 
 
 @dataclass(frozen=True, slots=True)
-class OnSome:
+class RequireAny:
     """The verb on at least one variable of the model; the handler shows no others."""
 
     verb: Verb
@@ -57,7 +57,7 @@ class OnSome:
 
 
 @dataclass(frozen=True, slots=True)
-class OnLease:
+class RequireLease:
     """`assign` on every variable that the lease holds."""
 
     model: str
@@ -69,7 +69,7 @@ Arguments: TypeAlias = tuple[Mapping[str, np.ndarray[Any, Any]], Mapping[str, Co
 
 
 @dataclass(frozen=True, slots=True)
-class OnRun:
+class RequireRun:
     """`run` on the function, and `assign` on all that the overload of the arguments writes."""
 
     model: str
@@ -77,11 +77,13 @@ class OnRun:
     arguments: Callable[[], Arguments]
 
 
-Need: TypeAlias = OnModel | OnVariables | OnEvery | OnSome | OnLease | OnRun
+Need: TypeAlias = (
+    RequireModel | RequireVariables | RequireAll | RequireAny | RequireLease | RequireRun
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Requirements:
     """What a request needs, and under which id. `writes`: it changes something if it succeeds.
 
     `details` are what else of it is to be told, in the audit log's fields.
@@ -93,53 +95,59 @@ class Asked:
     details: Mapping[str, str | int] = field(default_factory=dict)
 
 
-def _list_models(request: Any) -> Asked:
-    return Asked(())  # who is known may ask; the handler shows what he may see
+def _list_models(request: Any) -> Requirements:
+    return Requirements(())  # who is known may ask; the handler shows what he may see
 
 
-def _get_model(request: Any) -> Asked:
-    return Asked([OnModel(Verb.LIST, request.model)])
+def _get_model(request: Any) -> Requirements:
+    return Requirements([RequireModel(Verb.LIST, request.model)])
 
 
-def _read_variable(request: Any) -> Asked:
-    return Asked([OnVariables(Verb.READ, request.model, [request.variable])])
+def _read_variable(request: Any) -> Requirements:
+    return Requirements([RequireVariables(Verb.READ, request.model, [request.variable])])
 
 
-def _read_variables(request: Any) -> Asked:
-    return Asked([OnVariables(Verb.READ, request.model, [r.variable for r in request.reads])])
+def _read_variables(request: Any) -> Requirements:
+    return Requirements(
+        [RequireVariables(Verb.READ, request.model, [r.variable for r in request.reads])]
+    )
 
 
-def _summarize(request: Any) -> Asked:
+def _summarize(request: Any) -> Requirements:
     selections = request.selections
-    needs = [OnVariables(Verb.SUMMARIZE, request.model, [each.variable for each in selections])]
+    needs = [
+        RequireVariables(Verb.SUMMARIZE, request.model, [each.variable for each in selections])
+    ]
     # The mean of one element is its value: by regions a whole variable could be read.
     parts = [each.variable for each in selections if each.HasField("region")]
     if parts:
-        needs.append(OnVariables(Verb.READ, request.model, parts))
-    return Asked(needs)
+        needs.append(RequireVariables(Verb.READ, request.model, parts))
+    return Requirements(needs)
 
 
-def _assign_variable(request: Any) -> Asked:
-    needs = [OnVariables(Verb.ASSIGN, request.model, [request.variable])]
+def _assign_variable(request: Any) -> Requirements:
+    needs = [RequireVariables(Verb.ASSIGN, request.model, [request.variable])]
     if request.read_back:
-        needs.append(OnVariables(Verb.READ, request.model, [request.variable]))
-    return Asked(needs, True, request.request_id)
+        needs.append(RequireVariables(Verb.READ, request.model, [request.variable]))
+    return Requirements(needs, True, request.request_id)
 
 
-def _assign_variables(manifest: Any) -> Asked:
+def _assign_variables(manifest: Any) -> Requirements:
     names = [entry.variable for entry in manifest.entries]
-    return Asked([OnVariables(Verb.ASSIGN, manifest.model, names)], True, manifest.request_id)
+    return Requirements(
+        [RequireVariables(Verb.ASSIGN, manifest.model, names)], True, manifest.request_id
+    )
 
 
-def _run_function(request: Any) -> Asked:
+def _run_function(request: Any) -> Requirements:
     def arguments() -> Arguments:
         return translate.inputs(request.inputs), translate.constants(request.constants)
 
-    needs = [OnRun(request.model, request.function, arguments)]
-    return Asked(needs, request_id=request.request_id)
+    needs = [RequireRun(request.model, request.function, arguments)]
+    return Requirements(needs, request_id=request.request_id)
 
 
-def _stream_run_function(manifest: Any) -> Asked:
+def _stream_run_function(manifest: Any) -> Requirements:
     def arguments() -> Arguments:
         inputs = {
             named.name: ClaimedTensor(f"input {named.name[:200]!r}", named.tensor).placeholder()
@@ -147,59 +155,61 @@ def _stream_run_function(manifest: Any) -> Asked:
         }
         return inputs, translate.constants(manifest.constants)
 
-    needs = [OnRun(manifest.model, manifest.function, arguments)]
-    return Asked(needs, request_id=manifest.request_id)
+    needs = [RequireRun(manifest.model, manifest.function, arguments)]
+    return Requirements(needs, request_id=manifest.request_id)
 
 
-def _watch(request: Any) -> Asked:
-    return Asked([OnSome(Verb.WATCH, request.model)])
+def _watch(request: Any) -> Requirements:
+    return Requirements([RequireAny(Verb.WATCH, request.model)])
 
 
-def _revert(request: Any) -> Asked:
+def _revert(request: Any) -> Requirements:
     names = list(request.variables)
     need = (
-        OnVariables(Verb.ASSIGN, request.model, names)
+        RequireVariables(Verb.ASSIGN, request.model, names)
         if names
-        else OnEvery(Verb.ASSIGN, request.model, "name the variables to revert")
+        else RequireAll(Verb.ASSIGN, request.model, "name the variables to revert")
     )
-    return Asked([need], True, request.request_id)
+    return Requirements([need], True, request.request_id)
 
 
-def _lease(request: Any) -> Asked:
-    return Asked([OnLease(request.model, request.lease, request.epoch)])
+def _lease(request: Any) -> Requirements:
+    return Requirements([RequireLease(request.model, request.lease, request.epoch)])
 
 
-def _end_lease(request: Any) -> Asked:
-    return Asked([OnLease(request.model, request.lease, request.epoch)], True)
+def _end_lease(request: Any) -> Requirements:
+    return Requirements([RequireLease(request.model, request.lease, request.epoch)], True)
 
 
-def _load(request: Any) -> Asked:
+def _load(request: Any) -> Requirements:
     version = {"version": request.version} if request.HasField("version") else {}
-    needs = [OnModel(Verb.ADMIN, request.model)]
-    return Asked(needs, True, details={"label": request.label or STABLE} | version)
+    needs = [RequireModel(Verb.ADMIN, request.model)]
+    return Requirements(needs, True, details={"label": request.label or STABLE} | version)
 
 
-def _unload(request: Any) -> Asked:
-    return Asked([OnModel(Verb.ADMIN, request.model)], True, details={"label": request.label})
+def _unload(request: Any) -> Requirements:
+    return Requirements(
+        [RequireModel(Verb.ADMIN, request.model)], True, details={"label": request.label}
+    )
 
 
-def _save(request: Any) -> Asked:
+def _save(request: Any) -> Requirements:
     name, version, _ = request.folder.partition("/")
     # In a repository it is a version of the model of that name.
-    needs = [OnModel(Verb.ADMIN, name)] if version else []
-    needs.append(OnModel(Verb.ADMIN, request.model))
-    return Asked(needs, True, details={"folder": request.folder})
+    needs = [RequireModel(Verb.ADMIN, name)] if version else []
+    needs.append(RequireModel(Verb.ADMIN, request.model))
+    return Requirements(needs, True, details={"folder": request.folder})
 
 
-def _list_versions(request: Any) -> Asked:
+def _list_versions(request: Any) -> Requirements:
     # Of all models: the handler shows what he may administer.
-    return Asked([OnModel(Verb.ADMIN, request.model)] if request.model else [])
+    return Requirements([RequireModel(Verb.ADMIN, request.model)] if request.model else [])
 
 
 _MODELS = "varserve.v1.ModelService."
 _ADMIN = "varserve.v1.AdminService."
 
-NEEDS: Mapping[str, Callable[[Any], Asked]] = {
+REQUIREMENTS: Mapping[str, Callable[[Any], Requirements]] = {
     f"{_MODELS}ListModels": _list_models,
     f"{_MODELS}GetModel": _get_model,
     f"{_MODELS}ReadVariable": _read_variable,
@@ -243,8 +253,8 @@ def names_of(needs: Iterable[Need]) -> tuple[str, list[str], str]:
     model, variables, function = "", dict[str, None](), ""
     for need in needs:
         model = need.model
-        if isinstance(need, OnVariables):
+        if isinstance(need, RequireVariables):
             variables.update(dict.fromkeys(need.variables))
-        elif isinstance(need, OnRun):
+        elif isinstance(need, RequireRun):
             function = need.function
     return model, list(variables), function

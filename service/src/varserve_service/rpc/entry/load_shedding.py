@@ -19,7 +19,7 @@ _NEWEST = 0.1
 _CAUTION = 1.5
 
 
-class Pace:
+class LoadShedder:
     """The mean time of a turn. Used from the event loop alone."""
 
     def __init__(self) -> None:

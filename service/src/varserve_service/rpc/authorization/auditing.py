@@ -25,7 +25,7 @@ from varserve_service.core.messages import Header
 from varserve_service.core.summaries import hash_of
 from varserve_service.rpc.entry.identity import Context, subject_of
 
-from .needs import Asked, names_of
+from .requirements import Requirements, names_of
 
 log = structlog.get_logger("varserve.audit")
 
@@ -59,7 +59,7 @@ class Auditing:
 
     @contextmanager
     def recording(
-        self, method: str, asked: Asked, subject: str, context: Context
+        self, method: str, asked: Requirements, subject: str, context: Context
     ) -> Iterator[Record]:
         """The record of the call that the running task answers."""
         model, variables, function = names_of(asked.needs)

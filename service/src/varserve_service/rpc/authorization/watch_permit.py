@@ -10,13 +10,13 @@ from typing import Any
 from varserve_service.access.policy import Verb
 from varserve_service.core.live_model import LiveModel
 
-from .guard import Sight
+from .guard import CallerPermissions
 
 
 class WatchPermit:
     """Of one watch; the request's patterns choose among what its caller may watch."""
 
-    def __init__(self, sight: Sight | None, live: LiveModel, request: Any) -> None:
+    def __init__(self, sight: CallerPermissions | None, live: LiveModel, request: Any) -> None:
         self._sight = sight
         self._live = live
         self._patterns = list(request.patterns)
@@ -46,7 +46,7 @@ class WatchPermit:
             self._check(sight)
             self._sight = sight
 
-    def _check(self, sight: Sight) -> None:
+    def _check(self, sight: CallerPermissions) -> None:
         assert self._selected is not None
         for verb in self._needs:
             missing = self._selected - sight.variables(verb, self._live)

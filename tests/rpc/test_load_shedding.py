@@ -7,18 +7,18 @@ import time
 import pytest
 
 from varserve_service.core.errors import Reason, StateError
-from varserve_service.rpc.entry.pace import Pace
+from varserve_service.rpc.entry.load_shedding import LoadShedder
 
 
-def paced(seconds: float) -> Pace:
-    pace = Pace()
+def paced(seconds: float) -> LoadShedder:
+    pace = LoadShedder()
     for _ in range(200):
         pace.took(seconds)
     assert pace.seconds == pytest.approx(seconds)
     return pace
 
 
-def refused(pace: Pace, turns: float, left: float | None) -> StateError | None:
+def refused(pace: LoadShedder, turns: float, left: float | None) -> StateError | None:
     try:
         pace.check(turns, None if left is None else time.monotonic() + left, "here")
     except StateError as error:
@@ -39,7 +39,7 @@ def test_a_turn_that_comes_too_late() -> None:
 def test_who_need_not_wait_is_let_in() -> None:
     """However long turns took: only those that come now tell how long they take now."""
     assert refused(paced(1000.0), 0, 0.001) is None
-    assert refused(Pace(), 100, 0.001) is None
+    assert refused(LoadShedder(), 100, 0.001) is None
 
 
 def test_the_mean_follows_the_last_turns() -> None:

@@ -27,7 +27,7 @@ class _Kept:
     """Of the value in it."""
 
 
-class SmallReads:
+class ReadCache:
     """The last answers by the bytes of their requests, bounded by count and by size.
 
     `meant` tells which live model a name means now. Used from the event loop alone.

@@ -24,15 +24,15 @@ from varserve_service.rpc.entry.identity import Context, subject_of
 from varserve_service.rpc.messages.bodies import not_silent
 
 from .auditing import Auditing
-from .needs import (
-    NEEDS,
-    Asked,
-    OnEvery,
-    OnLease,
-    OnModel,
-    OnRun,
-    OnSome,
-    OnVariables,
+from .requirements import (
+    REQUIREMENTS,
+    RequireAll,
+    RequireAny,
+    RequireLease,
+    Requirements,
+    RequireModel,
+    RequireRun,
+    RequireVariables,
     manifest_of,
 )
 
@@ -42,7 +42,7 @@ _THING_VERBS = {kind: [verb for verb in Verb if kind in KINDS[verb]] for kind in
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class CallerPermissions:
     """What one caller may, by the policy as it was when his call began."""
 
     policy: Policy
@@ -76,7 +76,7 @@ class Sight:
         """Whether the policy has changed since."""
         return self.current() is not self.policy
 
-    def renewed(self) -> Sight:
+    def renewed(self) -> CallerPermissions:
         """What he may by now."""
         return sight(self.current, self.subject)
 
@@ -86,7 +86,7 @@ class Sight:
         return StateError(Reason.PERMISSION_DENIED, f"{who} may not {verb} {what}", **metadata)
 
 
-def shown(found: Description, live: LiveModel, seen: Sight | None) -> Description:
+def shown(found: Description, live: LiveModel, seen: CallerPermissions | None) -> Description:
     """What a caller may know of a description."""
     if seen is None:
         return found
@@ -99,13 +99,13 @@ def shown(found: Description, live: LiveModel, seen: Sight | None) -> Descriptio
     )
 
 
-def sight(current: Callable[[], Policy], subject: str) -> Sight:
+def sight(current: Callable[[], Policy], subject: str) -> CallerPermissions:
     """What a subject may now."""
-    return Sight(current(), subject, current)
+    return CallerPermissions(current(), subject, current)
 
 
 # A call's own: gRPC has a task for each.
-_sight: ContextVar[Sight | None] = ContextVar("sight", default=None)
+_sight: ContextVar[CallerPermissions | None] = ContextVar("sight", default=None)
 _decided: ContextVar[LiveModel | None] = ContextVar("decided", default=None)
 
 
@@ -123,7 +123,7 @@ def check_decided(live: LiveModel) -> None:
         )
 
 
-def sight_of(context: Context) -> Sight | None:
+def sight_of(context: Context) -> CallerPermissions | None:
     """What the caller may, for handlers that show some of what there is; None: there is no policy.
 
     To be asked on the event loop, in the task that answers the call.
@@ -155,7 +155,7 @@ class Guard:
 
         It is the handler itself where there is neither a policy nor an audit log.
         """
-        derive = NEEDS.get(method.full_name)
+        derive = REQUIREMENTS.get(method.full_name)
         if derive is None:
             return _refuse(method.full_name)
         if self._policy is None and self._auditing is None:
@@ -179,7 +179,12 @@ class Guard:
         return handle
 
     async def _handle(
-        self, method: Any, asked: Asked, call: Callable[..., Any], request: Any, context: Context
+        self,
+        method: Any,
+        asked: Requirements,
+        call: Callable[..., Any],
+        request: Any,
+        context: Context,
     ) -> Any:
         subject = subject_of(context)
         seen = None if self._policy is None else sight(self._policy, subject)
@@ -203,7 +208,7 @@ class Guard:
             await auditing.done(record, answer)
             return answer
 
-    def check(self, asked: Asked, seen: Sight | None) -> bool:
+    def check(self, asked: Requirements, seen: CallerPermissions | None) -> bool:
         """Whether it is a function's run that writes.
 
         Raises StateError PERMISSION_DENIED, and as the handler would of what is not there. Without
@@ -217,26 +222,26 @@ class Guard:
         writes = False
         for need in asked.needs:
             match need:
-                case OnModel():
+                case RequireModel():
                     self._model_need(seen, need)
-                case OnVariables():
+                case RequireVariables():
                     live = self._model(seen, need.verb, need.model)
                     # Once each: a message has room for the same name half a million times.
                     for name in dict.fromkeys(need.variables):
                         _variable(seen, need.verb, live, name)
-                case OnEvery():
+                case RequireAll():
                     live = self._model(seen, need.verb, need.model)
                     if len(seen.variables(need.verb, live)) < len(live.timeline.labels):
                         what = f"every variable of model {_shown(need.model)}; {need.instead}"
                         raise seen.denied(need.verb, what, model=need.model[:_SHOWN])
-                case OnSome():
+                case RequireAny():
                     live = self._model(seen, need.verb, need.model)
                     _some(seen, need.verb, live, need.model)
-                case OnLease():
+                case RequireLease():
                     live = self._model(seen, Verb.ASSIGN, need.model)
                     _some(seen, Verb.ASSIGN, live, need.model)
                     _all(seen, live, live.leased(need.lease, need.epoch), f"lease {need.lease}")
-                case OnRun():
+                case RequireRun():
                     live = self._model(seen, Verb.RUN, need.model)
                     _function(seen, live, need.function)
                     written = _written(live, need)
@@ -244,7 +249,7 @@ class Guard:
                     writes = writes or bool(written)
         return writes
 
-    def _model_need(self, seen: Sight, need: OnModel) -> None:
+    def _model_need(self, seen: CallerPermissions, need: RequireModel) -> None:
         # By the name that was said where nothing is loaded: an admin may load it.
         live = self._found(need.model)
         name = bare_name(need.model) if live is None else live.name
@@ -260,7 +265,7 @@ class Guard:
         except StateError:
             return None
 
-    def _model(self, seen: Sight, verb: Verb, said: str) -> LiveModel:
+    def _model(self, seen: CallerPermissions, verb: Verb, said: str) -> LiveModel:
         """The model, for who may do anything at all with it; others are not told of it."""
         try:
             live = self._models.find(said)
@@ -279,11 +284,11 @@ class Guard:
         return live
 
 
-def _model_denied(seen: Sight, verb: Verb, said: str) -> StateError:
+def _model_denied(seen: CallerPermissions, verb: Verb, said: str) -> StateError:
     return seen.denied(verb, f"anything of model {_shown(said)}", model=said[:_SHOWN])
 
 
-def _variable(seen: Sight, verb: Verb, live: LiveModel, said: str) -> None:
+def _variable(seen: CallerPermissions, verb: Verb, live: LiveModel, said: str) -> None:
     try:
         # On the event loop: close names, which nobody would be told of, are not worth the time.
         label = live.timeline.labels[live.variable(said, close=False).path]
@@ -294,7 +299,7 @@ def _variable(seen: Sight, verb: Verb, live: LiveModel, said: str) -> None:
     _decide(seen, verb, live, Kind.VARIABLE, said, label)
 
 
-def _lists_all_of(seen: Sight, live: LiveModel, said: str) -> bool:
+def _lists_all_of(seen: CallerPermissions, live: LiveModel, said: str) -> bool:
     """Whether he may know of all variables of a name, as the refusal of one that fits two tells."""
     return all(
         seen.may(Verb.LIST, live, Kind.VARIABLE, live.timeline.labels[spec.path])
@@ -303,7 +308,7 @@ def _lists_all_of(seen: Sight, live: LiveModel, said: str) -> bool:
     )
 
 
-def _function(seen: Sight, live: LiveModel, said: str) -> None:
+def _function(seen: CallerPermissions, live: LiveModel, said: str) -> None:
     try:
         name = live.function(said, close=False).name
     except StateError:
@@ -312,7 +317,7 @@ def _function(seen: Sight, live: LiveModel, said: str) -> None:
 
 
 def _decide(
-    seen: Sight, verb: Verb, live: LiveModel, kind: Kind, said: str, name: str | None
+    seen: CallerPermissions, verb: Verb, live: LiveModel, kind: Kind, said: str, name: str | None
 ) -> None:
     """Raises unless he may. `name` is what the thing that he said is listed under, None for none.
 
@@ -332,17 +337,21 @@ def _decide(
     raise _denied(seen, verb, live, kind, said)
 
 
-def _denied(seen: Sight, verb: Verb, live: LiveModel, kind: Kind, said: str) -> StateError:
+def _denied(
+    seen: CallerPermissions, verb: Verb, live: LiveModel, kind: Kind, said: str
+) -> StateError:
     metadata = {"model": live.name, str(kind): said[:_SHOWN]}
     return seen.denied(verb, f"{kind} {_shown(said)} of model {live.name!r}", **metadata)
 
 
-def _some(seen: Sight, verb: Verb, live: LiveModel, said: str) -> None:
+def _some(seen: CallerPermissions, verb: Verb, live: LiveModel, said: str) -> None:
     if not seen.variables(verb, live):
         raise seen.denied(verb, f"any variable of model {_shown(said)}", model=said[:_SHOWN])
 
 
-def _all(seen: Sight, live: LiveModel, specs: Sequence[VariableSpec], whose: str) -> None:
+def _all(
+    seen: CallerPermissions, live: LiveModel, specs: Sequence[VariableSpec], whose: str
+) -> None:
     labels = live.timeline.labels
     if not all(seen.may(Verb.ASSIGN, live, Kind.VARIABLE, labels[spec.path]) for spec in specs):
         # Without their names, which he may not know.
@@ -350,11 +359,11 @@ def _all(seen: Sight, live: LiveModel, specs: Sequence[VariableSpec], whose: str
         raise seen.denied(Verb.ASSIGN, what, model=live.name)
 
 
-def _runs(asked: Asked) -> Sequence[OnRun]:
-    return [need for need in asked.needs if isinstance(need, OnRun)]
+def _runs(asked: Requirements) -> Sequence[RequireRun]:
+    return [need for need in asked.needs if isinstance(need, RequireRun)]
 
 
-def _written(live: LiveModel, need: OnRun) -> Sequence[VariableSpec]:
+def _written(live: LiveModel, need: RequireRun) -> Sequence[VariableSpec]:
     """What the run writes. Raises StateError for arguments that mean no overload."""
     spec = live.function(need.function, close=False)
     if not any(overload.writes for overload in spec.overloads):
