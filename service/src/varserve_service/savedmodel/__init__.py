@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
         name="tensorflow",
     ) from None
 
-from .inspection import check_operations
+from .allowed_operations import check_operations
 from .loader import load
 from .placement import Placement, configure_devices
 from .runtime import graph_functions
