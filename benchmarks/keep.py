@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.model import BENCH, ROW, rows, variable_name
 from varserve_service import savedmodel
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.ports import Operation
-from varserve_service.core.writes import Write
+from varserve_service.core.change.writes import Write
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import Operation
 from varserve_service.journal import JournalOptions, StateDirectory
 
 MEMORY = Path("/dev/shm")

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from varserve.tensors import numpy_dtype
+from varserve_service.core.arrays.reductions import Counted, Reduced, counted, reduced
+from varserve_service.core.arrays.regions import Region, Rows
 from varserve_service.core.errors import FunctionFailed, OutOfMemory
 from varserve_service.core.memory import Room
-from varserve_service.core.ports import (
+from varserve_service.core.ports.loaded_model import (
     FunctionKind,
     FunctionSpec,
     InputSpec,
@@ -27,8 +29,6 @@ from varserve_service.core.ports import (
     Variable,
     VariableSpec,
 )
-from varserve_service.core.reductions import Counted, Reduced, counted, reduced
-from varserve_service.core.regions import Region, Rows
 
 Array = np.ndarray[Any, Any]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import uvloop
 
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
 from varserve_service.rpc import OPEN, Access, Server, ServerOptions
 from varserve_service.rpc.entry.observing import CallObserver
 

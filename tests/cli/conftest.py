@@ -14,7 +14,7 @@ import varserve
 from tests.client.conftest import CHUNK_BYTES, MESSAGE_BYTES, fake_model
 from tests.serving import serve_here
 from varserve.cli.app import varserve as command_line
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.model.live_model import LiveModel
 
 
 class Cli(Protocol):

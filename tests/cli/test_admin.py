@@ -14,7 +14,7 @@ from tests.lifecycle.administered import Administered, administered, saved_model
 from tests.rpc.certified import HOST, Place
 from tests.rpc.roles import POLICY
 from varserve_service.access.policy_file import read_policy
-from varserve_service.core.administration import SaveFormat
+from varserve_service.core.ports.administration import SaveFormat
 from varserve_service.lifecycle import SaveRoom
 from varserve_service.rpc import Access
 

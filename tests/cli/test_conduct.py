@@ -22,7 +22,7 @@ from varserve._client import errors
 from varserve.cli.app import varserve as command_line
 from varserve.cli.exits import DEFECT, MEANINGS, code_of
 from varserve.cli.output import plain
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.model.live_model import LiveModel
 
 from .conftest import Cli, document, invoke
 

@@ -18,8 +18,8 @@ from tests.fakes import FakeModel, FakeVariable
 from tests.serving import serve_here
 from varserve.cli import stored
 from varserve.tensors import DTYPES, numpy_dtype
-from varserve_service.core.history import History
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.commit.history import History
+from varserve_service.core.model.live_model import LiveModel
 
 from .conftest import Cli, document, invoke
 

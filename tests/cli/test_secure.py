@@ -11,7 +11,7 @@ from tests.rpc.certified import HOST, Place, serving
 from tests.rpc.roles import POLICY, alpha
 from tests.serving import serve_here
 from varserve_service.access.policy_file import read_policy
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.rpc import Access
 from varserve_service.rpc.entry.identity import Context
 
@@ -105,7 +105,7 @@ class Bearer:
     async def subject(self, context: Context) -> str:
         found = dict(context.invocation_metadata() or ()).get("authorization")
         if not found:
-            raise StateError(Reason.UNAUTHENTICATED, "found no token")
+            raise RequestError(Reason.UNAUTHENTICATED, "found no token")
         return str(found).removeprefix("Bearer ")
 
 

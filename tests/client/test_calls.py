@@ -18,7 +18,7 @@ from tests.fakes import FakeModel, FakeVariable
 from tests.serving import serve_here
 from varserve import frames, tensors
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.model.live_model import LiveModel
 
 from .scripted import HEADER, Scripted, fail, model_reply, reply, status
 from .test_errors import chunk, manifest

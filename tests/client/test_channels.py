@@ -18,7 +18,7 @@ import varserve.aio
 from tests.fakes import FakeModel, FakeVariable
 from tests.serving import serve_here
 from varserve._client.transport.channels import channel_options
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.model.live_model import LiveModel
 
 from .conftest import fake_model
 

@@ -12,7 +12,7 @@ import pytest
 import varserve
 from tests.rpc.models import counter
 from tests.serving import serve_here
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.rpc import Access
 from varserve_service.rpc.entry.identity import Context
 
@@ -27,11 +27,11 @@ class Bearer:
     async def subject(self, context: Context) -> str:
         found = dict(context.invocation_metadata() or ()).get("authorization")
         if not found:
-            raise StateError(Reason.UNAUTHENTICATED, "found no token")
+            raise RequestError(Reason.UNAUTHENTICATED, "found no token")
         self.seen.append(str(found))
         name = str(found).removeprefix("Bearer ")
         if name in self.refused:
-            raise StateError(Reason.UNAUTHENTICATED, "the token has expired")
+            raise RequestError(Reason.UNAUTHENTICATED, "the token has expired")
         return name
 
 

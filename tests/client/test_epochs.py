@@ -11,8 +11,8 @@ import pytest
 import varserve
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.serving import serve_here
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.ports import TensorSpec
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import TensorSpec
 
 from .test_watches import serve_again
 

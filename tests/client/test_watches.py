@@ -16,9 +16,9 @@ import pytest
 import varserve
 from tests.serving import serve_here
 from varserve.v1 import history_pb2, model_pb2
-from varserve_service.core.history import History
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.watchers import TellingLimits, Watchers
+from varserve_service.core.commit.history import History
+from varserve_service.core.commit.watchers import EventLimits, Watchers
+from varserve_service.core.model.live_model import LiveModel
 
 from .conftest import CHUNK_BYTES, MESSAGE_BYTES, fake_model
 from .scripted import Scripted, fail, reply, status
@@ -193,7 +193,7 @@ def test_it_ends_with_its_time_or_when_it_is_closed(model: varserve.Model) -> No
 
 def test_a_slow_reader_misses_nothing() -> None:
     """One who is cut off for slowness gets every commit all the same."""
-    limits = TellingLimits(waiting_bytes=50_000)
+    limits = EventLimits(waiting_bytes=50_000)
     live = LiveModel(fake_model(), watchers=Watchers(limits))
     small_window = [("grpc.http2.bdp_probe", 0)]
     with serve_here(live) as address, varserve.connect(address, options=small_window) as client:

@@ -11,8 +11,8 @@ import numpy as np
 
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.serving import serve_here
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.ports import TensorSpec
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import TensorSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-proto" / "bin" / "python"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from varserve_service.core.summaries import Summary
+from varserve_service.core.values.summaries import Summary
 
 _CONTEXT = Context(prec=60, Emax=9_999_999, Emin=-9_999_999)
 

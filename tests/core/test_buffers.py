@@ -7,7 +7,7 @@ import gc
 import numpy as np
 import pytest
 
-from varserve_service.core.buffers import Recycler, aligned_empty, is_aligned
+from varserve_service.core.arrays.buffers import Recycler, aligned_empty, is_aligned
 
 MIB = 2**20
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from tests.fakes import FakeModel, FakeVariable, Gate
-from varserve_service.core.answers import Answers, WriteRequest
-from varserve_service.core.errors import Reason, StateError, StateStoreFull
-from varserve_service.core.journal import Entry
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.idempotency import IdempotencyCache
+from varserve_service.core.errors import Reason, RequestError, StateStoreFull
 from varserve_service.core.memory import MemoryBudget
-from varserve_service.core.messages import Conditions, Read
-from varserve_service.core.ports import Operation, Value
-from varserve_service.core.writes import Write
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import WriteRequest
+from varserve_service.core.ports.journal import Entry
+from varserve_service.core.ports.loaded_model import Operation, Value
+from varserve_service.core.ports.messages import Conditions, Read
 
 ADD, SET = Operation.ADD, Operation.SET
 
@@ -168,7 +169,7 @@ def test_two_ends_of_one_lease_do_not_share_a_sync() -> None:
     def revoke(_: int) -> None:
         try:
             told.append(live.revoke_lease(lease).header.revision)
-        except StateError as error:
+        except RequestError as error:
             told.append(error.reason)
 
     def other(_: int) -> None:
@@ -203,12 +204,12 @@ def test_a_full_disk_takes_back_all_that_shared_the_sync() -> None:
     """Values, revisions and request ids are as before; the same writes go through later."""
     journal = MemoryJournal()
     live, gate = model(journal), held_sync(journal)
-    failed: list[StateError] = []
+    failed: list[RequestError] = []
 
     def act(number: int) -> None:
         try:
             put(live, number + 2, request=WriteRequest(f"r{number}", b""))
-        except StateError as error:
+        except RequestError as error:
             failed.append(error)
 
     def full() -> None:
@@ -241,7 +242,7 @@ def test_one_that_is_refused_does_not_take_the_others_with_it() -> None:
         try:
             put(live, conditions=Conditions(model_revision=1))
             outcomes.append("done")
-        except StateError as error:
+        except RequestError as error:
             outcomes.append(error.reason.value)
 
     first = in_threads(1, lambda _: one_more(live))
@@ -276,7 +277,7 @@ def test_a_deadline_that_passes_in_the_queue_withdraws_the_write() -> None:
     live, gate = model(journal), held_sync(journal)
     first = in_threads(1, lambda _: one_more(live))
     assert gate.reached.wait(30)
-    with pytest.raises(StateError) as caught:
+    with pytest.raises(RequestError) as caught:
         put(live, deadline=time.monotonic() + 0.05)
     assert caught.value.reason is Reason.DEADLINE_EXCEEDED
     gate.opened.set()
@@ -298,7 +299,7 @@ def test_large_values_are_on_disk_before_the_lock_is_taken() -> None:
     journal.stage = reading  # type: ignore[method-assign]
     live.assign([Write("a", SET, np.ones(100, np.float32))])
     assert (seen, journal.staged, value(live)) == ([0], 1, 1)
-    with pytest.raises(StateError):
+    with pytest.raises(RequestError):
         live.assign(
             [Write("a", SET, np.ones(100, np.float32))], conditions=Conditions(model_revision=7)
         )
@@ -308,7 +309,7 @@ def test_large_values_are_on_disk_before_the_lock_is_taken() -> None:
 def test_answers_leave_by_age() -> None:
     """An id is remembered for as long as was set, by the service's clock, and no longer."""
     now = 1_000_000_000
-    answers: Answers[str] = Answers(max_age=2.0, clock=lambda: now)
+    answers: IdempotencyCache[str] = IdempotencyCache(max_age=2.0, clock=lambda: now)
     for name in "ab":
         answers.keep(WriteRequest(name, b""), name, 1)
         now += 1_500_000_000

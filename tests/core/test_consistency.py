@@ -16,14 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.core.test_live_model import ADD, SET, SUB, refusal
 from tests.core.test_watchers import watch
 from tests.fakes import FakeModel, FakeVariable
-from varserve_service.core.commits import CommitKind
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.history import History
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Conditions, Read
-from varserve_service.core.regions import Region, Rows, Slice, Slices, index_of
-from varserve_service.core.watchers import Event, Watcher
-from varserve_service.core.writes import Write
+from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices, index_of
+from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.history import History
+from varserve_service.core.commit.watchers import Event, Watcher
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import CommitKind
+from varserve_service.core.ports.messages import Conditions, Read
 
 SEED = int(os.environ.get("VARSERVE_TEST_SEED", random.SystemRandom().randrange(2**32)))
 THREADS, ATTEMPTS = 16, 20_000
@@ -36,7 +36,7 @@ def test_a_storm_of_compare_and_set_has_one_winner_a_revision() -> None:
     won: list[list[int]] = [[] for _ in range(THREADS)]
     lost = [0] * THREADS
 
-    def newer(error: StateError, known: int) -> int:
+    def newer(error: RequestError, known: int) -> int:
         assert error.reason is Reason.REVISION_MISMATCH
         current = int(error.metadata["current_revision"])
         assert current > known
@@ -55,7 +55,7 @@ def test_a_storm_of_compare_and_set_has_one_winner_a_revision() -> None:
                 won[number].append(answer.header.revision)
                 assert answer.header.revision == known + 1
                 known = answer.header.revision
-            except StateError as error:
+            except RequestError as error:
                 known = newer(error, known)
                 lost[number] += 1
 

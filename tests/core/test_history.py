@@ -14,16 +14,15 @@ import pytest
 
 from tests.core.test_live_model import ADD, SET, array, refusal, two, value_of, writing_function
 from tests.fakes import FakeModel, FakePart, FakeVariable
-from varserve_service.core.answers import WriteRequest
-from varserve_service.core.assignment import Assignment
-from varserve_service.core.commits import CommitKind, Origin
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.history import History
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Conditions, Read
-from varserve_service.core.ports import Value
-from varserve_service.core.regions import Region, Rows, Slice, Slices, index_of
-from varserve_service.core.writes import Write
+from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices, index_of
+from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.assignment import Assignment
+from varserve_service.core.commit.history import History
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import CommitKind, Origin, WriteRequest
+from varserve_service.core.ports.loaded_model import Value
+from varserve_service.core.ports.messages import Conditions, Read
 
 IN_PLACE = pytest.mark.parametrize("in_place", [False, True])
 ROWS = [Rows(np.array([2, 0])), Rows(np.array([1])), Rows(np.array([0, 1]))]
@@ -174,7 +173,7 @@ def test_of_an_embedding_rows_are_taken_and_not_the_whole(monkeypatch: pytest.Mo
 def test_what_was_is_not_worked_out_past_the_deadline() -> None:
     """A thousand parts, each of ten thousand writes, would keep a thread for an hour."""
     live, _ = written_often(in_place=False)
-    with pytest.raises(StateError, match="before all was worked out") as caught:
+    with pytest.raises(RequestError, match="before all was worked out") as caught:
         live.timeline.read([Read("a")], 0, deadline=time.monotonic())
     assert caught.value.reason is Reason.DEADLINE_EXCEEDED
 

@@ -11,13 +11,13 @@ import pytest
 
 from tests.core.test_live_model import ADD, SET, array, refusal, two, value_of
 from tests.fakes import FakeModel, FakeVariable
-from varserve_service.core import leases
-from varserve_service.core.commits import CommitKind
+from varserve_service.core.arrays.regions import Rows
+from varserve_service.core.change.writes import Write
+from varserve_service.core.commit import leases
 from varserve_service.core.errors import Reason
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Read
-from varserve_service.core.regions import Rows
-from varserve_service.core.writes import Write
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import CommitKind
+from varserve_service.core.ports.messages import Read
 
 LONG = 60.0
 
@@ -133,7 +133,7 @@ def test_a_lease_that_is_renewed_while_its_expiry_fails_goes_on(
         if lease == 1:
             held.renew(lease)
             raise MemoryError
-        held.settle(lease, (), 3, keep=False)
+        held.end(lease, (), 3, keep=False)
 
     held = leases.Leases(expire)
     held.grant(1, LONG, (), {})

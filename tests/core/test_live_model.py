@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
-from varserve_service.core.answers import Answers, WriteRequest
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.history import History
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.arrays.regions import Rows, Slice, Slices
+from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.history import History
+from varserve_service.core.commit.idempotency import IdempotencyCache
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.memory import MemoryBudget, Room
-from varserve_service.core.messages import Conditions, Read
-from varserve_service.core.ports import Operation, TensorSpec
-from varserve_service.core.regions import Rows, Slice, Slices
-from varserve_service.core.writes import Write
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import WriteRequest
+from varserve_service.core.ports.loaded_model import Operation, TensorSpec
+from varserve_service.core.ports.messages import Conditions, Read
 
 SET, ADD, SUB = Operation.SET, Operation.ADD, Operation.SUB
 SCALAR = TensorSpec("float32", ())
@@ -34,8 +35,8 @@ def value_of(live: LiveModel, name: str) -> np.ndarray[Any, Any]:
     return entry.value.numpy()
 
 
-def refusal(call: Any, *args: Any, **kwargs: Any) -> StateError:
-    with pytest.raises(StateError) as caught:
+def refusal(call: Any, *args: Any, **kwargs: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
         call(*args, **kwargs)
     return caught.value
 
@@ -242,7 +243,7 @@ def test_a_request_that_comes_again_is_not_done_again() -> None:
 
 def test_answers_are_bounded_by_count_and_bytes() -> None:
     """The oldest answers go first, and one that is too large is remembered as done but not kept."""
-    answers: Answers[str] = Answers(max_count=2, max_bytes=100)
+    answers: IdempotencyCache[str] = IdempotencyCache(max_count=2, max_bytes=100)
     for name in "abc":
         answers.keep(WriteRequest(name, b""), name, 10)
     assert [answers.find(WriteRequest(name, b"")) for name in "abc"] == [None, "b", "c"]

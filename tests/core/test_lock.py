@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.lock import ReadersWriterLock
+from varserve_service.core.commit.lock import ReadersWriterLock
+from varserve_service.core.errors import Reason, RequestError
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -64,10 +64,10 @@ def test_a_writer_that_gives_up_lets_the_readers_in() -> None:
     lock, order = ReadersWriterLock(), list[str]()
     reader = Holder(lock, "shared", "read", order)
     until(lambda: order == ["read"])
-    refused: list[StateError] = []
+    refused: list[RequestError] = []
 
     def give_up() -> None:
-        with pytest.raises(StateError) as caught, lock.exclusive(time.monotonic() + 0.2):
+        with pytest.raises(RequestError) as caught, lock.exclusive(time.monotonic() + 0.2):
             pass
         refused.append(caught.value)
 
@@ -87,7 +87,7 @@ def test_readers_that_give_up_do_not_hold_up_a_writer() -> None:
     lock, order = ReadersWriterLock(), list[str]()
     first = Holder(lock, "exclusive", "write 1", order)
     until(lambda: order == ["write 1"])
-    with pytest.raises(StateError), lock.shared(time.monotonic() + 0.01):
+    with pytest.raises(RequestError), lock.shared(time.monotonic() + 0.01):
         pass
     first.end()
     with lock.exclusive(time.monotonic() + 1):

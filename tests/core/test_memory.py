@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
-from varserve_service.core.errors import OutOfMemory, Reason, StateError
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
+from varserve_service.core.change.writes import Write
+from varserve_service.core.errors import OutOfMemory, Reason, RequestError
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
-from varserve_service.core.messages import Read
-from varserve_service.core.ports import Operation, TensorSpec
-from varserve_service.core.regions import Region, Rows, Slice, Slices
-from varserve_service.core.writes import Write
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import Operation, TensorSpec
+from varserve_service.core.ports.messages import Read
 from varserve_service.host_memory import HostMemory
 
 MIB = 2**20
@@ -46,7 +46,7 @@ def test_what_is_left_is_promised_and_no_more(more: int, fits: bool) -> None:
                 "available": str(25 * MIB),
                 "limit": str(100 * MIB),
             }
-    assert memory.promised == 0
+    assert memory.reserved == 0
 
 
 def test_many_small_ones_count_as_what_they_are() -> None:
@@ -65,10 +65,10 @@ def test_used_bytes_are_promised_no_more() -> None:
     memory = budget(100 * MIB)
     with memory.reserve(60 * MIB, "one") as held:
         held.used(40 * MIB)
-        assert memory.promised == 20 * MIB
+        assert memory.reserved == 20 * MIB
         held.used(90 * MIB)
-        assert memory.promised == 0
-    assert memory.promised == 0
+        assert memory.reserved == 0
+    assert memory.reserved == 0
 
 
 def test_who_goes_on_after_its_call_is_promised_nothing() -> None:
@@ -76,10 +76,10 @@ def test_who_goes_on_after_its_call_is_promised_nothing() -> None:
     memory = budget(100 * MIB)
     with memory.reserve(0, "a call") as held:
         pass
-    with pytest.raises(StateError) as refused:
+    with pytest.raises(RequestError) as refused:
         held.add(60 * MIB, "what comes too late")
     assert refused.value.reason is Reason.DEADLINE_EXCEEDED
-    assert memory.promised == 0
+    assert memory.reserved == 0
 
 
 def test_threads_do_not_promise_the_same_bytes() -> None:
@@ -102,7 +102,7 @@ def test_threads_do_not_promise_the_same_bytes() -> None:
     for thread in threads:
         thread.join(30)
     assert len(got) == 14
-    assert memory.promised == 98 * MIB
+    assert memory.reserved == 98 * MIB
 
 
 # What a model's calls take.
@@ -136,7 +136,7 @@ def test_a_write_that_copies_its_variable_needs_room_for_the_copy() -> None:
     live.assign([Write("big", Operation.SET, np.ones((8, MIB), np.float32))])
     roomy = LiveModel(loaded, host_memory=budget(36 * MIB))
     assert roomy.assign([region]).header.revision == 1
-    assert roomy.memory.host.promised == 0
+    assert roomy.memory.host.reserved == 0
 
 
 ALL = np.ones((8, MIB), np.float32)
@@ -177,10 +177,10 @@ def test_what_is_written_in_place_needs_room_for_what_it_replaces(
     with pytest.raises(OutOfMemory, match="the write"):
         live.assign(asked)
     assert big.array is not None
-    assert (big.array.sum(), live.header.revision, live.memory.host.promised) == (0, 0, 0)
+    assert (big.array.sum(), live.header.revision, live.memory.host.reserved) == (0, 0, 0)
     enough = LiveModel(loaded, host_memory=budget(needed))
     assert enough.assign(asked).header.revision == 1
-    assert enough.memory.host.promised == 0
+    assert enough.memory.host.reserved == 0
 
 
 def test_outputs_of_known_shapes_need_room_before_they_are_computed() -> None:
@@ -212,7 +212,7 @@ def test_a_function_that_writes_needs_room_for_what_it_writes(in_place: bool, co
     assert (ran, live.header.revision) == ([], 0)
     enough = LiveModel(loaded, host_memory=budget(needed))
     assert enough.run("fill", {}, {}).header.revision == 1
-    assert enough.memory.host.promised == 0
+    assert enough.memory.host.reserved == 0
 
 
 def test_a_device_has_a_memory_of_its_own() -> None:
@@ -244,7 +244,7 @@ def test_many_regions_on_a_device_are_worked_out_on_the_host(in_place: bool, bro
         full.assign(writes)
     live = LiveModel(loaded, host_memory=budget(brought * MIB))
     assert live.assign(writes).header.revision == 1
-    assert (live.memory.host.promised, live.memory.device.promised) == (0, 0)
+    assert (live.memory.host.reserved, live.memory.device.reserved) == (0, 0)
 
 
 def test_what_a_device_does_not_keep_takes_host_memory() -> None:
@@ -267,7 +267,7 @@ def test_what_a_device_does_not_keep_takes_host_memory() -> None:
     live = LiveModel(loaded, host_memory=budget(36 * MIB))
     assert live.assign([region]).header.revision == 1
     assert live.run("fill", {}, {}).header.revision == 2
-    assert (live.memory.host.promised, live.memory.device.promised) == (0, 0)
+    assert (live.memory.host.reserved, live.memory.device.reserved) == (0, 0)
 
 
 def test_a_revert_needs_room_for_what_it_works_out() -> None:
@@ -285,7 +285,7 @@ def test_a_revert_needs_room_for_what_it_works_out() -> None:
     available[0] = 32 * MIB
     live.revert(0)
     assert big.array is not None
-    assert (big.array.sum(), memory.promised) == (0, 0)
+    assert (big.array.sum(), memory.reserved) == (0, 0)
 
 
 @pytest.mark.parametrize(("in_place", "copies"), [(False, 0), (True, 2)])
@@ -304,7 +304,7 @@ def test_a_revert_of_regions_needs_room_for_them_alone(in_place: bool, copies: i
     available[0] = needed
     live.revert(0)
     assert big.array is not None
-    assert (big.array.sum(), live.memory.host.promised) == (0, 0)
+    assert (big.array.sum(), live.memory.host.reserved) == (0, 0)
 
 
 @pytest.mark.parametrize(("in_place", "copies"), [(False, 1), (True, 2)])
@@ -323,7 +323,7 @@ def test_a_part_of_the_past_needs_room_for_its_rows(in_place: bool, copies: int)
     available[0] = copies * 4 * MIB
     (entry,) = live.timeline.read(row, 0).entries
     assert entry.value is not None
-    assert (entry.value.numpy().sum(), live.memory.host.promised) == (0, 0)
+    assert (entry.value.numpy().sum(), live.memory.host.reserved) == (0, 0)
 
 
 # What the system tells.

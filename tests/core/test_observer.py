@@ -12,13 +12,13 @@ import pytest
 from tests.core.test_committer import MemoryJournal
 from tests.core.test_lock import Holder, until
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
-from varserve_service.core.errors import StateError, StateStoreFull
-from varserve_service.core.history import History
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.lock import ReadersWriterLock
-from varserve_service.core.messages import Conditions, Read
-from varserve_service.core.ports import Operation
-from varserve_service.core.writes import Write
+from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.history import History
+from varserve_service.core.commit.lock import ReadersWriterLock
+from varserve_service.core.errors import RequestError, StateStoreFull
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import Operation
+from varserve_service.core.ports.messages import Conditions, Read
 
 
 class Told:
@@ -81,7 +81,7 @@ def test_a_commit_is_told_once_with_its_bytes_after_the_lock_is_free() -> None:
 def test_a_refused_write_is_a_pause_and_no_commit() -> None:
     """A write whose condition does not hold took the lock and committed nothing."""
     told = Told()
-    with pytest.raises(StateError):
+    with pytest.raises(RequestError):
         put(model(told), conditions=Conditions(epoch="another"))
     assert (len(told.holds), told.commits) == (1, [])
 
@@ -100,7 +100,7 @@ def test_who_gives_up_waiting_is_told_too(kind: str) -> None:
     lock = ReadersWriterLock(told)
     holder = Holder(lock, "exclusive", "held", order := [])
     until(lambda: order)
-    with pytest.raises(StateError), getattr(lock, kind)(time.monotonic() + 0.05):
+    with pytest.raises(RequestError), getattr(lock, kind)(time.monotonic() + 0.05):
         pass
     ((exclusive, seconds),) = told.waits
     holder.end()
@@ -133,7 +133,7 @@ def test_every_run_is_told(fails: bool) -> None:
 
     live = model(told, FakeFunction("f", call))
     if fails:
-        with pytest.raises(StateError):
+        with pytest.raises(RequestError):
             live.run("f", {}, {})
     else:
         live.run("f", {}, {})

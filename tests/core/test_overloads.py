@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.overloads import choose
-from varserve_service.core.ports import (
+from varserve_service.core.arrays.shapes import PartialShape
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.overloads import choose
+from varserve_service.core.ports.loaded_model import (
     Constant,
     FunctionKind,
     FunctionSpec,
     InputSpec,
     Overload,
-    PartialShape,
     TensorSpec,
 )
 
@@ -35,8 +35,8 @@ def function(*overloads: tuple[InputSpec, ...]) -> FunctionSpec:
     return FunctionSpec("f", "f", FunctionKind.FUNCTION, made)
 
 
-def refusal(*args: Any) -> StateError:
-    with pytest.raises(StateError) as caught:
+def refusal(*args: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
         choose(*args)
     return caught.value
 

@@ -15,9 +15,10 @@ from hypothesis.extra import numpy as of_numpy
 
 from tests.core.exactly import check, check_histogram
 from varserve.tensors import DTYPES, numpy_dtype
-from varserve_service.core import reductions, summaries
-from varserve_service.core.summaries import HistogramSpec, summarize
-from varserve_service.core.values import HostValue
+from varserve_service.core.arrays import reductions
+from varserve_service.core.values import summaries
+from varserve_service.core.values.host_value import HostValue
+from varserve_service.core.values.summaries import HistogramSpec, summarize
 
 NUMBERS = [dtype for dtype in DTYPES if dtype != "string"]
 SHAPES = of_numpy.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)

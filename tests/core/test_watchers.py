@@ -9,10 +9,10 @@ import numpy as np
 
 from tests.core.test_live_model import ADD, SET, array, refusal, two
 from tests.fakes import FakeModel, FakeVariable
+from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.watchers import Event, EventLimits, Watcher, Watchers, _Link
 from varserve_service.core.errors import Reason
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.watchers import Event, TellingLimits, Watcher, Watchers, _Link
-from varserve_service.core.writes import Write
+from varserve_service.core.model.live_model import LiveModel
 
 
 def watch(live: LiveModel, after: int | None = None) -> tuple[list[Event], Watcher]:
@@ -84,7 +84,7 @@ def test_none_is_lost_or_doubled_between_history_and_live() -> None:
 
 def test_a_slow_watcher_is_cut_off_and_the_others_go_on() -> None:
     """Beyond the bound a watcher is told where to go on; what waited for it is let go of."""
-    limits = TellingLimits(value_bytes=100, event_bytes=200, waiting_bytes=20_000)
+    limits = EventLimits(value_bytes=100, event_bytes=200, waiting_bytes=20_000)
     watchers = Watchers(limits)
     live = LiveModel(FakeModel([FakeVariable("a", array(0))]), watchers=watchers)
     elsewhere = links() - 1
@@ -126,7 +126,7 @@ def test_what_is_too_large_is_told_without_its_value() -> None:
     """A value beyond the bound, and all beyond that of the event, are announced alone."""
     large = FakeVariable("large", np.zeros(100, np.float32))
     small = [FakeVariable(f"small{n}", np.zeros(10, np.float32)) for n in range(4)]
-    watchers = Watchers(TellingLimits(value_bytes=100, event_bytes=130))
+    watchers = Watchers(EventLimits(value_bytes=100, event_bytes=130))
     live = LiveModel(FakeModel([large, *small]), watchers=watchers)
     _, watcher = watch(live)
     writes = [Write(v.spec.name, SET, np.ones(v.shape(), np.float32)) for v in (large, *small)]

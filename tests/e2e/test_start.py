@@ -20,9 +20,9 @@ from tests.rpc.models import counter
 from tests.serving import serve_here
 from varserve_service.__main__ import main
 from varserve_service.bootstrap.loading import Loader
-from varserve_service.core.errors import ModelLoadError, Reason, StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
+from varserve_service.core.errors import ModelLoadError, Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
 from varserve_service.repository import ModelSource
 from varserve_service.rpc import Access, Server, ServerOptions
 from varserve_service.settings import Settings, health_address, load_settings
@@ -121,7 +121,7 @@ def test_what_keeps_a_model_from_loading_is_told_with_its_name(said: str) -> Non
     loader = object.__new__(Loader)
 
     def load(source: ModelSource) -> LiveModel:
-        raise StateError(Reason.STATE_STORE_FULL, said)
+        raise RequestError(Reason.STATE_STORE_FULL, said)
 
     loader._sources = [(ModelSource("m", 0, Path("/m")), ("stable",))]
     loader.check, loader.load = lambda source: None, load  # type: ignore[method-assign]

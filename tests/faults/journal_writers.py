@@ -19,13 +19,13 @@ import numpy as np
 
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import Array, kept
-from varserve_service.core.answers import WriteRequest
-from varserve_service.core.errors import StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Read
-from varserve_service.core.ports import Operation
-from varserve_service.core.regions import Rows
-from varserve_service.core.writes import Write
+from varserve_service.core.arrays.regions import Rows
+from varserve_service.core.change.writes import Write
+from varserve_service.core.errors import RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import WriteRequest
+from varserve_service.core.ports.loaded_model import Operation
+from varserve_service.core.ports.messages import Read
 from varserve_service.journal.compaction import Compactor
 from varserve_service.logs import configure_logs
 
@@ -87,7 +87,7 @@ def main(directory: Path, writers: int, commits: int) -> None:
             say("try", writer, number)
             try:
                 commit(live, writer, number)
-            except StateError as error:
+            except RequestError as error:
                 refusals += 1
                 say("refused", writer, number, error.reason.value)
             else:

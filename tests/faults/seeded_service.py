@@ -17,17 +17,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from varserve_service.__main__ import main
-from varserve_service.core import assignment
-from varserve_service.core.changes import Change
-from varserve_service.core.commits import Commit
-from varserve_service.core.committer import Committer
+from varserve_service.core.arrays.regions import Region, Rows
+from varserve_service.core.change.changes import Change
+from varserve_service.core.commit import assignment
+from varserve_service.core.commit.committer import Committer
+from varserve_service.core.commit.lock import ReadersWriterLock
+from varserve_service.core.commit.revisions import Revisions
+from varserve_service.core.commit.watchers import Watchers
 from varserve_service.core.errors import OutOfMemory
-from varserve_service.core.lock import ReadersWriterLock
-from varserve_service.core.ports import Value, Variable
-from varserve_service.core.reading import Reading
-from varserve_service.core.regions import Region, Rows
-from varserve_service.core.revisions import Revisions
-from varserve_service.core.watchers import Watchers
+from varserve_service.core.model.reading import Reading
+from varserve_service.core.ports.commits import Commit
+from varserve_service.core.ports.loaded_model import Value, Variable
 from varserve_service.journal import SqliteJournal
 
 VARIABLE = "SEEDED_BUG"

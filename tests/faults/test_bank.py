@@ -13,11 +13,11 @@ import pytest
 import varserve
 from tests.fakes import FakeModel, FakeVariable
 from tests.serving import ServiceProcess
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.lock import ReadersWriterLock
-from varserve_service.core.messages import Read
-from varserve_service.core.ports import Operation
-from varserve_service.core.writes import Write
+from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.lock import ReadersWriterLock
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import Operation
+from varserve_service.core.ports.messages import Read
 
 ACCOUNTS = [f"account_{n}" for n in range(8)]
 START = 1_000_000

@@ -12,14 +12,14 @@ import pytest
 
 from tests.serving import rss_bytes
 from varserve.tensors import DTYPES, numpy_dtype
-from varserve_service.core.casts import FLOATS
-from varserve_service.core.errors import StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Read
-from varserve_service.core.ports import Constant, Operation
-from varserve_service.core.regions import Region, Rows, Slice, Slices
-from varserve_service.core.summaries import HistogramSpec, summarize
-from varserve_service.core.writes import Write
+from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
+from varserve_service.core.change.writes import Write
+from varserve_service.core.errors import RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import Constant, Operation
+from varserve_service.core.ports.messages import Read
+from varserve_service.core.values.casts import FLOATS
+from varserve_service.core.values.summaries import HistogramSpec, summarize
 
 CALLS = 10_000
 MIB = 2**20
@@ -61,7 +61,7 @@ def call(live: LiveModel, choose: random.Random) -> bool:
                 (entry,) = live.read([Read("v", a_region(choose), dtype)]).entries
                 assert entry.value is not None
                 entry.value.numpy()
-    except (StateError, IndexError):
+    except (RequestError, IndexError):
         return False
     return True
 

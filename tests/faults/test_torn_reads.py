@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.lock import ReadersWriterLock
-from varserve_service.core.messages import Read
-from varserve_service.core.ports import Operation
-from varserve_service.core.regions import Region, Rows, Slice, Slices
-from varserve_service.core.writes import Write
+from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
+from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.lock import ReadersWriterLock
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import Operation
+from varserve_service.core.ports.messages import Read
 
 SECONDS = 4.0
 LONGEST_SECONDS = 300.0  # on a machine that is far too busy

@@ -11,8 +11,8 @@ import numpy as np
 
 from tests.fakes import FakeModel
 from varserve_service.core.errors import JournalError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Read
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.messages import Read
 from varserve_service.journal import JournalOptions, SqliteJournal, StateDirectory
 
 Array = np.ndarray[Any, Any]

@@ -13,15 +13,15 @@ import pytest
 from tests.core.test_leases import until
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, value_of
-from varserve_service.core.answers import WriteRequest
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.folding import fold
-from varserve_service.core.journal import Elements, KeptChange
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Read
-from varserve_service.core.ports import Operation
-from varserve_service.core.regions import Region, Rows, Slice, Slices
-from varserve_service.core.writes import Write
+from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
+from varserve_service.core.change.folding import fold
+from varserve_service.core.change.writes import Write
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import WriteRequest
+from varserve_service.core.ports.journal import Elements, KeptChange
+from varserve_service.core.ports.loaded_model import Operation
+from varserve_service.core.ports.messages import Read
 from varserve_service.journal import SqliteJournal
 
 SET, ADD = Operation.SET, Operation.ADD
@@ -229,7 +229,7 @@ def test_the_bytes_of_answers_have_a_bound_on_disk(tmp_path: Path) -> None:
     with kept(tmp_path, make, **options) as (live, journal):
         assert [asked(live, number) for number in (18, 19, 20)] == [[18], [19], [20]]
         for number in (1, 10):
-            with pytest.raises(StateError) as caught:
+            with pytest.raises(RequestError) as caught:
                 asked(live, number)
             assert caught.value.reason is Reason.ANSWER_NOT_KEPT
         assert live.header.revision == 20

@@ -12,12 +12,12 @@ import pytest
 
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, refused, value_of
-from varserve_service.core.answers import WriteRequest
+from varserve_service.core.arrays.regions import Rows
+from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import JournalError
-from varserve_service.core.messages import Read
-from varserve_service.core.ports import Operation
-from varserve_service.core.regions import Rows
-from varserve_service.core.writes import Write
+from varserve_service.core.ports.commits import WriteRequest
+from varserve_service.core.ports.loaded_model import Operation
+from varserve_service.core.ports.messages import Read
 
 SET = Operation.SET
 OPTIONS: dict[str, Any] = {"inline_bytes": 256, "history_commits": 8}

@@ -13,13 +13,12 @@ from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.journal.kept import Array, kept, value_of
 from varserve.tensors import from_wire_dtype, numpy_dtype
 from varserve.v1 import tensor_pb2
-from varserve_service.core.answers import WriteRequest
-from varserve_service.core.commits import Commit
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.messages import Read
-from varserve_service.core.ports import Operation, TensorSpec
-from varserve_service.core.regions import Rows, Slice, Slices
-from varserve_service.core.writes import Write
+from varserve_service.core.arrays.regions import Rows, Slice, Slices
+from varserve_service.core.change.writes import Write
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.ports.commits import Commit, WriteRequest
+from varserve_service.core.ports.loaded_model import Operation, TensorSpec
+from varserve_service.core.ports.messages import Read
 
 SET, ADD = Operation.SET, Operation.ADD
 DTYPES = [from_wire_dtype(n) for name, n in tensor_pb2.DataType.items() if n]
@@ -142,7 +141,7 @@ def test_a_request_that_comes_again_after_a_restart_gets_its_first_answer(
     with kept(tmp_path, counting, inline_bytes=inline_bytes) as (live, _):
         assert both(live) == first
         assert value_of(live, "a").tolist() == [2, 2, 2]
-        with pytest.raises(StateError) as caught:
+        with pytest.raises(RequestError) as caught:
             live.assign([Write("a", ADD, x)], request=WriteRequest("assigned", b"another"))
         assert caught.value.reason is Reason.REQUEST_ID_REUSED
 
@@ -154,7 +153,7 @@ def test_an_answer_too_large_to_be_kept_says_so_after_a_restart(tmp_path: Path) 
     with kept(tmp_path, counting, answer_bytes=11) as (live, _):
         live.assign(write, request=request, read_back=Read("a"))
     with kept(tmp_path, counting) as (live, _):
-        with pytest.raises(StateError) as caught:
+        with pytest.raises(RequestError) as caught:
             live.assign(write, request=request, read_back=Read("a"))
         assert caught.value.reason is Reason.ANSWER_NOT_KEPT
         assert value_of(live, "a").tolist() == [1, 1, 1]
@@ -167,7 +166,7 @@ def test_a_refused_write_leaves_nothing_in_the_journal(tmp_path: Path) -> None:
             Write("a", SET, np.ones(3, np.float32), None, 7),
             Write("a", SET, np.ones(4, np.float32)),
         ):
-            with pytest.raises(StateError):
+            with pytest.raises(RequestError):
                 live.assign([write])
         assert live.header.revision == 0
         assert list((tmp_path / "models/fake/1/payloads").iterdir()) == []

@@ -10,9 +10,9 @@ import numpy as np
 
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, value_of
-from varserve_service.core.journal import Entry
-from varserve_service.core.ports import Operation
-from varserve_service.core.writes import Write
+from varserve_service.core.change.writes import Write
+from varserve_service.core.ports.journal import Entry
+from varserve_service.core.ports.loaded_model import Operation
 
 THREADS = 8
 COMMITS = 40

@@ -13,13 +13,13 @@ import pytest
 
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, refused, value_of
-from varserve_service.core.answers import WriteRequest
-from varserve_service.core.errors import JournalError, Reason, StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Conditions, Read
-from varserve_service.core.ports import Operation
-from varserve_service.core.regions import Rows
-from varserve_service.core.writes import Write
+from varserve_service.core.arrays.regions import Rows
+from varserve_service.core.change.writes import Write
+from varserve_service.core.errors import JournalError, Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import WriteRequest
+from varserve_service.core.ports.loaded_model import Operation
+from varserve_service.core.ports.messages import Conditions, Read
 from varserve_service.journal import StateDirectory, disk
 
 
@@ -168,10 +168,10 @@ def test_a_restored_copy_goes_on_in_a_new_epoch(tmp_path: Path) -> None:
         assert live.header.epoch != seen.epoch
         assert value_of(live, "v").tolist() == [0, 1, 0]
         later = Conditions(epoch=seen.epoch)
-        with pytest.raises(StateError) as caught:
+        with pytest.raises(RequestError) as caught:
             live.assign([Write("v", Operation.SET, np.zeros(3, np.float32))], conditions=later)
         assert caught.value.reason is Reason.EPOCH_MISMATCH
-        with pytest.raises(StateError, match="its state began anew"):
+        with pytest.raises(RequestError, match="its state began anew"):
             live.timeline.watch(before.revision, seen.epoch)
         assert live.timeline.read([Read("v")], 0).entries[0].value.numpy().tolist() == [0, 0, 0]
         again = live.assign([Write("w", Operation.SET, np.ones(3, np.float32))], request=request)

@@ -15,8 +15,8 @@ from tests.fakes import FakeVariable
 from tests.rpc.models import counter_model
 from varserve_service.bootstrap.changing import ServerOnThreads
 from varserve_service.core.errors import ModelLoadError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
 from varserve_service.lifecycle import Lifecycle, SaveRoom
 from varserve_service.repository import ModelSource, Repository
 from varserve_service.rpc import OPEN, Access, Server, ServerOptions

@@ -27,11 +27,11 @@ from tests.rpc.traversing import names
 from varserve.v1 import admin_service_pb2 as pb
 from varserve_service.access.audit import AuditLog
 from varserve_service.access.policy_file import read_policy
-from varserve_service.core.administration import SaveFormat
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
-from varserve_service.core.models import Models
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
+from varserve_service.core.ports.administration import SaveFormat
 from varserve_service.journal import save_safetensors
 from varserve_service.lifecycle import (
     AllowedModels,
@@ -154,7 +154,7 @@ def test_a_version_that_cannot_be_served_lets_go_of_what_it_has(
             exhausted.setattr(found.lifecycle._front, "serve", serve)
             with pytest.raises(varserve.ModelLoadFailed):
                 found.admin.load_model("m")
-        with pytest.raises(StateError, match="has been unloaded"):
+        with pytest.raises(RequestError, match="has been unloaded"):
             made[0].describe()
         assert found.admin.load_model("m").version == 1
 
@@ -532,7 +532,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.rpc.models import counter
-from varserve_service.core.administration import SaveFormat
+from varserve_service.core.ports.administration import SaveFormat
 from varserve_service.lifecycle import SaveRoom
 
 def stuck(folder, *_):
@@ -603,7 +603,7 @@ def test_a_save_that_has_to_copy_needs_memory(tmp_path: Path) -> None:
         found.admin.save_model("plain", "plain", format="safetensors")
         with pytest.raises(varserve.OutOfMemory, match="a copy of variable 'big' needs"):
             found.admin.save_model("table", "table", format="safetensors")
-        assert found.models.find("table").memory.host.promised == 0
+        assert found.models.find("table").memory.host.reserved == 0
 
 
 def test_what_is_saved_into_the_repository_does_not_keep_the_service_from_starting(
@@ -688,7 +688,7 @@ def test_only_models_that_are_listed_are_allowed(tmp_path: Path) -> None:
         listed.write_text(sums(folder, tmp_path))
 
     def reason() -> str:
-        with pytest.raises(StateError) as caught:
+        with pytest.raises(RequestError) as caught:
             AllowedModels(listed).check(source)
         assert caught.value.reason is Reason.MODEL_NOT_ALLOWED
         return caught.value.message

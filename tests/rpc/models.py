@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.ports import TensorSpec
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import TensorSpec
 
 INT64 = TensorSpec("int64", ())
 

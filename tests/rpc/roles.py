@@ -12,8 +12,8 @@ from tests.rpc.requests import chunk, entry, manifest, run_manifest, tensor
 from tests.rpc.wire import METHODS, outcome_of
 from varserve.v1 import history_pb2, model_service_pb2_grpc
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.ports import TensorSpec
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import TensorSpec
 
 POLICY = b"""
 rules:

@@ -17,7 +17,7 @@ from tests.rpc.test_identity import Claimed, connect
 from tests.rpc.test_lifecycle import SERVING, WAIT, gated, passed, reason_of, running
 from tests.serving import serve_here
 from varserve.v1 import history_pb2, model_service_pb2
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.rpc import Access, Limit
 from varserve_service.rpc.entry.admission import DEFAULT_CALLS, Admission
 from varserve_service.rpc.entry.verbs import VERB_OF_METHOD, VERBS
@@ -30,7 +30,7 @@ def refusal(admission: Admission, method: str, subject: str = "") -> str | None:
     try:
         with admission.admit(method, subject):
             return None
-    except StateError as error:
+    except RequestError as error:
         return error.message if error.reason is Reason.TOO_MANY_REQUESTS else error.reason.value
 
 
@@ -39,7 +39,7 @@ def staging(admission: Admission, method: str, nbytes: int, subject: str = "") -
     try:
         with admission.admit(method, subject), admission.stage(method, subject, nbytes):
             return "OK"
-    except StateError as error:
+    except RequestError as error:
         return error.reason.value
 
 

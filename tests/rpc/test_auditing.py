@@ -23,7 +23,7 @@ from tests.rpc.test_identity import Claimed
 from tests.serving import serve_here
 from varserve_service.access.audit import AuditError, AuditLog
 from varserve_service.access.policy_file import read_policy
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.model.live_model import LiveModel
 from varserve_service.rpc import Access, Auditing
 
 V = np.arange(3, dtype=np.float32)

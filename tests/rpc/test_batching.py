@@ -21,9 +21,9 @@ from varserve.v1 import model_service_pb2_grpc
 from varserve_service.bootstrap.loading import check_batching
 from varserve_service.bootstrap.options import batch_options
 from varserve_service.core.errors import ModelLoadError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
-from varserve_service.core.ports import (
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
+from varserve_service.core.ports.loaded_model import (
     Constant,
     FunctionKind,
     FunctionSpec,

@@ -31,7 +31,7 @@ from tests.serving import serve_here
 from varserve import tensors
 from varserve.v1 import model_pb2, model_service_pb2_grpc, tensor_pb2
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.model.live_model import LiveModel
 
 SET, ADD, SUB = pb.ASSIGN_OPERATION_SET, pb.ASSIGN_OPERATION_ADD, pb.ASSIGN_OPERATION_SUB
 Stub = Any

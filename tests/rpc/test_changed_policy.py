@@ -21,8 +21,8 @@ from varserve.v1 import model_service_pb2 as pb
 from varserve_service.access.audit import AuditLog
 from varserve_service.access.policy import Policy
 from varserve_service.access.policy_file import read_policy
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.models import Models
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.registry import Models
 from varserve_service.rpc import Access, Auditing, Server, ServerOptions
 from varserve_service.rpc.authorization.guard import Guard, check_decided
 from varserve_service.rpc.entry.identity import Context
@@ -84,7 +84,7 @@ class Lapsing(Claimed):
 
     async def subject(self, context: Context) -> str:
         if not self.holds:
-            raise StateError(Reason.UNAUTHENTICATED, "the token has expired")
+            raise RequestError(Reason.UNAUTHENTICATED, "the token has expired")
         return self.named or await super().subject(context)
 
 
@@ -133,7 +133,7 @@ async def test_a_model_that_is_replaced_between_decision_and_call() -> None:
 
     async def answer(request: bytes, context: Any) -> str:
         check_decided(one)
-        with pytest.raises(StateError, match="replaced at this moment") as caught:
+        with pytest.raises(RequestError, match="replaced at this moment") as caught:
             check_decided(two)
         assert caught.value.reason is Reason.MODEL_NOT_READY
         return "answered"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from varserve import frames
-from varserve_service.core.values import HostValue
+from varserve_service.core.values.host_value import HostValue
 from varserve_service.rpc.messages.bodies import Download
 
 CHUNK = 1 << 10

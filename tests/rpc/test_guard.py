@@ -45,9 +45,9 @@ from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.access.policy import Verb
 from varserve_service.access.policy_file import read_policy
-from varserve_service.core import naming
-from varserve_service.core.errors import StateError
-from varserve_service.core.models import Models
+from varserve_service.core.errors import RequestError
+from varserve_service.core.model import naming
+from varserve_service.core.model.registry import Models
 from varserve_service.rpc import Access
 from varserve_service.rpc.authorization.guard import Guard, sight
 from varserve_service.rpc.authorization.requirements import FIRST, REQUIREMENTS
@@ -293,7 +293,7 @@ async def test_a_method_that_is_not_listed_is_denied(monkeypatch: pytest.MonkeyP
         raise AssertionError("the handler was reached")
 
     for guard in (Guard(Models()), Guard(Models(), lambda: read_policy(POLICY))):
-        with pytest.raises(StateError, match="not listed") as caught:
+        with pytest.raises(RequestError, match="not listed") as caught:
             await guard.around(method, answer)(b"", None)
         assert caught.value.reason.value == "PERMISSION_DENIED"
 
@@ -311,7 +311,7 @@ def test_no_close_names_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         ("RunFunction", pb.RunFunctionRequest(model="alpha", function="secre")),
     ]:
         asked = REQUIREMENTS[METHODS[method].full_name](request)
-        with pytest.raises(StateError, match="has no"):
+        with pytest.raises(RequestError, match="has no"):
             copy_context().run(guard.check, asked, seen)
         copy_context().run(guard.check, asked, None)
     assert [names for _, names in compared if names] == []

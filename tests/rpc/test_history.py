@@ -35,10 +35,10 @@ from tests.rpc.test_lifecycle import SERVING, Running, reason_of, running, until
 from tests.rpc.wire import outcome_of
 from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.core.commits import CommitKind
-from varserve_service.core.history import History
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.watchers import TellingLimits, Watchers
+from varserve_service.core.commit.history import History
+from varserve_service.core.commit.watchers import EventLimits, Watchers
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import CommitKind
 from varserve_service.rpc import Limit
 
 
@@ -204,7 +204,7 @@ async def test_where_a_watch_may_begin() -> None:
 
 async def test_a_watcher_that_reads_nothing_is_closed_and_told_where_to_go_on() -> None:
     """What waits for it is bounded; the fast ones beside it get everything."""
-    limits = TellingLimits(waiting_bytes=2**19)
+    limits = EventLimits(waiting_bytes=2**19)
     watchers = Watchers(limits)
     blob = FakeVariable("blob", np.zeros(10_000, np.float32))
     live = LiveModel(FakeModel([blob], name=MODEL), watchers=watchers)

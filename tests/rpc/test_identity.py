@@ -10,7 +10,7 @@ import pytest
 import varserve
 from tests.rpc.models import counter
 from tests.serving import serve_here
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.rpc import Access
 from varserve_service.rpc.entry.identity import Context
 
@@ -22,7 +22,7 @@ class Claimed:
         for key, value in context.invocation_metadata() or ():
             if key == "name":
                 return str(value)
-        raise StateError(Reason.UNAUTHENTICATED, "expected a name, found none")
+        raise RequestError(Reason.UNAUTHENTICATED, "expected a name, found none")
 
 
 def connect(address: str, name: str = "") -> varserve.Client:

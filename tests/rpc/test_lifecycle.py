@@ -34,11 +34,11 @@ from tests.rpc.wire import outcome_of
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import model_service_pb2_grpc
 from varserve_service.access.policy import Policy
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
-from varserve_service.core.models import Models
-from varserve_service.core.ports import TensorSpec
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
+from varserve_service.core.ports.loaded_model import TensorSpec
 from varserve_service.rpc import OPEN, Access, Limit, Server, ServerOptions
 from varserve_service.rpc.messages.bodies import not_silent
 
@@ -409,7 +409,7 @@ async def test_an_upload_that_goes_silent_is_given_up(method: str, messages: lis
                 assert await reason_of(answer) == "DEADLINE_EXCEEDED"
             assert "nothing came for 0.1 seconds" in await call.details()
             await until(lambda: found.server._calls._in_progress == set())
-            assert (found.server._admission.staged, memory.promised) == (0, 0)
+            assert (found.server._admission.staged, memory.reserved) == (0, 0)
         assert await reason_of(found.stub.AssignVariable(SET_TWOS)) == "OK"
         assert await reason_of(found.stub.RunFunction(run())) == "OK"
         response = await found.stub.ReadVariable(read(variable="free"))
@@ -454,7 +454,7 @@ async def test_silence_is_counted_from_the_last_message(monkeypatch: pytest.Monk
     silent: list[float] = []
     paces = [0.01, 0.9, 1.1, 7.9, 8.0]
     for pace in paces:
-        with pytest.raises(StateError, match="nothing came for 8 seconds") as caught:
+        with pytest.raises(RequestError, match="nothing came for 8 seconds") as caught:
             await last_for(pace)
         assert caught.value.reason is Reason.DEADLINE_EXCEEDED
     assert silent == paces

@@ -30,9 +30,9 @@ from tests.serving import serve_here
 from varserve import tensors
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import tensor_pb2
-from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
-from varserve_service.core.ports import TensorSpec
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import TensorSpec
 from varserve_service.rpc.services import model_service
 
 UINT8 = tensor_pb2.DATA_TYPE_UINT8
@@ -274,7 +274,7 @@ def test_wholes_that_are_copied_need_memory(in_place: bool, reason: str) -> None
         available[0] = SMALL_BYTES
         assert wire.ask("ReadVariables", request).reason == reason
         assert wire.ask("SummarizeVariables", summary).reason == reason
-    assert memory.promised == 0
+    assert memory.reserved == 0
 
 
 @pytest.mark.parametrize(("device", "reason"), [("CPU:0", OK), ("GPU:0", "OUT_OF_MEMORY")])
@@ -291,7 +291,7 @@ def test_parts_of_what_is_on_a_device_need_its_memory(device: str, reason: str) 
     with serve_here(live) as address, connected(address) as wire:
         assert wire.ask("ReadVariables", request).reason == reason
         assert wire.ask("SummarizeVariables", summary).reason == reason
-    assert (live.memory.host.promised, live.memory.device.promised) == (0, 0)
+    assert (live.memory.host.reserved, live.memory.device.reserved) == (0, 0)
 
 
 @pytest.mark.parametrize(

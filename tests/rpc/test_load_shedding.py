@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.rpc.entry.load_shedding import LoadShedder
 
 
@@ -18,10 +18,10 @@ def paced(seconds: float) -> LoadShedder:
     return pace
 
 
-def refused(pace: LoadShedder, turns: float, left: float | None) -> StateError | None:
+def refused(pace: LoadShedder, turns: float, left: float | None) -> RequestError | None:
     try:
         pace.check(turns, None if left is None else time.monotonic() + left, "here")
-    except StateError as error:
+    except RequestError as error:
         return error
     return None
 

@@ -29,10 +29,10 @@ from tests.rpc.wire import Wire, connected
 from tests.serving import serve_here
 from varserve.v1 import model_pb2
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.core.answers import Answers
+from varserve_service.core.commit.idempotency import IdempotencyCache
 from varserve_service.core.errors import FunctionFailed
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.ports import Constant
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import Constant
 
 
 def fail(n: Any) -> dict[str, Any]:
@@ -339,7 +339,7 @@ def test_a_refused_write_may_come_again_under_its_id(wire: Wire) -> None:
 
 def test_an_answer_too_large_to_keep_is_told() -> None:
     """A write that was done and cannot be answered again is not done again."""
-    live = counter(answers=Answers(max_bytes=7))
+    live = counter(answers=IdempotencyCache(max_bytes=7))
     with serve_here(live) as address, connected(address) as wire:
         request = one_more("AssignVariable", "id", 5)
         assert wire.ask("AssignVariable", *request).reason == "OK"

@@ -20,7 +20,7 @@ from varserve import content_hash
 from varserve.tensors import DTYPES, from_tensor, numpy_dtype
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import summary_pb2
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.model.live_model import LiveModel
 from varserve_service.rpc.services import model_service
 
 TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)

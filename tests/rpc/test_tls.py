@@ -24,7 +24,7 @@ from tests.serving import serve_here
 from varserve_service.access.certificates import named_by, server_identity
 from varserve_service.access.subjects import CredentialError
 from varserve_service.access.watched import Watched
-from varserve_service.core.models import Models
+from varserve_service.core.model.registry import Models
 from varserve_service.rpc import Access, CallerAuthenticator, Server, ServerOptions
 
 SPIFFE = "spiffe://example.org/ns/ml/sa/trainer"

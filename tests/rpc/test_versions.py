@@ -30,8 +30,8 @@ from tests.rpc.test_lifecycle import (
 from tests.rpc.wire import outcome_of
 from varserve.v1 import history_pb2, model_pb2
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
 
 
 async def replaced(found: Running, live: LiveModel, label: str = "stable") -> list[LiveModel]:

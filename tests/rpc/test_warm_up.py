@@ -13,9 +13,9 @@ from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from varserve import tensors
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.errors import ModelLoadError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
-from varserve_service.core.ports import TensorSpec
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
+from varserve_service.core.ports.loaded_model import TensorSpec
 from varserve_service.rpc import BatchOptions, run_everything, run_requests
 
 Array = np.ndarray[Any, Any]

@@ -9,7 +9,7 @@ from unittest import mock
 
 import numpy as np
 
-from varserve_service.core.ports import Function, LoadedModel, Overload, Variable
+from varserve_service.core.ports.loaded_model import Function, LoadedModel, Overload, Variable
 
 
 def variable(model: LoadedModel, path: str) -> Variable:

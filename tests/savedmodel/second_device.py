@@ -21,15 +21,15 @@ from tests import saved_models
 from tests.savedmodel.looking import variable
 from varserve.tensors import numpy_dtype
 from varserve_service import savedmodel
-from varserve_service.core.administration import SaveFormat
-from varserve_service.core.errors import OutOfMemory, StateError
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices, index_of
+from varserve_service.core.change.writes import Write
+from varserve_service.core.errors import OutOfMemory, RequestError
 from varserve_service.core.memory import MemoryBudget, Room
-from varserve_service.core.messages import Read
-from varserve_service.core.ports import Operation, Value
-from varserve_service.core.regions import Region, Rows, Slice, Slices, index_of
-from varserve_service.core.summaries import HistogramSpec, summarize
-from varserve_service.core.writes import Write
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.administration import SaveFormat
+from varserve_service.core.ports.loaded_model import Operation, Value
+from varserve_service.core.ports.messages import Read
+from varserve_service.core.values.summaries import HistogramSpec, summarize
 from varserve_service.journal import JournalOptions, StateDirectory, save_safetensors
 from varserve_service.lifecycle import SaveRoom
 from varserve_service.savedmodel import Placement, casts, configure_devices, values, variables
@@ -357,7 +357,7 @@ def test_a_variable_without_a_value(live: Load) -> None:
     """Gets one by a SET of the whole, on the device."""
     model = live("tf1_uninitialized")
     (state, *_) = [s for s in model.describe().variables if s.shape is None]
-    with pytest.raises(StateError, match="has no value yet"):
+    with pytest.raises(RequestError, match="has no value yet"):
         read(model, state.spec.path)
     shape = tuple(size or 1 for size in state.spec.shape or ())
     new = np.ones(shape, numpy_dtype(state.spec.dtype))
@@ -472,7 +472,7 @@ def test_a_journal_asks_for_room_on_the_host(root: Path, place: Placement, tmp_p
                 change()
             available[0] = nbytes
             assert change().header.revision == revision
-    assert budget.promised == 0
+    assert budget.reserved == 0
     journal.close()
     directory.close()
 
@@ -500,7 +500,7 @@ def test_saving(form: SaveFormat, live: Load, root: Path, tmp_path: Path) -> Non
         with pytest.raises(OutOfMemory, match=r"the save needs \d+ bytes of host memory"):
             room.save(model, root / "nested", "three", form)
     assert sorted(path.name for path in (tmp_path / "saves").iterdir()) == ["one", "two"]
-    assert budget.promised == 0
+    assert budget.reserved == 0
 
 
 def test_memory_of_the_device(live: Load) -> None:
@@ -516,7 +516,7 @@ def test_memory_of_the_device(live: Load) -> None:
             model.assign([Write("d_float32", Operation.ADD, np.ones((64, 8), np.float32))])
     assert number(model, "step").max() == 1
     assert number(model, "d_float32").max() == 119
-    assert (model.memory.host.promised, model.memory.device.promised) == (0, 0)
+    assert (model.memory.host.reserved, model.memory.device.reserved) == (0, 0)
 
 
 def test_no_memory_while_a_value_is_read(live: Load) -> None:

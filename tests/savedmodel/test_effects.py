@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from varserve_service.core.ports import LoadedModel
+from varserve_service.core.ports.loaded_model import LoadedModel
 
 from .looking import overloads, variable
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from varserve_service.core.errors import FunctionFailed, OutOfMemory
-from varserve_service.core.ports import Constant, InputSpec, LoadedModel, TensorSpec
+from varserve_service.core.ports.loaded_model import Constant, InputSpec, LoadedModel, TensorSpec
 
 from .looking import function, overloads, run, variable
 

@@ -11,7 +11,7 @@ import pytest
 from tests import saved_models
 from varserve_service import savedmodel
 from varserve_service.core.errors import ModelLoadError
-from varserve_service.core.ports import LoadedModel
+from varserve_service.core.ports.loaded_model import LoadedModel
 from varserve_service.savedmodel import Placement, configure_devices
 
 Load = Callable[[str], LoadedModel]

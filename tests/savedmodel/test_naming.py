@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from varserve_service.core.ports import FunctionKind, LoadedModel
+from varserve_service.core.ports.loaded_model import FunctionKind, LoadedModel
 
 from .looking import names
 

@@ -26,8 +26,8 @@ import tensorflow as tf
 from tests import saved_models
 from tests.savedmodel.looking import run, variable
 from varserve_service import savedmodel
-from varserve_service.core.ports import Operation
-from varserve_service.core.regions import Rows, Slice, Slices
+from varserve_service.core.ports.loaded_model import Operation
+from varserve_service.core.arrays.regions import Rows, Slice, Slices
 from varserve_service.savedmodel import Placement, placement as rules
 
 cpus = tf.config.list_physical_devices("CPU")
@@ -83,7 +83,7 @@ from tests.core.exactly import check, check_histogram
 from tests.savedmodel.looking import traces
 from varserve import content_hash
 from varserve.tensors import numpy_dtype
-from varserve_service.core.summaries import HistogramSpec, summarize
+from varserve_service.core.values.summaries import HistogramSpec, summarize
 
 rng = np.random.default_rng(5)
 counted = set()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from varserve_service import savedmodel
-from varserve_service.core.ports import FunctionKind, TensorSpec
+from varserve_service.core.ports.loaded_model import FunctionKind, TensorSpec
 from varserve_service.savedmodel import Placement
 
 from .looking import function, names, run, variable

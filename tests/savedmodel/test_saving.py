@@ -12,12 +12,12 @@ import tensorflow as tf
 
 from tests.saved_models import BUILDERS
 from varserve_service import savedmodel
-from varserve_service.core.administration import SaveFormat
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Read
-from varserve_service.core.ports import Operation
-from varserve_service.core.writes import Write
+from varserve_service.core.change.writes import Write
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.administration import SaveFormat
+from varserve_service.core.ports.loaded_model import Operation
+from varserve_service.core.ports.messages import Read
 from varserve_service.lifecycle import SaveRoom
 from varserve_service.settings import DENIED_OPERATIONS
 
@@ -111,7 +111,7 @@ def test_without_the_saved_model_it_cannot_be_saved_as_one(
     """One that is gone, or is another one by now, is told, and nothing is left behind."""
     live = live_of(model_folder("counter"), placement)
     for source in (None, model_folder("embedding"), tmp_path / "nothing"):
-        with pytest.raises(StateError) as caught:
+        with pytest.raises(RequestError) as caught:
             room_of(tmp_path).save(live, source, "m", SaveFormat.SAVED_MODEL)
         assert caught.value.reason is Reason.SAVE_UNSUPPORTED
     assert list(tmp_path.iterdir()) == []
@@ -126,7 +126,7 @@ def test_a_value_that_the_saved_model_has_no_place_for_is_named(
     (unset,) = [state.spec for state in live.describe().variables if state.shape is None][:1]
     shape = [size or 1 for size in unset.shape or ()]
     live.assign([Write(unset.path, Operation.SET, np.zeros(shape, unset.dtype))])
-    with pytest.raises(StateError, match=f"no place for the values of {unset.name!r}"):
+    with pytest.raises(RequestError, match=f"no place for the values of {unset.name!r}"):
         room_of(tmp_path).save(live, folder, "m", SaveFormat.SAVED_MODEL)
 
 
@@ -154,9 +154,9 @@ def test_operations_are_found_before_anything_is_loaded(tmp_path: Path) -> None:
             return tf.constant(1)
 
     tf.saved_model.save(Writes(), str(tmp_path / "model"))
-    with pytest.raises(StateError, match="PrintV2:file, WriteFile") as caught:
+    with pytest.raises(RequestError, match="PrintV2:file, WriteFile") as caught:
         savedmodel.check_operations("m", tmp_path / "model", denied=DENIED_OPERATIONS)
     assert caught.value.reason is Reason.MODEL_NOT_ALLOWED
-    with pytest.raises(StateError, match="Placeholder, PrintV2:file"):
+    with pytest.raises(RequestError, match="Placeholder, PrintV2:file"):
         savedmodel.check_operations("m", tmp_path / "model", allowed=["Const", "Identity", "NoOp"])
     assert not written.exists()

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from varserve_service.core.buffers import aligned_empty
+from varserve_service.core.arrays.buffers import aligned_empty
+from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import OutOfMemory
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Read
-from varserve_service.core.ports import LoadedModel, Operation, Value, Variable
-from varserve_service.core.writes import Write
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import LoadedModel, Operation, Value, Variable
+from varserve_service.core.ports.messages import Read
 from varserve_service.savedmodel import variable_access
 from varserve_service.savedmodel.runtime import graph_functions
 

@@ -13,14 +13,14 @@ import pytest
 
 from tests.journal.kept import kept
 from tests.saved_models import DTYPES
-from varserve_service.core.buffers import ALIGNMENT, aligned_empty
-from varserve_service.core.casts import FLOATS
+from varserve_service.core.arrays.buffers import ALIGNMENT, aligned_empty
+from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
+from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import OutOfMemory
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Read
-from varserve_service.core.ports import LoadedModel, Operation
-from varserve_service.core.regions import Region, Rows, Slice, Slices
-from varserve_service.core.writes import Write
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import LoadedModel, Operation
+from varserve_service.core.ports.messages import Read
+from varserve_service.core.values.casts import FLOATS
 from varserve_service.savedmodel.values import RegionValue
 
 from .looking import run, variable

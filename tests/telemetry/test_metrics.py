@@ -22,10 +22,10 @@ from tests.rpc.models import counter
 from tests.rpc.wire import METHODS, connected
 from tests.telemetry.scrape import scrape
 from tests.telemetry.watched import sources, watched
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
-from varserve_service.core.observer import UNOBSERVED, Observer
-from varserve_service.core.ports import ModelState
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
+from varserve_service.core.ports.loaded_model import ModelState
+from varserve_service.core.ports.observer import UNOBSERVED, Observer
 from varserve_service.rpc import methods
 from varserve_service.telemetry import Telemetry
 

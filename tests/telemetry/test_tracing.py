@@ -28,8 +28,8 @@ from tests.rpc import requests
 from tests.rpc.models import counter, strings
 from tests.rpc.test_call_log import logged
 from tests.serving import serve_here
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.observer import Observer
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.observer import Observer
 from varserve_service.rpc import methods
 from varserve_service.telemetry import Telemetry, tracing
 from varserve_service.telemetry.environment import Wanted, wanted

@@ -9,9 +9,9 @@ from typing import Any
 
 from tests.serving import serve_here
 from tests.telemetry.scrape import Scrape, scrape
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
-from varserve_service.core.observer import Observer
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
+from varserve_service.core.ports.observer import Observer
 from varserve_service.rpc import methods
 from varserve_service.telemetry import Sources, Telemetry
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .core.buffers import idle_bytes
+from .core.arrays.buffers import idle_bytes
 from .core.memory import Room
 
 # What the older kind of groups has for no limit is a little less than this.

@@ -18,7 +18,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from .core.models import LABEL_PATTERN
+from .core.model.registry import LABEL_PATTERN
 
 MIB = 2**20
 GIB = 2**30

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from varserve_service.core.administration import SaveFormat
-from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import MemoryBudget
-from varserve_service.core.models import Models
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
+from varserve_service.core.ports.administration import SaveFormat
 from varserve_service.journal import save_safetensors
 from varserve_service.lifecycle import (
     Lifecycle,

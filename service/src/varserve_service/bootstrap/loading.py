@@ -7,16 +7,16 @@ from functools import cache, partial
 
 import structlog
 
-from varserve_service.core.answers import Answers
-from varserve_service.core.commits import Witness
-from varserve_service.core.errors import ModelLoadError, StateError
-from varserve_service.core.history import History
-from varserve_service.core.journal import Journal
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.commit.history import History
+from varserve_service.core.commit.idempotency import IdempotencyCache
+from varserve_service.core.errors import ModelLoadError, RequestError
 from varserve_service.core.memory import MemoryBudget
-from varserve_service.core.messages import Answer
-from varserve_service.core.models import STABLE, Models
-from varserve_service.core.ports import LoadedModel
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import STABLE, Models
+from varserve_service.core.ports.commits import CommitListener
+from varserve_service.core.ports.journal import Journal
+from varserve_service.core.ports.loaded_model import LoadedModel
+from varserve_service.core.ports.messages import Answer
 from varserve_service.host_memory import HostMemory
 from varserve_service.journal import StateDirectory
 from varserve_service.lifecycle import (
@@ -41,7 +41,7 @@ class Loader:
     """Loads SavedModels as the settings say, at the start and later."""
 
     def __init__(
-        self, settings: Settings, telemetry: Telemetry, expired: Witness | None = None
+        self, settings: Settings, telemetry: Telemetry, expired: CommitListener | None = None
     ) -> None:
         """`expired`: as of LiveModel.
 
@@ -106,7 +106,7 @@ class Loader:
             try:
                 self.check(source)
                 live = self.load(source)
-            except StateError as error:  # not allowed; no memory; no room where its state is kept
+            except RequestError as error:  # not allowed; no memory; no room where its state is kept
                 whose = f"model {source.name!r}: "
                 raise ModelLoadError(whose + error.message.removeprefix(whose)) from error
             for label in labels:
@@ -117,7 +117,7 @@ class Loader:
     def check(self, source: ModelSource) -> None:
         """Refuse what the operator does not allow, before anything of it is loaded.
 
-        Raises StateError MODEL_NOT_ALLOWED, too.
+        Raises RequestError MODEL_NOT_ALLOWED, too.
         """
         if self.allowed is not None:
             self.allowed.check(source)
@@ -179,10 +179,12 @@ def _live(
     *,
     settings: Settings,
     telemetry: Telemetry,
-    expired: Witness | None,
+    expired: CommitListener | None,
     journal: Journal | None = None,
 ) -> LiveModel:
-    answers: Answers[Answer] = Answers(settings.request_ids, max_age=settings.request_id_age)
+    answers: IdempotencyCache[Answer] = IdempotencyCache(
+        settings.request_ids, max_age=settings.request_id_age
+    )
     history = History(settings.history_commits, settings.history_bytes)
     return LiveModel(
         loaded,
@@ -219,7 +221,7 @@ def check_batching(models: Models, settings: Settings) -> None:
             for function in functions if live.name == model else ():
                 try:
                     problem = batching_problem(live.function(function))
-                except StateError as error:
+                except RequestError as error:
                     problem = error.message
                 if problem:
                     raise ModelLoadError(f"batching of {function!r} of model {model!r}: {problem}")

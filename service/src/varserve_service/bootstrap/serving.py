@@ -12,7 +12,7 @@ import structlog
 import uvloop
 
 from varserve.frames import keep_what_is_freed
-from varserve_service.core.models import STABLE, Models
+from varserve_service.core.model.registry import STABLE, Models
 from varserve_service.lifecycle import (
     Poller,
 )

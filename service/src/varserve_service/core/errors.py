@@ -62,7 +62,7 @@ class Reason(StrEnum):
     NOT_CONFIGURED = auto()
 
 
-class StateError(Exception):
+class RequestError(Exception):
     """A refusal, for the caller to read and its program to act on.
 
     `message` names the thing, what was expected and what was found, and nothing internal.
@@ -84,21 +84,21 @@ class JournalError(Exception):
     """What was kept of a model's state cannot be used; the message is for the operator."""
 
 
-class OutOfMemory(StateError):
+class OutOfMemory(RequestError):
     """Host or device memory does not suffice; nothing was changed."""
 
     def __init__(self, message: str, **metadata: object) -> None:
         super().__init__(Reason.OUT_OF_MEMORY, message, **metadata)
 
 
-class FunctionFailed(StateError):
+class FunctionFailed(RequestError):
     """A function raised while it ran."""
 
     def __init__(self, message: str, **metadata: object) -> None:
         super().__init__(Reason.FUNCTION_FAILED, message, **metadata)
 
 
-class StateStoreFull(StateError):
+class StateStoreFull(RequestError):
     """The disk that keeps the state has no room; nothing was changed."""
 
     def __init__(self, message: str, **metadata: object) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
-from .errors import OutOfMemory, Reason, StateError
+from .errors import OutOfMemory, Reason, RequestError
 
 SMALL_BYTES = 4 * 2**20
 """What takes less is not budgeted: to look costs more than it could do harm."""
@@ -40,7 +40,7 @@ class MemoryBudget:
         self._look = look
         self._reserve = reserve
         self._lock = threading.Lock()
-        self._promised = 0
+        self._reserved = 0
 
     @property
     def place(self) -> str:
@@ -48,16 +48,16 @@ class MemoryBudget:
         return self._place
 
     @property
-    def promised(self) -> int:
+    def reserved(self) -> int:
         """Bytes that were promised and are not used yet."""
-        return self._promised
+        return self._reserved
 
     def room(self) -> Room | None:
         """What may be taken now, after what is kept free and what was promised."""
         room = self._look()
         if room is None:
             return None
-        return Room(max(0, room.available - self._reserve - self._promised), room.limit)
+        return Room(max(0, room.available - self._reserve - self._reserved), room.limit)
 
     def reserve(self, nbytes: int, thing: str) -> Reservation:
         """Promise bytes for a thing. Raises OutOfMemory with `needed`, `available`, `limit`."""
@@ -65,7 +65,7 @@ class MemoryBudget:
         reservation.add(nbytes, thing)
         return reservation
 
-    def _promise(self, nbytes: int, thing: str) -> None:
+    def _take_bytes(self, nbytes: int, thing: str) -> None:
         with self._lock:
             room = self.room()
             if room is not None and nbytes > room.available:
@@ -76,11 +76,11 @@ class MemoryBudget:
                     available=room.available,
                     limit=room.limit,
                 )
-            self._promised += nbytes
+            self._reserved += nbytes
 
     def _give_back(self, nbytes: int) -> None:
         with self._lock:
-            self._promised -= nbytes
+            self._reserved -= nbytes
 
 
 class Reservation:
@@ -102,14 +102,14 @@ class Reservation:
         if self._small < SMALL_BYTES:
             return
         nbytes, self._small = self._small, 0
-        self._budget._promise(nbytes, thing)
+        self._budget._take_bytes(nbytes, thing)
         with self._turn:
             if not self._ended:
                 self._held += nbytes
                 return
         # Nobody else would give this back.
         self._budget._give_back(nbytes)
-        raise StateError(Reason.DEADLINE_EXCEEDED, "the call has ended; nothing was changed")
+        raise RequestError(Reason.DEADLINE_EXCEEDED, "the call has ended; nothing was changed")
 
     def used(self, nbytes: int) -> None:
         """Bytes were written to: from now on whoever looks finds them taken."""

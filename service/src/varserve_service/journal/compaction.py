@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from varserve_service.core.arrays.regions import Rows
+from varserve_service.core.change.folding import fold
 from varserve_service.core.errors import StateStoreFull
-from varserve_service.core.folding import fold
-from varserve_service.core.journal import Elements, KeptChange
-from varserve_service.core.regions import Rows
+from varserve_service.core.ports.journal import Elements, KeptChange
 
 from . import records
 from .database import Database

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, TensorSpec, serialize_file
 
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.messages import Header
-from varserve_service.core.ports import Value, VariableSpec
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.ports.loaded_model import Value, VariableSpec
+from varserve_service.core.ports.messages import Header
 
 from .payloads import NATIVE
 
@@ -25,12 +25,12 @@ def save_safetensors(
 ) -> None:
     """Write `model.safetensors` into a folder. The SavedModel is not needed for it.
 
-    Its metadata say of which state it is. Raises StateError SAVE_UNSUPPORTED, OSError.
+    Its metadata say of which state it is. Raises RequestError SAVE_UNSUPPORTED, OSError.
     """
     unsupported = [spec for spec in values if spec.dtype not in NATIVE]
     if unsupported:
         spec = unsupported[0]
-        raise StateError(
+        raise RequestError(
             Reason.SAVE_UNSUPPORTED,
             f"variable {spec.name!r}: safetensors does not carry {spec.dtype}; save the model as a "
             "SavedModel or a checkpoint",

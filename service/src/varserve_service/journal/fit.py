@@ -7,7 +7,7 @@ state that nobody ever had, so it is refused, with what differs.
 from __future__ import annotations
 
 from varserve_service.core.errors import JournalError
-from varserve_service.core.ports import LoadedModel
+from varserve_service.core.ports.loaded_model import LoadedModel
 
 from .records import Record
 

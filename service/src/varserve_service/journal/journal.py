@@ -13,11 +13,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from varserve_service.core.commits import CommitKind, Origin
 from varserve_service.core.errors import JournalError
-from varserve_service.core.journal import Entry, KeptAnswer, KeptBase, KeptChange, KeptCommit
-from varserve_service.core.messages import sent_bytes
-from varserve_service.core.ports import Value
+from varserve_service.core.ports.commits import CommitKind, Origin
+from varserve_service.core.ports.journal import Entry, KeptAnswer, KeptBase, KeptChange, KeptCommit
+from varserve_service.core.ports.loaded_model import Value
+from varserve_service.core.ports.messages import sent_bytes
 
 from . import records
 from .compaction import Compactor

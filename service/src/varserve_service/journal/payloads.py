@@ -17,7 +17,7 @@ from crc32c import crc32c
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from varserve import tensors
-from varserve_service.core.buffers import aligned_empty
+from varserve_service.core.arrays.buffers import aligned_empty
 from varserve_service.core.errors import JournalError, StateStoreFull
 
 from .disk import NO_ROOM, end_process, log, sync_folder

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from varserve_service.core.errors import JournalError
-from varserve_service.core.ports import LoadedModel
+from varserve_service.core.ports.loaded_model import LoadedModel
 
 from .disk import log, make_folder, sync_folder
 from .fit import describe

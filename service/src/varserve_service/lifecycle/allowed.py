@@ -10,7 +10,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.repository import ModelSource, RepositoryError
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
@@ -26,7 +26,7 @@ class AllowedModels:
     def check(self, source: ModelSource) -> None:
         """Compare every file of a SavedModel with the list.
 
-        Raises StateError MODEL_NOT_ALLOWED, also when the list itself is wrong.
+        Raises RequestError MODEL_NOT_ALLOWED, also when the list itself is wrong.
         """
         prefix = f"{source.name}/{source.version}/" if source.version else f"{source.name}/"
         expected = {
@@ -47,7 +47,7 @@ class AllowedModels:
             shown = ", ".join(wrong[:_SHOWN])
             more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
             differing = f"; it differs in {shown}{more}" if expected else ""
-            raise StateError(
+            raise RequestError(
                 Reason.MODEL_NOT_ALLOWED,
                 f"model {source.name!r}, version {source.version}: expected the files of a "
                 f"SavedModel that is allowed{differing}",
@@ -66,7 +66,7 @@ class AllowedModels:
         try:
             return self._read()
         except RepositoryError as error:
-            raise StateError(
+            raise RequestError(
                 Reason.MODEL_NOT_ALLOWED,
                 f"model {source.name!r}, version {source.version}: {error}",
                 model=source.name,

@@ -17,19 +17,19 @@ from typing import Protocol
 
 import structlog
 
-from varserve_service.core.administration import KnownVersion, Saved, SaveFormat
 from varserve_service.core.errors import (
     JournalError,
     ModelLoadError,
     OutOfMemory,
     Reason,
-    StateError,
+    RequestError,
 )
-from varserve_service.core.live_model import LiveModel
 from varserve_service.core.memory import MemoryBudget
-from varserve_service.core.messages import Header
-from varserve_service.core.models import LABEL_PATTERN, STABLE, Models, Status, bare_name
-from varserve_service.core.ports import ModelState
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import LABEL_PATTERN, STABLE, Models, Status, bare_name
+from varserve_service.core.ports.administration import KnownVersion, Saved, SaveFormat
+from varserve_service.core.ports.loaded_model import ModelState
+from varserve_service.core.ports.messages import Header
 from varserve_service.repository import ModelSource, Repository, RepositoryError, look
 
 from . import memory
@@ -90,8 +90,8 @@ class Lifecycle:
         options: LifecycleOptions | None = None,
     ) -> None:
         """`load` makes a live model of a source, warm and ready to serve; it is called by one
-        thread at a time and raises ModelLoadError, JournalError or StateError. `check` is asked
-        before anything of a source is loaded, and raises StateError or RepositoryError. `budgets`
+        thread at a time and raises ModelLoadError, JournalError or RequestError. `check` is asked
+        before anything of a source is loaded, and raises RequestError or RepositoryError. `budgets`
         are of the memories that values are loaded into, each of all of them.
         """
         self._models = models
@@ -120,7 +120,7 @@ class Lifecycle:
     ) -> Header:
         label = label or STABLE
         if not LABEL_PATTERN.fullmatch(label):
-            raise StateError(
+            raise RequestError(
                 Reason.REQUEST_MALFORMED,
                 f"label: expected small letters, digits, '-' and '_', found {label[:64]!r}",
             )
@@ -139,11 +139,11 @@ class Lifecycle:
             known = self._models.versions(name)
             labels = self._models.labels(name)
             if not known:
-                raise StateError(
+                raise RequestError(
                     Reason.MODEL_NOT_FOUND, f"no model {name[:200]!r} is loaded", model=name[:200]
                 )
             if label is not None and label not in labels:
-                raise StateError(
+                raise RequestError(
                     Reason.MODEL_NOT_FOUND, _no_label(name, label, labels, known), model=name
                 )
             ended = self._front.withdraw(name, label)
@@ -159,14 +159,14 @@ class Lifecycle:
         self, name: str, folder: str, form: SaveFormat, deadline: float | None = None
     ) -> Saved:
         if self._room is None:
-            raise StateError(Reason.NOT_CONFIGURED, "no folder to save models in is configured")
+            raise RequestError(Reason.NOT_CONFIGURED, "no folder to save models in is configured")
         try:
             live = self._models.find(name)
-        except StateError as error:
+        except RequestError as error:
             if error.reason is not Reason.MODEL_NOT_FOUND:
                 raise
             # Not as the registry says it: whoever may save some models need not know of the others.
-            raise StateError(
+            raise RequestError(
                 error.reason, f"no model {name[:200]!r} is loaded", model=name[:200]
             ) from None
         try:
@@ -209,11 +209,11 @@ class Lifecycle:
         except (RepositoryError, OSError) as error:
             log.info("no such model to load", model=name[:200], version=version, error=str(error))
             if not self._repository.has_root:
-                raise StateError(
+                raise RequestError(
                     Reason.NOT_CONFIGURED, "no model repository is configured"
                 ) from None
             wanted = f"model {name[:200]!r}" + ("" if version is None else f", version {version}")
-            raise StateError(
+            raise RequestError(
                 Reason.MODEL_NOT_FOUND,
                 f"{wanted}: expected a complete SavedModel in the repository, found none",
                 model=name[:200],
@@ -226,7 +226,7 @@ class Lifecycle:
             if status.state is ModelState.READY:
                 return status.live
             if status.state is ModelState.UNLOADING:
-                raise StateError(
+                raise RequestError(
                     Reason.MODEL_NOT_READY,
                     f"model {name!r}: version {version} is still on its way out; retry later",
                     model=name,
@@ -238,7 +238,7 @@ class Lifecycle:
             raise _too_late("another model is being loaded")
         try:
             if self._stopped:
-                raise StateError(Reason.SHUTTING_DOWN, "the service is shutting down")
+                raise RequestError(Reason.SHUTTING_DOWN, "the service is shutting down")
             self._models.note(source.name, source.version, ModelState.LOADING)
             try:
                 live, ended = self._loaded(source, label)
@@ -343,7 +343,7 @@ class Lifecycle:
         name, version = source.name, source.version
         try:
             self._in_memory(name, version)
-        except StateError as error:
+        except RequestError as error:
             log.error("the version before is not back", reason=error.message)
             return
         try:
@@ -355,23 +355,23 @@ class Lifecycle:
         self._front.serve(again, label)
         log.warning("the version before is back", model=name, version=version)
 
-    def _failure(self, source: ModelSource, error: BaseException) -> StateError:
-        if isinstance(error, StateError):
+    def _failure(self, source: ModelSource, error: BaseException) -> RequestError:
+        if isinstance(error, RequestError):
             failure = error
         elif isinstance(error, ModelLoadError | JournalError | RepositoryError | OSError):
-            failure = StateError(
+            failure = RequestError(
                 Reason.MODEL_LOAD_FAILED,
                 str(error),
                 model=source.name,
                 version=source.version,
             )
         elif isinstance(error, MemoryError):
-            failure = StateError(
+            failure = RequestError(
                 Reason.OUT_OF_MEMORY, f"model {source.name!r}: no memory to load it"
             )
         else:
             log.error("defect", model=source.name, version=source.version, exc_info=error)
-            failure = StateError(
+            failure = RequestError(
                 Reason.MODEL_LOAD_FAILED,
                 f"model {source.name!r}: a defect of the service, which its log has",
                 model=source.name,
@@ -419,7 +419,7 @@ class Lifecycle:
     @contextmanager
     def _turn(self, name: str, deadline: float | None) -> Iterator[None]:
         if name != bare_name(name):
-            raise StateError(
+            raise RequestError(
                 Reason.REQUEST_MALFORMED, f"model: expected a name alone, found {name[:200]!r}"
             )
         turn = self._turns[hash(name) % len(self._turns)]
@@ -449,5 +449,5 @@ def _no_label(name: str, label: str, labels: Mapping[str, int], known: Sequence[
     )
 
 
-def _too_late(why: str) -> StateError:
-    return StateError(Reason.DEADLINE_EXCEEDED, f"the deadline passed while {why}")
+def _too_late(why: str) -> RequestError:
+    return RequestError(Reason.DEADLINE_EXCEEDED, f"the deadline passed while {why}")

@@ -13,9 +13,9 @@ from collections.abc import Collection
 
 import structlog
 
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.models import STABLE, Models
-from varserve_service.core.ports import ModelState
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.registry import STABLE, Models
+from varserve_service.core.ports.loaded_model import ModelState
 from varserve_service.repository import Look, ModelSource, Repository, look
 
 from .allowed import AllowedModels
@@ -88,7 +88,7 @@ class Poller:
             stamp = self._stamp()  # of before: who mends the list meanwhile has it tried again
             try:
                 self._lifecycle.load(name, source.version, STABLE)
-            except StateError as error:
+            except RequestError as error:
                 if error.reason is Reason.MODEL_NOT_ALLOWED:
                     self._refused[name] = stamp
                 # The lifecycle has logged why.

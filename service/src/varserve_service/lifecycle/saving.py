@@ -21,12 +21,12 @@ from typing import Protocol
 
 import structlog
 
-from varserve_service.core.administration import Saved, SaveFormat
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Header, Read
-from varserve_service.core.overloads import least_bytes
-from varserve_service.core.ports import Value, VariableSpec
+from varserve_service.core.arrays.shapes import least_bytes
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.administration import Saved, SaveFormat
+from varserve_service.core.ports.loaded_model import Value, VariableSpec
+from varserve_service.core.ports.messages import Header, Read
 from varserve_service.repository import NOTE
 
 log = structlog.get_logger("varserve.lifecycle")
@@ -51,7 +51,7 @@ class Saver(Protocol):
         """Write the values of a state into an empty folder.
 
         `source`: where the SavedModel with this fingerprint was loaded from, None when that is not
-        known any more. Raises StateError SAVE_UNSUPPORTED, OSError.
+        known any more. Raises RequestError SAVE_UNSUPPORTED, OSError.
         """
         ...
 
@@ -82,7 +82,7 @@ class SaveRoom:
                 _into_place(temporary, target, folder)
         except OSError as error:
             log.warning("model not saved", model=live.name, folder=folder, error=str(error))
-            raise StateError(
+            raise RequestError(
                 Reason.SAVE_FAILED,
                 f"{folder!r} could not be written: {error.strerror or 'an error of the disk'}",
                 model=live.name,
@@ -151,7 +151,7 @@ class SaveRoom:
     def _target(self, folder: str) -> Path:
         match = _FOLDER.fullmatch(folder)
         if match is None:
-            raise StateError(
+            raise RequestError(
                 Reason.REQUEST_MALFORMED,
                 "folder: expected NAME or NAME/VERSION of letters, digits, '.', '_' and '-', a "
                 f"letter or digit first, found {folder[:200]!r}",
@@ -162,7 +162,7 @@ class SaveRoom:
         if parent.exists() and parent.resolve() != (
             self._folder.resolve() if version is None else self._folder.resolve() / name
         ):
-            raise StateError(
+            raise RequestError(
                 Reason.REQUEST_MALFORMED, f"folder: {name!r} leads out of the folder for saves"
             )
         target = parent / (name if version is None else version)
@@ -260,7 +260,7 @@ def _check_free(target: Path, folder: str) -> None:
         raise _exists(folder)
 
 
-def _exists(folder: str) -> StateError:
-    return StateError(
+def _exists(folder: str) -> RequestError:
+    return RequestError(
         Reason.SAVE_EXISTS, f"{folder!r} is there already; nothing is ever overwritten"
     )

@@ -21,9 +21,9 @@ from varserve.v1 import admin_service_pb2
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.access.certificates import ServerIdentity
 from varserve_service.access.watched import Watched
-from varserve_service.core.administration import Administration
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
+from varserve_service.core.ports.administration import Administration
 
 from .authorization.access import OPEN, Access, server_credentials
 from .authorization.guard import Guard
@@ -115,7 +115,7 @@ class Server:
         self._calls = Calls(self._admission, access.authenticator, access.auditing)
         self._lister = Workers("list", 2, options.max_pending_calls)
         self._senders = ThreadPoolExecutor(2, thread_name_prefix="varserve-send")
-        self._read_cache = ReadCache(models.meant)
+        self._read_cache = ReadCache(models.resolve)
         self._serving = Serving(models, self._served)
         self._health = health.aio.HealthServicer()
         self._healthy: set[str] = set()

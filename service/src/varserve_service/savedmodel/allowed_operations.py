@@ -13,7 +13,7 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
-from varserve_service.core.errors import ModelLoadError, Reason, StateError
+from varserve_service.core.errors import ModelLoadError, Reason, RequestError
 
 _SHOWN = 5
 
@@ -24,13 +24,14 @@ def check_operations(
     """Compare the operations of the SavedModel in a folder with two lists.
 
     `allowed`: there may be no others; empty: there may. `denied`: none of these. `PrintV2` that
-    writes to a file is called `PrintV2:file`. Raises StateError MODEL_NOT_ALLOWED, ModelLoadError.
+    writes to a file is called `PrintV2:file`. Raises RequestError MODEL_NOT_ALLOWED,
+    ModelLoadError.
     """
     found = operations(name, path)
     wrong = sorted({op for op in found if op in denied or (allowed and op not in allowed)})
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise StateError(
+        raise RequestError(
             Reason.MODEL_NOT_ALLOWED,
             f"model {name!r}: it has operations that are not allowed: "
             f"{', '.join(wrong[:_SHOWN])}{more}",

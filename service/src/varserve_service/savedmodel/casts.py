@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from varserve_service.core.casts import FLOATS
+from varserve_service.core.arrays.reductions import Counted, Reduced, counted, reduced
 from varserve_service.core.errors import OutOfMemory
-from varserve_service.core.ports import Value
-from varserve_service.core.reductions import Counted, Reduced, counted, reduced
+from varserve_service.core.ports.loaded_model import Value
+from varserve_service.core.values.casts import FLOATS
 
 from .runtime import FlatCall, flat_call
 from .values import OUT_OF_MEMORY, RegionValue, TensorValue, host_array, to_tensor

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from varserve_service.core.ports import FunctionKind, FunctionSpec
+from varserve_service.core.ports.loaded_model import FunctionKind, FunctionSpec
 
 from .dtypes import SUPPORTED
 from .effects import EffectsAnalysis

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from varserve_service.core.reductions import LARGE, SHIFT, SMALL, Counted, Reduced
+from varserve_service.core.arrays.reductions import LARGE, SHIFT, SMALL, Counted, Reduced
 
 from .dtypes import SUPPORTED
 from .runtime import FlatCall, flat_call

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from varserve_service.core.ports import Constant
+from varserve_service.core.ports.loaded_model import Constant
 
 
 def flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from varserve_service.core.arrays.shapes import PartialShape
 from varserve_service.core.errors import FunctionFailed, OutOfMemory
-from varserve_service.core.ports import (
+from varserve_service.core.ports.loaded_model import (
     Constant,
     FunctionSpec,
     InputSpec,
     OutputSpec,
     Overload,
-    PartialShape,
     TensorSpec,
     Value,
 )

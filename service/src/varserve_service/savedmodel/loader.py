@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.memory import Room
-from varserve_service.core.ports import Value, Variable, VariableSpec
+from varserve_service.core.ports.loaded_model import Value, Variable, VariableSpec
 
 from .catalogue import find_functions, find_variables
 from .functions import SavedFunction, partial_shape

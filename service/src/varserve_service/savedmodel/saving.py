@@ -15,9 +15,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.messages import Header
-from varserve_service.core.ports import Value, VariableSpec
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.ports.loaded_model import Value, VariableSpec
+from varserve_service.core.ports.messages import Header
 
 from .loader import fingerprint_of
 from .values import as_tensor
@@ -33,7 +33,7 @@ def save_saved_model(
     source: Path | None,
     fingerprint: str,
 ) -> None:
-    """Write a SavedModel into an empty folder. Raises StateError SAVE_UNSUPPORTED, OSError."""
+    """Write a SavedModel into an empty folder. Raises RequestError SAVE_UNSUPPORTED, OSError."""
     found = _source(source, header, fingerprint)
     for path in found.iterdir():
         # The fingerprint is of the values that were.
@@ -66,7 +66,7 @@ def save_checkpoint(
 
 def _source(source: Path | None, header: Header, fingerprint: str) -> Path:
     if source is None or fingerprint_of(source) != fingerprint:
-        raise StateError(
+        raise RequestError(
             Reason.SAVE_UNSUPPORTED,
             f"model {header.model!r}: the SavedModel that it was loaded from is gone or has been "
             "changed; save it as safetensors",
@@ -159,10 +159,10 @@ class _Paths(dict[str, str]):
                     yield attribute.checkpoint_key
 
 
-def _unsupported(header: Header, names: list[str]) -> StateError:
+def _unsupported(header: Header, names: list[str]) -> RequestError:
     shown = ", ".join(repr(name) for name in names[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return StateError(
+    return RequestError(
         Reason.SAVE_UNSUPPORTED,
         f"model {header.model!r}: the SavedModel has no place for the values of {shown}{more}; "
         "save it as safetensors",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from varserve_service.core.errors import OutOfMemory
-from varserve_service.core.ports import Value, Variable
+from varserve_service.core.ports.loaded_model import Value, Variable
 
 from .values import OUT_OF_MEMORY, TensorValue, as_tensor
 from .variable_access import TOGETHER, compiled

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from varserve_service.core.buffers import aligned_copy, aligned_empty, is_aligned
+from varserve_service.core.arrays.buffers import aligned_copy, aligned_empty, is_aligned
+from varserve_service.core.arrays.reductions import Counted, Reduced, counted, reduced
+from varserve_service.core.arrays.regions import Region, Rows, Slices, region_shape
 from varserve_service.core.errors import OutOfMemory
-from varserve_service.core.ports import Value
-from varserve_service.core.reductions import Counted, Reduced, counted, reduced
-from varserve_service.core.regions import Region, Rows, Slices, region_shape
-from varserve_service.core.values import HostValue
+from varserve_service.core.ports.loaded_model import Value
+from varserve_service.core.values.host_value import HostValue
 
 from .device_reductions import counted_on_device, reduced_on_device
 from .placement import device_name, is_host

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from varserve_service.core.buffers import aligned_copy
+from varserve_service.core.arrays.buffers import aligned_copy
+from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices, index_of, region_shape
 from varserve_service.core.errors import OutOfMemory
-from varserve_service.core.ports import Operation, Value, VariableSpec
-from varserve_service.core.regions import Region, Rows, Slice, Slices, index_of, region_shape
+from varserve_service.core.ports.loaded_model import Operation, Value, VariableSpec
 
 from . import casts, device_reductions
 from .casts import CastValue

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import tensorflow as tf
 
 from varserve_service.core.errors import ModelLoadError
-from varserve_service.core.ports import Overload, TensorSpec
+from varserve_service.core.ports.loaded_model import Overload, TensorSpec
 
 from .functions import Callee, Compiled, SavedFunction, failure
 from .placement import Placement

@@ -17,10 +17,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from varserve import tensors
-from varserve_service.core.errors import StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
-from varserve_service.core.ports import ModelState, VariableSpec
+from varserve_service.core.errors import RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
+from varserve_service.core.ports.loaded_model import ModelState, VariableSpec
 
 from .metrics import METHOD, MODEL, Metrics
 from .words import Method
@@ -164,7 +164,7 @@ class StateCollector(Collector):
             return found
         try:
             states = model.describe(time.monotonic() + _PATIENCE).variables
-        except StateError:
+        except RequestError:
             return {}  # Somebody writes; the next one who asks is told.
         return _sum((s.spec, s.shape) for s in states if s.spec.dtype != tensors.STRING)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from varserve_service.core.observer import UNOBSERVED, Observer
+from varserve_service.core.ports.observer import UNOBSERVED, Observer
 
 from .environment import wanted
 from .exporter import Exporter

@@ -19,10 +19,10 @@ import structlog
 
 from varserve.reasons import Failure
 from varserve_service.access.audit import AuditError, AuditLog
-from varserve_service.core.commits import Changed, Commit, Witness
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.messages import Header
-from varserve_service.core.summaries import hash_of
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.ports.commits import Changed, Commit, CommitListener
+from varserve_service.core.ports.messages import Header
+from varserve_service.core.values.summaries import hash_of
 from varserve_service.rpc.entry.identity import Context, subject_of
 
 from .requirements import Requirements, names_of
@@ -85,7 +85,7 @@ class Auditing:
                 await asyncio.to_thread(self._log.check)
             except AuditError as error:
                 log.error("write refused: the audit log cannot be written", error=str(error))
-                raise StateError(
+                raise RequestError(
                     Reason.AUDIT_LOG_UNAVAILABLE,
                     "the audit log cannot be written; nothing was changed by this call",
                 ) from None
@@ -121,7 +121,7 @@ class Auditing:
         names = record.names | record.details if record else {}
         try:
             await self._write(_line(fields, failure.reason, names), done=False)
-        except StateError as error:
+        except RequestError as error:
             log.error("refusal not audited", reason=failure.reason, error=error.message)
 
     async def _write(self, line: dict[str, Any], *, done: bool) -> None:
@@ -130,7 +130,7 @@ class Auditing:
         except AuditError as error:
             raise _unavailable(error) from None
 
-    def witness(self, record: Record) -> Witness:
+    def on_commit(self, record: Record) -> CommitListener:
         """Tells of the call's commit, on the thread that made it."""
 
         def tell(header: Header, commit: Commit) -> None:
@@ -165,18 +165,18 @@ class Auditing:
             raise _unavailable(error, revision=commit.revision) from None
 
 
-def witness_of(context: Context) -> Witness | None:
+def listener_of(context: Context) -> CommitListener | None:
     """What must be told of the call's commit; None where nothing is audited.
 
     To be asked on the event loop, in the task that answers the call.
     """
     auditing, record = _auditing.get(), _record.get()
-    return auditing.witness(record) if auditing and record else None
+    return auditing.on_commit(record) if auditing and record else None
 
 
-def _unavailable(error: AuditError, **metadata: object) -> StateError:
+def _unavailable(error: AuditError, **metadata: object) -> RequestError:
     log.error("not audited", error=str(error), **metadata)
-    return StateError(
+    return RequestError(
         Reason.AUDIT_LOG_UNAVAILABLE,
         "what this call asked for is done, and the audit log does not have it yet: it will be "
         "written before anything else is; ask again with the same request_id",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from varserve_service.access.certificates import Named, named_by
 from varserve_service.access.subjects import CredentialError
 from varserve_service.access.tokens import Tokens, subject_of_token
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.rpc.entry.identity import Context
 
 _HEADER = "authorization"
@@ -40,7 +40,7 @@ class CallerAuthenticator:
         self._named: OrderedDict[bytes, Named] = OrderedDict()
 
     async def subject(self, context: Context) -> str:
-        """The caller's name. Raises StateError UNAUTHENTICATED."""
+        """The caller's name. Raises RequestError UNAUTHENTICATED."""
         try:
             token = _token(context)
             if token is not None:
@@ -48,8 +48,8 @@ class CallerAuthenticator:
             if self._certificates:
                 return self._certified(context)
         except CredentialError as error:
-            raise StateError(Reason.UNAUTHENTICATED, str(error)) from None
-        raise StateError(
+            raise RequestError(Reason.UNAUTHENTICATED, str(error)) from None
+        raise RequestError(
             Reason.UNAUTHENTICATED, "expected `authorization: Bearer TOKEN`, found no token"
         )
 

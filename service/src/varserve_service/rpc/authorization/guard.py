@@ -15,11 +15,11 @@ from typing import Any
 from google.protobuf.message_factory import GetMessageClass
 
 from varserve_service.access.policy import KINDS, Kind, Policy, Verb
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Description
-from varserve_service.core.models import Models, bare_name
-from varserve_service.core.ports import VariableSpec
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models, bare_name
+from varserve_service.core.ports.loaded_model import VariableSpec
+from varserve_service.core.ports.messages import Description
 from varserve_service.rpc.entry.identity import Context, subject_of
 from varserve_service.rpc.messages.bodies import not_silent
 
@@ -59,7 +59,7 @@ class CallerPermissions:
 
     def variables(self, verb: Verb, live: LiveModel) -> frozenset[str]:
         """Paths of the variables that he may do this with."""
-        labels = live.timeline.labels
+        labels = live.timeline.display_names
         return frozenset(
             path for path, label in labels.items() if self.may(verb, live, Kind.VARIABLE, label)
         )
@@ -80,10 +80,10 @@ class CallerPermissions:
         """What he may by now."""
         return sight(self.current, self.subject)
 
-    def denied(self, verb: Verb, what: str, **metadata: object) -> StateError:
+    def denied(self, verb: Verb, what: str, **metadata: object) -> RequestError:
         """He may not do this with what he named."""
         who = repr(self.subject) if self.subject else "a caller without a name"
-        return StateError(Reason.PERMISSION_DENIED, f"{who} may not {verb} {what}", **metadata)
+        return RequestError(Reason.PERMISSION_DENIED, f"{who} may not {verb} {what}", **metadata)
 
 
 def shown(found: Description, live: LiveModel, seen: CallerPermissions | None) -> Description:
@@ -110,13 +110,13 @@ _decided: ContextVar[LiveModel | None] = ContextVar("decided", default=None)
 
 
 def check_decided(live: LiveModel) -> None:
-    """Raises StateError MODEL_NOT_READY when the call was let in to another version of the model.
+    """Raises RequestError MODEL_NOT_READY when the call was let in to another version of the model.
 
     What a name means, and so what the caller may, may not be the same in this one.
     """
     decided = _decided.get()
     if decided is not None and decided is not live:
-        raise StateError(
+        raise RequestError(
             Reason.MODEL_NOT_READY,
             f"model {live.name!r} was replaced at this moment; try again",
             model=live.name,
@@ -211,13 +211,13 @@ class Guard:
     def check(self, asked: Requirements, seen: CallerPermissions | None) -> bool:
         """Whether it is a function's run that writes.
 
-        Raises StateError PERMISSION_DENIED, and as the handler would of what is not there. Without
-        a policy (`seen` is None) raises nothing: the handler finds the same.
+        Raises RequestError PERMISSION_DENIED, and as the handler would of what is not there.
+        Without a policy (`seen` is None) raises nothing: the handler finds the same.
         """
         if seen is None:
             try:
                 return any(_written(self._models.find(n.model), n) for n in _runs(asked))
-            except StateError:
+            except RequestError:
                 return False
         writes = False
         for need in asked.needs:
@@ -231,7 +231,7 @@ class Guard:
                         _variable(seen, need.verb, live, name)
                 case RequireAll():
                     live = self._model(seen, need.verb, need.model)
-                    if len(seen.variables(need.verb, live)) < len(live.timeline.labels):
+                    if len(seen.variables(need.verb, live)) < len(live.timeline.display_names):
                         what = f"every variable of model {_shown(need.model)}; {need.instead}"
                         raise seen.denied(need.verb, what, model=need.model[:_SHOWN])
                 case RequireAny():
@@ -262,20 +262,20 @@ class Guard:
     def _found(self, said: str) -> LiveModel | None:
         try:
             return self._models.find(said)
-        except StateError:
+        except RequestError:
             return None
 
     def _model(self, seen: CallerPermissions, verb: Verb, said: str) -> LiveModel:
         """The model, for who may do anything at all with it; others are not told of it."""
         try:
             live = self._models.find(said)
-        except StateError as error:
+        except RequestError as error:
             if not seen.policy.would_know(seen.subject, bare_name(said)):
                 raise _model_denied(seen, verb, said) from None
             if error.reason is not Reason.MODEL_NOT_FOUND:
                 raise
             # Not as the registry says it: that lists the models that there are.
-            raise StateError(
+            raise RequestError(
                 Reason.MODEL_NOT_FOUND, f"no model {_shown(said)}", model=said[:_SHOWN]
             ) from None
         if not seen.policy.knows(seen.subject, live.name):
@@ -284,15 +284,15 @@ class Guard:
         return live
 
 
-def _model_denied(seen: CallerPermissions, verb: Verb, said: str) -> StateError:
+def _model_denied(seen: CallerPermissions, verb: Verb, said: str) -> RequestError:
     return seen.denied(verb, f"anything of model {_shown(said)}", model=said[:_SHOWN])
 
 
 def _variable(seen: CallerPermissions, verb: Verb, live: LiveModel, said: str) -> None:
     try:
         # On the event loop: close names, which nobody would be told of, are not worth the time.
-        label = live.timeline.labels[live.variable(said, close=False).path]
-    except StateError as error:
+        label = live.timeline.display_names[live.variable(said, suggest=False).path]
+    except RequestError as error:
         if error.reason is Reason.NAME_AMBIGUOUS and _lists_all_of(seen, live, said):
             raise
         label = None
@@ -302,7 +302,7 @@ def _variable(seen: CallerPermissions, verb: Verb, live: LiveModel, said: str) -
 def _lists_all_of(seen: CallerPermissions, live: LiveModel, said: str) -> bool:
     """Whether he may know of all variables of a name, as the refusal of one that fits two tells."""
     return all(
-        seen.may(Verb.LIST, live, Kind.VARIABLE, live.timeline.labels[spec.path])
+        seen.may(Verb.LIST, live, Kind.VARIABLE, live.timeline.display_names[spec.path])
         for spec in live.specs
         if said in (spec.name, spec.path)
     )
@@ -310,8 +310,8 @@ def _lists_all_of(seen: CallerPermissions, live: LiveModel, said: str) -> bool:
 
 def _function(seen: CallerPermissions, live: LiveModel, said: str) -> None:
     try:
-        name = live.function(said, close=False).name
-    except StateError:
+        name = live.function(said, suggest=False).name
+    except RequestError:
         name = None
     _decide(seen, Verb.RUN, live, Kind.FUNCTION, said, name)
 
@@ -333,13 +333,13 @@ def _decide(
     if any(policy.decide(subject, each, live.name, kind, said) for each in _THING_VERBS[kind]):
         reason = Reason.VARIABLE_NOT_FOUND if kind is Kind.VARIABLE else Reason.FUNCTION_NOT_FOUND
         metadata = {"model": live.name, str(kind): said[:_SHOWN]}
-        raise StateError(reason, f"model {live.name!r} has no {kind} {_shown(said)}", **metadata)
+        raise RequestError(reason, f"model {live.name!r} has no {kind} {_shown(said)}", **metadata)
     raise _denied(seen, verb, live, kind, said)
 
 
 def _denied(
     seen: CallerPermissions, verb: Verb, live: LiveModel, kind: Kind, said: str
-) -> StateError:
+) -> RequestError:
     metadata = {"model": live.name, str(kind): said[:_SHOWN]}
     return seen.denied(verb, f"{kind} {_shown(said)} of model {live.name!r}", **metadata)
 
@@ -352,7 +352,7 @@ def _some(seen: CallerPermissions, verb: Verb, live: LiveModel, said: str) -> No
 def _all(
     seen: CallerPermissions, live: LiveModel, specs: Sequence[VariableSpec], whose: str
 ) -> None:
-    labels = live.timeline.labels
+    labels = live.timeline.display_names
     if not all(seen.may(Verb.ASSIGN, live, Kind.VARIABLE, labels[spec.path]) for spec in specs):
         # Without their names, which he may not know.
         what = f"every variable that {whose} of model {live.name!r} writes"
@@ -364,8 +364,8 @@ def _runs(asked: Requirements) -> Sequence[RequireRun]:
 
 
 def _written(live: LiveModel, need: RequireRun) -> Sequence[VariableSpec]:
-    """What the run writes. Raises StateError for arguments that mean no overload."""
-    spec = live.function(need.function, close=False)
+    """What the run writes. Raises RequestError for arguments that mean no overload."""
+    spec = live.function(need.function, suggest=False)
     if not any(overload.writes for overload in spec.overloads):
         return ()
     overload = spec.overloads[live.check_run(need.function, *need.arguments())]
@@ -374,7 +374,7 @@ def _written(live: LiveModel, need: RequireRun) -> Sequence[VariableSpec]:
 
 def _refuse(method: str) -> Callable[..., Any]:
     async def refuse(request: Any, context: Context) -> Any:
-        raise StateError(
+        raise RequestError(
             Reason.PERMISSION_DENIED, f"nobody may call {method}: what it needs is not listed"
         )
 

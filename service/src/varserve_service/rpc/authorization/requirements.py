@@ -14,8 +14,8 @@ import numpy as np
 
 from varserve import frames
 from varserve_service.access.policy import Verb
-from varserve_service.core.models import STABLE
-from varserve_service.core.ports import Constant
+from varserve_service.core.model.registry import STABLE
+from varserve_service.core.ports.loaded_model import Constant
 from varserve_service.rpc.messages import translate
 from varserve_service.rpc.messages.bodies import ClaimedTensor
 
@@ -239,7 +239,7 @@ FIRST: Mapping[str, Callable[[bytes], Any]] = {
 
 
 def manifest_of(method: str, message: bytes | None) -> Any:
-    """The manifest that must open a stream. Raises StateError REQUEST_MALFORMED."""
+    """The manifest that must open a stream. Raises RequestError REQUEST_MALFORMED."""
     if message is None:
         raise translate.malformed("expected a manifest first, found the end of the stream")
     found = FIRST[method](message)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from varserve_service.access.policy import Verb
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.model.live_model import LiveModel
 
 from .guard import CallerPermissions
 
@@ -28,7 +28,7 @@ class WatchPermit:
     def select(self) -> frozenset[str] | None:
         """Paths of the variables to watch; None for all, now and ever.
 
-        Raises StateError VARIABLE_NOT_FOUND for a pattern that fits none that he may watch,
+        Raises RequestError VARIABLE_NOT_FOUND for a pattern that fits none that he may watch,
         PERMISSION_DENIED where values are asked for of one that he may not read.
         """
         sight, live = self._sight, self._live
@@ -39,7 +39,7 @@ class WatchPermit:
         return self._selected
 
     def check(self) -> None:
-        """Raises StateError PERMISSION_DENIED when the policy does not allow the watch any more."""
+        """Raises RequestError PERMISSION_DENIED when the policy no longer allows the watch."""
         sight = self._sight
         if sight is not None and sight.outdated():
             sight = sight.renewed()
@@ -52,7 +52,7 @@ class WatchPermit:
             missing = self._selected - sight.variables(verb, self._live)
             if missing:
                 # Named where he may know of it: he may watch it, or could until now.
-                label = self._live.timeline.labels[min(missing)]
+                label = self._live.timeline.display_names[min(missing)]
                 raise sight.denied(
                     verb, f"variable {label!r} of model {self._live.name!r}, which he watches"
                 )

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import Reason, RequestError
 
 from .verbs import ADMIN, ASSIGN, LIST, READ, RUN, SUMMARIZE, VERB_OF_METHOD, VERBS, WATCH
 
@@ -106,7 +106,7 @@ class Admission:
         return self._bounds[verb].calls
 
     def admit(self, method: str, subject: str) -> Admitted:
-        """Let a call in until the block ends. Raises StateError TOO_MANY_REQUESTS."""
+        """Let a call in until the block ends. Raises RequestError TOO_MANY_REQUESTS."""
         verb = VERB_OF_METHOD[method]
         use, bound = self._verbs[verb], self._bounds[verb]
         own = self._subjects.get((verb, subject)) if subject else None
@@ -134,7 +134,7 @@ class Admission:
     def stage(self, method: str, subject: str, nbytes: int) -> Iterator[None]:
         """Hold bytes while a body arrives and is used; its call has been admitted.
 
-        Raises StateError TOO_MANY_REQUESTS, and VALUE_TOO_LARGE for more than ever fits.
+        Raises RequestError TOO_MANY_REQUESTS, and VALUE_TOO_LARGE for more than ever fits.
         """
         verb = VERB_OF_METHOD[method]
         use, bound = self._verbs[verb], self._bounds[verb]
@@ -180,9 +180,9 @@ class Admitted:
         self._admission.leave(self)
 
 
-def _too_many(verb: str, found: int, limit: int, subject: str = "") -> StateError:
+def _too_many(verb: str, found: int, limit: int, subject: str = "") -> RequestError:
     whose = f" of {subject[:200]!r}" if subject else ""
-    return StateError(
+    return RequestError(
         Reason.TOO_MANY_REQUESTS,
         f"{found} calls{whose} to {verb} are in progress; expected at most {limit}; retry later",
         verb=verb,
@@ -190,15 +190,15 @@ def _too_many(verb: str, found: int, limit: int, subject: str = "") -> StateErro
     )
 
 
-def _too_large(nbytes: int, held: int, limit: int, which: str = "") -> StateError:
+def _too_large(nbytes: int, held: int, limit: int, which: str = "") -> RequestError:
     if nbytes > limit:  # however long the caller waits
-        return StateError(
+        return RequestError(
             Reason.VALUE_TOO_LARGE,
             f"the body has {nbytes} bytes; expected at most {limit} bytes {which}at once",
             nbytes=nbytes,
             limit=limit,
         )
-    return StateError(
+    return RequestError(
         Reason.TOO_MANY_REQUESTS,
         f"a body of {nbytes} bytes does not fit beside the {held} bytes {which}that are "
         f"arriving; expected at most {limit} in all; retry later",

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import Reason, RequestError
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -23,7 +23,7 @@ class Authenticator(Protocol):
     """Tells who a caller is."""
 
     async def subject(self, context: Context) -> str:
-        """The caller's name, never empty. Raises StateError UNAUTHENTICATED.
+        """The caller's name, never empty. Raises RequestError UNAUTHENTICATED.
 
         Called on the event loop, which it must not hold up.
         """
@@ -33,7 +33,7 @@ class Authenticator(Protocol):
 async def identify(authenticator: Authenticator | None, context: Context) -> None:
     """Find out who makes the call that the running task answers.
 
-    Without an authenticator callers have no names. Raises StateError UNAUTHENTICATED.
+    Without an authenticator callers have no names. Raises RequestError UNAUTHENTICATED.
     """
     if authenticator is not None:
         _subject.set(await authenticator.subject(context))
@@ -43,11 +43,11 @@ async def identify(authenticator: Authenticator | None, context: Context) -> Non
 async def identify_again(context: Context) -> None:
     """Whether who began this call still is who he said: for calls that outlast a credential.
 
-    Raises StateError UNAUTHENTICATED.
+    Raises RequestError UNAUTHENTICATED.
     """
     authenticator = _authenticator.get()
     if authenticator is not None and await authenticator.subject(context) != _subject.get():
-        raise StateError(
+        raise RequestError(
             Reason.UNAUTHENTICATED, "the credential that this call began with is another's by now"
         )
 

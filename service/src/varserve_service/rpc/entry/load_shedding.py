@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import Reason, RequestError
 
 # How much the last turn counts in the mean.
 _NEWEST = 0.1
@@ -37,7 +37,7 @@ class LoadShedder:
     def check(self, turns: float, deadline: float | None, where: str) -> None:
         """Let a call wait `turns` of the mean time for its own, if that is before its deadline.
 
-        Whoever need not wait is let in. Raises StateError TOO_MANY_REQUESTS.
+        Whoever need not wait is let in. Raises RequestError TOO_MANY_REQUESTS.
         """
         wait = turns * self._seconds
         if deadline is None or not wait:
@@ -52,7 +52,7 @@ class LoadShedder:
             )
 
 
-def too_many(problem: str, wait: float) -> StateError:
+def too_many(problem: str, wait: float) -> RequestError:
     """The refusal of a call that would wait `wait` seconds; 0 when nobody knows."""
     known = {"retry_after": f"{wait:.3f}"} if wait else {}
-    return StateError(Reason.TOO_MANY_REQUESTS, f"{problem}; retry later", **known)
+    return RequestError(Reason.TOO_MANY_REQUESTS, f"{problem}; retry later", **known)

@@ -15,9 +15,9 @@ import numpy as np
 
 from varserve import frames, tensors
 from varserve.v1 import tensor_pb2
-from varserve_service.core.buffers import aligned_empty
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.ports import Value
+from varserve_service.core.arrays.buffers import aligned_empty
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.ports.loaded_model import Value
 from varserve_service.rpc.entry.identity import Context
 
 from . import translate
@@ -41,10 +41,10 @@ class ClaimedTensor:
 
 
 def total_bytes(claimed: Sequence[ClaimedTensor], limit: int) -> int:
-    """Bytes of a whole body. Raises StateError VALUE_TOO_LARGE beyond the limit."""
+    """Bytes of a whole body. Raises RequestError VALUE_TOO_LARGE beyond the limit."""
     total = sum(claim.nbytes for claim in claimed)
     if total > limit:
-        raise StateError(
+        raise RequestError(
             Reason.VALUE_TOO_LARGE,
             f"the body has {total} bytes; expected at most {limit} in one request",
             nbytes=total,
@@ -57,7 +57,7 @@ def total_bytes(claimed: Sequence[ClaimedTensor], limit: int) -> int:
 async def not_silent(seconds: float) -> AsyncIterator[Callable[[], None]]:
     """Give up a stream whose client sends nothing for so long; at most an eighth more.
 
-    What it gives is to be called for each message. Raises StateError DEADLINE_EXCEEDED.
+    What it gives is to be called for each message. Raises RequestError DEADLINE_EXCEEDED.
     """
     loop = asyncio.get_running_loop()
     slack = seconds / 8
@@ -77,7 +77,7 @@ async def not_silent(seconds: float) -> AsyncIterator[Callable[[], None]]:
     except TimeoutError:
         if not bound.expired():
             raise
-        raise StateError(
+        raise RequestError(
             Reason.DEADLINE_EXCEEDED,
             f"nothing came for {seconds:g} seconds, though the request was not at its end; "
             "nothing was changed; send it again as a whole",
@@ -101,7 +101,7 @@ class Upload:
         self.checksums.append(frame.crc32c)
 
     def arrays(self) -> list[Array]:
-        """The tensors, once all chunks are there. Raises FrameError, StateError."""
+        """The tensors, once all chunks are there. Raises FrameError, RequestError."""
         self._receiver.finish()
         return [
             self._array(claim, memory)

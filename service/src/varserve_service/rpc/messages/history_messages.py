@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 from varserve import tensors
 from varserve.v1 import history_pb2, tensor_pb2
-from varserve_service.core.commits import Commit, CommitKind
-from varserve_service.core.messages import Header
-from varserve_service.core.timeline import Page
-from varserve_service.core.watchers import ChangeEvent, Event, EventValue
+from varserve_service.core.commit.watchers import ChangeEvent, Event, EventValue
+from varserve_service.core.model.timeline import Page
+from varserve_service.core.ports.commits import Commit, CommitKind
+from varserve_service.core.ports.messages import Header
 
 from . import translate
 

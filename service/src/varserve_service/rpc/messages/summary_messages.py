@@ -9,9 +9,9 @@ import numpy as np
 
 from varserve import tensors
 from varserve.v1 import model_service_pb2, summary_pb2, tensor_pb2
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.messages import Entry
-from varserve_service.core.summaries import Histogram, HistogramSpec, Summary
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.ports.messages import Entry
+from varserve_service.core.values.summaries import Histogram, HistogramSpec, Summary
 
 from . import translate
 
@@ -43,19 +43,19 @@ def histogram_spec(request: Any) -> HistogramSpec | None:
 
 
 def check_size(count: int, histogram: HistogramSpec | None, limit: int) -> None:
-    """Raises StateError MESSAGE_TOO_LARGE for an answer that would not fit, before it is made."""
+    """Raises RequestError MESSAGE_TOO_LARGE for an answer that would not fit, before it is made."""
     bins = 0 if histogram is None else histogram.bins + 1
     _check(count * (_SUMMARY_BYTES + bins * _BIN_BYTES), limit)
 
 
 def check_sent(response: model_service_pb2.SummarizeVariablesResponse, limit: int) -> None:
-    """Raises StateError MESSAGE_TOO_LARGE for an answer whose names are that long."""
+    """Raises RequestError MESSAGE_TOO_LARGE for an answer whose names are that long."""
     _check(response.ByteSize(), limit)
 
 
 def _check(nbytes: int, limit: int) -> None:
     if nbytes > limit:
-        raise StateError(
+        raise RequestError(
             Reason.MESSAGE_TOO_LARGE,
             f"the summaries take {nbytes} bytes; expected at most {limit} in one message; "
             "ask for fewer variables or bins",

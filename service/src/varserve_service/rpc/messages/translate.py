@@ -1,6 +1,6 @@
 """Messages into the core's words and back.
 
-Every function that reads a message trusts nothing in it, and raises StateError or TensorError.
+Every function that reads a message trusts nothing in it, and raises RequestError or TensorError.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 
 from varserve import tensors
 from varserve.v1 import model_pb2, model_service_pb2, tensor_pb2
-from varserve_service.core.answers import WriteRequest
-from varserve_service.core.commits import Origin
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.messages import Conditions, Description, Header
-from varserve_service.core.models import Status
-from varserve_service.core.ports import (
+from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
+from varserve_service.core.arrays.shapes import PartialShape
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.registry import Status
+from varserve_service.core.ports.commits import Origin, WriteRequest
+from varserve_service.core.ports.loaded_model import (
     Constant,
     FunctionKind,
     FunctionSpec,
@@ -25,11 +25,10 @@ from varserve_service.core.ports import (
     ModelState,
     Operation,
     Overload,
-    PartialShape,
     TensorSpec,
     Value,
 )
-from varserve_service.core.regions import Region, Rows, Slice, Slices
+from varserve_service.core.ports.messages import Conditions, Description, Header
 from varserve_service.rpc.entry.observing import note
 
 MAX_REQUEST_ID_BYTES = 128
@@ -56,9 +55,9 @@ _KINDS = {
 }
 
 
-def malformed(message: str) -> StateError:
+def malformed(message: str) -> RequestError:
     """A request that is wrong in itself."""
-    return StateError(Reason.REQUEST_MALFORMED, message)
+    return RequestError(Reason.REQUEST_MALFORMED, message)
 
 
 # Requests.
@@ -105,7 +104,7 @@ def conditions(request: Any) -> Conditions:
 
 
 def check_request_id(request_id: str) -> None:
-    """Note it. Raises StateError REQUEST_MALFORMED for one that is too long to be remembered."""
+    """Note it. Raises RequestError REQUEST_MALFORMED for one that is too long to be remembered."""
     if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
         raise malformed(f"request_id: expected at most {MAX_REQUEST_ID_BYTES} bytes")
     note(request_id=request_id)
@@ -159,9 +158,9 @@ def inputs(messages: Mapping[str, tensor_pb2.Tensor]) -> dict[str, np.ndarray[An
     return found
 
 
-def too_large(thing: str, nbytes: int, limit: int) -> StateError:
+def too_large(thing: str, nbytes: int, limit: int) -> RequestError:
     """A value that does not fit into one message."""
-    return StateError(
+    return RequestError(
         Reason.MESSAGE_TOO_LARGE,
         f"{thing} takes {nbytes} bytes; expected at most {limit} in one message; "
         "use the streaming call",
@@ -169,9 +168,9 @@ def too_large(thing: str, nbytes: int, limit: int) -> StateError:
     )
 
 
-def named(error: tensors.TensorError, thing: str) -> StateError:
+def named(error: tensors.TensorError, thing: str) -> RequestError:
     """A TensorError as the core's error, with the thing that it speaks of."""
-    return StateError(Reason(error.reason), f"{thing}: {error.message}")
+    return RequestError(Reason(error.reason), f"{thing}: {error.message}")
 
 
 # Responses.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from varserve.v1 import admin_service_pb2 as pb
-from varserve_service.core.administration import Administration, KnownVersion, SaveFormat
+from varserve_service.core.ports.administration import Administration, KnownVersion, SaveFormat
 from varserve_service.rpc.authorization.guard import sight_of
 from varserve_service.rpc.entry.identity import Context
 from varserve_service.rpc.messages import translate

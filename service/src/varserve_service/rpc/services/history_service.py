@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from varserve.v1 import history_pb2 as pb
 from varserve_service.access.policy import Verb
-from varserve_service.core.commits import Origin
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.rpc.authorization.auditing import witness_of
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import Origin
+from varserve_service.rpc.authorization.auditing import listener_of
 from varserve_service.rpc.authorization.guard import sight_of
 from varserve_service.rpc.authorization.watch_permit import WatchPermit
 from varserve_service.rpc.entry.identity import subject_of
@@ -90,7 +90,7 @@ class HistoryService:
         sight = sight_of(context)
 
         def work(live: LiveModel, deadline: float | None) -> pb.ListCommitsResponse:
-            timeline, labels = live.timeline, live.timeline.labels
+            timeline, labels = live.timeline, live.timeline.display_names
             among = None if sight is None else sight.variables(Verb.WATCH, live)
             found = timeline.commits(
                 limit,
@@ -108,7 +108,7 @@ class HistoryService:
         """RevertCommits."""
         request = pb.RevertCommitsRequest.FromString(data)
         write_request = translate.write_request(request.request_id, fingerprint(request))
-        origin, witness = translate.origin(request, subject_of(context)), witness_of(context)
+        origin, on_commit = translate.origin(request, subject_of(context)), listener_of(context)
 
         def work(live: LiveModel, deadline: float | None) -> pb.RevertCommitsResponse:
             answer = live.revert(
@@ -117,7 +117,7 @@ class HistoryService:
                 conditions=translate.conditions(request),
                 request=write_request,
                 origin=origin,
-                witness=witness,
+                on_commit=on_commit,
                 deadline=deadline,
             )
             return pb.RevertCommitsResponse(header=translate.header(answer.header))
@@ -136,7 +136,7 @@ class HistoryService:
     async def revoke_lease(self, data: bytes, context: Context) -> pb.RevokeLeaseResponse:
         """RevokeLease."""
         request = pb.RevokeLeaseRequest.FromString(data)
-        origin, witness = Origin(subject_of(context)), witness_of(context)
+        origin, on_commit = Origin(subject_of(context)), listener_of(context)
 
         def work(live: LiveModel, deadline: float | None) -> pb.RevokeLeaseResponse:
             answer = live.revoke_lease(
@@ -144,7 +144,7 @@ class HistoryService:
                 request.epoch,
                 keep=request.keep,
                 origin=origin,
-                witness=witness,
+                on_commit=on_commit,
                 deadline=deadline,
             )
             return pb.RevokeLeaseResponse(header=translate.header(answer.header))
@@ -158,8 +158,8 @@ class HistoryService:
             return await served.run(work, deadline_of(context))
 
 
-def _shutting_down() -> StateError:
-    return StateError(Reason.SHUTTING_DOWN, "the service is shutting down; watch again elsewhere")
+def _shutting_down() -> RequestError:
+    return RequestError(Reason.SHUTTING_DOWN, "the service is shutting down; watch again elsewhere")
 
 
 def _check_patterns(patterns: Sequence[str]) -> None:

@@ -13,15 +13,15 @@ import numpy as np
 
 from varserve import frames, tensors
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.change.writes import Write
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.memory import MemoryBudget, ModelReservation
-from varserve_service.core.messages import UNCONDITIONAL, Admit, Read, Snapshot, sent_bytes
-from varserve_service.core.models import Models, Status
-from varserve_service.core.ports import VariableSpec
-from varserve_service.core.summaries import summarize
-from varserve_service.core.writes import Write
-from varserve_service.rpc.authorization.auditing import witness_of
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models, Status
+from varserve_service.core.ports.loaded_model import VariableSpec
+from varserve_service.core.ports.messages import UNCONDITIONAL, Admit, Read, Snapshot, sent_bytes
+from varserve_service.core.values.summaries import summarize
+from varserve_service.rpc.authorization.auditing import listener_of
 from varserve_service.rpc.authorization.guard import CallerPermissions, shown, sight_of
 from varserve_service.rpc.entry.admission import Admission
 from varserve_service.rpc.entry.identity import subject_of
@@ -155,7 +155,7 @@ class ModelService:
             translate.optional(request, "if_revision_match"),
         )
         write_request = translate.write_request(request.request_id, fingerprint(request))
-        origin, witness = translate.origin(request, subject_of(context)), witness_of(context)
+        origin, on_commit = translate.origin(request, subject_of(context)), listener_of(context)
         lease_seconds = translate.lease_seconds(request)
 
         def work(live: LiveModel, deadline: float | None) -> pb.AssignVariableResponse:
@@ -164,7 +164,7 @@ class ModelService:
                 conditions=translate.conditions(request),
                 request=write_request,
                 origin=origin,
-                witness=witness,
+                on_commit=on_commit,
                 lease_seconds=lease_seconds,
                 read_back=Read(request.variable, region) if request.read_back else None,
                 max_read_back_bytes=self._max_unary_bytes,
@@ -191,7 +191,7 @@ class ModelService:
                 if ran is not None:
                     return self._batch_response(request.function, ran)
             write_request = translate.write_request(request.request_id, fingerprint(request))
-            origin, witness = translate.origin(request, subject_of(context)), witness_of(context)
+            origin, on_commit = translate.origin(request, subject_of(context)), listener_of(context)
 
             def work(live: LiveModel, deadline: float | None) -> pb.RunFunctionResponse:
                 answer = live.run(
@@ -202,7 +202,7 @@ class ModelService:
                     conditions=conditions,
                     request=write_request,
                     origin=origin,
-                    witness=witness,
+                    on_commit=on_commit,
                     max_output_bytes=self._max_unary_bytes,
                     deadline=deadline,
                 )
@@ -241,7 +241,7 @@ class ModelService:
 
             def go_on() -> None:
                 if gone.is_set() or (deadline is not None and time.monotonic() >= deadline):
-                    raise StateError(
+                    raise RequestError(
                         Reason.DEADLINE_EXCEEDED, "the deadline passed before all was summarized"
                     )
 
@@ -318,7 +318,7 @@ class ModelService:
         if not manifest.entries:
             raise translate.malformed("entries: expected at least one, found none")
         translate.check_request_id(manifest.request_id)
-        origin, witness = translate.origin(manifest, subject_of(context)), witness_of(context)
+        origin, on_commit = translate.origin(manifest, subject_of(context)), listener_of(context)
         lease_seconds = translate.lease_seconds(manifest)
         with self._serving.use(manifest.model) as served:
             _check_count("entries", len(manifest.entries), served.live)
@@ -353,7 +353,7 @@ class ModelService:
                         conditions=translate.conditions(manifest),
                         request=translate.write_request(manifest.request_id, digest),
                         origin=origin,
-                        witness=witness,
+                        on_commit=on_commit,
                         lease_seconds=lease_seconds,
                         deadline=deadline,
                     )
@@ -369,7 +369,7 @@ class ModelService:
         if len(set(names)) != len(names):
             raise translate.malformed("inputs: expected each name once, found one twice")
         translate.check_request_id(manifest.request_id)
-        origin, witness = translate.origin(manifest, subject_of(context)), witness_of(context)
+        origin, on_commit = translate.origin(manifest, subject_of(context)), listener_of(context)
         with self._serving.use(manifest.model) as served:
             claimed = [
                 ClaimedTensor(f"input {named.name[:200]!r}", named.tensor)
@@ -397,7 +397,7 @@ class ModelService:
                         conditions=translate.conditions(manifest),
                         request=translate.write_request(manifest.request_id, digest),
                         origin=origin,
-                        witness=witness,
+                        on_commit=on_commit,
                         deadline=deadline,
                     )
                     download = Download(list(answer.values.values()), self._limits.chunk_bytes)
@@ -441,7 +441,7 @@ class ModelService:
         read: Callable[[bytes], Any],
         memory: MemoryBudget,
     ) -> Upload:
-        with memory.reserve(sum(claim.nbytes for claim in claimed), "the body") as promised:
+        with memory.reserve(sum(claim.nbytes for claim in claimed), "the body") as reserved:
             upload = Upload(claimed, self._limits.chunk_bytes)
             await context.send_initial_metadata(((frames.ACCEPTED_KEY, "1"),))
             async with not_silent(self._upload_silence) as heard:
@@ -451,7 +451,7 @@ class ModelService:
                     if not isinstance(message, frames.ChunkFrame):
                         raise translate.malformed("expected a chunk, found another message")
                     upload.take(message)
-                    promised.used(len(message.data))
+                    reserved.used(len(message.data))
             return upload
 
     def _admit_unary(
@@ -478,7 +478,7 @@ class ModelService:
             if read.region is not None or whole_too:
                 total += nbytes
             if total > limit:
-                raise StateError(
+                raise RequestError(
                     Reason.VALUE_TOO_LARGE,
                     f"the copies take {total} bytes up to the one of variable {spec.name!r}; "
                     f"expected at most {limit} in one request",
@@ -497,7 +497,7 @@ def _summary(status: Status, sight: CallerPermissions | None) -> Any:
         return translate.summary(status, None)
     try:
         found = live.describe(time.monotonic() + _PATIENCE)
-    except StateError as error:
+    except RequestError as error:
         if error.reason is Reason.MODEL_NOT_READY:  # Unloaded at this moment.
             return translate.summary(status, None)
         if error.reason is not Reason.DEADLINE_EXCEEDED:
@@ -508,7 +508,7 @@ def _summary(status: Status, sight: CallerPermissions | None) -> Any:
 
 
 def _check_count(field: str, count: int, live: LiveModel) -> None:
-    most = max(_MAX_ITEMS, len(live.timeline.labels))
+    most = max(_MAX_ITEMS, len(live.timeline.display_names))
     if count > most:
         raise translate.malformed(f"{field}: expected at most {most}, found {count}")
 

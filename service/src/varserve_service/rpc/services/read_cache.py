@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.core.live_model import LiveModel
+from varserve_service.core.model.live_model import LiveModel
 from varserve_service.rpc.entry.observing import note, note_header
 from varserve_service.rpc.messages import translate
 
@@ -30,16 +30,16 @@ class _Kept:
 class ReadCache:
     """The last answers by the bytes of their requests, bounded by count and by size.
 
-    `meant` tells which live model a name means now. Used from the event loop alone.
+    `resolve` tells which live model a name means now. Used from the event loop alone.
     """
 
     def __init__(
         self,
-        meant: Callable[[str], LiveModel | None],
+        resolve: Callable[[str], LiveModel | None],
         max_count: int = 1024,
         max_bytes: int = 16 * 1024,
     ) -> None:
-        self._meant = meant
+        self._resolve = resolve
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
@@ -51,7 +51,7 @@ class ReadCache:
         progress.
         """
         kept = self._kept.get(data)
-        if kept is None or self._meant(kept.model) is not kept.live:
+        if kept is None or self._resolve(kept.model) is not kept.live:
             return None
         header = kept.live.header_unless_written(kept.variable, since=kept.revision)
         if header is None:
@@ -65,7 +65,7 @@ class ReadCache:
     def keep(self, data: bytes, live: LiveModel, response: pb.ReadVariableResponse) -> None:
         """Remember an answer to a request for a whole variable as it is."""
         request = pb.ReadVariableRequest.FromString(data)
-        if self._meant(request.model) is not live:
+        if self._resolve(request.model) is not live:
             return
         if any(map(request.HasField, ("region", "if_newer_than", "at_revision"))):
             return

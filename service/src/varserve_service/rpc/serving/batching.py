@@ -17,10 +17,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import structlog
 
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Header
-from varserve_service.core.ports import FunctionSpec, PartialShape, TensorSpec
+from varserve_service.core.arrays.shapes import PartialShape
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import FunctionSpec, TensorSpec
+from varserve_service.core.ports.messages import Header
 from varserve_service.rpc.entry.load_shedding import LoadShedder, too_many
 
 from .workers import Workers
@@ -95,7 +96,7 @@ class Batcher:
     async def run(self, inputs: Arrays, deadline: float | None) -> Ran | None:
         """Run with whoever else is there. None for inputs that are a batch of their own.
 
-        Raises what `LiveModel.run` raises of this call, and StateError TOO_MANY_REQUESTS,
+        Raises what `LiveModel.run` raises of this call, and RequestError TOO_MANY_REQUESTS,
         DEADLINE_EXCEEDED.
         """
         overload = self._live.check_run(self._function, inputs, {})
@@ -161,7 +162,7 @@ class Batcher:
                 continue  # its caller has gone
             if waiting.deadline is not None and now >= waiting.deadline:
                 waiting.answer.set_exception(
-                    StateError(
+                    RequestError(
                         Reason.DEADLINE_EXCEEDED,
                         "the deadline passed before the call's turn came; nothing was changed",
                     )
@@ -250,7 +251,7 @@ class _Group:
 
 def _of_all(error: Exception) -> bool:
     """A failure that no run of one alone would change."""
-    return isinstance(error, StateError) and error.reason in (
+    return isinstance(error, RequestError) and error.reason in (
         Reason.TOO_MANY_REQUESTS,
         Reason.DEADLINE_EXCEEDED,
         Reason.VARIABLE_UNINITIALIZED,

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from varserve.frames import FrameError
 from varserve.reasons import DETAILS_KEY, Failure
 from varserve.tensors import TensorError
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.rpc.authorization.auditing import Auditing
 from varserve_service.rpc.entry.admission import Admission
 from varserve_service.rpc.entry.identity import Authenticator, Context, identify, subject_of
@@ -81,7 +81,7 @@ class Calls:
         try:
             await identify(self._authenticator, context)
             if self._draining:
-                raise StateError(
+                raise RequestError(
                     Reason.SHUTTING_DOWN, "the service is shutting down; retry elsewhere"
                 )
             with self._admission.admit(method, subject_of(context)):
@@ -126,7 +126,7 @@ class Calls:
 
 def _failure(error: BaseException, method: str) -> Failure:
     match error:
-        case StateError():
+        case RequestError():
             return Failure(error.reason.value, error.message, error.metadata)
         case TensorError() | FrameError():
             return Failure(error.reason, error.message)

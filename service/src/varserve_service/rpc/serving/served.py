@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from varserve_service.core.errors import Reason, StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
 from varserve_service.rpc.authorization.guard import check_decided
 from varserve_service.rpc.entry.observing import note
 
@@ -69,7 +69,7 @@ class Served:
     def use(self, *, watch: bool = False) -> Iterator[None]:
         """A call of the current task is in progress.
 
-        One that is cut off raises StateError MODEL_NOT_READY; a watch that is, and did not take
+        One that is cut off raises RequestError MODEL_NOT_READY; a watch that is, and did not take
         note of its end, is cancelled: there may be no way to tell it.
         """
         task = asyncio.current_task()
@@ -89,7 +89,7 @@ class Served:
             if not self._in_progress:
                 self._idle.set()
 
-    def end_watches(self, why: Callable[[], StateError]) -> None:
+    def end_watches(self, why: Callable[[], RequestError]) -> None:
         """Tell all watchers that it is over."""
         if self._hub is not None:
             self._hub.close(why)
@@ -113,14 +113,14 @@ class Served:
             task.cancel()
         return len(left)
 
-    def close(self, why: Callable[[], StateError] | None = None) -> None:
+    def close(self, why: Callable[[], RequestError] | None = None) -> None:
         """End the threads; what waits for one is told why, or dropped."""
         self.workers.close(why)
         self.watch_workers.close(why)
 
-    def _unloading(self) -> StateError:
+    def _unloading(self) -> RequestError:
         header = self.live.header
-        return StateError(
+        return RequestError(
             Reason.MODEL_NOT_READY,
             f"model {header.model!r}: version {header.version} is unloaded; try again for what is "
             "served in its place",
@@ -163,7 +163,7 @@ class Serving:
     def use(self, name: str, *, watch: bool = False) -> Iterator[Served]:
         """The version that a name means now, for one call, in progress until this ends.
 
-        Raises StateError MODEL_NOT_FOUND, MODEL_NOT_READY.
+        Raises RequestError MODEL_NOT_FOUND, MODEL_NOT_READY.
         """
         live = self._models.find(name)
         check_decided(live)

@@ -16,10 +16,10 @@ from google.protobuf import json_format
 
 from varserve import tensors
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.core.errors import ModelLoadError, StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.models import Models, bare_name
-from varserve_service.core.ports import Constant, FunctionSpec, Overload, TensorSpec
+from varserve_service.core.errors import ModelLoadError, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models, bare_name
+from varserve_service.core.ports.loaded_model import Constant, FunctionSpec, Overload, TensorSpec
 from varserve_service.rpc.messages import translate
 
 from .batching import BatchOptions
@@ -59,7 +59,7 @@ def _run_on_zeros(live: LiveModel, function: FunctionSpec, overload: Overload, r
             inputs[spec.name] = _zeros(spec.kind, rows)
     try:
         live.run(function.name, inputs, constants)
-    except StateError as error:
+    except RequestError as error:
         log.info("left cold", model=live.name, function=function.name, reason=error.message)
         return False
     return True
@@ -87,7 +87,7 @@ def run_requests(models: Models, file: Path, *, only: str = "", coming: bool = F
     for number, request in _requests(file):
         if only and bare_name(request.model) != only:
             continue
-        if coming and models.meant(request.model) is None:
+        if coming and models.resolve(request.model) is None:
             log.info("left for later", model=request.model, line=number)
             continue
         try:
@@ -97,7 +97,7 @@ def run_requests(models: Models, file: Path, *, only: str = "", coming: bool = F
                 raise _refused(file, number, f"function {function.name!r} may change state")
             inputs = translate.inputs(request.inputs)
             live.run(function.name, inputs, translate.constants(request.constants))
-        except StateError as error:
+        except RequestError as error:
             raise _refused(file, number, error.message) from error
         done += 1
     return done

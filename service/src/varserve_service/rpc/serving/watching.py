@@ -13,11 +13,11 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
 
-from varserve_service.core.errors import StateError
-from varserve_service.core.live_model import LiveModel
-from varserve_service.core.messages import Header
-from varserve_service.core.timeline import Batch
-from varserve_service.core.watchers import Event, Watcher
+from varserve_service.core.commit.watchers import Event, Watcher
+from varserve_service.core.errors import RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.timeline import Batch
+from varserve_service.core.ports.messages import Header
 from varserve_service.rpc.entry.identity import identify_again
 from varserve_service.rpc.messages.history_messages import WatchFilter, bookmark, event_messages
 
@@ -40,7 +40,7 @@ class Hub:
         self._loop = asyncio.get_running_loop()
         self._news = self._loop.create_future()
         self._called = False
-        self._closed: Callable[[], StateError] | None = None
+        self._closed: Callable[[], RequestError] | None = None
         self._encoded: OrderedDict[tuple[int, WatchFilter], asyncio.Future[list[bytes]]] = (
             OrderedDict()
         )
@@ -60,7 +60,7 @@ class Hub:
         self._news.set_result(None)
         self._news = self._loop.create_future()
 
-    def close(self, why: Callable[[], StateError]) -> None:
+    def close(self, why: Callable[[], RequestError]) -> None:
         """End all watches, and tell them `why`. Again: nothing."""
         if self._closed is None:
             self._closed = why
@@ -70,7 +70,7 @@ class Hub:
     async def news(self, timeout: float) -> None:
         """Wait until there may be something new, at most so many seconds.
 
-        Raises StateError: why it was closed.
+        Raises RequestError: why it was closed.
         """
         if self._closed is None:
             await asyncio.wait([self._news], timeout=timeout)
@@ -89,7 +89,7 @@ class Hub:
         return found.result() if found.done() else await asyncio.shield(found)
 
     def _encode(self, event: Event, wish: WatchFilter) -> asyncio.Future[list[bytes]]:
-        labels = self._live.timeline.labels
+        labels = self._live.timeline.display_names
         make = partial(event_messages, event, wish, self._live.header, labels, self._max_bytes)
         if wish.values or wish.previous:
             # Values may have to come from a device: on a thread.
@@ -126,7 +126,7 @@ class Watch:
     async def run(
         self, after: int | None, epoch: str, workers: Workers, deadline: float | None
     ) -> None:
-        """Send events until the caller goes away. Raises StateError."""
+        """Send events until the caller goes away. Raises RequestError."""
 
         def look() -> Batch:
             batch = self._live.timeline.watch(after, epoch, deadline)
@@ -167,7 +167,7 @@ class Watch:
     async def _news(self, watcher: Watcher, remaining: float) -> None:
         try:
             await self._hub.news(remaining)
-        except StateError as error:
+        except RequestError as error:
             error.metadata["resume_revision"] = str(watcher.revision)
             error.metadata["epoch"] = self._live.header.epoch
             raise

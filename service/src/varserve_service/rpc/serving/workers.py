@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-from varserve_service.core.errors import Reason, StateError
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.rpc.entry.load_shedding import LoadShedder, too_many
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Workers:
         """Do `work` on a thread and give its result.
 
         Work whose deadline has passed, or whose caller has gone, when its turn comes is dropped.
-        Work that has begun is finished. Raises StateError TOO_MANY_REQUESTS, also where the turn
+        Work that has begun is finished. Raises RequestError TOO_MANY_REQUESTS, also where the turn
         would come too late for the deadline; DEADLINE_EXCEEDED; what `close` was given; and
         whatever `work` raises.
         """
@@ -134,7 +134,7 @@ def _done(job: _Job) -> tuple[Any, BaseException | None, float | None]:
     started = time.monotonic()
     if job.deadline is not None and started >= job.deadline:
         problem = "the deadline passed before the call's turn came; nothing was changed"
-        return None, StateError(Reason.DEADLINE_EXCEEDED, problem), None
+        return None, RequestError(Reason.DEADLINE_EXCEEDED, problem), None
     result = error = None
     try:
         # What is found out on the thread is the call's own.

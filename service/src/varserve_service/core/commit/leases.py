@@ -1,0 +1,179 @@
+"""Writes that expire: what each lease holds, and when it ends.
+
+A lease is the right to keep what one commit wrote. When it ends, whoever owns the model puts back
+what the commit replaced. One thread waits for the ends of all leases of a model, while there are
+any. Knows commits; the caller of `grant` and `end` holds the model's lock exclusively.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.ports.commits import Changed
+
+MAX_LEASES = 10_000
+"""Of one model, at once: each keeps alive what its write replaced, and costs a look at each end."""
+
+# Seconds until what could not be put back (for want of memory, say) is tried again.
+_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """What a lease holds of one variable.
+
+    `own` is the revision of the write that it keeps, `under` of the one that this replaced.
+    """
+
+    changed: Changed
+    own: int
+    under: int
+
+
+@dataclass(slots=True, eq=False)
+class _Lease:
+    """`end` is in seconds of `time.monotonic`; `held` is by the variables' paths."""
+
+    seconds: float
+    end: float
+    held: dict[str, Held]
+
+
+class Leases:
+    """All leases of one model, by the revision of the commit that each came with.
+
+    `expire` is called on the thread of this object with a lease that is due.
+    """
+
+    def __init__(self, expire: Callable[[int], object]) -> None:
+        self._expire = expire
+        self._changed = threading.Condition()
+        self._leases: dict[int, _Lease] = {}
+        self._thread: threading.Thread | None = None
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def check_room(self) -> None:
+        """Raises RequestError TOO_MANY_REQUESTS when there are as many leases as there may be."""
+        if len(self._leases) >= MAX_LEASES:
+            raise RequestError(
+                Reason.TOO_MANY_REQUESTS,
+                f"{len(self._leases)} leases of this model have not ended; expected at most "
+                f"{MAX_LEASES}; nothing was changed; retry when one has ended, or write without",
+                limit=MAX_LEASES,
+            )
+
+    def grant(
+        self, revision: int, seconds: float, changed: Sequence[Changed], under: Mapping[str, int]
+    ) -> None:
+        """A lease on what the commit of this revision wrote, over the writes `under`."""
+        held = {
+            each.variable.path: Held(each, revision, under[each.variable.path]) for each in changed
+        }
+        lease = _Lease(seconds, time.monotonic() + seconds, held)
+        with self._changed:
+            self._leases[revision] = lease
+            self._have_waited_for()
+            self._changed.notify()
+
+    def renew(self, revision: int) -> float:
+        """Let a lease last for its seconds from now on. Raises RequestError LEASE_NOT_FOUND."""
+        with self._changed:
+            lease = self._find(revision)
+            lease.end = time.monotonic() + lease.seconds
+            self._have_waited_for()
+            return lease.seconds
+
+    @property
+    def revisions(self) -> Sequence[int]:
+        """All leases, the newest first."""
+        with self._changed:
+            return sorted(self._leases, reverse=True)
+
+    def clear(self) -> None:
+        """Forget all leases; what they hold stays."""
+        with self._changed:
+            self._leases.clear()
+            self._changed.notify()
+
+    def is_due(self, revision: int) -> bool:
+        """The lease is there and its time is over."""
+        with self._changed:
+            lease = self._leases.get(revision)
+            return lease is not None and lease.end <= time.monotonic()
+
+    def held(self, revision: int) -> Sequence[Held]:
+        """What the lease holds. Raises RequestError LEASE_NOT_FOUND."""
+        with self._changed:
+            return list(self._find(revision).held.values())
+
+    def end(self, revision: int, restored: Collection[str], at: int, *, keep: bool) -> None:
+        """The lease has ended: the variables `restored` were put back, by the commit `at`.
+
+        Leases may lie on top of each other. One whose write was put back keeps that from now on.
+        One that replaced a whole value of this one shall put back what was there before both, since
+        nobody keeps this one's alive any more; unless it was to `keep` its writes for good.
+        """
+        with self._changed:
+            ended = self._leases.pop(revision)
+            self._changed.notify()
+            for other in self._leases.values():
+                for path, mine in ended.held.items():
+                    theirs = other.held.get(path)
+                    if theirs is None:
+                        continue
+                    if path in restored and theirs.own == mine.under:
+                        other.held[path] = replace(theirs, own=at)
+                    elif theirs.under == mine.own and not keep and _both_whole(theirs, mine):
+                        changed = replace(theirs.changed, previous=mine.changed.previous)
+                        other.held[path] = replace(theirs, changed=changed, under=mine.under)
+
+    def _have_waited_for(self) -> None:
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._wait, name="varserve-leases", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return  # The commit stands. The next who comes, to renew say, tries again.
+        self._thread = thread
+
+    def _find(self, revision: int) -> _Lease:
+        lease = self._leases.get(revision)
+        if lease is None:
+            raise RequestError(
+                Reason.LEASE_NOT_FOUND,
+                f"no lease {revision}: it has ended, or the write at that revision came with none",
+                lease=revision,
+            )
+        return lease
+
+    def _wait(self) -> None:
+        while True:
+            with self._changed:
+                if not self._leases:
+                    self._thread = None
+                    return
+                revision, lease = min(self._leases.items(), key=lambda item: item[1].end)
+                remaining = lease.end - time.monotonic()
+                if remaining > 0:
+                    self._changed.wait(remaining)
+                    continue
+            try:
+                self._expire(revision)
+            except Exception:  # whatever it was: the lease is still there, and so is its write
+                self._postpone(lease)
+
+    def _postpone(self, lease: _Lease) -> None:
+        with self._changed:
+            # It may have been renewed meanwhile.
+            lease.end = max(lease.end, time.monotonic() + _RETRY_SECONDS)
+
+
+def _both_whole(one: Held, other: Held) -> bool:
+    return one.changed.region is None and other.changed.region is None

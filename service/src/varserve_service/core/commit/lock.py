@@ -1,0 +1,154 @@
+"""A readers-writer lock with deadlines that prefers writers and starves nobody.
+
+Knows the observer's port, and else nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.ports.observer import UNOBSERVED, Observer
+
+
+class ReadersWriterLock:
+    """Many hold it shared, or one holds it exclusive.
+
+    A waiting writer keeps new readers out, or a steady stream of readers would keep it waiting for
+    ever. The readers that wait while somebody writes all have their turn before the next writer,
+    or a steady stream of writers would do the same to them. So a reader waits for one write at the
+    most. Not reentrant. Deadlines are in seconds of `time.monotonic`; None waits for ever.
+    """
+
+    def __init__(self, observer: Observer = UNOBSERVED) -> None:
+        self._observer = observer
+        self._changed = threading.Condition(threading.Lock())
+        self._readers = 0
+        self._readers_waiting = 0
+        self._readers_admitted = 0  # waited through a write, and go before the next one
+        self._writing = False
+        self._writers_waiting = 0
+        self._writes = 0
+        self._closed: Callable[[], RequestError] | None = None
+
+    def shared(self, deadline: float | None = None) -> AbstractContextManager[None]:
+        """Hold the lock with other readers. Entering raises RequestError DEADLINE_EXCEEDED."""
+        return _Shared(self, deadline)
+
+    def acquire_shared_at_once(self) -> bool:
+        """Take the lock shared where that needs no waiting; give it back by `release_shared`."""
+        with self._changed:
+            if self._writing or self._writers_waiting or self._closed:
+                return False
+            self._readers += 1
+            return True
+
+    def acquire_shared(self, deadline: float | None) -> None:
+        """Take the lock shared. Raises RequestError DEADLINE_EXCEEDED."""
+        with self._changed:
+            began = None
+            if self._writing or self._writers_waiting:
+                began = time.monotonic()
+                try:
+                    self._wait_for_a_write(deadline)
+                except RequestError:
+                    self._observer.lock_waited(time.monotonic() - began, exclusive=False)
+                    raise
+            if self._closed:
+                raise self._closed()
+            self._readers += 1
+        waited = 0.0 if began is None else time.monotonic() - began
+        self._observer.lock_waited(waited, exclusive=False)
+
+    def _wait_for_a_write(self, deadline: float | None) -> None:
+        writes = self._writes
+        self._readers_waiting += 1
+        try:
+            while self._writes == writes and (self._writing or self._writers_waiting):
+                self._wait(deadline)
+        finally:
+            if self._writes == writes:
+                self._readers_waiting -= 1
+            else:
+                self._readers_admitted -= 1
+                self._changed.notify_all()
+
+    def release_shared(self) -> None:
+        """Give back what was taken shared."""
+        with self._changed:
+            self._readers -= 1
+            if not self._readers and self._writers_waiting:
+                self._changed.notify_all()
+
+    @contextmanager
+    def exclusive(self, deadline: float | None = None) -> Iterator[None]:
+        """Hold the lock alone. Raises RequestError DEADLINE_EXCEEDED."""
+        began = time.monotonic()
+        with self._changed:
+            self._writers_waiting += 1
+            try:
+                while self._writing or self._readers or self._readers_admitted:
+                    self._wait(deadline)
+                if self._closed:
+                    raise self._closed()
+            except RequestError:
+                # Readers that kept out for this writer need not any more.
+                self._changed.notify_all()
+                self._observer.lock_waited(time.monotonic() - began, exclusive=True)
+                raise
+            finally:
+                self._writers_waiting -= 1
+            self._writing = True
+        held = time.monotonic()
+        try:
+            yield
+        finally:
+            self._leave_exclusive()
+            # Told only now, so that nobody waits for it.
+            seconds = time.monotonic() - held
+            self._observer.lock_waited(held - began, exclusive=True, ago=seconds)
+            self._observer.lock_held(seconds)
+
+    def close(self, why: Callable[[], RequestError]) -> None:
+        """Let nobody in any more: who comes or waits is told `why`.
+
+        The caller holds the lock exclusively.
+        """
+        self._closed = why
+
+    def _leave_exclusive(self) -> None:
+        with self._changed:
+            self._writing = False
+            self._writes += 1
+            self._readers_admitted += self._readers_waiting
+            self._readers_waiting = 0
+            self._changed.notify_all()
+
+    def _wait(self, deadline: float | None) -> None:
+        if deadline is None:
+            self._changed.wait()
+            return
+        remaining = deadline - time.monotonic()
+        if remaining <= 0 or not self._changed.wait(remaining):
+            raise RequestError(
+                Reason.DEADLINE_EXCEEDED,
+                "the deadline passed while the model was busy; nothing was changed",
+            )
+
+
+class _Shared(AbstractContextManager[None]):
+    # A generator would cost more than the lock.
+    __slots__ = ("_deadline", "_lock")
+
+    def __init__(self, lock: ReadersWriterLock, deadline: float | None) -> None:
+        self._lock = lock
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._lock.acquire_shared(self._deadline)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release_shared()

@@ -1,0 +1,273 @@
+"""What a model was, what was done to it, and what is being done: reading its history, watching it.
+
+Looks and never changes. Knows the history, the watchers and the model's lock.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from varserve_service.core.arrays.regions import region_shape
+from varserve_service.core.change.past import Past, Reversal, reversal
+from varserve_service.core.commit.history import History
+from varserve_service.core.commit.lock import ReadersWriterLock
+from varserve_service.core.commit.watchers import Event, Watcher, Watchers, event_of
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.memory import ModelMemory, Reservation
+from varserve_service.core.ports.commits import Changed, Commit
+from varserve_service.core.ports.loaded_model import Value, Variable
+from varserve_service.core.ports.messages import Admit, Entry, Header, Read, Snapshot
+from varserve_service.core.values.casts import check_cast, sent_as
+
+from .naming import MAX_NAME_SHOWN, Directory
+
+# How much of the history is handed out at once to a watcher that comes from afar.
+_BATCH_COMMITS = 256
+_BATCH_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some commits, the newest first. `oldest`: the oldest revision that the history reaches."""
+
+    header: Header
+    commits: tuple[Commit, ...]
+    oldest: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Events on the way to the present. `watcher` is set when there are no more: it goes on."""
+
+    header: Header
+    events: tuple[Event, ...]
+    watcher: Watcher | None
+
+
+class Timeline:
+    """The history and the watchers of one model.
+
+    Every method may be called from any thread. `deadline` is in seconds of `time.monotonic`; None
+    waits for ever.
+    """
+
+    def __init__(
+        self,
+        lock: ReadersWriterLock,
+        header: Callable[[], Header],
+        variables: Directory[Variable],
+        history: History,
+        watchers: Watchers,
+        memory: ModelMemory,
+    ) -> None:
+        self._memory = memory
+        self._lock = lock
+        self._header = header
+        self._variables = variables
+        self._history = history
+        self.watchers = watchers
+        names = Counter(variable.spec.name for variable in variables.sorted)
+        self.display_names = {
+            spec.path: spec.name if names[spec.name] == 1 else spec.path
+            for spec in (variable.spec for variable in variables.sorted)
+        }
+        """What to call each variable, by path: its name where that fits it alone, else its path."""
+
+    @property
+    def last_write(self) -> int | None:
+        """When the last commit was made, in ns since 1970; None when none is known. Never waits."""
+        return self._history.last_time
+
+    def select(
+        self, patterns: Sequence[str], among: Collection[str] | None = None
+    ) -> frozenset[str] | None:
+        """Paths of the variables whose name or path fits one of the patterns; None for all.
+
+        `among`: paths; it is as if there were no other variables. Raises RequestError
+        VARIABLE_NOT_FOUND for a pattern that fits none.
+        """
+        if not patterns:
+            return None if among is None else frozenset(among)
+        specs = [
+            variable.spec
+            for variable in self._variables.sorted
+            if among is None or variable.spec.path in among
+        ]
+        found: set[str] = set()
+        for pattern in patterns:
+            fits = re.compile(fnmatch.translate(pattern)).match
+            fitting = {spec.path for spec in specs if fits(spec.name) or fits(spec.path)}
+            if not fitting:
+                model = self._header().model
+                raise RequestError(
+                    Reason.VARIABLE_NOT_FOUND,
+                    f"model {model!r} has no variable that fits {pattern[:MAX_NAME_SHOWN]!r}",
+                    model=model,
+                    variable=pattern[:MAX_NAME_SHOWN],
+                )
+            found |= fitting
+        return frozenset(found)
+
+    def read(
+        self,
+        reads: Sequence[Read],
+        revision: int,
+        *,
+        epoch: str = "",
+        admit: Admit | None = None,
+        deadline: float | None = None,
+    ) -> Snapshot:
+        """Values as they were at a revision.
+
+        Raises as LiveModel.read, what `check` does, and OutOfMemory: what was may have to be laid
+        together again. `admit` is for what is given, wholes among it.
+        """
+        found = [(self._variables.find(read.variable), read) for read in reads]
+        for variable, read in found:
+            check_cast(variable.spec, read.dtype)
+        with self._memory.device.reserve(0, "the read") as copies:
+            with self._lock.shared(deadline):
+                self.check(revision, epoch)
+                header = replace(self._header(), revision=revision)
+                # Once for each variable, however often it is read: it may have been written often.
+                later = {
+                    path: self._history.changes_after(path, revision)
+                    for path in {variable.spec.path for variable, _ in found}
+                }
+                taken = [
+                    self._take(variable, read, revision, later[variable.spec.path], admit, copies)
+                    for variable, read in found
+                ]
+            entries = []
+            for (variable, read), (written, work_out) in zip(found, taken, strict=True):
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise RequestError(
+                        Reason.DEADLINE_EXCEEDED, "the deadline passed before all was worked out"
+                    )
+                value = sent_as(variable, work_out(), read.dtype)
+                entries.append(Entry(variable.spec.name, written, value))
+            return Snapshot(header, tuple(entries))
+
+    def _take(
+        self,
+        variable: Variable,
+        read: Read,
+        revision: int,
+        later: Sequence[Changed],
+        admit: Admit | None,
+        copies: Reservation,
+    ) -> tuple[int, Callable[[], Value]]:
+        """Revision of the last write as it was, and what works the value out."""
+        spec, region = variable.spec, read.region
+        written = self._history.last_write(spec.path, revision)
+        if not later and variable.is_initialized():
+            if admit is not None:
+                shape = variable.shape()
+                if region is not None:
+                    shape = region_shape(region, shape, variable=spec.name)
+                admit(spec, read, shape, True)
+            value = variable.read(region)
+            return written, lambda: value
+        past = Past(variable, later, region)
+        if admit is not None:
+            admit(spec, read, past.shape, True)
+        thing = f"variable {spec.name!r} as it was at revision {revision}"
+        copies.add(past.taken_bytes, thing)
+        past.take()
+        return written, past.value if region is None else partial(self._cut, past, thing)
+
+    def _cut(self, past: Past, thing: str) -> Value:
+        """A part of what was, which has to be laid together first; of a whole that is the value."""
+        with self._memory.reserve_both(past.copied_bytes, thing):
+            return past.value()
+
+    def commits(
+        self,
+        limit: int,
+        *,
+        before: int | None = None,
+        paths: Collection[str] | None = None,
+        deadline: float | None = None,
+    ) -> Page:
+        """At most `limit` commits before a revision that changed one of the variables."""
+        found: list[Commit] = []
+        with self._lock.shared(deadline):
+            for commit in self._history.newest_first:
+                if len(found) == limit:
+                    break
+                if (before is None or commit.revision < before) and (
+                    paths is None or any(c.variable.path in paths for c in commit.changed)
+                ):
+                    found.append(commit)
+            return Page(self._header(), tuple(found), self._history.oldest)
+
+    def watch(self, after: int | None, epoch: str = "", deadline: float | None = None) -> Batch:
+        """The next events after a revision, or, when there are none before the present, a watcher.
+
+        None: from now on. A watcher gets every commit that is later than the last event: the look
+        at the history and the joining are one. Raises what `check` does.
+        """
+        with self._lock.shared(deadline):
+            header = self._header()
+            after = header.revision if after is None else after
+            self.check(after, epoch)
+            events: list[Event] = []
+            nbytes = 0
+            for commit in self._history.after(after):
+                if len(events) == _BATCH_COMMITS or nbytes > _BATCH_BYTES:
+                    return Batch(header, tuple(events), None)
+                event = event_of(commit, self.watchers.limits)
+                events.append(event)
+                nbytes += event.nbytes
+            return Batch(header, tuple(events), self.watchers.join(header.revision))
+
+    def reversals(self, revision: int, paths: Collection[str], epoch: str) -> list[Reversal]:
+        """What gives those variables that were written since a revision their values of then.
+
+        `paths` empty: of all variables. The caller holds the model's lock, shared or not. Raises
+        RequestError VARIABLE_UNINITIALIZED, and what `check` does.
+        """
+        self.check(revision, epoch)
+        written = self._history.written(revision)
+        return [
+            reversal(variable, self._history.changes_after(variable.spec.path, revision))
+            for variable in self._variables.sorted
+            if variable.spec.path in written and (not paths or variable.spec.path in paths)
+        ]
+
+    def check(self, revision: int, epoch: str) -> None:
+        """Raises RequestError EPOCH_MISMATCH, REVISION_IN_FUTURE, REVISION_COMPACTED.
+
+        The caller holds the model's lock, shared or not.
+        """
+        header = self._header()
+        if epoch and epoch != header.epoch:
+            raise RequestError(
+                Reason.EPOCH_MISMATCH,
+                f"model {header.model!r}: expected epoch {epoch[:64]!r}, found {header.epoch!r}: "
+                "its state began anew; read it again",
+                model=header.model,
+                current_epoch=header.epoch,
+            )
+        if revision > header.revision:
+            raise RequestError(
+                Reason.REVISION_IN_FUTURE,
+                f"model {header.model!r}: expected at most revision {header.revision}, the present "
+                f"one, found {revision}",
+                model=header.model,
+                current_revision=header.revision,
+            )
+        if not self._history.reaches(revision):
+            raise RequestError(
+                Reason.REVISION_COMPACTED,
+                f"model {header.model!r}: the history reaches back to revision "
+                f"{self._history.oldest}, found {revision}",
+                model=header.model,
+                oldest_revision=self._history.oldest,
+            )

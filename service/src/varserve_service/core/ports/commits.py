@@ -1,0 +1,94 @@
+"""What was done to a model's state: a commit, and what it did to each variable.
+
+Knows the ports. Nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from varserve_service.core.arrays.regions import Region
+
+from .loaded_model import Value, VariableSpec
+from .messages import Header
+
+
+class CommitKind(StrEnum):
+    """What made a commit."""
+
+    ASSIGN = "assign"
+    RUN = "run"
+    REVERT = "revert"
+    EXPIRE = "expire"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who made a commit, and why: for people who read the history. Both may be empty."""
+
+    subject: str = ""
+    message: str = ""
+
+
+UNKNOWN_ORIGIN = Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRequest:
+    """What makes a write the same write: the client's id, and a digest of all that it asks for."""
+
+    id: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changed:
+    """What a commit did to one variable, or to a region of it.
+
+    `value` is what is there after the commit; `previous` what was there before it, None for a
+    variable that had no value. Writing `value` again, in the order of the commits, gives the same
+    state to the last bit; writing `previous`, in the opposite order, takes it back.
+    """
+
+    variable: VariableSpec
+    region: Region | None
+    value: Value
+    previous: Value | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that only this keeps: a whole `value` is the next one's previous, or present."""
+        previous = self.previous.nbytes if self.previous is not None else 0
+        return previous if self.region is None else previous + self.value.nbytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Commit:
+    """One atomic change of one or more variables.
+
+    `time` is in nanoseconds since 1970, by the service's clock. The revisions of a model's commits
+    follow each other without a gap.
+    """
+
+    revision: int
+    time: int
+    kind: CommitKind
+    origin: Origin
+    request: WriteRequest | None
+    changed: tuple[Changed, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that keeping this commit takes."""
+        return sum(changed.nbytes for changed in self.changed)
+
+
+CommitListener: TypeAlias = Callable[[Header, Commit], None]
+"""Is told of a commit, with the state that it made, once it is durable and before it is answered.
+
+Called without the model's lock, on the thread that asked for the commit. What it raises, the asker
+gets instead of the answer; the commit stands.
+"""

@@ -1,0 +1,152 @@
+"""What the core asks of the place where commits are kept: the port that `journal` implements.
+
+Knows the ports and commits. What a commit is and how state comes back from it is decided in the
+core; a journal keeps what it is given and gives it back, or says that it cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from varserve_service.core.arrays.regions import Region
+
+from .commits import Commit, CommitKind, Origin, WriteRequest
+from .loaded_model import Value
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Elements:
+    """Single elements of a variable, by int64 indices of shape [n] into its elements in C order.
+
+    What overlapping regions amount to when they are put together without the value around them.
+    """
+
+    indices: Array
+
+
+Part: TypeAlias = Region | Elements | None
+"""What of a variable a kept value is; None: the whole."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptChange:
+    """The value that a part of a variable had after a commit, in host memory."""
+
+    path: str
+    part: Part
+    value: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptBase:
+    """A variable, or all of it that was ever written, at the horizon.
+
+    `revision` is that of its last write.
+    """
+
+    revision: int
+    change: KeptChange
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptCommit:
+    """A commit after the horizon."""
+
+    revision: int
+    time: int
+    kind: CommitKind
+    origin: Origin
+    request: WriteRequest | None
+    changes: tuple[KeptChange, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptAnswer:
+    """What a write with a request id was answered; `values` None: too large to be kept."""
+
+    revision: int
+    time: int
+    request: WriteRequest
+    values: Mapping[str, Array] | None
+
+
+class StagedValues(Protocol):
+    """Values of one commit that are on disk already, for nobody to see."""
+
+    def discard(self) -> None:
+        """Let go of them; nothing happens when a commit has been appended with them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A commit to be kept, and what its caller is told."""
+
+    commit: Commit
+    answer: Mapping[str, Value]
+    staged: StagedValues | None = None
+
+
+class Journal(Protocol):
+    """Where one model's commits are kept.
+
+    First it gives back what it has, each kind once and from one thread; `start` ends that. Then it
+    takes more: `append` from one thread at a time, `stage` from any. Raises JournalError when what
+    it has is damaged.
+    """
+
+    @property
+    def epoch(self) -> str: ...
+
+    @property
+    def horizon(self) -> int:
+        """The revision before the first commit that is kept: `base` is the state there."""
+        ...
+
+    @property
+    def inline_bytes(self) -> int:
+        """Bytes of values from which on it pays to `stage` a commit."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes where it is kept. From any thread; never waits for the others."""
+        ...
+
+    def base(self) -> Iterator[KeptBase]: ...
+
+    def commits(self) -> Iterator[KeptCommit]:
+        """Every commit after the horizon, without a gap, oldest first."""
+        ...
+
+    def answers(self) -> Iterator[KeptAnswer]:
+        """Oldest first."""
+        ...
+
+    def start(self) -> None:
+        """What was kept has been taken; from now on more is kept."""
+        ...
+
+    def stage(self, values: Mapping[str, Value]) -> StagedValues:
+        """Make the values of a commit durable, by path, before it is known whether it happens.
+
+        Needs no lock. Raises StateStoreFull.
+        """
+        ...
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Keep commits, all or none: when this returns, no crash takes them away.
+
+        Raises StateStoreFull, with nothing kept.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what it is kept in. What was appended is durable already."""
+        ...
