@@ -15,7 +15,7 @@ MODEL := .models/basic_pitch/1
 UPGRADE ?=
 SECONDS ?= 1200
 
-.PHONY: help demo serve test test-fast test-faults fuzz lint types proto proto-check lock bench figures bench-peers clean
+.PHONY: help demo serve test test-fast test-fresh test-faults fuzz lint types proto proto-check lock bench figures bench-peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: .venv/.installed .venv-proto/.installed $(MODEL)/saved_model.pb ## run eve
 
 test-fast: .venv/.installed .venv-proto/.installed ## run the tests that need no TensorFlow
 	@$(BIN)/python -m pytest $(FAST_TESTS) $(ARGS)
+
+test-fresh: ## run `make demo` and `make test` in a new, minimal Debian 12; needs root and debootstrap
+	@$(or $(PYTHON),python3) tests/packaging/fresh_debian.py $(ARGS)
 
 test-faults: .venv/.installed ## run the tests of crashes, races and failing disks at length, within an hour
 	@$(BIN)/python -m pytest -m full $(ARGS)
