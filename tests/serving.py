@@ -15,10 +15,14 @@ from pathlib import Path
 
 import uvloop
 
+from tests.waiting import killed_after
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
 from varserve_service.rpc import OPEN, Access, Server, ServerOptions
 from varserve_service.rpc.entry.observing import CallObserver
+
+# How long a service may take to be ready, or to give up, on a machine that is busy.
+START_SECONDS = 300
 
 
 @contextmanager
@@ -92,13 +96,13 @@ class ServiceProcess:
 
     def _wait_until_ready(self) -> str:
         assert self.process.stdout is not None
-        # The process either says that it is ready, or ends; both end this read.
-        for line in self.process.stdout:
-            if line.startswith("varserve admin on "):
-                self.admin_address = line.removeprefix("varserve admin on ").strip()
-            if line.startswith("varserve ready on "):
-                return line.removeprefix("varserve ready on ").strip()
-        code = self.process.wait()
+        with killed_after(self.process, START_SECONDS):
+            for line in self.process.stdout:
+                if line.startswith("varserve admin on "):
+                    self.admin_address = line.removeprefix("varserve admin on ").strip()
+                if line.startswith("varserve ready on "):
+                    return line.removeprefix("varserve ready on ").strip()
+        code = self.process.wait(60)
         raise RuntimeError(f"the service ended with {code}:\n{self.log.read_text()[-4000:]}")
 
     @property
@@ -122,7 +126,7 @@ class ServiceProcess:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait()
+                self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._log.close()

@@ -17,6 +17,7 @@ import pytest
 
 from tests.fakes import FakeModel, FakeVariable
 from tests.serving import serve_here
+from tests.waiting import read_line
 from varserve import cli as package
 from varserve._client import errors
 from varserve.cli.app import varserve as command_line
@@ -241,10 +242,9 @@ def test_ctrl_c_ends_a_watch(address: str) -> None:
     """A watch shows a commit at once, and ends with exit code 130 at Ctrl-C."""
     invoke("-s", address, "assign", "fake", "counter", "1")
     watching = process(address, "watch", "fake", "--after-revision", "0", "--json")
-    assert watching.stdout is not None
-    assert json.loads(watching.stdout.readline())["revision"] == 1
+    assert json.loads(read_line(watching))["revision"] == 1
     invoke("-s", address, "assign", "fake", "counter", "2")
-    assert json.loads(watching.stdout.readline())["revision"] == 2
+    assert json.loads(read_line(watching))["revision"] == 2
     watching.send_signal(signal.SIGINT)
     _, told = watching.communicate(timeout=30)
     assert (watching.returncode, "Traceback" in told) == (130, False)

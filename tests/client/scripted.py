@@ -106,4 +106,4 @@ class Scripted(grpc.GenericRpcHandler):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._server.stop(0).wait()
+        self._server.stop(0).wait(60)

@@ -32,7 +32,7 @@ def test_messages_leave_their_memory_to_the_next_ones() -> None:
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("about glibc")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=120
     )
     before, after = json.loads(done.stdout)
     print({"before": before, "after": after})

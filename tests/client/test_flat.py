@@ -169,7 +169,7 @@ def test_importing_brings_no_tensorflow() -> None:
     """Importing the client imports no TensorFlow, nothing of the service or the command line."""
     code = "import sys, varserve; print(*sys.modules)"
     loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     unwanted = re.compile(
         r"(tensorflow|keras|varserve_service|structlog|click|rich|safetensors|grpc_health\.v1)\b"
@@ -185,7 +185,7 @@ def test_importing_brings_little() -> None:
         "print(*(set(sys.modules) - before))"
     )
     loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     ).stdout.split()
     assert "varserve.aio" in loaded
     rare = {"crc32c", "difflib", "hashlib", "importlib.metadata", "ipaddress", "json", "pathlib"}
@@ -231,7 +231,10 @@ def test_types_for_users(tmp_path: Path) -> None:
     source.write_text(TYPED)
     command = [sys.executable, "-m", "mypy", "--strict", "--ignore-missing-imports", str(source)]
     found = subprocess.run(
-        [*command, "--cache-dir", str(tmp_path / "cache")], capture_output=True, text=True
+        [*command, "--cache-dir", str(tmp_path / "cache")],
+        capture_output=True,
+        text=True,
+        timeout=120,
     ).stdout
     # Some versions of mypy write `builtins.tuple`.
     revealed = re.findall(r'Revealed type is "([^"]*)"', found.replace("builtins.", ""))

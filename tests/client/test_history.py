@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -13,17 +12,11 @@ import numpy as np
 import pytest
 
 import varserve
+from tests.waiting import until, until_async
 from varserve.v1 import history_pb2, model_pb2
 from varserve.v1 import model_service_pb2 as pb
 
 from .scripted import Scripted, fail, reply
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "it never came to be"
-        time.sleep(0.005)
 
 
 def test_commits_tell_who_and_why(model: varserve.Model) -> None:
@@ -154,9 +147,7 @@ async def test_a_lease_is_renewed_by_a_task(leasing: Scripted) -> None:
     async with varserve.aio.connect(leasing.address, token=tokens()) as client:
         model = await client.model("m")
         async with model.variables["v"].lease([1, 2], seconds=0.3) as lease:
-            async with asyncio.timeout(20):
-                while len(leasing.requests.get("RenewLease", ())) <= 5:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+            await until_async(lambda: len(leasing.requests.get("RenewLease", ())) > 5)
         assert lease.lost is None
         check_leasing(leasing)
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 
 import grpc
@@ -15,6 +15,7 @@ import pytest
 
 import varserve
 from tests.serving import serve_here
+from tests.waiting import until
 from varserve.v1 import history_pb2, model_pb2
 from varserve_service.core.commit.history import History
 from varserve_service.core.commit.watchers import EventLimits, Watchers
@@ -188,7 +189,7 @@ def test_it_ends_with_its_time_or_when_it_is_closed(model: varserve.Model) -> No
     timer = threading.Timer(0.1, watch.close)
     timer.start()
     assert list(watch) == []
-    timer.join()
+    timer.join(60)
 
 
 def test_a_slow_reader_misses_nothing() -> None:
@@ -266,13 +267,13 @@ def test_it_outlives_a_restart_with_the_state() -> None:
 @contextmanager
 def serve_again(port: int, live: LiveModel) -> Iterator[None]:
     """The same address once more, as soon as it is free."""
-    end = time.monotonic() + 20
     with ExitStack() as stack:
-        while True:
-            try:
+
+        def bound() -> bool:
+            with suppress(OSError):
                 stack.enter_context(serve_here(live, port=port))
-                break
-            except OSError:
-                assert time.monotonic() < end
-                time.sleep(0.05)
+                return True
+            return False
+
+        until(bound, pause=0.05)
         yield

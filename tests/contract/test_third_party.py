@@ -24,7 +24,7 @@ def test_a_client_that_knows_only_the_proto(tmp_path: Path) -> None:
 
     Its stubs are made here from the .proto files; its environment has neither varserve nor numpy.
     """
-    subprocess.run([PYTHON, ROOT / "proto" / "generate.py", tmp_path], check=True)
+    subprocess.run([PYTHON, ROOT / "proto" / "generate.py", tmp_path], check=True, timeout=120)
     small = np.array([1.5, -2], np.float32)
     large = np.random.default_rng(7).standard_normal(200_003)
     vector = TensorSpec("float64", (None,))
@@ -39,7 +39,11 @@ def test_a_client_that_knows_only_the_proto(tmp_path: Path) -> None:
     )
     with serve_here(LiveModel(model)) as address:
         done = subprocess.run(
-            [PYTHON, CLIENT, tmp_path, address], capture_output=True, text=True, check=False
+            [PYTHON, CLIENT, tmp_path, address],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.core.test_live_model import ADD, SET, SUB, refusal
 from tests.core.test_watchers import watch
 from tests.fakes import FakeModel, FakeVariable
+from tests.waiting import join
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices, index_of
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.history import History
@@ -63,8 +64,7 @@ def test_a_storm_of_compare_and_set_has_one_winner_a_revision() -> None:
     threads = [threading.Thread(target=storm, args=(number,)) for number in range(THREADS)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(threads)
     winners = sorted(revision for revisions in won for revision in revisions)
     assert len(winners) + sum(lost) == ATTEMPTS
     assert winners == list(range(1, len(winners) + 1))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.core.test_live_model import ADD, SET, array, refusal, two, value_of
 from tests.fakes import FakeModel, FakeVariable
+from tests.waiting import until
 from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit import leases
@@ -20,13 +20,6 @@ from varserve_service.core.ports.commits import CommitKind
 from varserve_service.core.ports.messages import Read
 
 LONG = 60.0
-
-
-def until(condition: Any) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "it never came to be"
-        time.sleep(0.002)
 
 
 def leased(live: LiveModel, *writes: Write, seconds: float = LONG) -> int:

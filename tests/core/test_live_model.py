@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
+from tests.waiting import until
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.history import History
@@ -385,8 +386,7 @@ def test_readers_share_and_a_waiting_writer_goes_before_later_readers() -> None:
 
     threads.append(threading.Thread(target=write))
     threads[-1].start()
-    while not live._lock._writers_waiting:
-        time.sleep(0.001)
+    until(lambda: live._lock._writers_waiting)
     threads.append(threading.Thread(target=read))
     threads[-1].start()
     gate.opened.set()

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
+from tests.waiting import until
 from varserve_service.core.commit.lock import ReadersWriterLock
 from varserve_service.core.errors import Reason, RequestError
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait until another thread is where it should be."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.0005)
 
 
 class Holder(threading.Thread):

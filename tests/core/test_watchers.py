@@ -9,6 +9,7 @@ import numpy as np
 
 from tests.core.test_live_model import ADD, SET, array, refusal, two
 from tests.fakes import FakeModel, FakeVariable
+from tests.waiting import join
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.watchers import Event, EventLimits, Watcher, Watchers, _Link
 from varserve_service.core.errors import Reason
@@ -74,8 +75,7 @@ def test_none_is_lost_or_doubled_between_history_and_live() -> None:
         after = max(0, live.header.revision - 3)
         watching.append((after, *watch(live, after)))
     stop.set()
-    for writer in writers:
-        writer.join()
+    join(writers)
     last = live.header.revision
     assert last > 200
     for after, events, watcher in watching:

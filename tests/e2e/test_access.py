@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import ssl
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tests.conftest import Serve
 from tests.rpc.certified import HOST, Place
 from tests.rpc.models import counter
 from tests.serving import serve_here
+from tests.waiting import until
 from varserve_service.bootstrap.gate import open_gate
 from varserve_service.settings import load_settings
 
@@ -145,14 +146,15 @@ def test_from_a_certificate_to_an_audit_line(serve: Serve, tmp_path: Path) -> No
             with pytest.raises(varserve.AccessDenied, match="'ann' may not assign"):
                 v.assign(value)
             policy.write_text(f"rules: [{rule % 'assign, watch'}]")
-            deadline = time.monotonic() + 60
-            while True:  # the file is looked at every two seconds
-                try:
-                    commit = v.assign(value, message="because")
-                    break
-                except varserve.AccessDenied:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.1)
+
+            def assigned() -> bool:  # the file is looked at every two seconds
+                with contextlib.suppress(varserve.AccessDenied):
+                    commits.append(v.assign(value, message="because"))
+                return bool(commits)
+
+            commits: list[varserve.Commit] = []
+            until(assigned, seconds=60, pause=0.1)
+            (commit,) = commits
             assert client.model("counter").commits()[0].info.subject == "ann"
         lines = [json.loads(line) for line in audit.read_text().splitlines()]
         assert [each["outcome"] for each in lines[:2]] == ["UNAUTHENTICATED", "PERMISSION_DENIED"]

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import ssl
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import varserve
 from tests.conftest import DEMO_MODEL
 from tests.rpc.certified import Files, with_uris
 from tests.serving import ServiceProcess, service_process
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "access.md").read_text()
@@ -32,15 +32,14 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 def logged(service: ServiceProcess, event: str) -> dict[str, Any]:
     """The line of the log with this event, which comes in the moment that the service is ready."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
+
+    def lines() -> list[dict[str, Any]]:
         whole, _, _ = service.log.read_text().rpartition("\n")
-        for line in whole.splitlines():
-            if line.startswith("{") and (found := json.loads(line))["event"] == event:
-                assert isinstance(found, dict)
-                return found
-        time.sleep(0.05)  # the pace of looking at a file
-    raise AssertionError(f"the log has no line {event!r}")
+        objects = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
+        return [line for line in objects if line["event"] == event]
+
+    until(lines, seconds=60, pause=0.05)
+    return lines()[0]
 
 
 def scraped(address: str, caller: Files) -> dict[str, float]:

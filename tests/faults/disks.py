@@ -18,13 +18,13 @@ def small_disk(path: Path) -> Iterator[Path]:
     """A file system of 8 MiB; the test is skipped where none can be mounted."""
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(path)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    done = subprocess.run(mount, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
     try:
         yield path
     finally:
-        subprocess.run(["umount", str(path)], check=True)
+        subprocess.run(["umount", str(path)], check=True, timeout=120)
 
 
 def fill(path: Path) -> None:
@@ -44,6 +44,8 @@ def which_strace() -> str:
     path = shutil.which("strace")
     if path is None:
         pytest.skip("strace is not installed: it makes the Nth call of a process fail")
-    if subprocess.run([path, "-qq", "true"], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        [path, "-qq", "true"], capture_output=True, check=False, timeout=120
+    ).returncode:
         pytest.skip("strace may not trace here")
     return path

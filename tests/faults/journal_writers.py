@@ -19,6 +19,7 @@ import numpy as np
 
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import Array, kept
+from tests.waiting import join
 from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import RequestError
@@ -105,8 +106,7 @@ def main(directory: Path, writers: int, commits: int) -> None:
         threads = [threading.Thread(target=write, args=(live, w)) for w in range(writers)]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        join(threads, seconds=3600)
     say("done")
 
 

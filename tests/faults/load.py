@@ -47,7 +47,7 @@ def main(address: str) -> None:
     sys.stdin.read()
     stop.set()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     print(json.dumps(done), flush=True)
 
 

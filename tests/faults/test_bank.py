@@ -13,6 +13,7 @@ import pytest
 import varserve
 from tests.fakes import FakeModel, FakeVariable
 from tests.serving import ServiceProcess
+from tests.waiting import join
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.lock import ReadersWriterLock
 from varserve_service.core.model.live_model import LiveModel
@@ -95,8 +96,7 @@ def run_bank(live: LiveModel, count: int) -> Watched:
     with Watched(lambda: total(live), readers=4) as watched:
         for writer in writers:
             writer.start()
-        for writer in writers:
-            writer.join()
+        join(writers, seconds=600)
     return watched
 
 

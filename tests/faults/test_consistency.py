@@ -153,6 +153,7 @@ def test_every_bug_can_be_seeded() -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
 

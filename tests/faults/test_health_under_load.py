@@ -15,6 +15,7 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conftest import Serve
+from tests.waiting import read_line
 
 CHECKS = 300
 ROUNDS = 3
@@ -30,9 +31,8 @@ def idle_health_server() -> Iterator[str]:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        yield f"127.0.0.1:{process.stdout.readline().strip()}"
-        process.communicate("")
+        yield f"127.0.0.1:{read_line(process)}"
+        process.communicate("", timeout=60)
 
 
 def p99(*stubs: health_pb2_grpc.HealthStub) -> list[float]:
@@ -66,8 +66,7 @@ def test_health_is_answered_under_load(serve: Serve) -> None:
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert load.stdout is not None
-        assert load.stdout.readline().strip() == "running"
+        assert read_line(load) == "running"
         with grpc.insecure_channel(service.address) as ours, grpc.insecure_channel(idle) as bare:
             stubs = health_pb2_grpc.HealthStub(ours), health_pb2_grpc.HealthStub(bare)
             rounds: list[list[float]] = []

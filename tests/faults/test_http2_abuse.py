@@ -14,6 +14,7 @@ import pytest
 
 import varserve
 from tests.conftest import Serve
+from tests.waiting import read_line
 
 ATTACKER = Path(__file__).with_name("hostile_http2.py")
 CALLS = 300
@@ -54,8 +55,7 @@ def test_others_hardly_notice(kind: str, serve: Serve) -> None:
         ) as attacker,
     ):
         assert attacker.stdin is not None
-        assert attacker.stdout is not None
-        assert attacker.stdout.readline() == "ready\n"
+        assert read_line(attacker) == "ready"
         read = client.model("counter").variables["v"].numpy
         idle = p99(read)
         before = service.rss_bytes()

@@ -19,6 +19,7 @@ from tests.conftest import Serve
 from tests.e2e.test_start import start
 from tests.faults.disks import fill, small_disk, which_strace
 from tests.serving import ServiceProcess, service_process
+from tests.waiting import killed_after
 from varserve_service.journal.disk import EXIT_DISK_FAILED
 
 
@@ -136,7 +137,9 @@ def fail_a_sync(strace: str, service: ServiceProcess, count: Any, trace: Path) -
         [*command, "-e", "inject=fdatasync:error=EIO:when=3"], stderr=subprocess.PIPE, text=True
     )
     assert tracer.stderr is not None
-    assert "attached" in tracer.stderr.readline()
+    with killed_after(tracer, 60):
+        attached = tracer.stderr.readline()
+    assert "attached" in attached
     # Syncs are counted for each thread, and several threads take calls.
     acknowledged = add_until(varserve.Unavailable, count)
     tracer.communicate(timeout=60)

@@ -16,6 +16,7 @@ import pytest
 
 import varserve
 from tests.serving import ServiceProcess
+from tests.waiting import join, until
 
 GROWTH_BYTES = 50 * 2**20
 NAMES = [f"m{number}" for number in range(8)]
@@ -71,8 +72,7 @@ def churn(process: ServiceProcess, threads_count: int, count: int) -> None:
     threads = [threading.Thread(target=work) for _ in range(threads_count)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(threads, seconds=600)
     assert failures == []
 
 
@@ -151,7 +151,7 @@ def test_loading_holds_up_others_no_longer_than_a_bound(
         loading = threading.Thread(target=load)
         loading.start()
         busy, count = p99_of_reads(client, lambda _: done.is_set())
-        loading.join()
+        join([loading], seconds=300)
         print(
             f"p99 of small reads: {idle * 1e3:.2f} ms idle, {busy * 1e3:.2f} ms while loading "
             f"({busy / idle:.0f}x), {count} reads"
@@ -182,7 +182,7 @@ def test_versions_come_and_keep_their_state(
         bad = tmp_path / "repository" / "served" / "3"
         shutil.copytree(model_folder("counter"), bad)
         (bad / "saved_model.pb").write_bytes(b"\xff" * 100)
-        wait_for(lambda: any(v.state is varserve.ModelState.FAILED for v in admin.list_versions()))
+        until(lambda: any(v.state is varserve.ModelState.FAILED for v in admin.list_versions()))
         assert client.model("served").epoch == one.epoch
         shutil.rmtree(bad)
         shutil.copytree(tmp_path / "saves" / "served" / "2", tmp_path / "repository/served/2")
@@ -192,19 +192,11 @@ def test_versions_come_and_keep_their_state(
         assert two.epoch != one.epoch
         assert int(client.read_variable("served", "count").value) == 41
         shutil.copytree(model_folder("counter"), tmp_path / "repository" / "served" / "4")
-        wait_for(lambda: client.model("served").version == 4)
+        until(lambda: client.model("served").version == 4, seconds=120, pause=0.05)
         assert int(client.read_variable("served", "count").value) != 41
         back = admin.load_model("served", 1)
         assert (back.epoch, back.revision) == (one.epoch, 1)
         assert int(client.read_variable("served", "count").value) == 41
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Ask until it is so: nobody tells a client what a service will do by itself."""
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -223,7 +215,7 @@ def test_a_model_that_is_being_copied_keeps_no_other_from_being_served(
         assert "half" not in {model.name for model in client.list_models()}
         assert "no complete version yet" in process.log.read_text()
         shutil.copy(model_folder("counter") / "saved_model.pb", half)
-        wait_for(lambda: "half" in {model.name for model in client.list_models()})
+        until(lambda: "half" in {model.name for model in client.list_models()})
         assert client.model("half").version == 1
 
     (half / "saved_model.pb").unlink()

@@ -23,6 +23,7 @@ from tests.conftest import Serve
 from tests.faults import heap_service
 from tests.rpc.requests import read, watch
 from tests.rpc.wire import outcome_of
+from tests.waiting import read_line
 from varserve.v1 import model_service_pb2_grpc as pb_grpc
 
 WATCHES = 1_000
@@ -122,14 +123,12 @@ def counted_service() -> Iterator[tuple[str, Callable[[], int]]]:
         env=os.environ | {"PYTHONMALLOC": "malloc"},
     ) as process:
         assert process.stdin is not None
-        assert process.stdout is not None
-        out = process.stdout
 
         def heap() -> int:
             print(file=process.stdin, flush=True)
-            return int(out.readline())
+            return int(read_line(process))
 
-        yield out.readline().strip(), heap
+        yield read_line(process), heap
         process.stdin.close()
 
 

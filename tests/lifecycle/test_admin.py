@@ -24,6 +24,7 @@ from tests.lifecycle.administered import Administered, administered, saved_model
 from tests.rpc.models import counter
 from tests.rpc.test_identity import Claimed
 from tests.rpc.traversing import names
+from tests.waiting import read_line
 from varserve.v1 import admin_service_pb2 as pb
 from varserve_service.access.audit import AuditLog
 from varserve_service.access.policy_file import read_policy
@@ -553,8 +554,7 @@ def test_what_a_killed_process_left_of_a_save_is_removed(tmp_path: Path) -> None
     command = (sys.executable, "-c", KILLED, str(saves))
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "writing\n"
+        assert read_line(process) == "writing"
         (half,) = saves.iterdir()
         room.sweep()
         assert (half / "half").read_bytes() == b"half"

@@ -70,6 +70,7 @@ def configuration_files() -> list[Path]:
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
     files = [
         Path(name) for name in re.findall(r"^\s+(/.+), exists: True$", pip.stdout, re.MULTILINE)
@@ -97,7 +98,12 @@ def make_root(root: Path) -> None:
     include = f"--include={','.join(PACKAGES)}"
     command = ["debootstrap", "--variant=minbase", include, SUITE, str(root), *mirror]
     made = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=1800,
     )
     if made.returncode:
         raise SystemExit(f"debootstrap ended with {made.returncode}:\n{made.stdout[-2000:]}")
@@ -136,6 +142,7 @@ def run_in(root: Path, folder: str, command: str) -> int:
         env=environment,
         stdin=subprocess.DEVNULL,
         check=False,
+        timeout=2 * 3600,
     )
     return entered.returncode
 
@@ -160,7 +167,7 @@ def main() -> int:
             make_root(root)
         clone = root / "root" / "varserve"
         shutil.rmtree(clone, ignore_errors=True)
-        subprocess.run(["git", "clone", "--quiet", REPOSITORY, clone], check=True)
+        subprocess.run(["git", "clone", "--quiet", REPOSITORY, clone], check=True, timeout=600)
         for command in arguments.commands:
             print(f"== {command}", flush=True)
             started = time.monotonic()

@@ -52,6 +52,7 @@ def rendered(overlay: str) -> str:
         check=True,
         capture_output=True,
         text=True,
+        timeout=120,
     ).stdout
 
 
@@ -86,7 +87,7 @@ def test_manifests_fit_the_api(overlay: str, tmp_path: Path) -> None:
     manifest.write_text(rendered(overlay))
     program = Path(sys.executable).with_name("kubernetes-validate")
     result = subprocess.run(
-        [program, "--strict", manifest], capture_output=True, text=True, check=False
+        [program, "--strict", manifest], capture_output=True, text=True, check=False, timeout=120
     )
     assert result.returncode == 0, result.stdout + result.stderr
     kinds = [*KINDS.get(overlay, []), "PodDisruptionBudget", "Service", "StatefulSet"]
@@ -261,7 +262,7 @@ def rendered_beside(folder: Path, kustomization: str, **files: str) -> str:
     for name, text in {"kustomization": kustomization, **files}.items():
         (own / f"{name}.yaml").write_text(text)
     return subprocess.run(
-        ["kubectl", "kustomize", own], check=True, capture_output=True, text=True
+        ["kubectl", "kustomize", own], check=True, capture_output=True, text=True, timeout=120
     ).stdout
 
 

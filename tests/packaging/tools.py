@@ -10,6 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tests.serving import START_SECONDS
+from tests.waiting import killed_after
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -39,6 +42,7 @@ def run(
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        timeout=1800,
     )
     assert result.returncode == status, (
         f"{command[0]} ended with {result.returncode}:\n{result.stdout}"
@@ -86,12 +90,11 @@ def serving(
     )
     assert process.stdout is not None
     try:
-        for line in process.stdout:
-            if ready := re.match(r"varserve ready on (\S+)$", line):
-                yield ready[1]
-                break
-        else:
-            raise AssertionError(f"ended with {process.wait()} before it was ready")
+        with killed_after(process, START_SECONDS):
+            lines = (re.match(r"varserve ready on (\S+)$", line) for line in process.stdout)
+            ready = next(filter(None, lines), None)
+        assert ready, f"ended with {process.wait(60)} before it was ready"
+        yield ready[1]
     finally:
         process.terminate()
         try:

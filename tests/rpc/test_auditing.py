@@ -6,8 +6,7 @@ import errno
 import json
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from tests.rpc.models import counter, strings
 from tests.rpc.roles import POLICY, alpha, beta
 from tests.rpc.test_identity import Claimed
 from tests.serving import serve_here
+from tests.waiting import until
 from varserve_service.access.audit import AuditError, AuditLog
 from varserve_service.access.policy_file import read_policy
 from varserve_service.core.model.live_model import LiveModel
@@ -138,18 +138,11 @@ def test_who_hangs_up_leaves_a_line(tmp_path: Path) -> None:
             with pytest.raises(varserve.DeadlineExceeded):
                 client.run_function("counter", "wait", {}, timeout=0.5)
             assert gate.reached.wait(30)
-            wait_until(lambda: len(place.lines) == 1)
+            until(lambda: len(place.lines) == 1)
             gate.opened.set()
-            wait_until(lambda: len(place.lines) == 2)
+            until(lambda: len(place.lines) == 2)
         assert [line["outcome"] for line in place.lines] == ["CANCELLED", "OK"]
         assert {line["subject"] for line in place.lines} == {"ann"}
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_what_failed_or_was_done_before(place: Place) -> None:

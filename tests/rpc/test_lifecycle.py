@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,7 @@ from tests.rpc.requests import (
     run_manifest,
 )
 from tests.rpc.wire import outcome_of
+from tests.waiting import until_async
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import model_service_pb2_grpc
 from varserve_service.access.policy import Policy
@@ -93,15 +94,8 @@ async def reason_of(call: Any) -> str:
     return "OK"
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until something is so."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 (nobody there sets an event for a test)
-            await asyncio.sleep(0.001)
-
-
 async def passed(gate: Gate) -> None:
-    await until(gate.reached.is_set)
+    await until_async(gate.reached.is_set)
 
 
 def gated(gate: Gate, *, writes: bool = False) -> FakeFunction:
@@ -186,9 +180,9 @@ async def test_calls_in_progress_are_finished_and_new_ones_are_refused() -> None
         upload = found.stub.AssignVariables()
         await upload.write(manifest())
         await passed(gate)
-        await until(lambda: found.server._admission.staged == len(TWOS))
+        await until_async(lambda: found.server._admission.staged == len(TWOS))
         stopping = asyncio.ensure_future(found.server.stop(20))
-        await until(lambda: found.server._calls._draining)
+        await until_async(lambda: found.server._calls._draining)
         refused = [
             found.stub.ListModels(pb.ListModelsRequest()),
             found.stub.ReadVariable(read()),
@@ -209,7 +203,7 @@ async def test_new_calls_are_refused_while_watchers_are_told() -> None:
         deaf = asyncio.ensure_future(asyncio.Event().wait())
         found.server._history._watches.add(deaf)  # type: ignore[arg-type]
         stopping = asyncio.ensure_future(found.server.stop(20))
-        await until(lambda: not found.server.ready)
+        await until_async(lambda: not found.server.ready)
         for call in (found.stub.AssignVariable(SET_TWOS), found.stub.ReadVariable(read())):
             assert await reason_of(call) == "SHUTTING_DOWN"
         assert not stopping.done()
@@ -224,7 +218,7 @@ async def test_a_load_that_ends_while_the_service_stops_does_not_make_it_ready()
         call = asyncio.ensure_future(found.stub.RunFunction(WAIT))
         await passed(gate)
         stopping = asyncio.ensure_future(found.server.stop(20))
-        await until(lambda: not found.server.ready)
+        await until_async(lambda: not found.server.ready)
         await found.server.serve(counter_version(2), "canary")
         assert not found.server.ready
         assert await found.status("") == NOT_SERVING
@@ -239,9 +233,9 @@ async def test_every_call_in_progress_gets_its_answer() -> None:
         gate = Gate()
         async with running(counter(functions=(gated(gate),))) as found:
             calls = [asyncio.ensure_future(found.stub.RunFunction(WAIT)) for _ in range(8)]
-            await until(lambda: len(found.server._calls._in_progress) == len(calls))  # noqa: B023
+            await until_async(lambda: len(found.server._calls._in_progress) == len(calls))  # noqa: B023
             stopping = asyncio.ensure_future(found.server.stop(20))
-            await until(lambda: found.server._calls._draining)
+            await until_async(lambda: found.server._calls._draining)
             gate.opened.set()
             assert [await reason_of(call) for call in calls] == ["OK"] * len(calls)
             assert await stopping
@@ -286,7 +280,7 @@ async def test_a_write_whose_deadline_passes_while_it_waits_is_not_done() -> Non
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await each
             assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await until(lambda: pending(found) == 1)
+        await until_async(lambda: pending(found) == 1)
         gate.opened.set()
         await call
         assert await v_of(found) == UNCHANGED
@@ -319,14 +313,14 @@ async def test_too_many_calls_at_once(limit: int, reason: str, threads: int) -> 
     options = {"max_pending_calls": limit, "threads_per_model": threads}
     async with running(counter(functions=(gated(gate),)), **options) as found:
         calls = [asyncio.ensure_future(found.stub.RunFunction(WAIT)) for _ in range(min(limit, 2))]
-        await until(lambda: pending(found) == len(calls))
+        await until_async(lambda: pending(found) == len(calls))
         third = asyncio.ensure_future(reason_of(found.stub.ReadVariable(read())))
         if reason == "OK":
             gate.opened.set()
         assert await third == reason
         gate.opened.set()
         assert [await reason_of(call) for call in calls] == ["OK"] * len(calls)
-        await until(lambda: pending(found) == 0)
+        await until_async(lambda: pending(found) == 0)
         assert await reason_of(found.stub.ReadVariable(read())) == "OK"
 
 
@@ -364,10 +358,10 @@ async def test_a_cancelled_upload_changes_nothing_and_gives_its_memory_back() ->
             await first.write(manifest(claim))
             await first.write(chunk(0, b"\1" * 10))
             second = [manifest(claim), chunk(0, b"\2" * 1000)]
-            await until(lambda: found.server._admission.staged == 1000)
+            await until_async(lambda: found.server._admission.staged == 1000)
             assert await reason_of(found.stub.AssignVariables(iter(second))) == "TOO_MANY_REQUESTS"
             first.cancel()
-            await until(lambda: found.server._calls._in_progress == set())
+            await until_async(lambda: found.server._calls._in_progress == set())
             assert await reason_of(found.stub.AssignVariables(iter(second))) == "OK"
         value = (await found.stub.ReadVariable(read(variable="free"))).value
         assert value.data == b"\2" * 1000
@@ -408,7 +402,7 @@ async def test_an_upload_that_goes_silent_is_given_up(method: str, messages: lis
                 answer = call if method == "AssignVariables" else call.read()
                 assert await reason_of(answer) == "DEADLINE_EXCEEDED"
             assert "nothing came for 0.1 seconds" in await call.details()
-            await until(lambda: found.server._calls._in_progress == set())
+            await until_async(lambda: found.server._calls._in_progress == set())
             assert (found.server._admission.staged, memory.reserved) == (0, 0)
         assert await reason_of(found.stub.AssignVariable(SET_TWOS)) == "OK"
         assert await reason_of(found.stub.RunFunction(run())) == "OK"
@@ -428,7 +422,7 @@ async def test_who_says_nothing_is_given_up_by_the_guard(method: str) -> None:
         async with asyncio.timeout(20):
             answer = call if method == "AssignVariables" else call.read()
             assert await reason_of(answer) == "DEADLINE_EXCEEDED"
-        await until(lambda: found.server._calls._in_progress == set())
+        await until_async(lambda: found.server._calls._in_progress == set())
 
 
 async def test_silence_is_counted_from_the_last_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -467,9 +461,9 @@ async def test_a_write_that_has_begun_is_done_though_its_caller_is_gone() -> Non
         call = asyncio.ensure_future(found.stub.RunFunction(WAIT))
         await passed(gate)
         call.cancel()
-        await until(lambda: found.server._calls._in_progress == set())
+        await until_async(lambda: found.server._calls._in_progress == set())
         gate.opened.set()
-        await until(lambda: pending(found) == 0)
+        await until_async(lambda: pending(found) == 0)
         assert await v_of(found) == ([1, 1, 1], 1)
 
 
@@ -483,7 +477,7 @@ async def test_a_download_that_is_given_up_ends() -> None:
         await call.read()
         assert len(found.server._calls._in_progress) == 1
         call.cancel()
-        await until(lambda: found.server._calls._in_progress == set())
+        await until_async(lambda: found.server._calls._in_progress == set())
         assert await v_of(found) == UNCHANGED
 
 

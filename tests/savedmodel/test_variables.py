@@ -13,6 +13,7 @@ import pytest
 
 from tests.journal.kept import kept
 from tests.saved_models import DTYPES
+from tests.waiting import join
 from varserve_service.core.arrays.buffers import ALIGNMENT, aligned_empty
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
 from varserve_service.core.change.writes import Write
@@ -463,13 +464,12 @@ def test_one_region_value_from_many_threads(load: Load) -> None:
     barrier, found = threading.Barrier(4), []
 
     def ask() -> None:
-        barrier.wait()
+        barrier.wait(60)
         found.append(part.numpy())
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(threads)
     assert len(found) == 4
     assert all(array is found[0] for array in found)
