@@ -637,6 +637,104 @@ def tf1_uninitialized(folder: Path) -> Path:
     return _tf1(folder, "serving_default", partial=True)
 
 
+@builder
+def tf1_sparse(folder: Path) -> Path:
+    """TensorFlow 1 format: `x` sparse int64 [?, ?], `r` ragged, `x_a` float32 [?] as inputs."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.sparse_placeholder(tf.int64, [None, None], name="given")
+        r = v1.ragged.placeholder(tf.float32, 1, [], name="rows")
+        a = v1.placeholder(tf.float32, [None], name="zz")
+        outputs = {
+            "twice": tf.sparse.map_values(tf.add, x, x),
+            "sum": tf.reduce_sum(x.values),
+            "rows": tf.reduce_sum(r, axis=1),
+            "a": a * 3,
+        }
+        info = v1.saved_model.build_tensor_info
+        signature = v1.saved_model.build_signature_def(
+            {"x": info(x), "r": info(r), "x_a": info(a)},
+            {name: info(output) for name, output in outputs.items()},
+            "tensorflow/serving/predict",
+        )
+        saver = v1.saved_model.Builder(str(folder))
+        saver.add_meta_graph_and_variables(
+            session, ["serve"], signature_def_map={"serving_default": signature}
+        )
+        saver.save()
+    return folder
+
+
+@builder
+def composites(folder: Path) -> Path:
+    """Functions of ragged, sparse and indexed tensors, named tuples, *rest and keywords alone."""
+    import collections
+
+    import tensorflow as tf
+
+    pair = collections.namedtuple("pair", ["z", "a"])
+
+    class Composites(tf.Module):
+        @tf.function
+        def parts(self, r: Any, s: Any, i: Any) -> Any:
+            return {"z": r, "a": s, "m": i}
+
+        @tf.function
+        def spread(self, n: Any, *rest: Any, bias: Any, **more: Any) -> Any:
+            total = n.z - 2 * n.a + 4 * bias + 8 * more["zeta"] - 16 * more["alpha"]
+            return pair(total, n.a), [each - bias for each in rest]
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([], tf.float32, name="y"),
+                tf.TensorSpec([], tf.float32, name="x"),
+            ]
+        )
+        def swapped(self, x: Any, y: Any) -> Any:
+            return collections.OrderedDict(z=x - y, a=x)
+
+        @tf.function
+        def keyed(self, *, b_b: Any, a: Any, b: Any) -> Any:
+            return a - 2 * b + 4 * b_b
+
+    module, scalar = Composites(), tf.TensorSpec([], tf.float32)
+    module.parts.get_concrete_function(
+        tf.RaggedTensorSpec([None, None, None], tf.float32, 2),
+        tf.SparseTensorSpec([None, None], tf.float32),
+        tf.IndexedSlicesSpec([None], tf.float32),
+    )
+    module.spread.get_concrete_function(
+        pair(scalar, scalar), scalar, scalar, bias=scalar, zeta=scalar, alpha=scalar
+    )
+    module.keyed.get_concrete_function(b_b=scalar, a=scalar, b=scalar)
+    module.bare = module.swapped.get_concrete_function()
+    return _save(module, folder, {"serving_default": module.swapped})
+
+
+@builder
+def tf1_pruned(folder: Path) -> Path:
+    """`cut`, a function cut out of a graph in TensorFlow 1 format: it has no structure; `whole`."""
+    import tensorflow as tf
+
+    def graph(x: Any, y: Any) -> Any:
+        return {"difference": x - y, "x": x}
+
+    scalar = tf.TensorSpec([], tf.float32)
+    named = [tf.TensorSpec([], tf.float32, name=name) for name in "xy"]
+    wrapped = tf.compat.v1.wrap_function(graph, named)
+
+    class Pruned(tf.Module):
+        @tf.function(input_signature=[scalar])
+        def whole(self, x: Any) -> Any:
+            return x + 1
+
+    module = Pruned()
+    module.cut = wrapped.prune(wrapped.inputs, wrapped.structured_outputs["difference"])
+    return _save(module, folder)
+
+
 def main(arguments: list[str]) -> int:
     """`NAME FOLDER`: build one model; `--list`: show the names."""
     if arguments == ["--list"]:

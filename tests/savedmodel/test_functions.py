@@ -77,6 +77,76 @@ def test_outputs_that_are_none_are_left_out(load: Load) -> None:
     ]
 
 
+def test_sparse_inputs_in_tensorflow_1_format(load: Load) -> None:
+    """The tensors of a sparse or ragged input go in TensorFlow's order, not by sorted name."""
+    model = load("tf1_sparse")
+    (overload,) = overloads(model, "serving_default")
+    assert [i.name for i in overload.inputs] == [
+        "r_component_0",
+        "r_component_1",
+        "x_indices",
+        "x_values",
+        "x_dense_shape",
+        "x_a",
+    ]
+    outputs = run(
+        model,
+        "serving_default",
+        r_component_0=np.array([1, 2, 4], np.float32),
+        r_component_1=np.array([0, 2, 3], np.int64),
+        x_indices=np.array([[0, 1], [1, 0]], np.int64),
+        x_values=np.array([5, 7], np.int64),
+        x_dense_shape=np.array([2, 2], np.int64),
+        x_a=np.array([1], np.float32),
+    )
+    assert [(name, value.tolist()) for name, value in outputs.items()] == [
+        ("a", [3]),
+        ("rows", [3, 4]),
+        ("sum", 12),
+        ("twice/indices", [[0, 1], [1, 0]]),
+        ("twice/values", [10, 14]),
+        ("twice/dense_shape", [2, 2]),
+    ]
+
+
+def test_composite_tensors_have_the_names_of_their_parts(load: Load) -> None:
+    """The parts of ragged, sparse and indexed tensors have TensorFlow's names for them."""
+    (overload,) = overloads(load("composites"), "parts")
+    parts = {
+        "r": ["flat_values", "nested_row_splits/0", "nested_row_splits/1"],
+        "s": ["indices", "values", "dense_shape"],
+        "i": ["values", "indices"],
+    }
+    assert [i.name for i in overload.inputs] == [f"{n}/{p}" for n in "rsi" for p in parts[n]]
+    named = {"a": parts["s"], "m": parts["i"], "z": parts["r"]}
+    assert [o.name for o in overload.outputs] == [f"{n}/{p}" for n in named for p in named[n]]
+
+
+def test_arguments_go_where_their_names_say(load: Load) -> None:
+    """Named tuples, *rest, keywords, and names of specs that contradict those of arguments."""
+    model = load("composites")
+    spread = {"n__z": 1, "n__a": 2, "rest__0": 3, "rest__1": 4, "bias": 5, "alpha": 6, "zeta": 7}
+    outputs = run(model, "spread", **{name: np.float32(n) for name, n in spread.items()})
+    assert [(name, float(value)) for name, value in outputs.items()] == [
+        ("output_0/z", 1 - 4 + 20 + 56 - 96),
+        ("output_0/a", 2),
+        ("output_1/0", -2),
+        ("output_1/1", -1),
+    ]
+    for name in ("swapped", "bare", "serving_default"):
+        outputs = run(model, name, x=np.float32(5), y=np.float32(3))
+        assert [(name, float(value)) for name, value in outputs.items()] == [("a", 5), ("z", 2)]
+    keyed = run(model, "keyed", a=np.float32(1), b=np.float32(2), b_b=np.float32(3))
+    assert keyed == {"output_0": 9}
+
+
+def test_a_function_without_a_structure(load: Load) -> None:
+    """A function that was cut out of a graph has the names of its inputs there."""
+    model = load("tf1_pruned")
+    assert run(model, "whole", x=np.float32(1)) == {"output_0": 2}
+    assert run(model, "cut", x=np.float32(5), y=np.float32(3)) == {"output_0": 2}
+
+
 def test_a_function_changes_variables(load: Load) -> None:
     """What a function assigns, the next read and the next function see."""
     model = load("counter")

@@ -1,45 +1,52 @@
-"""Flat names for nested structures: `x`, `batch/mask`, `z/0`.
-
-Walks in the order in which TensorFlow flattens, so that leaves pair with flat tensors.
-"""
+"""Flat names for the nested structures of TensorFlow: `x`, `batch/mask`, `z/0`, `r/flat_values`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
+from varserve import structures
 from varserve_service.core.ports.loaded_model import Constant
 
 
-def flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Flat (name, leaf) pairs: leaves are TensorSpecs, tensors or Python values."""
-    if isinstance(value, Mapping):
-        for key in sorted(value):
-            yield from flatten(_join(name, key), value[key])
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        for field in value._fields:
-            yield from flatten(_join(name, field), getattr(value, field))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from flatten(_join(name, index), item)
-    elif isinstance(value, tf.TensorSpec | tf.Tensor):
+def flatten(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Flat (name, leaf) pairs: leaves are TensorSpecs, tensors or Python values.
+
+    They come in the order in which TensorFlow flattens, so that they pair with flat tensors.
+    Raises ValueError for a structure that TensorFlow flattens differently.
+    """
+    pairs = list(_leaves(name, value))
+    expected = tf.nest.flatten(value, expand_composites=True)
+    same = len(pairs) == len(expected) and all(
+        leaf is other or (isinstance(leaf, tf.TensorSpec) and leaf == other)
+        for (_, leaf), other in zip(pairs, expected, strict=True)
+    )
+    if not same:
+        raise ValueError(f"a {type(value).__name__} has no flat names")
+    return pairs
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, tf.TensorSpec | tf.Tensor):
         yield name, value
     elif isinstance(value, tf.TypeSpec) or tf.is_tensor(value):
         # A ragged, sparse or other composite tensor: the tensors that it is made of.
-        parts = tf.nest.flatten(value, expand_composites=True)
-        if len(parts) == 1 and parts[0] is value:
+        components = tf.nest.flatten(value, expand_composites=True)
+        if len(components) == 1 and components[0] is value:
             yield name, value
             return
-        for index, part in enumerate(parts):
-            yield _join(name, index), part
+        kind = value.value_type if isinstance(value, tf.TypeSpec) else type(value)
+        names = structures.component_names(kind.__name__, len(components))
+        for part, component in zip(names, components, strict=True):
+            yield structures.join(name, part), component
     else:
-        yield name, value
-
-
-def _join(name: str, part: object) -> str:
-    return f"{name}/{part}" if name else str(part)
+        parts = structures.parts(value)
+        if parts is None:
+            yield name, value
+        for part, item in parts or ():
+            yield from _leaves(structures.join(name, part), item)
 
 
 def constant(value: Any) -> Constant:

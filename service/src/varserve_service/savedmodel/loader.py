@@ -15,10 +15,11 @@ from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.memory import Room
 from varserve_service.core.ports.loaded_model import Value, Variable, VariableSpec
 
-from .catalogue import find_functions, find_variables
-from .functions import SavedFunction, partial_shape
+from .discovery import find_functions, find_variables
+from .functions import SavedFunction
 from .object_graph import names_of, walk
 from .placement import Placement
+from .signatures import partial_shape
 from .together import prepare, read_together, write_together
 from .values import OUT_OF_MEMORY
 from .variables import SavedVariable

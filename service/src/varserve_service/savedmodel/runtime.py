@@ -5,10 +5,11 @@ The only user of TensorFlow's private interfaces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import tensorflow as tf
+from tensorflow.core.function.polymorphism import function_type as function_types
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.client import pywrap_tf_session as session
 from tensorflow.python.eager import context
@@ -32,6 +33,23 @@ def flat_call(concrete: Any) -> FlatCall:
     # The runtime forgets a function with the object that made it.
     call.keep = concrete  # type: ignore[attr-defined]
     return call
+
+
+def keyword_order(concrete: Any, keywords: Iterable[str]) -> list[str]:
+    """The keyword arguments of a concrete function in the order in which its graph takes them.
+
+    A signature in TensorFlow 1 format takes `x_indices`, `x_values` and `x_dense_shape` in this
+    order, which is that of no sorting.
+    """
+    ordered: Sequence[str] = concrete._arg_keywords or ()
+    if concrete.function_type is not None:
+        ordered = [each.name for each in concrete.function_type._sorted_parameters]
+    places = {name: place for place, name in enumerate(ordered)}
+    # Those of a signature may be no identifiers, for which TensorFlow puts others.
+    clean = function_types.sanitize_arg_name
+    return sorted(
+        keywords, key=lambda name: (places.get(name, places.get(clean(name), len(places))), name)
+    )
 
 
 def shape_of(tensor: tf.Tensor) -> tuple[int, ...]:

@@ -12,10 +12,11 @@ from varserve_service.core.ports.loaded_model import FunctionKind, FunctionSpec
 
 from .dtypes import SUPPORTED
 from .effects import EffectsAnalysis
-from .functions import Callee, CallEffects, SavedFunction, describe, distinct
+from .functions import Callee, CallEffects, SavedFunction
 from .object_graph import is_function, is_polymorphic, own_name
 from .placement import Placement
 from .runtime import function_definition
+from .signatures import Undescribable, describe, distinct
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def find_functions(
         ((path, node) for path, node in nodes if is_function(node)),
         key=lambda item: (not item[0].startswith(_SIGNATURES), item[0]),
     ):
-        callees = _overloads(node, effects)
+        callees = _overloads(path, node, effects)
         if not callees:
             _log.debug("function %s left out: it takes or gives what is no tensor", path)
             continue
@@ -113,15 +114,17 @@ def find_functions(
     return functions, effects.sparse
 
 
-def _overloads(node: Any, effects: Callable[[Any], CallEffects]) -> list[Callee]:
+def _overloads(path: str, node: Any, effects: Callable[[Any], CallEffects]) -> list[Callee]:
     function_type = getattr(node, "function_type", None)
     parameters = list(function_type.parameters.values()) if function_type else []
     defaults = getattr(node, "_default_values", None) or {}
-    callees = [
-        describe(concrete, parameters, defaults, effects)
-        for concrete in (node.concrete_functions if is_polymorphic(node) else [node])
-    ]
-    return distinct([callee for callee in callees if callee is not None])
+    callees = []
+    for concrete in node.concrete_functions if is_polymorphic(node) else [node]:
+        try:
+            callees.append(describe(concrete, parameters, defaults, effects))
+        except Undescribable as problem:
+            _log.warning("function %s: an overload is left out: %s", path, problem)
+    return distinct(callees)
 
 
 def _concretes(nodes: Nodes) -> Iterator[Any]:
