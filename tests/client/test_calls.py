@@ -28,7 +28,11 @@ VALUE = np.array([1, 2], np.float32)
 READ = reply(pb.ReadVariableResponse(header=HEADER, value=tensors.to_tensor(VALUE)))
 ASSIGNED = reply(pb.AssignVariableResponse(header=HEADER))
 COMMITTED = reply(pb.AssignVariablesResponse(header=HEADER))
-RAN = reply(pb.RunFunctionResponse(header=HEADER, outputs={"y": tensors.to_tensor(VALUE)}))
+RAN = reply(
+    pb.RunFunctionResponse(
+        header=HEADER, outputs=[pb.NamedTensor(name="y", tensor=tensors.to_tensor(VALUE))]
+    )
+)
 
 
 def test_read_is_repeated(scripted: Scripted) -> None:

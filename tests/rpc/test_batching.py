@@ -78,7 +78,9 @@ def call_of(n: int, rows: int = 1) -> Array:
 
 
 def answer(response: pb.RunFunctionResponse) -> Array:
-    return tensors.from_tensor(response.outputs["y"])
+    (output,) = response.outputs
+    assert output.name == "y"
+    return tensors.from_tensor(output.tensor)
 
 
 def reason(error: grpc.RpcError) -> str:

@@ -302,18 +302,19 @@ class RunFunctionRequest(_message.Message):
 
 class RunFunctionResponse(_message.Message):
     __slots__ = ("header", "outputs")
-    class OutputsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: _tensor_pb2.Tensor
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
     HEADER_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     header: _model_pb2.StateHeader
-    outputs: _containers.MessageMap[str, _tensor_pb2.Tensor]
-    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., outputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ...) -> None: ...
+    outputs: _containers.RepeatedCompositeFieldContainer[NamedTensor]
+    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ...) -> None: ...
+
+class NamedTensor(_message.Message):
+    __slots__ = ("name", "tensor")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    tensor: _tensor_pb2.Tensor
+    def __init__(self, name: _Optional[str] = ..., tensor: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class StreamRunFunctionRequest(_message.Message):
     __slots__ = ("manifest", "chunk")

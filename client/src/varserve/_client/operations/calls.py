@@ -402,7 +402,7 @@ def run_function(model: str, run: Run, budget: Budget, conditions: Conditions) -
     reply = yield from attempt(call, repeatable=run.repeatable)
     return Outputs(
         specs.header(reply.header),
-        {name: tensors.from_tensor(each) for name, each in reply.outputs.items()},
+        {each.name: tensors.from_tensor(each.tensor) for each in reply.outputs},
     )
 
 

@@ -91,9 +91,10 @@ class Commit(_OfState):
 
 
 class Outputs(_OfState, dict[str, Array]):
-    """A function's outputs by their flat names.
+    """A function's outputs by their flat names, in the order that the function declares.
 
-    `revision` is the one that it ran at; for a function that may write, the one that it made.
+    Where a call names the outputs that it wants, they come in the order of the call. `revision` is
+    the one that the function ran at; for a function that may write, the one that it made.
     """
 
     def __init__(self, header: StateHeader, outputs: Mapping[str, Array]) -> None:

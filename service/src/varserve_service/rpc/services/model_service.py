@@ -208,7 +208,7 @@ class ModelService:
                 )
                 response = pb.RunFunctionResponse(header=translate.header(answer.header))
                 for name, value in answer.values.items():
-                    response.outputs[name].CopyFrom(translate.tensor(value))
+                    response.outputs.add(name=name, tensor=translate.tensor(value))
                 return response
 
             return await served.run(work, deadline_of(context))
@@ -219,7 +219,7 @@ class ModelService:
         if nbytes > self._max_unary_bytes:
             raise translate.too_large(f"function {function!r}", nbytes, self._max_unary_bytes)
         for name, array in ran.outputs.items():
-            response.outputs[name].CopyFrom(tensors.to_tensor(array))
+            response.outputs.add(name=name, tensor=tensors.to_tensor(array))
         return response
 
     async def summarize_variables(
