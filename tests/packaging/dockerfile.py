@@ -2,17 +2,19 @@
 
 Knows the few instructions that this Dockerfile uses and fails on any other, so that a step that it
 did not carry out never passes for one that works. What it cannot show is the base image: the
-interpreter of the tests stands in for it. All stages share the folder, so that absolute paths, also
-those inside an environment, stay true.
+interpreter of the tests stands in for it, as `python`, whatever this machine calls it. All stages
+share the folder, so that absolute paths, also those inside an environment, stay true.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
 import string
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,7 +78,7 @@ class _Build:
 
     def image(self, name: str) -> Image:
         if name not in self.known:  # an image from outside: this machine stands in for it
-            return Image(self.root, clean_environment() | self.overrides)
+            return Image(self.root, self.base_environment())
         if name not in self.done:
             stage = self.known[name]
             parent = self.image(stage.parent)
@@ -85,6 +87,17 @@ class _Build:
                 getattr(self, f"do_{instruction.lower()}")(image, rest)
             self.done[name] = image
         return self.done[name]
+
+    def base_environment(self) -> dict[str, str]:
+        """The environment of this machine, where `python` is the interpreter of the tests."""
+        programs = self.root / "base" / "bin"
+        if not programs.exists():
+            programs.mkdir(parents=True)
+            # Not sys.executable: an environment's own link is no environment elsewhere.
+            (programs / "python").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
+        environment = clean_environment()
+        path = f"{programs}{os.pathsep}{environment.get('PATH', os.defpath)}"
+        return environment | {"PATH": path} | self.overrides
 
     def rooted(self, text: str) -> str:
         """Move the absolute paths that the image owns below the root."""

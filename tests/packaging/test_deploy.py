@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.packaging.tools import program
 from varserve_service.access.policy import KINDS as KINDS_OF_VERBS
 from varserve_service.access.policy_file import read_policy
 from varserve_service.settings import Settings
@@ -40,15 +40,15 @@ KINDS = {
 }
 TLS = ("overlays/mtls", "overlays/production")
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("kubectl") is None, reason="kubectl renders the manifests and is not on the path"
-)
+KUBECTL = program("kubectl")
+
+pytestmark = pytest.mark.skipif(KUBECTL is None, reason="there is no kubectl here to render with")
 
 
 @cache
 def rendered(overlay: str) -> str:
     return subprocess.run(
-        ["kubectl", "kustomize", ROOT / "deploy" / overlay],
+        [str(KUBECTL), "kustomize", ROOT / "deploy" / overlay],
         check=True,
         capture_output=True,
         text=True,
@@ -262,7 +262,7 @@ def rendered_beside(folder: Path, kustomization: str, **files: str) -> str:
     for name, text in {"kustomization": kustomization, **files}.items():
         (own / f"{name}.yaml").write_text(text)
     return subprocess.run(
-        ["kubectl", "kustomize", own], check=True, capture_output=True, text=True, timeout=120
+        [str(KUBECTL), "kustomize", own], check=True, capture_output=True, text=True, timeout=120
     ).stdout
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,11 @@ from tests.serving import START_SECONDS
 from tests.waiting import killed_after
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def program(name: str) -> str | None:
+    """Where a program is that `make test` sets up, or else the machine has; None for neither."""
+    return shutil.which(name, path=f"{ROOT / '.tools' / 'bin'}{os.pathsep}{os.environ['PATH']}")
 
 
 def clean_environment() -> dict[str, str]:

@@ -158,13 +158,13 @@ async def test_reflection_is_answered_when_it_is_switched_on(enabled: bool) -> N
     """With the flag the services are listed, without it reflection is not implemented."""
     async with running(counter(), reflection=enabled) as found:
         stub = reflection_pb2_grpc.ServerReflectionStub(found.channel)
+        if not enabled:
+            # Nothing is sent: grpc.aio may give a write that meets the end of its call the code
+            # INTERNAL in place of the server's own (grpc/grpc#36066).
+            assert await stub.ServerReflectionInfo().code() is grpc.StatusCode.UNIMPLEMENTED
+            return
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         call = stub.ServerReflectionInfo(iter([request]))
-        if not enabled:
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await call.read()
-            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-            return
         listed = {service.name for service in (await call.read()).list_services_response.service}
         assert {"varserve.v1.ModelService", "grpc.health.v1.Health"} <= listed
 
@@ -187,7 +187,7 @@ async def test_calls_in_progress_are_finished_and_new_ones_are_refused() -> None
             found.stub.ListModels(pb.ListModelsRequest()),
             found.stub.ReadVariable(read()),
             found.stub.AssignVariable(SET_TWOS),
-            found.stub.AssignVariables(iter([manifest(), chunk(0, TWOS)])),
+            found.stub.AssignVariables(),  # nothing is written: grpc/grpc#36066
         ]
         assert [await reason_of(each) for each in refused] == ["SHUTTING_DOWN"] * 4
         gate.opened.set()
