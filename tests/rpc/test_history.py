@@ -31,8 +31,9 @@ from tests.rpc.requests import (
     tensor,
     watch,
 )
-from tests.rpc.test_lifecycle import SERVING, Running, reason_of, running, until
+from tests.rpc.test_lifecycle import SERVING, Running, reason_of, running
 from tests.rpc.wire import outcome_of
+from tests.waiting import until_async
 from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.commit.history import History
@@ -199,7 +200,7 @@ async def test_where_a_watch_may_begin() -> None:
         stream = found.stub.WatchVariables(watch(patterns=["v"] * 100))
         assert (await stream.read()).header.revision == 4
         stream.cancel()
-        await until(lambda: not found.server._history._watches)
+        await until_async(lambda: not found.server._history._watches)
 
 
 async def test_a_watcher_that_reads_nothing_is_closed_and_told_where_to_go_on() -> None:
@@ -262,7 +263,7 @@ async def test_a_hundred_watchers_take_no_threads() -> None:
         assert threading.active_count() <= before + 2
         for stream in streams:
             stream.cancel()
-        await until(lambda: len(found.server._history._watches) == 1)
+        await until_async(lambda: len(found.server._history._watches) == 1)
 
 
 async def test_watches_end_at_shutdown() -> None:
@@ -286,7 +287,7 @@ async def test_too_many_watches_are_refused() -> None:
             await stream.read()
         assert (await failure(found.stub.WatchVariables(watch()))).reason == "TOO_MANY_REQUESTS"
         streams[0].cancel()
-        await until(lambda: len(found.server._history._watches) == 1)
+        await until_async(lambda: len(found.server._history._watches) == 1)
         assert (await found.stub.WatchVariables(watch()).read()).header.revision == 0
 
 
@@ -384,7 +385,7 @@ async def test_a_write_with_a_lease_is_taken_back() -> None:
         ):
             assert await reason_of(call) == "LEASE_NOT_FOUND"
         await leased(0.05)
-        await until(lambda: live.header.revision == 4)
+        await until_async(lambda: live.header.revision == 4)
         assert await v() == [1, 1, 1]
         assert live.timeline.commits(1).commits[0].kind is CommitKind.EXPIRE
         body = [manifest(lease_seconds=60), chunk(0, np.full(3, 2, "<f4").tobytes())]
@@ -408,7 +409,7 @@ async def test_a_client_whose_machine_is_gone_is_forgotten() -> None:
         await stream.read()
         proxy.frozen = True
         started = time.monotonic()
-        await until(lambda: not found.server._history._watches)
+        await until_async(lambda: not found.server._history._watches)
         assert time.monotonic() - started < 2 * (1 + 1)
         proxy.frozen = False
 

@@ -25,9 +25,9 @@ from tests.rpc.test_lifecycle import (
     pending,
     reason_of,
     running,
-    until,
 )
 from tests.rpc.wire import outcome_of
+from tests.waiting import until_async
 from varserve.v1 import history_pb2, model_pb2
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.model.live_model import LiveModel
@@ -66,12 +66,12 @@ async def test_a_name_means_one_version_or_the_next() -> None:
                 seen.append((await header_of(found)).version)
 
         readers = [asyncio.ensure_future(read_on()) for _ in range(8)]
-        await until(lambda: len(seen) >= 200)
+        await until_async(lambda: len(seen) >= 200)
         (ended,) = await replaced(found, new)
         assert ended is old
         await found.server.retire(old, 20)
         count = len(seen)
-        await until(lambda: len(seen) >= count + 200)
+        await until_async(lambda: len(seen) >= count + 200)
         go_on = False
         await asyncio.gather(*readers)
         assert (await header_of(found)).epoch == new.header.epoch != old.header.epoch
@@ -90,7 +90,7 @@ async def test_calls_in_progress_finish_on_the_version_they_began_on() -> None:
         await passed(gate)
         upload = found.stub.AssignVariables()
         await upload.write(manifest())
-        await until(lambda: len(found.server._serving.all[0]._in_progress) == 2)
+        await until_async(lambda: len(found.server._serving.all[0]._in_progress) == 2)
         await replaced(found, counter_version(2))
         retiring = asyncio.ensure_future(found.server.retire(old, 20))
         assert await versions(found) == [(1, "UNLOADING", []), (2, "READY", ["stable"])]
@@ -113,7 +113,7 @@ async def test_what_does_not_end_in_time_is_cut_off_with_a_reason() -> None:
         calls = [found.stub.RunFunction(WAIT)]
         await passed(gate)
         calls.append(found.stub.AssignVariable(SET_TWOS))
-        await until(lambda: pending(found) == 2)
+        await until_async(lambda: pending(found) == 2)
         await replaced(found, counter_version(2))
         await found.server.retire(old, 0.05)
         assert [await reason_of(call) for call in calls] == ["MODEL_NOT_READY"] * 2
@@ -225,7 +225,7 @@ async def test_a_version_that_went_is_garbage() -> None:
         with pytest.raises(grpc.aio.AioRpcError):
             await watch.read()
         del old
-        await until(lambda: gc.collect() >= 0 and gone() is None)
+        await until_async(lambda: gc.collect() >= 0 and gone() is None)
 
 
 def test_a_closed_model_refuses_everything() -> None:
