@@ -11,7 +11,9 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from resource import RLIMIT_NOFILE, setrlimit
 
 import uvloop
 
@@ -75,8 +77,11 @@ class ServiceProcess:
         log: Path,
         environment: dict[str, str] | None = None,
         module: str = "varserve_service",
+        open_files: tuple[int, int] | None = None,
     ):
-        """`module`: what is run instead of the service itself."""
+        """`module`: what is run instead of the service itself. `open_files`: the soft and the hard
+        limit of its file descriptors.
+        """
         self._log = log.open("ab")
         self.log = log
         self.admin_address = ""
@@ -86,6 +91,7 @@ class ServiceProcess:
             stderr=self._log,
             text=True,
             env=os.environ | (environment or {}),
+            preexec_fn=open_files and partial(setrlimit, RLIMIT_NOFILE, open_files),
         )
         try:
             self.address = self._wait_until_ready()

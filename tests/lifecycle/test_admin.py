@@ -18,13 +18,12 @@ import pytest
 
 import varserve
 import varserve.aio
-from tests.core.test_leases import until
 from tests.fakes import FakeVariable
 from tests.lifecycle.administered import Administered, administered, saved_model
 from tests.rpc.models import counter
 from tests.rpc.test_identity import Claimed
 from tests.rpc.traversing import names
-from tests.waiting import read_line
+from tests.waiting import read_line, until
 from varserve.v1 import admin_service_pb2 as pb
 from varserve_service.access.audit import AuditLog
 from varserve_service.access.policy_file import read_policy

@@ -26,6 +26,7 @@ def sources(models: Models, **others: Any) -> Sources:
             staged=lambda: 0,
             staged_limit=1,
             admitted=dict,
+            connections=dict,
             state_dir=None,
             graph_functions=lambda: 0,
         ),

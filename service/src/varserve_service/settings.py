@@ -229,6 +229,16 @@ class Settings(BaseSettings):
         le=MOST,
         description="calls of one connection that are open at once; more wait their turn",
     )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        le=MOST,
+        description="connections that are open at once; further ones are closed at once. "
+        "Half of the file descriptors at most",
+    )
+    max_connection_idle: float = Field(
+        300.0, gt=0, le=DECADE, description="seconds after which a connection without a call ends"
+    )
     max_connection_age: float | None = Field(
         None,
         gt=0,

@@ -17,6 +17,8 @@ from varserve_service.core.ports.commits import CommitListener
 from varserve_service.core.ports.journal import Journal
 from varserve_service.core.ports.loaded_model import LoadedModel
 from varserve_service.core.ports.messages import Answer
+from varserve_service.core.threads import prepare_threads_with
+from varserve_service.descriptors import Reserve
 from varserve_service.host_memory import HostMemory
 from varserve_service.journal import StateDirectory
 from varserve_service.lifecycle import (
@@ -67,6 +69,10 @@ class Loader:
 
         self.savedmodel = savedmodel
         self.placement = savedmodel.configure_devices(settings.device, settings.gpu_memory_limit)
+        # With descriptors to spare: a thread may begin when there are no others left.
+        reserve = Reserve()
+        savedmodel.prepare_thread()
+        prepare_threads_with(lambda: reserve.spend_on(savedmodel.prepare_thread))
         # What was imported stays: a collection after a model has gone need not look at all of it,
         # with every call waiting. Not later, or a model of the start could never be collected.
         gc.collect()

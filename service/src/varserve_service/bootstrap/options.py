@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from varserve_service.descriptors import ConnectionShares
 from varserve_service.journal import JournalOptions
 from varserve_service.rpc import (
     BatchOptions,
@@ -30,7 +31,7 @@ def journal_options(settings: Settings) -> JournalOptions:
     )
 
 
-def server_options(settings: Settings) -> ServerOptions:
+def server_options(settings: Settings, connections: ConnectionShares) -> ServerOptions:
     """What the settings say about the server."""
     return ServerOptions(
         host=settings.host,
@@ -45,6 +46,9 @@ def server_options(settings: Settings) -> ServerOptions:
         staging_bytes=settings.max_staging_bytes,
         upload_silence=settings.max_upload_silence,
         max_streams=settings.max_streams,
+        max_connections=connections.calls,
+        max_other_connections=connections.others,
+        connection_idle=settings.max_connection_idle,
         max_connection_age=settings.max_connection_age,
         connection_grace=settings.connection_grace,
         limits={

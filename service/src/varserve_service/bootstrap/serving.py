@@ -13,6 +13,13 @@ import uvloop
 
 from varserve.frames import keep_what_is_freed
 from varserve_service.core.model.registry import STABLE, Models
+from varserve_service.core.threads import wait_until_prepared
+from varserve_service.descriptors import (
+    ConnectionShares,
+    connection_shares,
+    open_connections,
+    raise_limit,
+)
 from varserve_service.lifecycle import (
     Poller,
 )
@@ -30,6 +37,8 @@ from .loading import Loader, warm_up
 from .options import batch_options, server_options
 
 log = structlog.get_logger("varserve.bootstrap")
+
+_PREPARING_SECONDS = 30.0
 
 
 def start_telemetry(settings: Settings) -> Telemetry:
@@ -56,9 +65,26 @@ def sources(models: Models, server: Server, settings: Settings) -> Sources:
         staged=lambda: server.staged,
         staged_limit=settings.max_staging_bytes,
         admitted=lambda: server.admitted,
+        connections=lambda: {
+            name: (open_connections(port), limit) for name, port, limit in server.ports
+        },
         state_dir=settings.state_dir,
         graph_functions=savedmodel.graph_functions,
     )
+
+
+def share_descriptors(settings: Settings) -> ConnectionShares:
+    """How many connections there may be, for the file descriptors that the process may have."""
+    limit = raise_limit()
+    shares = connection_shares(limit, settings.max_connections)
+    if shares.calls < settings.max_connections:
+        log.warning(
+            "fewer connections than max_connections: the limit of open files is too low",
+            connections=shares.calls,
+            max_connections=settings.max_connections,
+            open_files=limit,
+        )
+    return shares
 
 
 async def run_server(
@@ -69,11 +95,13 @@ async def run_server(
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    server = Server(models, server_options(settings), gate.access, telemetry.call_observers)
+    shares = share_descriptors(settings)
+    server = Server(models, server_options(settings, shares), gate.access, telemetry.call_observers)
     lifecycle = make_lifecycle(loader, models, server, settings, loop)
     if settings.admin_port is not None:
         server.administer(lifecycle)
     address = await server.start()
+    await loop.run_in_executor(None, wait_until_prepared, _PREPARING_SECONDS)
     gate.start()
     telemetry.watch(sources(models, server, settings))
     delay = asyncio.create_task(telemetry.measure_delay())

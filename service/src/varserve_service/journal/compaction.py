@@ -20,6 +20,7 @@ from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.folding import fold
 from varserve_service.core.errors import StateStoreFull
 from varserve_service.core.ports.journal import Elements, KeptChange
+from varserve_service.core.threads import ModelThread
 
 from . import records
 from .database import Database
@@ -74,7 +75,7 @@ class Compactor:
         self._working = threading.Lock()
         self._due = threading.Event()
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="varserve-compact", daemon=True)
+        self._thread = ModelThread(self._run, "varserve-compact")
 
     # What there is.
 

@@ -30,6 +30,7 @@ from varserve_service.core.model.registry import LABEL_PATTERN, STABLE, Models, 
 from varserve_service.core.ports.administration import KnownVersion, Saved, SaveFormat
 from varserve_service.core.ports.loaded_model import ModelState
 from varserve_service.core.ports.messages import Header
+from varserve_service.core.threads import ModelThread
 from varserve_service.repository import ModelSource, Repository, RepositoryError, look
 
 from . import memory
@@ -392,11 +393,8 @@ class Lifecycle:
         threads = []
         while ended:
             live = ended.pop()
-            thread = threading.Thread(
-                target=self._see_out,
-                args=(live,),
-                name=f"varserve-unload-{live.name}@{live.version}",
-                daemon=True,
+            thread = ModelThread(
+                self._see_out, f"varserve-unload-{live.name}@{live.version}", (live,)
             )
             del live
             thread.start()

@@ -16,6 +16,7 @@ import structlog
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.registry import STABLE, Models
 from varserve_service.core.ports.loaded_model import ModelState
+from varserve_service.core.threads import ModelThread
 from varserve_service.repository import Look, ModelSource, Repository, look
 
 from .allowed import AllowedModels
@@ -51,7 +52,7 @@ class Poller:
         # By model: the stamp of the list by which the version that was tried was not allowed.
         self._refused: dict[str, str] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="varserve-repository", daemon=True)
+        self._thread = ModelThread(self._run, "varserve-repository")
         # What is there at the start is what is served, or what an operator did not want.
         for name, source in repository.newest().items():
             if models.versions(name):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +23,7 @@ from varserve_service.access.watched import Watched
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
 from varserve_service.core.ports.administration import Administration
+from varserve_service.core.threads import model_executor
 
 from .authorization.access import OPEN, Access, server_credentials
 from .authorization.guard import Guard
@@ -85,6 +85,14 @@ class ServerOptions:
     call_log_level: str = "debug"
     max_streams: int = 256
     """Of one connection, open at once; a client keeps the others waiting."""
+    max_connections: int = 4096
+    """Of callers of ModelService, open at once; further ones are closed as soon as they come."""
+    max_other_connections: int = 64
+    """The same, on the port of AdminService and on that of health."""
+    connection_idle: float = 300.0
+    """Seconds after which a connection without a call is closed."""
+    connection_handshake: float = 20.0
+    """Seconds that a new connection has for its TLS and HTTP/2 handshakes."""
     # Of a watch on which nothing else is sent, and of a connection on which nothing is heard.
     bookmark_seconds: float = 10.0
     keepalive_seconds: float = 30.0
@@ -114,16 +122,18 @@ class Server:
         self._admission = Admission(options.limits, options.staging_bytes)
         self._calls = Calls(self._admission, access.authenticator, access.auditing)
         self._lister = Workers("list", 2, options.max_pending_calls)
-        self._senders = ThreadPoolExecutor(2, thread_name_prefix="varserve-send")
+        self._senders = model_executor(2, "varserve-send")
         self._read_cache = ReadCache(models.resolve)
         self._serving = Serving(models, self._served)
         self._health = health.aio.HealthServicer()
         self._healthy: set[str] = set()
         self._stopping = False
         self._admin: tuple[grpc.aio.Server, Workers] | None = None
+        self.address: str | None = None
+        """`HOST:PORT` of ModelService, once it listens."""
         self.admin_address: str | None = None
         """`HOST:PORT` of AdminService, once it listens."""
-        self._server = grpc.aio.server(options=_channel_options(options))
+        self._server = grpc.aio.server(options=_channel_options(options, options.max_connections))
         self._history = HistoryService(
             self._serving,
             self._senders,
@@ -147,9 +157,11 @@ class Server:
         Raises OSError when the address cannot be had.
         """
         tls, options = self._access.tls, self._options
-        address = _listen(self._server, options.host, options.port, tls)
+        self.address = address = _listen(self._server, options.host, options.port, tls)
         if options.health_port is not None:
-            self._prober = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+            self._prober = grpc.aio.server(
+                options=_channel_options(options, options.max_other_connections)
+            )
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._prober)
             self.health_address = _listen(self._prober, options.host, options.health_port, None)
             await self._prober.start()
@@ -171,7 +183,9 @@ class Server:
             "SaveModel": service.save_model,
             "ListVersions": service.list_versions,
         }
-        server = grpc.aio.server(options=_channel_options(self._options))
+        server = grpc.aio.server(
+            options=_channel_options(self._options, self._options.max_other_connections)
+        )
         server.add_generic_rpc_handlers((self._handler_of(ADMIN_SERVICE, calls),))
         server.add_generic_rpc_handlers((UnknownMethods(self._observers),))
         self._admin = server, workers
@@ -228,6 +242,23 @@ class Server:
     def ready(self) -> bool:
         """Whether health says SERVING for the service as a whole. From any thread."""
         return "" in self._healthy
+
+    @property
+    def ports(self) -> Sequence[tuple[str, int, int]]:
+        """Each port that it listens on: what it is for, its number, and how many connections it
+        may have. From any thread.
+        """
+        calls, others = self._options.max_connections, self._options.max_other_connections
+        addresses = (
+            ("calls", self.address, calls),
+            ("admin", self.admin_address, others),
+            ("health", self.health_address, others),
+        )
+        return [
+            (name, int(address.rpartition(":")[2]), limit)
+            for name, address, limit in addresses
+            if address is not None
+        ]
 
     @property
     def staged(self) -> int:
@@ -361,8 +392,12 @@ def _listen(
         raise OSError(f"cannot listen on {shown}:{port}") from error
 
 
-def _channel_options(options: ServerOptions) -> Sequence[tuple[str, Any]]:
+def _channel_options(options: ServerOptions, connections: int) -> Sequence[tuple[str, Any]]:
     return (
+        # Each takes a file descriptor, and nobody has to say who they are to connect.
+        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.max_connection_idle_ms", _milliseconds(options.connection_idle)),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(options.connection_handshake)),
         ("grpc.max_receive_message_length", options.message_bytes),
         ("grpc.max_send_message_length", options.message_bytes),
         # A second server on the same port must fail, not share its connections.

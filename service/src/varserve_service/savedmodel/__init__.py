@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
 from .allowed_operations import check_operations
 from .loader import load
 from .placement import Placement, configure_devices
-from .runtime import graph_functions
+from .runtime import graph_functions, prepare_thread
 from .saving import save_checkpoint, save_saved_model
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "configure_devices",
     "graph_functions",
     "load",
+    "prepare_thread",
     "save_checkpoint",
     "save_saved_model",
 ]

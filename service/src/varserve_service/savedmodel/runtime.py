@@ -6,6 +6,7 @@ The only user of TensorFlow's private interfaces.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -50,6 +51,24 @@ def keyword_order(concrete: Any, keywords: Iterable[str]) -> list[str]:
     return sorted(
         keywords, key=lambda name: (places.get(name, places.get(clean(name), len(places))), name)
     )
+
+
+@cache
+def _nothing_at_all() -> FlatCall:
+    @tf.function(input_signature=[], autograph=False)
+    def nothing() -> tf.Tensor:
+        return tf.constant(0)
+
+    return flat_call(nothing.get_concrete_function())
+
+
+def prepare_thread() -> None:
+    """Run a function on the calling thread, so that TensorFlow opens here what it opens once.
+
+    The first function that a thread runs opens /dev/urandom. TensorFlow does not check whether that
+    succeeded: without a free file descriptor the process ends by SIGSEGV.
+    """
+    _nothing_at_all()([])
 
 
 def shape_of(tensor: tf.Tensor) -> tuple[int, ...]:

@@ -43,6 +43,8 @@ class Sources:
     staged_limit: int
     admitted: Callable[[], Mapping[str, tuple[int, int]]]
     """By verb: calls in progress, and how many there may be."""
+    connections: Callable[[], Mapping[str, tuple[int, int]]]
+    """By the port's purpose: connections that are open, and how many there may be."""
     state_dir: Path | None
     graph_functions: Callable[[], int]
     """Functions that TensorFlow's runtime has: grows by what is loaded and by what is traced."""
@@ -91,6 +93,7 @@ class StateCollector(Collector):
             limits.add_metric((verb,), limit)
         yield calls
         yield limits
+        yield from _connections(found.connections())
         yield _Gauge("varserve_staged_bytes", "Bytes of bodies that arrive or are in use.").value(
             found.staged()
         )
@@ -178,6 +181,19 @@ def _sum(variables: Iterable[tuple[VariableSpec, object]]) -> Mapping[str, int]:
                 nbytes *= size
             found[spec.device] += nbytes
     return found
+
+
+def _connections(counts: Mapping[str, tuple[int, int]]) -> Iterator[Metric]:
+    connections = _Gauge(
+        "varserve_connections", "Connections of clients that are open, by port.", ("port",)
+    )
+    limits = _Gauge(
+        "varserve_connections_limit", "How many there may be; further ones are closed.", ("port",)
+    )
+    for port, (count, limit) in counts.items():
+        connections.add_metric((port,), count)
+        limits.add_metric((port,), limit)
+    yield from (connections, limits)
 
 
 def _memory_budgets(models: Models) -> Iterator[Metric]:

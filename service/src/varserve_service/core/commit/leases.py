@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.commits import Changed
+from varserve_service.core.threads import ModelThread
 
 MAX_LEASES = 10_000
 """Of one model, at once: each keeps alive what its write replaced, and costs a look at each end."""
@@ -136,7 +137,7 @@ class Leases:
     def _have_waited_for(self) -> None:
         if self._thread is not None:
             return
-        thread = threading.Thread(target=self._wait, name="varserve-leases", daemon=True)
+        thread = ModelThread(self._wait, "varserve-leases")
         try:
             thread.start()
         except RuntimeError:

@@ -13,10 +13,10 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import Any, TypeVar
 
 from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.threads import ModelThread
 from varserve_service.rpc.entry.load_shedding import LoadShedder, too_many
 
 T = TypeVar("T")
@@ -44,10 +44,7 @@ class Workers:
         self._shedder = LoadShedder()
         self._closed: Callable[[], BaseException] | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._threads = [
-            Thread(target=self._serve, name=f"varserve-{name}-{n}", daemon=True)
-            for n in range(threads)
-        ]
+        self._threads = [ModelThread(self._serve, f"varserve-{name}-{n}") for n in range(threads)]
         for thread in self._threads:
             thread.start()
 
