@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import shutil
 import statistics
 import subprocess
@@ -19,8 +18,7 @@ import pytest
 
 from tests.faults import journal_writers as script
 from tests.faults.disks import which_strace
-from tests.journal.kept import kept, value_of
-from varserve_service.journal import SqliteJournal
+from tests.journal.kept import kept, named_by_rows, value_of
 from varserve_service.journal.disk import EXIT_DISK_FAILED
 
 WRITERS = 8
@@ -223,17 +221,8 @@ class FailingDisk:
 def assert_nothing_left_over(directory: Path) -> None:
     """What is in the folder of payloads is named by some row."""
     with kept(directory, lambda: script.model(1), **script.OPTIONS) as (_, journal):
-        named = journal._compactor.named_files() or named_by_rows(journal)
+        named = named_by_rows(journal)
         assert {path.name for path in (directory / "models/fake/1/payloads").iterdir()} == named
-
-
-def named_by_rows(journal: SqliteJournal) -> set[str]:
-    found = set()
-    with journal._database.reading() as connection:
-        for table in ("commits", "base"):
-            for (record,) in connection.execute(f"SELECT record FROM {table}"):
-                found |= set(re.findall(r"[0-9a-f]{16}\.safetensors", record.decode()))
-    return found
 
 
 @pytest.mark.slow

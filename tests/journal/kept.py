@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,3 +55,13 @@ def refused(path: Path, make: Callable[[], FakeModel]) -> str:
     except JournalError as error:
         return str(error)
     raise AssertionError("the state was taken up")
+
+
+def named_by_rows(journal: SqliteJournal) -> set[str]:
+    """Names of the payload files that the rows of a journal name."""
+    found = set()
+    with journal._database.reading() as connection:
+        for table in ("commits", "base"):
+            for (record,) in connection.execute(f"SELECT record FROM {table}"):
+                found |= set(re.findall(r"[0-9a-f]{16}\.safetensors", record.decode()))
+    return found

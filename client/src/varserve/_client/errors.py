@@ -40,6 +40,7 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     ├── Unavailable                     not reachable, or not now: retry
     │   ├── ModelNotReady
     │   ├── ShuttingDown
+    │   ├── StateStoreUnavailable       the state cannot be written; reads go on
     │   └── AuditLogUnavailable         .revision: it is done, and not audited yet
     ├── ResourceExhausted
     │   ├── MessageTooLarge
@@ -347,6 +348,12 @@ class ShuttingDown(Unavailable):
     """The service is shutting down."""
 
     reason = "SHUTTING_DOWN"
+
+
+class StateStoreUnavailable(Unavailable):
+    """The place that keeps the state cannot be written or reached; nothing was changed."""
+
+    reason = "STATE_STORE_UNAVAILABLE"
 
 
 class AuditLogUnavailable(Unavailable):

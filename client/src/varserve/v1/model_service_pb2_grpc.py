@@ -195,8 +195,8 @@ class ModelServiceServicer(object):
         Errors: VARIABLE_NOT_FOUND, NAME_AMBIGUOUS, VARIABLE_UNINITIALIZED (ADD, SUB or a region),
         REGION_INVALID, DTYPE_UNSUPPORTED, DTYPE_MISMATCH, SHAPE_MISMATCH, LENGTH_MISMATCH,
         OPERATION_UNSUPPORTED, REVISION_MISMATCH, EPOCH_MISMATCH, REQUEST_ID_REUSED,
-        ANSWER_NOT_KEPT, STATE_STORE_FULL, MESSAGE_TOO_LARGE (the value asked to be read back does not
-        fit; nothing was changed). VARIABLE_UNINITIALIZED also of a write with a lease: there is nothing
+        ANSWER_NOT_KEPT, STATE_STORE_FULL, STATE_STORE_UNAVAILABLE, MESSAGE_TOO_LARGE (the value asked to be
+        read back does not fit; nothing was changed). VARIABLE_UNINITIALIZED also of a write with a lease: there is nothing
         to put back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -220,7 +220,8 @@ class ModelServiceServicer(object):
         """Runs a function. One that may write variables is a commit, and fails whole.
         Errors: FUNCTION_NOT_FOUND, INPUT_MISMATCH, OVERLOAD_MISMATCH, DTYPE_UNSUPPORTED,
         DTYPE_MISMATCH, SHAPE_MISMATCH, LENGTH_MISMATCH, VARIABLE_UNINITIALIZED, FUNCTION_FAILED,
-        EPOCH_MISMATCH, REVISION_MISMATCH, REQUEST_ID_REUSED, ANSWER_NOT_KEPT, STATE_STORE_FULL (of
+        EPOCH_MISMATCH, REVISION_MISMATCH, REQUEST_ID_REUSED, ANSWER_NOT_KEPT, STATE_STORE_FULL and
+        STATE_STORE_UNAVAILABLE (of
         functions that write), MESSAGE_TOO_LARGE (the outputs do not fit; nothing was changed; use
         StreamRunFunction).
         """
@@ -264,7 +265,8 @@ class ModelServiceServicer(object):
         function did to state other than variables stays.
         Errors: VARIABLE_NOT_FOUND, NAME_AMBIGUOUS, REVISION_COMPACTED, REVISION_IN_FUTURE,
         VARIABLE_UNINITIALIZED (one had no value then, and none can be taken away), REVISION_MISMATCH,
-        EPOCH_MISMATCH, REQUEST_ID_REUSED, ANSWER_NOT_KEPT, STATE_STORE_FULL.
+        EPOCH_MISMATCH, REQUEST_ID_REUSED, ANSWER_NOT_KEPT, STATE_STORE_FULL,
+        STATE_STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,7 +284,7 @@ class ModelServiceServicer(object):
 
     def RevokeLease(self, request, context):
         """Ends a lease now.
-        Errors: LEASE_NOT_FOUND, EPOCH_MISMATCH, STATE_STORE_FULL.
+        Errors: LEASE_NOT_FOUND, EPOCH_MISMATCH, STATE_STORE_FULL, STATE_STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,6 +50,7 @@ class Reason(StrEnum):
     TOO_MANY_REQUESTS = auto()
     OUT_OF_MEMORY = auto()
     STATE_STORE_FULL = auto()
+    STATE_STORE_UNAVAILABLE = auto()
     DEADLINE_EXCEEDED = auto()
     WATCH_TOO_SLOW = auto()
     AUDIT_LOG_UNAVAILABLE = auto()
@@ -103,3 +104,10 @@ class StateStoreFull(RequestError):
 
     def __init__(self, message: str, **metadata: object) -> None:
         super().__init__(Reason.STATE_STORE_FULL, message, **metadata)
+
+
+class StateStoreUnavailable(RequestError):
+    """The place that keeps the state cannot be written or reached; nothing was changed."""
+
+    def __init__(self, message: str, **metadata: object) -> None:
+        super().__init__(Reason.STATE_STORE_UNAVAILABLE, message, **metadata)

@@ -4,7 +4,8 @@ Knows the core's port, the disk, and how the contract lays out strings; no gRPC,
 """
 
 from .export import save_safetensors
-from .journal import JournalOptions, SqliteJournal
+from .journal import SqliteJournal
+from .options import JournalOptions
 from .state_directory import StateDirectory
 
 __all__ = ["JournalOptions", "SqliteJournal", "StateDirectory", "save_safetensors"]

@@ -1,8 +1,9 @@
-"""What is superseded leaves: the state at a later horizon becomes the base, commits before it go.
+"""Compaction: the state at a later horizon becomes the base, and the commits before it go.
 
-A thread of its own, in this order: values of the new base in files, synced; one transaction that
-puts the base in place of the commits; then the files that nothing names any more. A crash between
-any two leaves the state as it was, and at most files that the next start removes.
+Runs on a thread of its own, in this order: the values of the new base in synced files; one
+transaction that puts the base in place of the commits; removal of the files that no row names any
+more. A crash between two steps leaves the state as it was, and at most files that the next start
+removes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.folding import fold
-from varserve_service.core.errors import StateStoreFull
+from varserve_service.core.errors import StateStoreFull, StateStoreUnavailable
 from varserve_service.core.ports.journal import Elements, KeptChange
 from varserve_service.core.threads import ModelThread
 
@@ -42,7 +43,7 @@ from .rows import (
 )
 
 _CHECKPOINT_COMMITS = 1_000
-"""After so many commits the write-ahead log is moved into the database."""
+"""The write-ahead log is moved into the database after this many commits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,54 +72,41 @@ class Compactor:
         self._answers = 0
         self._answers_nbytes = 0
         self._since_checkpoint = 0
-        self._named: set[str] = set()
         self._working = threading.Lock()
         self._due = threading.Event()
         self._stopped = False
         self._thread = ModelThread(self._run, "varserve-compact")
 
-    # What there is.
-
-    def know_base(self, row: Row) -> None:
-        """A row of the base was read at the start."""
-        self._named |= files_of([row.record["change"]["value"]])
-
-    def named_files(self) -> set[str]:
-        """Files that rows named at the start."""
-        return self._named
+    # Counting.
 
     def count(self, revision: int, record: Record) -> None:
-        """There is this commit."""
-        values = [change["value"] for change in record["changes"]]
-        nbytes = sum(value["bytes"] for value in values)
+        """Add a commit."""
+        nbytes = sum(change["value"]["bytes"] for change in record["changes"])
         with self._counting:
             self._commits.append((revision, nbytes))
             self._nbytes += nbytes
             self._since_checkpoint += 1
-            if not self._thread.is_alive():
-                self._named |= files_of(values)
 
     def count_answers(self, number: int, nbytes: int) -> None:
-        """There are so many answers more, and bytes of what was answered."""
+        """Add answers, and the bytes of their values."""
         with self._counting:
             self._answers += number
             self._answers_nbytes += nbytes
 
-    # When it is time.
+    # The thread.
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
-        self._named = set()
         self.wake_when_due()
 
     def wake_when_due(self) -> None:
-        """Let the thread see to it when a bound is passed by a tenth."""
+        """Wake the thread when a bound is exceeded by a tenth."""
         if self.is_due():
             self._due.set()
 
     def is_due(self) -> bool:
-        """Whether a bound is passed by a tenth."""
+        """Whether a bound is exceeded by a tenth."""
         options = self._options
         return (
             len(self._commits) * 10 > options.history_commits * 11
@@ -129,7 +117,7 @@ class Compactor:
         )
 
     def stop(self) -> None:
-        """Finish what is going on, and no more."""
+        """Finish the compaction in progress, and end the thread."""
         self._stopped = True
         self._due.set()
         if self._thread.is_alive():
@@ -144,18 +132,21 @@ class Compactor:
             self.try_to_compact()
 
     def try_to_compact(self) -> None:
-        """`compact`, or not while the disk is full. Any other failure ends the process."""
+        """`compact`, or try again after the next commits. A failing disk ends the process."""
         try:
             self.compact()
-        except StateStoreFull as error:
-            log.warning("no room to compact; tried again after the next commits", error=str(error))
+        except (StateStoreFull, StateStoreUnavailable, MemoryError) as error:
+            log.warning("compaction failed; tried again after the next commits", error=str(error))
         except BaseException as error:
             end_process("compaction", error)
 
-    # How it is done.
+    # Compacting.
 
     def compact(self) -> None:
-        """Bring the journal within its bounds. Raises StateStoreFull, with nothing changed."""
+        """Bring the journal within its bounds.
+
+        Raises StateStoreFull, StateStoreUnavailable, with nothing changed.
+        """
         with self._working:
             self._compact()
 
@@ -197,9 +188,10 @@ class Compactor:
                 )
                 connection.execute("DELETE FROM commits WHERE revision <= ?", (horizon,))
                 write_state(connection, state)
-        except StateStoreFull:
+        except BaseException:
             self._files.remove(written)
             raise
+        self._files.need(written)
         with self._counting:
             self._state.update(state)
             while self._commits and self._commits[0][0] <= horizon:
@@ -232,13 +224,13 @@ class Compactor:
         self, gone: Sequence[_Change], kept: Mapping[str, _Change]
     ) -> tuple[dict[str, Row], set[str]]:
         """The rows of the base that are new at the horizon, and the files written for them."""
-        found = {path: [change] for path, change in kept.items()}
+        by_path = {path: [change] for path, change in kept.items()}
         for change in gone:
-            found.setdefault(change.record["path"], []).append(change)
-        last = {path: _after_last_whole(changes) for path, changes in found.items()}
+            by_path.setdefault(change.record["path"], []).append(change)
+        last = {path: _after_last_whole(changes) for path, changes in by_path.items()}
         touched = {change.record["path"] for change in gone}
         moved = {p for p in touched if len(last[p]) == 1 and "file" in last[p][0].record["value"]}
-        # What stays in a file of which less than half is needed still is written anew, too.
+        # A value in a file of which less than half is still needed is written again, too.
         live: Counter[str] = Counter()
         for path in moved | (kept.keys() - touched):
             record = last[path][0].record
@@ -258,7 +250,7 @@ class Compactor:
             for path, change in values.items()
             if stored_bytes(change.value) > self._options.inline_bytes
         }
-        # Beside a large value: a row of the database has room for no more than 1e9 bytes.
+        # Beside a large value: a row of the database holds at most 1e9 bytes.
         large |= {
             indices_key(path): np.asarray(part.indices, np.int64)
             for path in list(large)
@@ -305,9 +297,9 @@ class Compactor:
             self._answers, self._answers_nbytes = left, nbytes
 
     def _empty_answers(self, connection: sqlite3.Connection) -> None:
-        """Let go of what the oldest answers were, as far as all are too large together.
+        """Drop the values of the oldest answers while all together are too large.
 
-        As in memory: that their writes were done is still known.
+        As in memory, the journal still knows that their writes were done.
         """
         room = self._options.answers_bytes
         large = connection.execute(
@@ -330,7 +322,7 @@ class Compactor:
 
 
 def _after_last_whole(changes: Sequence[_Change]) -> Sequence[_Change]:
-    """What is left of changes to one variable: those before the last whole value are superseded."""
+    """The changes to one variable that matter: a whole value supersedes those before it."""
     whole = [number for number, change in enumerate(changes) if change.record["part"] is None]
     return changes[whole[-1] :] if whole else changes
 

@@ -1,7 +1,7 @@
-"""Files that are durable or not there, and what happens when the disk fails.
+"""Files that are durable or absent, and what happens when the disk fails.
 
-A sync that failed once tells nothing when it is tried again: the kernel may have dropped the pages.
-So the first one ends the process; what is on disk decides when it starts again.
+A sync that failed once says nothing when it is repeated: the kernel may have dropped the pages. So
+the first failed sync ends the process, and the next start goes by what is on disk.
 """
 
 from __future__ import annotations
@@ -24,12 +24,21 @@ EXIT_DISK_FAILED = 3
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def end_process(what: str, error: BaseException) -> NoReturn:
-    """End the process at once: nothing is acknowledged any more."""
+def end_process(what: str, error: object) -> NoReturn:
+    """End the process at once, so that nothing more is acknowledged."""
     log.critical("the state directory failed; the process ends", what=what, error=str(error))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(EXIT_DISK_FAILED)
+
+
+def exists(path: Path) -> bool:
+    """Whether a file exists. Raises OSError when that cannot be found out."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def sync_folder(path: Path) -> None:
@@ -42,26 +51,26 @@ def sync_folder(path: Path) -> None:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """Make a file that is durable and whole, or not there by this name. Raises OSError."""
-    half = path.with_name(f"{path.name}.new")
-    descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    """Make a file, durable and complete, or no file of this name. Raises OSError."""
+    unfinished = path.with_name(f"{path.name}.new")
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
         os.write(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    rename(half, path)
+    rename(unfinished, path)
 
 
 def rename(path: Path, to: Path) -> None:
-    """Give a file within its folder another name, durably. Raises OSError."""
+    """Rename a file within its folder, durably. Raises OSError."""
     path.rename(to)
     sync_folder(to.parent)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, durably. Raises OSError."""
-    if path.is_dir():
+    """Make a folder and its parents, durably. Raises OSError."""
+    if exists(path) and path.is_dir():
         return
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
@@ -69,42 +78,42 @@ def make_folder(path: Path) -> None:
 
 
 class Head:
-    """The last acknowledged revision, beside the log that it is checked against.
+    """The last acknowledged revision, in a file beside the log that it is checked against.
 
-    SQLite takes a damaged write-ahead log for one that ends earlier. This number, written after
-    each commit and never waited for, tells the two apart: it survives the process, and all but the
-    last seconds of it the machine.
+    SQLite takes a damaged write-ahead log for one that ends earlier. This number tells the two
+    apart. It is written after each commit and never synced: it survives the process, and a power
+    cut except for the last seconds before it.
     """
 
     _FORMAT = struct.Struct("<QI")
 
     def __init__(self, path: Path, *, new: bool) -> None:
-        """`new`: there is nothing yet that it could be the head of. Raises JournalError."""
+        """`new`: no log exists yet. Raises JournalError when the file is missing, OSError."""
         self._path = path
-        if not path.exists():
+        if not exists(path):
             if not new:
-                raise JournalError(f"{path} is damaged: it is gone")
+                raise JournalError(f"{path} is damaged: the file is missing")
             _write_whole(path, self._packed(0))
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def read(self) -> int:
-        """The revision. Raises JournalError when the file is damaged."""
+        """The revision. Raises JournalError when the file is damaged, OSError."""
         data = os.pread(self._descriptor, self._FORMAT.size + 1, 0)
         if len(data) == self._FORMAT.size:
             revision, checksum = self._FORMAT.unpack(data)
             if checksum == _checksum(revision):
                 return int(revision)
-        raise JournalError(f"{self._path} is damaged")
+        raise JournalError(f"{self._path} is damaged: its checksum is wrong")
 
     def write(self, revision: int) -> None:
-        """Set it. Raises OSError."""
+        """Set the revision. Raises OSError."""
         os.pwrite(self._descriptor, self._packed(revision), 0)
 
     def _packed(self, revision: int) -> bytes:
         return self._FORMAT.pack(revision, _checksum(revision))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._descriptor)
 
 

@@ -1,4 +1,4 @@
-"""A state as one safetensors file that other tools read: values by the variables' names."""
+"""A state as one safetensors file for other tools: values by the names of the variables."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def save_safetensors(
     source: Path | None,
     fingerprint: str,
 ) -> None:
-    """Write `model.safetensors` into a folder. The SavedModel is not needed for it.
+    """Write `model.safetensors` into a folder, without the SavedModel.
 
-    Its metadata say of which state it is. Raises RequestError SAVE_UNSUPPORTED, OSError.
+    Its metadata name the state. Raises RequestError SAVE_UNSUPPORTED, OSError.
     """
     unsupported = [spec for spec in values if spec.dtype not in NATIVE]
     if unsupported:

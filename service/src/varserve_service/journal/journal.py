@@ -1,7 +1,7 @@
 """One model's commits on disk: implements the core's Journal.
 
-Owns the order of what is written: values in files and synced, then the rows that name them, then
-the head. Knows the database, the payloads and the records.
+Owns the order of writes: values in synced files, then the rows that name them, then the head. Knows
+the database, the payloads and the records.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from varserve_service.core.errors import JournalError
 from varserve_service.core.ports.commits import CommitKind, Origin
 from varserve_service.core.ports.journal import Entry, KeptAnswer, KeptBase, KeptChange, KeptCommit
 from varserve_service.core.ports.loaded_model import Value
@@ -21,11 +20,13 @@ from varserve_service.core.ports.messages import sent_bytes
 
 from . import records
 from .compaction import Compactor
+from .compatibility import check_compatible
 from .database import Database
-from .disk import NO_ROOM, Head, end_process, log, make_folder, sync_folder
-from .fit import check_fit
+from .disk import NO_ROOM, Head, end_process, exists, log, make_folder, sync_folder
+from .failures import told_apart, unwritable
 from .options import JournalOptions
 from .payloads import Inline, PayloadFiles
+from .presence import Presence
 from .records import Record, Row, TensorRecord
 from .rows import (
     STATE_KEY,
@@ -39,12 +40,11 @@ from .rows import (
 )
 from .verification import verify
 
-FORMAT = 1
 _NEW_EPOCH = "new-epoch"
 
 
 def begin_new_epoch(folder: Path) -> None:
-    """Let the journal in a folder go on in a new epoch when it is opened next. Raises OSError."""
+    """Make the journal in a folder continue in a new epoch at its next start. Raises OSError."""
     (folder / _NEW_EPOCH).touch()
     sync_folder(folder)
 
@@ -61,11 +61,11 @@ class Staged:
         self._needed = False
 
     def take(self, path: str, value: Value) -> TensorRecord | None:
-        """Where this very value is; None when another one was staged."""
+        """The place of exactly this value; None when another one was staged."""
         return self._tensors[path] if self._values.get(path) is value else None
 
     def keep(self) -> None:
-        """A row names it now."""
+        """A row names the file now."""
         self._needed = True
 
     def discard(self) -> None:
@@ -76,26 +76,41 @@ class Staged:
 class SqliteJournal:
     """The journal in one folder: `log.sqlite3` and its write-ahead log, `payloads/` and `head`."""
 
-    def __init__(self, folder: Path, model: Record, options: JournalOptions | None = None) -> None:
-        """`model` describes the model that the state is of; see `fit`.
+    def __init__(
+        self,
+        folder: Path,
+        model: Record,
+        options: JournalOptions | None = None,
+        *,
+        needs: Sequence[Path] = (),
+    ) -> None:
+        """`model`: of `compatibility.describe`. `needs`: files outside the folder that must stay.
 
-        Raises JournalError when what is in the folder is damaged or is of another model.
+        Raises JournalError when the state in the folder is damaged or belongs to another model,
+        StateUnavailable when it cannot be opened, StateStoreFull when a new one has no room.
         """
         self._options = options or JournalOptions()
-        make_folder((folder / "payloads").absolute())
         self._folder = folder
         self._files = PayloadFiles(folder / "payloads")
-        with ExitStack() as opened:
-            self._head = Head(folder / "head", new=not (folder / "log.sqlite3").exists())
+        log_path = folder / "log.sqlite3"
+        with told_apart(folder), ExitStack() as opened:
+            make_folder((folder / "payloads").absolute())
+            self._head = Head(folder / "head", new=not exists(log_path))
             opened.callback(self._head.close)
             acknowledged = self._head.read()
-            verify(folder / "log.sqlite3", acknowledged)
-            self._database = Database(folder / "log.sqlite3")
+            verify(log_path, acknowledged)
+            self._database = Database(log_path)
             opened.callback(self._database.close)
             self._state = self._read_state() or self._new_state(model)
-            check_fit(self._state["model"], model)
-            if (folder / _NEW_EPOCH).exists():
-                self._go_on_in_a_new_epoch()
+            check_compatible(self._state["model"], model)
+            if exists(folder / _NEW_EPOCH):
+                self._begin_new_epoch()
+            self._presence = Presence(
+                [
+                    *(folder, folder / "payloads", folder / "head"),
+                    *(log_path, self._database.wal_path, *needs),
+                ]
+            )
             opened.pop_all()
         self._compactor = Compactor(self._database, self._files, self._state, self._options)
 
@@ -115,12 +130,12 @@ class SqliteJournal:
     def nbytes(self) -> int:
         return _nbytes(self._folder) + _nbytes(self._folder / "payloads")
 
-    # What was kept.
+    # Giving back.
 
     def base(self) -> Iterator[KeptBase]:
         for path, *columns in self._rows("base", "path, record, payload, crc", "path"):
             row = self._decode(base_key(path), *columns)
-            self._compactor.know_base(row)
+            self._files.need(files_of([row.record["change"]["value"]]))
             yield KeptBase(row.record["revision"], self._change(row.record["change"], row.payload))
 
     def commits(self) -> Iterator[KeptCommit]:
@@ -129,6 +144,7 @@ class SqliteJournal:
             row, last = self._decode(commit_key(revision), *columns), revision
             record = row.record
             self._compactor.count(revision, record)
+            self._files.need(files_of(change["value"] for change in record["changes"]))
             yield KeptCommit(
                 revision,
                 record["time"],
@@ -157,10 +173,11 @@ class SqliteJournal:
             )
 
     def start(self) -> None:
-        self._files.remove(self._files.names() - self._compactor.named_files())
+        with told_apart(self._folder / "payloads"):
+            self._files.clean_up()
         self._compactor.start()
 
-    # What is to be kept.
+    # Keeping.
 
     def stage(self, values: Mapping[str, Value]) -> Staged:
         arrays = {path: value.numpy() for path, value in values.items()}
@@ -173,20 +190,25 @@ class SqliteJournal:
         written: set[str] = set()
         try:
             for entry in entries:
-                row, file = self._commit_row(entry)
-                written |= file
+                row = self._commit_row(entry, written)
                 counted.append((entry.commit.revision, row.record))
                 commits.append((entry.commit.revision, *row.encoded()))
                 answers += self._answer_rows(entry)
             with self._database.writing() as connection:
                 connection.executemany("INSERT INTO commits VALUES (?, ?, ?, ?)", commits)
                 connection.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", answers)
+                self._check_presence()
         except BaseException:
             self._files.remove(written)
             raise
         for entry in entries:
             if isinstance(entry.staged, Staged):
                 entry.staged.keep()
+        for _, record in counted:
+            self._files.need(files_of(change["value"] for change in record["changes"]))
+        if missing := self._missing():
+            # Deleted after the check above: whether the commit stays depends on who did it.
+            end_process(str(missing[0]), "it was deleted or replaced while a commit was written")
         self._note(entries[-1].commit.revision)
         for revision, record in counted:
             self._compactor.count(revision, record)
@@ -194,13 +216,13 @@ class SqliteJournal:
         self._compactor.wake_when_due()
 
     def close(self) -> None:
-        """Let go of the files. What was appended is durable already."""
+        """Close the files. What was appended is durable already."""
         self._compactor.stop()
         self._database.close()
         self._head.close()
 
-    def _commit_row(self, entry: Entry) -> tuple[Row, set[str]]:
-        """The row of a commit, and the file that was written for it just now."""
+    def _commit_row(self, entry: Entry, written: set[str]) -> Row:
+        """The row of a commit. Adds the file that it writes for it to `written`."""
         commit, staged = entry.commit, entry.staged
         values = {changed.variable.path: changed.value for changed in commit.changed}
         places: dict[str, TensorRecord] = {}
@@ -208,11 +230,10 @@ class SqliteJournal:
             known = {path: staged.take(path, value) for path, value in values.items()}
             places = {path: place for path, place in known.items() if place is not None}
         rest = {path: value.numpy() for path, value in values.items() if path not in places}
-        file: set[str] = set()
         inline = Inline()
         if sum(sent_bytes(values[path]) for path in rest) > self._options.inline_bytes:
             places |= self._files.write(rest)
-            file = files_of(places[path] for path in rest)
+            written |= files_of(places[path] for path in rest)
         else:
             places |= {path: inline.add(array) for path, array in rest.items()}
         changes = [
@@ -220,7 +241,7 @@ class SqliteJournal:
             for changed in commit.changed
         ]
         record = records.commit_record(commit, changes)
-        return Row(commit_key(commit.revision), record, inline.payload()), file
+        return Row(commit_key(commit.revision), record, inline.payload())
 
     def _answer_rows(self, entry: Entry) -> list[tuple[Any, ...]]:
         commit = entry.commit
@@ -234,24 +255,17 @@ class SqliteJournal:
         row = Row(answer_key(commit.revision, commit.time), record, inline.payload())
         return [(commit.revision, commit.time, *row.encoded())]
 
-    # What they share.
+    # Helpers.
 
     def _read_state(self) -> Record | None:
         with self._database.reading() as connection:
-            found = connection.execute("SELECT record, payload, crc FROM state").fetchone()
-        if found is None:
+            row = connection.execute("SELECT record, payload, crc FROM state").fetchone()
+        if row is None:
             return None
-        state = self._decode(STATE_KEY, *found).record
-        if state["format"] != FORMAT:
-            raise JournalError(
-                f"{self._database.path}: expected format {FORMAT}, found {state['format']}: it was "
-                "written by another version of this service"
-            )
-        return state
+        return self._decode(STATE_KEY, *row).record
 
     def _new_state(self, model: Record) -> Record:
         state = {
-            "format": FORMAT,
             "epoch": secrets.token_hex(8),
             "horizon": 0,
             "base": 0,
@@ -259,17 +273,18 @@ class SqliteJournal:
         }
         with self._database.writing() as connection:
             write_state(connection, state)
+        log.info("a new state begins", folder=str(self._folder), epoch=state["epoch"])
         return state
 
-    def _go_on_in_a_new_epoch(self) -> None:
+    def _begin_new_epoch(self) -> None:
         before, self._state["epoch"] = self._state["epoch"], secrets.token_hex(8)
         with self._database.writing() as connection:
             write_state(connection, self._state)
-        # Only now: a crash in between costs one more epoch, which nobody has seen.
+        # Last: a crash in between costs one more epoch, which no caller has seen.
         (self._folder / _NEW_EPOCH).unlink()
         sync_folder(self._folder)
         log.warning(
-            "restored state: it goes on in a new epoch",
+            "restored state: it continues in a new epoch",
             folder=str(self._folder),
             before=before,
             epoch=self.epoch,
@@ -288,11 +303,23 @@ class SqliteJournal:
     def _change(self, record: Record, payload: bytes) -> KeptChange:
         return read_change(record, payload, self._files)
 
+    def _missing(self) -> list[Path]:
+        return self._presence.missing() or self._files.missing()
+
+    def _check_presence(self) -> None:
+        """Raises StateStoreUnavailable when a file of the state was deleted or replaced."""
+        if missing := self._missing():
+            raise unwritable(
+                missing[0],
+                "it was deleted or replaced while the service ran; put it back, or save the model "
+                "or pull its values, which are in memory alone now, and start again",
+            )
+
     def _note(self, revision: int) -> None:
         try:
             self._head.write(revision)
         except OSError as error:
-            # It is a check on the log; the commit itself is durable.
+            # The head is a check on the log; the commit itself is durable.
             if error.errno not in NO_ROOM:
                 end_process(str(self._folder / "head"), error)
 

@@ -16,5 +16,5 @@ class JournalOptions:
     answer_bytes: int = 4 * 2**20
     """Of one answer; a larger one is not kept."""
     answers_bytes: int = 64 * 2**20
-    """Of all answers together; beyond it the oldest go, and that they were given stays known."""
+    """Of all answers together; beyond it the values of the oldest go, and their ids stay."""
     inline_bytes: int = 256 * 2**10

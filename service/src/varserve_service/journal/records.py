@@ -1,6 +1,6 @@
-"""What a row says of a commit, a base or an answer: JSON, and its checksum.
+"""What a row records of a commit, a base or an answer: JSON, and its checksum.
 
-Owns the layout of the records; knows nothing of where they are.
+Owns the layout of the records; does not know where they are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TensorRecord = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One row of any table, as it is written and read. `key` is what tells it from the others."""
+    """One row of any table, as it is written and read. `key` identifies it in its checksum."""
 
     key: str
     record: Record
@@ -40,7 +40,7 @@ def checksum(key: str, record: bytes, payload: bytes) -> int:
 
 
 def decode(key: str, record: bytes, payload: bytes, crc: int) -> Row:
-    """A row that was read. Raises ValueError when it is not what was written."""
+    """Decode a row. Raises ValueError when its checksum is wrong."""
     if checksum(key, record, payload) != crc:
         raise ValueError(f"row {key} does not have the checksum that was written with it")
     return Row(key, json.loads(record), payload)
@@ -73,7 +73,7 @@ def read_request(record: Record | None) -> WriteRequest | None:
 
 
 def part_record(part: Part) -> Record | None:
-    """The record of a part; indices are arrays, and kept as such beside it."""
+    """The record of a part; its indices are an array beside it."""
     match part:
         case None:
             return None

@@ -1,4 +1,4 @@
-"""The rows of the journal's tables: what tells them apart, and the changes in them.
+"""The rows of the journal's tables: their keys, and the changes in them.
 
 Knows records and payloads.
 """
@@ -37,12 +37,12 @@ def base_key(path: str) -> str:
 
 
 def indices_key(path: str) -> str:
-    """Key of the indices of a variable's part beside its value, among the tensors of a file."""
+    """Key of the indices of a variable's part, which are beside its value in a file."""
     return f"{path}\0indices"
 
 
 def next_base_checksum(before: int, row_checksum: int) -> int:
-    """One checksum over those of all rows of `base`, in the order of their paths."""
+    """A checksum over the checksums of the rows of `base`, in the order of their paths."""
     return int(crc32c(row_checksum.to_bytes(4, "little"), before))
 
 
@@ -55,7 +55,7 @@ def write_state(connection: sqlite3.Connection, state: Record) -> None:
 def change_record(
     path: str, part: Part, places: Mapping[str, TensorRecord], inline: Inline
 ) -> Record:
-    """The record of a change whose value is in its place; its indices are inline if in none."""
+    """The record of a change whose value has a place; indices without one go inline."""
     record: Record = {"path": path, "part": records.part_record(part), "value": places[path]}
     if isinstance(part, Rows | Elements):
         kept = places.get(indices_key(path))

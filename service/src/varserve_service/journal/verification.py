@@ -1,37 +1,58 @@
 """Whether a log is what was written, found out without changing a byte of it.
 
-A damaged log that is opened for writing may be repaired away: SQLite drops what does not follow the
-last good frame of its write-ahead log. So it is read through first, read-only.
+Opening a damaged log for writing may repair the damage away: SQLite drops what does not follow the
+last good frame of its write-ahead log. So the whole log is first read through a read-only
+connection.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
 from varserve_service.core.errors import JournalError
 
 from . import records
+from .disk import exists
+from .failures import refusal
 from .rows import STATE_KEY, answer_key, base_key, commit_key, next_base_checksum
+from .schema import OtherFormat, check_format
 
 
 def verify(path: Path, acknowledged: int) -> None:
-    """Read a whole log. `acknowledged` is the last revision that somebody was told of.
+    """Read a whole log. `acknowledged`: the last revision that a caller was told of.
 
-    Raises JournalError when anything in it is not what was written.
+    Raises JournalError when the log is damaged or of another format, StateUnavailable when it
+    cannot be read.
     """
-    if not path.exists():
-        last = 0
-    else:
-        try:
-            with closing(
-                sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
-            ) as connection:
-                last = _last_commit(connection)
-        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-            raise JournalError(f"{path} is damaged: {error}") from error
+    try:
+        if exists(path):
+            _verify(path, acknowledged)
+        else:
+            _compare(path, acknowledged, 0)
+    except OtherFormat as error:
+        raise OtherFormat(f"{path}: {error}") from error
+    except (sqlite3.Error, OSError, MemoryError, ValueError, KeyError, TypeError) as error:
+        raise refusal(path, error) from error
+
+
+_never_closed: list[sqlite3.Connection] = []
+
+
+def _verify(path: Path, acknowledged: int) -> None:
+    connection = _read_only(path)
+    try:
+        _compare(path, acknowledged, _last_commit(connection))
+    except BaseException:
+        # When its last connection closes, SQLite deletes a write-ahead log in which it finds
+        # nothing valid. A damaged one is evidence, and may be repaired.
+        _never_closed.append(connection)
+        raise
+    connection.close()
+
+
+def _compare(path: Path, acknowledged: int, last: int) -> None:
     if acknowledged > last:
         raise JournalError(
             f"{path} or the write-ahead log beside it is damaged: expected the commits up to "
@@ -39,16 +60,27 @@ def verify(path: Path, acknowledged: int) -> None:
         )
 
 
+def _read_only(path: Path) -> sqlite3.Connection:
+    # Without locks, which the state directory's own lock makes needless. Together with the
+    # exclusive mode it keeps the index of the write-ahead log in memory: an index in a file would
+    # need room on a disk that may be full.
+    address = f"file:{quote(str(path))}?mode=ro&vfs=unix-none"
+    connection = sqlite3.connect(address, uri=True, isolation_level=None)
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    return connection
+
+
 def _last_commit(connection: sqlite3.Connection) -> int:
+    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        return 0
+    check_format(connection)
     problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
     if problems != ["ok"]:
         raise ValueError("; ".join(problems))
-    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+    row = connection.execute("SELECT record, payload, crc FROM state").fetchone()
+    if row is None:
         return 0
-    found = connection.execute("SELECT record, payload, crc FROM state").fetchone()
-    if found is None:
-        return 0
-    state = records.decode(STATE_KEY, *found).record
+    state = records.decode(STATE_KEY, *row).record
     base = 0
     for path, *columns in connection.execute(
         "SELECT path, record, payload, crc FROM base ORDER BY path"
