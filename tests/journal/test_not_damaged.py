@@ -17,6 +17,7 @@ import pytest
 from tests.fakes import FakeModel, FakeVariable
 from tests.faults.disks import fill, small_disk
 from tests.journal.kept import kept, refused, value_of
+from tests.waiting import read_line
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import JournalError, Reason, RequestError
 from varserve_service.core.ports.loaded_model import Operation
@@ -140,12 +141,12 @@ def test_a_read_only_file_system_is_named(tmp_path: Path) -> None:
     """A start says what to do, and does not suggest to begin anew."""
     with small_disk(tmp_path / "disk") as disk:
         begin(disk)
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=30)
         said = refused(disk, make)
         assert "mount it for writing" in said
         assert "damaged;" not in said
         assert "--state-reset" not in said
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True, timeout=30)
         with kept(disk, make) as (live, _):
             assert value_of(live, "v").tolist() == [1, 1, 1]
 
@@ -158,10 +159,12 @@ def opened_elsewhere(path: Path) -> Iterator[None]:
         "c.execute('SELECT * FROM state').fetchall(); print('open', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"open\n"
+        assert read_line(process, 60) == "open"
         yield
         process.communicate(timeout=30)
 
