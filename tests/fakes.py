@@ -21,6 +21,7 @@ from varserve_service.core.ports.loaded_model import (
     FunctionKind,
     FunctionSpec,
     InputSpec,
+    Omission,
     Operation,
     OutputSpec,
     Overload,
@@ -198,6 +199,7 @@ class FakeModel:
         variables: list[FakeVariable],
         functions: list[FakeFunction] | None = None,
         name: str = "fake",
+        omissions: Sequence[Omission] = (),
     ) -> None:
         self.name = name
         self.version = 1
@@ -205,6 +207,7 @@ class FakeModel:
         self.device = "CPU:0"
         self.variables = variables
         self.functions = functions or []
+        self.omissions = omissions
         self.room: Room | None = None
 
     def device_memory(self) -> Room | None:

@@ -41,9 +41,12 @@ def test_ls(cli: Cli) -> None:
     assert "no value" in text
     assert "(n: int32 []) -> {ones: float32 [?]}" in text
     found = document(cli("ls", "fake", "--json"))
-    assert HEADER | {"variables", "functions"} == set(found)
+    assert HEADER | {"variables", "functions", "omissions"} == set(found)
     assert len(found["variables"]) == 11
     assert {each["name"] for each in found["functions"]} == {"double", "spread", "divide"}
+    told = {"kind": "function", "path": "datasets", "reason": "its input 'x' is a variant"}
+    assert found["omissions"] == [told]
+    assert "its input 'x' is a variant" in text
     some = document(cli("ls", "fake", "w*", "layers/0/kernel", "--json"))
     assert [each["name"] for each in some["variables"]] == ["weights", "kernel"]
     assert some["functions"] == []

@@ -11,7 +11,7 @@ import varserve
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.serving import serve_here
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.loaded_model import TensorSpec
+from varserve_service.core.ports.loaded_model import Omission, OmissionKind, TensorSpec
 
 from .scripted import Scripted
 
@@ -60,6 +60,7 @@ def fake_model() -> FakeModel:
             ),
             FakeFunction("divide", divide, inputs={"x": vector}, outputs={"y": vector}),
         ],
+        omissions=[Omission(OmissionKind.FUNCTION, "datasets", "its input 'x' is a variant")],
     )
 
 

@@ -21,6 +21,8 @@ def test_models(client: varserve.Client) -> None:
     assert (model.name, model.version, model.revision, model.device) == ("fake", 1, 0, "CPU:0")
     assert model.epoch == summary.epoch
     assert model.limits.chunk_bytes == CHUNK_BYTES
+    kind = varserve.OmissionKind.FUNCTION
+    assert model.omissions == (varserve.Omission(kind, "datasets", "its input 'x' is a variant"),)
 
 
 def test_variables_are_a_mapping(model: varserve.Model) -> None:

@@ -13,7 +13,7 @@ from tests.rpc.wire import METHODS, outcome_of
 from varserve.v1 import history_pb2, model_service_pb2_grpc
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.loaded_model import TensorSpec
+from varserve_service.core.ports.loaded_model import Omission, OmissionKind, TensorSpec
 
 POLICY = b"""
 rules:
@@ -195,6 +195,7 @@ def alpha() -> LiveModel:
                 FakeFunction("both", bump, inputs=n, outputs=n, writes=("layers/0/bias", "head/9")),
             ],
             name="alpha",
+            omissions=[Omission(OmissionKind.VARIABLE, "left/out", "it is not of this world")],
         )
     )
 

@@ -161,6 +161,9 @@ def test_what_is_shown(call: Callable[[str], Caller], role: str) -> None:
         assert shown == seen
         known = functions(role, model) & set(FUNCTIONS[model]) if role == "boss" else set()
         assert {each.name for each in found.functions} == known
+        # The policy has no word for what is not served.
+        everything = role == "boss" and model == "alpha"
+        assert [each.path for each in found.omissions] == (["left/out"] if everything else [])
         for summary in (found.summary, listed[model]):
             assert (summary.variable_count, summary.variable_bytes) == (len(seen), 12 * len(seen))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import pytest
 
-from varserve_service.core.ports.loaded_model import FunctionKind, LoadedModel
+from varserve_service.core.ports.loaded_model import (
+    FunctionKind,
+    LoadedModel,
+    Omission,
+    OmissionKind,
+)
 
 from .looking import names
 
@@ -116,8 +120,9 @@ def test_life_cycle_of_tables_is_no_function(load: Load) -> None:
     assert [f.spec.name for f in load("tf1_no_signature").functions] == []
 
 
-def test_unservable_types_are_left_out(load: Load, caplog: pytest.LogCaptureFixture) -> None:
-    """A variable of a type that the contract does not carry is left out, and a warning names it."""
-    with caplog.at_level(logging.WARNING, "varserve_service"):
-        assert list(names(load("unservable"))) == ["fine"]
-    assert "small (quint8)" in caplog.text
+def test_unservable_types_are_left_out(load: Load) -> None:
+    """A variable of a type that the contract does not carry is left out, with the reason."""
+    model = load("unservable")
+    assert list(names(model)) == ["fine"]
+    reason = "it is of type quint8, which varserve does not carry"
+    assert list(model.omissions) == [Omission(OmissionKind.VARIABLE, "small", reason)]

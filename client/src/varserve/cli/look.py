@@ -80,6 +80,7 @@ def ls(session: Session, model: str, patterns: tuple[str, ...]) -> None:
     wanted = fitting(patterns, names) if patterns else list(names)
     specs = {name: found.variables[name].spec for name in wanted}
     functions = [] if patterns else [each.spec for each in found.functions.values()]
+    omissions = () if patterns else found.omissions
     if session.as_json:
         output.document(
             {
@@ -99,6 +100,10 @@ def ls(session: Session, model: str, patterns: tuple[str, ...]) -> None:
                     for each in specs.values()
                 ],
                 "functions": [_function(each) for each in functions],
+                "omissions": [
+                    {"kind": str(each.kind), "path": each.path, "reason": each.reason}
+                    for each in omissions
+                ],
             }
         )
         return
@@ -123,6 +128,11 @@ def ls(session: Session, model: str, patterns: tuple[str, ...]) -> None:
             for number, overload in enumerate(each.overloads)
         ],
     )
+    if omissions:
+        output.table(
+            ["not served", "kind", "reason"],
+            [(each.path, each.kind, each.reason) for each in omissions],
+        )
 
 
 def _function(spec: FunctionSpec) -> dict[str, Any]:

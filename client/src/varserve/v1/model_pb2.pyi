@@ -21,6 +21,12 @@ class FunctionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FUNCTION_KIND_UNSPECIFIED: _ClassVar[FunctionKind]
     FUNCTION_KIND_SIGNATURE: _ClassVar[FunctionKind]
     FUNCTION_KIND_FUNCTION: _ClassVar[FunctionKind]
+
+class OmissionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OMISSION_KIND_UNSPECIFIED: _ClassVar[OmissionKind]
+    OMISSION_KIND_VARIABLE: _ClassVar[OmissionKind]
+    OMISSION_KIND_FUNCTION: _ClassVar[OmissionKind]
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_LOADING: ModelState
 MODEL_STATE_READY: ModelState
@@ -29,6 +35,9 @@ MODEL_STATE_FAILED: ModelState
 FUNCTION_KIND_UNSPECIFIED: FunctionKind
 FUNCTION_KIND_SIGNATURE: FunctionKind
 FUNCTION_KIND_FUNCTION: FunctionKind
+OMISSION_KIND_UNSPECIFIED: OmissionKind
+OMISSION_KIND_VARIABLE: OmissionKind
+OMISSION_KIND_FUNCTION: OmissionKind
 
 class StateHeader(_message.Message):
     __slots__ = ("model", "version", "epoch", "revision")
@@ -157,3 +166,13 @@ class OutputSpec(_message.Message):
     name: str
     tensor: TensorSpec
     def __init__(self, name: _Optional[str] = ..., tensor: _Optional[_Union[TensorSpec, _Mapping]] = ...) -> None: ...
+
+class Omission(_message.Message):
+    __slots__ = ("kind", "path", "reason")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    kind: OmissionKind
+    path: str
+    reason: str
+    def __init__(self, kind: _Optional[_Union[OmissionKind, str]] = ..., path: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...

@@ -39,18 +39,20 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("header", "summary", "variables", "functions", "limits")
+    __slots__ = ("header", "summary", "variables", "functions", "limits", "omissions")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     VARIABLES_FIELD_NUMBER: _ClassVar[int]
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    OMISSIONS_FIELD_NUMBER: _ClassVar[int]
     header: _model_pb2.StateHeader
     summary: _model_pb2.ModelSummary
     variables: _containers.RepeatedCompositeFieldContainer[_model_pb2.VariableSpec]
     functions: _containers.RepeatedCompositeFieldContainer[_model_pb2.FunctionSpec]
     limits: TransferLimits
-    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., summary: _Optional[_Union[_model_pb2.ModelSummary, _Mapping]] = ..., variables: _Optional[_Iterable[_Union[_model_pb2.VariableSpec, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_model_pb2.FunctionSpec, _Mapping]]] = ..., limits: _Optional[_Union[TransferLimits, _Mapping]] = ...) -> None: ...
+    omissions: _containers.RepeatedCompositeFieldContainer[_model_pb2.Omission]
+    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., summary: _Optional[_Union[_model_pb2.ModelSummary, _Mapping]] = ..., variables: _Optional[_Iterable[_Union[_model_pb2.VariableSpec, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_model_pb2.FunctionSpec, _Mapping]]] = ..., limits: _Optional[_Union[TransferLimits, _Mapping]] = ..., omissions: _Optional[_Iterable[_Union[_model_pb2.Omission, _Mapping]]] = ...) -> None: ...
 
 class TransferLimits(_message.Message):
     __slots__ = ("message_bytes", "chunk_bytes", "body_bytes")

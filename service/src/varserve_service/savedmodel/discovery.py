@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
-from varserve_service.core.ports.loaded_model import FunctionKind, FunctionSpec
+from varserve_service.core.ports.loaded_model import (
+    FunctionKind,
+    FunctionSpec,
+    Omission,
+    OmissionKind,
+)
 
+from .copies import find_copies
 from .dtypes import SUPPORTED
 from .effects import EffectsAnalysis
 from .functions import Callee, CallEffects, SavedFunction
-from .object_graph import is_function, is_polymorphic, own_name
+from .object_graph import Nodes, is_function, is_polymorphic, own_name
 from .placement import Placement
-from .runtime import function_definition
+from .runtime import function_definition, release
 from .signatures import Undescribable, describe, distinct
-
-_log = logging.getLogger(__name__)
-
-Nodes: TypeAlias = Sequence[tuple[str, Any]]
-"""Path and object of each node of an object graph."""
 
 _SIGNATURES = "signatures/"
 
 
-def find_variables(model: str, root: Any, nodes: Nodes) -> dict[str, tf.Variable]:
-    """The variables that are served, by path; what cannot be is logged under the model's name."""
+@dataclass(frozen=True, slots=True)
+class FoundVariable:
+    """A variable that is served. `copies`: paths of copies of it that no function uses."""
+
+    path: str
+    variable: tf.Variable
+    copies: tuple[str, ...] = ()
+
+
+def find_variables(root: Any, nodes: Nodes) -> tuple[dict[str, FoundVariable], list[Omission]]:
+    """The variables that are served, by path, and those that are not, with the reason."""
     found = {path: node for path, node in nodes if isinstance(node, tf.Variable)}
     if hasattr(root, "prune") and hasattr(root, "graph"):
         # TensorFlow 1 format: there is no object graph, only a list.
@@ -40,43 +50,23 @@ def find_variables(model: str, root: Any, nodes: Nodes) -> dict[str, tf.Variable
             if id(variable.handle) not in handles:
                 handles.add(id(variable.handle))
                 found[_free(own_name(variable), found)] = variable
-    _leave_out(model, found, _unservable(found), "their types cannot be served", logging.WARNING)
-    _leave_out(model, found, _copies(found, captured), "they are unused copies", logging.INFO)
-    return found
-
-
-def _leave_out(
-    model: str, found: dict[str, tf.Variable], paths: Sequence[str], why: str, level: int
-) -> None:
-    if paths:
-        shown = ", ".join(f"{path} ({found[path].dtype.name})" for path in paths)
-        _log.log(level, "model %r: variables left out because %s: %s", model, why, shown)
-    for path in paths:
-        del found[path]
-
-
-def _unservable(found: Mapping[str, tf.Variable]) -> list[str]:
-    return [path for path, variable in found.items() if variable.dtype.name not in SUPPORTED]
-
-
-def _copies(found: Mapping[str, tf.Variable], captured: set[int]) -> list[str]:
-    """Paths of what Keras 3 leaves in an export: each variable again, as `_all_variables/N`.
-
-    No function uses the copies, so changing one would change nothing; and they would take the
-    variables' names.
-    """
-    used = {
-        (variable.name, variable.dtype, str(variable.shape))
-        for variable in found.values()
-        if id(variable.handle) in captured
-    }
-    return [
-        path
+    omissions: list[Omission] = []
+    for path in [path for path, node in found.items() if node.dtype.name not in SUPPORTED]:
+        reason = f"it is of type {found.pop(path).dtype.name}, which varserve does not carry"
+        omissions.append(Omission(OmissionKind.VARIABLE, path, reason))
+    copies = find_copies(nodes, found, captured)
+    for path, original in copies.items():
+        # No function uses it, so that its memory is of no use either.
+        release(found.pop(path))
+        reason = f"it is a copy of variable {original!r} that no function uses"
+        omissions.append(Omission(OmissionKind.VARIABLE, path, reason))
+    served = {
+        path: FoundVariable(
+            path, variable, tuple(copy for copy, original in copies.items() if original == path)
+        )
         for path, variable in found.items()
-        if path.startswith("_")
-        and id(variable.handle) not in captured
-        and (variable.name, variable.dtype, str(variable.shape)) in used
-    ]
+    }
+    return served, omissions
 
 
 def _free(path: str, taken: Mapping[str, object]) -> str:
@@ -87,9 +77,12 @@ def _free(path: str, taken: Mapping[str, object]) -> str:
 
 
 def find_functions(
-    nodes: Nodes, variables: Mapping[str, tf.Variable], placement: Placement
-) -> tuple[list[SavedFunction], set[str]]:
-    """The functions that are served, and the paths of variables that they access sparsely."""
+    nodes: Nodes, variables: Mapping[str, FoundVariable], placement: Placement
+) -> tuple[list[SavedFunction], set[str], list[Omission]]:
+    """The functions that are served, the paths of variables that they access sparsely, and what is
+    not served, with the reason.
+    """
+    omissions: list[Omission] = []
     effects = _EffectsOnVariables(variables)
     keys = {
         path.removeprefix(_SIGNATURES)
@@ -102,29 +95,38 @@ def find_functions(
         ((path, node) for path, node in nodes if is_function(node)),
         key=lambda item: (not item[0].startswith(_SIGNATURES), item[0]),
     ):
-        callees = _overloads(path, node, effects)
+        callees, reasons = _overloads(node, effects)
+        omissions += (Omission(OmissionKind.FUNCTION, path, reason) for reason in reasons)
         if not callees:
-            _log.debug("function %s left out: it takes or gives what is no tensor", path)
             continue
         kind, name = FunctionKind.FUNCTION, f"./{path}" if path in keys else path
         if path.startswith(_SIGNATURES):
             kind, name = FunctionKind.SIGNATURE, path.removeprefix(_SIGNATURES)
         spec = FunctionSpec(name, path, kind, tuple(callee.overload for callee in callees))
         functions.append(SavedFunction(spec, callees, placement))
-    return functions, effects.sparse
+    return functions, effects.sparse, omissions
 
 
-def _overloads(path: str, node: Any, effects: Callable[[Any], CallEffects]) -> list[Callee]:
+def _overloads(node: Any, effects: Callable[[Any], CallEffects]) -> tuple[list[Callee], list[str]]:
+    """What can be called of a function, and why the rest of it cannot."""
     function_type = getattr(node, "function_type", None)
     parameters = list(function_type.parameters.values()) if function_type else []
     defaults = getattr(node, "_default_values", None) or {}
-    callees = []
-    for concrete in node.concrete_functions if is_polymorphic(node) else [node]:
+    concretes = node.concrete_functions if is_polymorphic(node) else [node]
+    callees: list[Callee] = []
+    reasons = [] if concretes else ["it has no concrete function"]
+    for number, concrete in enumerate(concretes):
         try:
             callees.append(describe(concrete, parameters, defaults, effects))
         except Undescribable as problem:
-            _log.warning("function %s: an overload is left out: %s", path, problem)
-    return distinct(callees)
+            reason = str(problem)
+        except Exception as error:
+            # A model can have functions of any make: none of them ends the service.
+            reason = f"it cannot be described: {type(error).__name__}: {error}"
+        else:
+            continue
+        reasons.append(reason if len(concretes) == 1 else f"overload {number}: {reason}")
+    return distinct(callees), reasons
 
 
 def _concretes(nodes: Nodes) -> Iterator[Any]:
@@ -138,8 +140,8 @@ def _concretes(nodes: Nodes) -> Iterator[Any]:
 class _EffectsOnVariables:
     """Effects of concrete functions in terms of the served variables; notes sparse access."""
 
-    def __init__(self, variables: Mapping[str, tf.Variable]) -> None:
-        self._paths = {id(variable.handle): path for path, variable in variables.items()}
+    def __init__(self, variables: Mapping[str, FoundVariable]) -> None:
+        self._paths = {id(found.variable.handle): path for path, found in variables.items()}
         self._analysis = EffectsAnalysis(function_definition)
         self.sparse: set[str] = set()
 

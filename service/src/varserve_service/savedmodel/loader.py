@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,12 @@ from google.protobuf.message import DecodeError
 
 from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.memory import Room
-from varserve_service.core.ports.loaded_model import Value, Variable, VariableSpec
+from varserve_service.core.ports.loaded_model import (
+    Omission,
+    Value,
+    Variable,
+    VariableSpec,
+)
 
 from .discovery import find_functions, find_variables
 from .functions import SavedFunction
@@ -24,6 +30,8 @@ from .together import prepare, read_together, write_together
 from .values import OUT_OF_MEMORY
 from .variables import SavedVariable
 from .xla import compile_functions
+
+_log = logging.getLogger(__name__)
 
 
 class SavedModel:
@@ -38,6 +46,7 @@ class SavedModel:
         root: Any,
         variables: Sequence[SavedVariable],
         functions: Sequence[SavedFunction],
+        omissions: Sequence[Omission],
     ) -> None:
         self._name = name
         self._version = version
@@ -46,6 +55,7 @@ class SavedModel:
         self._root = root
         self._variables = tuple(variables)
         self._functions = tuple(functions)
+        self._omissions = tuple(omissions)
 
     @property
     def name(self) -> str:
@@ -80,6 +90,10 @@ class SavedModel:
     def functions(self) -> Sequence[SavedFunction]:
         return self._functions
 
+    @property
+    def omissions(self) -> Sequence[Omission]:
+        return self._omissions
+
 
 def load(
     name: str,
@@ -96,12 +110,22 @@ def load(
     """
     root = _restore(name, path, placement)
     nodes = list(walk(root))
-    variables = find_variables(name, root, nodes)
-    functions, sparse = find_functions(nodes, variables, placement)
+    variables, unserved = find_variables(root, nodes)
+    functions, sparse, unserved_functions = find_functions(nodes, variables, placement)
+    omissions = [*unserved, *unserved_functions]
+    for omission in omissions:
+        _log.info(
+            "model %r: %s %s is left out: %s",
+            name,
+            omission.kind.value,
+            omission.path,
+            omission.reason,
+        )
     compile_functions(name, functions, xla or {}, placement)
-    names = names_of(variables)
+    names = names_of({path: found.variable for path, found in variables.items()})
     saved = []
-    for node_path, variable in variables.items():
+    for node_path, found in variables.items():
+        variable = found.variable
         spec = VariableSpec(
             name=names[node_path],
             path=node_path,
@@ -109,10 +133,12 @@ def load(
             shape=partial_shape(variable.shape),
             trainable=bool(variable.trainable),
             device=placement.show(variable.handle.device),
+            copies=found.copies,
         )
         saved.append(SavedVariable(variable, spec, sparse=node_path in sparse))
     prepare(saved)
-    return SavedModel(name, version, placement, fingerprint_of(path), root, saved, functions)
+    fingerprint = fingerprint_of(path)
+    return SavedModel(name, version, placement, fingerprint, root, saved, functions, omissions)
 
 
 def fingerprint_of(path: Path) -> str:

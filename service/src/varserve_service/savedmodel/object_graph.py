@@ -5,10 +5,13 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import tensorflow as tf
+
+Nodes: TypeAlias = Sequence[tuple[str, Any]]
+"""Path and object of each node of an object graph."""
 
 # Lists that Keras keeps beside the layers; a variable's way through its layer says more.
 _COLLECTIONS = frozenset(
@@ -42,7 +45,7 @@ def walk(root: Any) -> Iterator[tuple[str, Any]]:
             continue
         seen.add(id(node))
         yield path, node
-        for name, child in _children(node):
+        for name, child in children(node):
             if id(child) in seen:
                 continue
             order += 1
@@ -61,17 +64,18 @@ def is_polymorphic(node: Any) -> bool:
     return hasattr(node, "concrete_functions") and hasattr(node, "get_concrete_function")
 
 
-def _children(node: Any) -> list[tuple[str, Any]]:
+def children(node: Any) -> list[tuple[str, Any]]:
+    """Name and object of each child, as far as it is for callers."""
     if isinstance(node, tf.Variable) or is_function(node):
         return []
     if not hasattr(node, "_trackable_children"):
         return []
-    children = dict(node._trackable_children(save_type="savedmodel"))
+    found = dict(node._trackable_children(save_type="savedmodel"))
     if isinstance(node, tf.saved_model.experimental.TrackableResource) or (
-        children.keys() >= _LIFE_CYCLE
+        found.keys() >= _LIFE_CYCLE
     ):
-        children = {name: child for name, child in children.items() if name not in _LIFE_CYCLE}
-    return [*children.items(), *_slots(node)]
+        found = {name: child for name, child in found.items() if name not in _LIFE_CYCLE}
+    return [*found.items(), *_slots(node)]
 
 
 def _slots(node: Any) -> Iterator[tuple[str, Any]]:
@@ -96,13 +100,18 @@ def own_name(variable: tf.Variable) -> str:
 _DEFAULT_NAME = re.compile(r"(.*/)?Variable(_\d+)?$")
 
 
+def has_given_name(variable: tf.Variable) -> bool:
+    """Whether its name was given to it: TensorFlow calls all others `Variable`."""
+    name = own_name(variable)
+    return bool(name) and _DEFAULT_NAME.fullmatch(name) is None
+
+
 def names_of(variables: Mapping[str, tf.Variable]) -> dict[str, str]:
     """The name of each variable, by path: its own where given and unique, else the path."""
     own = {path: own_name(variable) for path, variable in variables.items()}
     count = Counter(own.values())
     names = {}
     for path, name in own.items():
-        given = name and not _DEFAULT_NAME.fullmatch(name)
         free = count[name] == 1 and (name == path or name not in variables)
-        names[path] = name if given and free else path
+        names[path] = name if free and has_given_name(variables[path]) else path
     return names

@@ -119,3 +119,10 @@ def memory_limit(device: str) -> int | None:
         if session.TF_DeviceListName(devices, index).endswith(device):
             return int(session.TF_DeviceListMemoryBytes(devices, index))
     return None
+
+
+def release(variable: tf.Variable) -> None:
+    """Take the memory of a variable that nothing uses back. It has a value of no elements then."""
+    with tf.device(variable.handle.device):
+        nothing = tf.zeros([0], variable.dtype)
+        tf.raw_ops.AssignVariableOp(resource=variable.handle, value=nothing)

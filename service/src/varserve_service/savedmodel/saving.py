@@ -43,7 +43,7 @@ def save_saved_model(
             shutil.copytree(path, folder / path.name)
         else:
             shutil.copyfile(path, folder / path.name)
-    if (found / "variables").is_dir():
+    if (found / "variables" / "variables.index").is_file():
         (folder / "variables").mkdir()
         _write(found, folder / "variables" / "variables", values, header)
     elif values:
@@ -91,6 +91,8 @@ def _write(
                 missing.append(spec.name)
             else:
                 tensors[key] = as_tensor(value, "CPU:0")
+                copies = (keys.get(path) for path in spec.copies)
+                tensors |= {copy: tensors[key] for copy in copies if copy is not None}
         if missing:
             raise _unsupported(header, missing)
         rest = sorted(dtypes.keys() - tensors.keys())

@@ -27,7 +27,7 @@ from varserve._client.operations.summaries import Summaries, fitting, histogram_
 from varserve._client.transport.drivers import Async, D_co, Op, Sync, operation
 from varserve._client.values.regions import Index, Rows
 from varserve._client.values.results import Commit, Commits, Snapshot
-from varserve._client.values.specs import ModelState, TransferLimits
+from varserve._client.values.specs import ModelState, Omission, TransferLimits
 
 Reads: TypeAlias = Iterable[str] | Mapping[str, Index | Rows | None]
 """Names or paths of variables; in a mapping, each with a region or None."""
@@ -65,6 +65,11 @@ class Model(ModelHandle[D_co]):
     def state(self) -> ModelState:
         """Where the model was in its life when last asked."""
         return self._cache.spec.summary.state
+
+    @property
+    def omissions(self) -> tuple[Omission, ...]:
+        """What the SavedModel has beside its variables and functions, and why it is not served."""
+        return self._cache.spec.omissions
 
     @property
     def limits(self) -> TransferLimits:

@@ -184,6 +184,22 @@ class FunctionSpec:
         return all(each.writes or not each.changes_other_state for each in self.overloads)
 
 
+class OmissionKind(StrEnum):
+    """What was left out of a model."""
+
+    UNSPECIFIED = "unspecified"
+    VARIABLE = "variable"
+    FUNCTION = "function"
+
+
+class Omission(NamedTuple):
+    """Something that the SavedModel has and that is not served. `reason` is for people."""
+
+    kind: OmissionKind
+    path: str
+    reason: str
+
+
 class TransferLimits(NamedTuple):
     """What the service accepts and sends, in bytes."""
 
@@ -200,6 +216,8 @@ class ModelSpec(NamedTuple):
     variables: tuple[VariableSpec, ...]
     functions: tuple[FunctionSpec, ...]
     limits: TransferLimits
+    omissions: tuple[Omission, ...] = ()
+    """What the SavedModel has beside these, and why it is not served."""
 
 
 def shape_text(shape: PartialShape) -> str:
@@ -251,6 +269,14 @@ def model(message: model_service_pb2.GetModelResponse) -> ModelSpec:
             limits.message_bytes or default.message_bytes,
             limits.chunk_bytes or default.chunk_bytes,
             limits.body_bytes,
+        ),
+        omissions=tuple(
+            Omission(
+                _member(OmissionKind, "OMISSION_KIND_", model_pb2.OmissionKind, each.kind),
+                each.path,
+                each.reason,
+            )
+            for each in message.omissions
         ),
     )
 

@@ -187,6 +187,7 @@ class LiveModel:
                 self._loaded.device,
                 tuple(self._state_of(variable) for variable in self._variables.sorted),
                 tuple(function.spec for function in self._functions.sorted),
+                tuple(self._loaded.omissions),
             )
 
     def outline(self) -> Description:

@@ -48,6 +48,8 @@ class VariableSpec:
     shape: PartialShape
     trainable: bool
     device: str
+    copies: tuple[str, ...] = ()
+    """Paths of what the SavedModel has as copies of it: a save gives all of them its value."""
 
 
 class FunctionKind(Enum):
@@ -109,6 +111,22 @@ class FunctionSpec:
     path: str
     kind: FunctionKind
     overloads: tuple[Overload, ...]
+
+
+class OmissionKind(Enum):
+    """What was left out of a model."""
+
+    VARIABLE = "variable"
+    FUNCTION = "function"
+
+
+@dataclass(frozen=True, slots=True)
+class Omission:
+    """Something that a SavedModel has and that is not served, and why, for people."""
+
+    kind: OmissionKind
+    path: str
+    reason: str
 
 
 class Value(Protocol):
@@ -281,6 +299,11 @@ class LoadedModel(Protocol):
 
     @property
     def functions(self) -> Sequence[Function]: ...
+
+    @property
+    def omissions(self) -> Sequence[Omission]:
+        """What else the SavedModel has, and why it is not served."""
+        ...
 
 
 class ModelState(StrEnum):

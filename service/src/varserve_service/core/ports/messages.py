@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from varserve_service.core.arrays.regions import Region
 
-from .loaded_model import FunctionSpec, Value, VariableSpec
+from .loaded_model import FunctionSpec, Omission, Value, VariableSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ class Description:
     device: str
     variables: tuple[VariableState, ...]
     functions: tuple[FunctionSpec, ...]
+    omissions: tuple[Omission, ...] = ()
 
 
 def sent_bytes(value: Value) -> int:

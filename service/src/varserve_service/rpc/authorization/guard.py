@@ -92,11 +92,12 @@ def shown(found: Description, live: LiveModel, seen: CallerPermissions | None) -
         return found
     paths = seen.variables(Verb.LIST, live)
     names = seen.functions(live, [spec.name for spec in found.functions])
-    return replace(
-        found,
-        variables=tuple(each for each in found.variables if each.spec.path in paths),
-        functions=tuple(each for each in found.functions if each.name in names),
-    )
+    variables = tuple(each for each in found.variables if each.spec.path in paths)
+    functions = tuple(each for each in found.functions if each.name in names)
+    # A policy has no word for what is not served: only a caller who sees all the rest is told.
+    everything = (len(variables), len(functions)) == (len(found.variables), len(found.functions))
+    omissions = found.omissions if everything else ()
+    return replace(found, variables=variables, functions=functions, omissions=omissions)
 
 
 def sight(current: Callable[[], Policy], subject: str) -> CallerPermissions:

@@ -23,6 +23,7 @@ from varserve_service.core.ports.loaded_model import (
     FunctionSpec,
     InputSpec,
     ModelState,
+    OmissionKind,
     Operation,
     Overload,
     TensorSpec,
@@ -52,6 +53,11 @@ _STATES = {
 _KINDS = {
     FunctionKind.SIGNATURE: model_pb2.FUNCTION_KIND_SIGNATURE,
     FunctionKind.FUNCTION: model_pb2.FUNCTION_KIND_FUNCTION,
+}
+
+_OMITTED = {
+    OmissionKind.VARIABLE: model_pb2.OMISSION_KIND_VARIABLE,
+    OmissionKind.FUNCTION: model_pb2.OMISSION_KIND_FUNCTION,
 }
 
 
@@ -245,6 +251,10 @@ def model(
             for v in found.variables
         ],
         functions=[_function(spec, names) for spec in found.functions],
+        omissions=[
+            model_pb2.Omission(kind=_OMITTED[each.kind], path=each.path, reason=each.reason)
+            for each in found.omissions
+        ],
         limits=limits,
     )
 
