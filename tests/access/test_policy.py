@@ -9,7 +9,7 @@ import pytest
 
 from varserve_service.access.policy import Kind, Verb
 from varserve_service.access.policy_file import PolicyError, read_policy
-from varserve_service.access.watched import Watched
+from varserve_service.reloading import ReloadedFiles
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = b"rules: [{subjects: [a], verbs: [read], models: [m], variables: [v]}]"
@@ -95,21 +95,21 @@ def test_a_change_is_taken_and_a_broken_one_is_not(
     """A new policy holds at once; a broken or missing one is told once, and the old one stays."""
     path = tmp_path / "policy.yaml"
     path.write_bytes(GOOD)
-    watched = Watched("policy", [path], lambda found: read_policy(found[0]))
+    watched = ReloadedFiles("policy", [path], lambda found: read_policy(found[0]))
     first = watched.current
-    assert not watched.refresh()
+    assert not watched.reload()
     with caplog.at_level(logging.ERROR):
         for broken in (b"rules: [", GOOD.replace(b"read", b"reed")):
             path.write_bytes(broken)
-            assert not watched.refresh()
-            assert not watched.refresh()
+            assert not watched.reload()
+            assert not watched.reload()
             assert watched.current is first
         path.unlink()
-        assert not watched.refresh()
+        assert not watched.reload()
         assert watched.current is first
-    assert len([each for each in caplog.records if "not taken" in each.getMessage()]) == 3
+    assert len([each for each in caplog.records if "not reloaded" in each.getMessage()]) == 3
     path.write_bytes(b"rules: []")
-    assert watched.refresh()
+    assert watched.reload()
     assert not watched.current.allows("a", Verb.READ, "m", Kind.VARIABLE, "v")
 
 
@@ -120,11 +120,11 @@ def test_a_link_that_is_swapped(tmp_path: Path) -> None:
         (tmp_path / name / "policy.yaml").write_bytes(text)
     link = tmp_path / "data"
     link.symlink_to("one")
-    watched = Watched("policy", [link / "policy.yaml"], lambda found: read_policy(found[0]))
+    watched = ReloadedFiles("policy", [link / "policy.yaml"], lambda found: read_policy(found[0]))
     fresh = tmp_path / "fresh"
     fresh.symlink_to("two")
     fresh.rename(link)
-    assert watched.refresh()
+    assert watched.reload()
     assert not watched.current.knows("a", "m")
 
 
@@ -133,7 +133,7 @@ def test_a_wrong_policy_at_the_start(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_bytes(b"rules: {}")
     with pytest.raises(ValueError, match=r"policy in .*policy\.yaml: rules"):
-        Watched("policy", [path], lambda found: read_policy(found[0]))
+        ReloadedFiles("policy", [path], lambda found: read_policy(found[0]))
 
 
 def test_the_example_of_the_documentation() -> None:

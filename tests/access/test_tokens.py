@@ -185,7 +185,7 @@ def test_a_token_that_held_before(jwks: Path) -> None:
     now[0] += 60
     assert "expired" in refusal(found, short) if time.time() > now[0] else True
     write(jwks, [jwk(OTHER, "one")])
-    assert keys.file.refresh()
+    assert keys.file.reload()
     assert "signature is wrong" in refusal(found, long)
 
 
@@ -251,7 +251,7 @@ def test_an_address_that_does_not_answer() -> None:
         for answer in (None, {"keys": []}, "no set"):
             server.answer = answer
             now[0] += keys_module.MAX_AGE
-            assert not keys.refresh()
+            assert not keys.reload()
             assert subject(found, token()) == "trainer"
         now[0] += keys_module.MAX_STALE
         assert "no key" in refusal(found, token())

@@ -19,7 +19,7 @@ import varserve
 from tests.rpc.models import counter
 from tests.serving import serve_here
 from varserve_service.access.certificates import ServerIdentity, server_identity
-from varserve_service.access.watched import Watched
+from varserve_service.reloading import ReloadedFiles
 from varserve_service.rpc import Access, CallerAuthenticator
 
 HOST = "varserve.example.org"
@@ -101,10 +101,10 @@ class Place:
         self.server = Files(folder / "server")
         self.server.write(self.authority.issue_cert(HOST), self.authority)
 
-    def watched(self, *, mutual: bool) -> Watched[ServerIdentity]:
+    def watched(self, *, mutual: bool) -> ReloadedFiles[ServerIdentity]:
         server = self.server
         paths = [server.cert, server.key] + [server.ca] * mutual
-        return Watched("certificate", paths, server_identity)
+        return ReloadedFiles("certificate", paths, server_identity)
 
     def caller(
         self, name: str, certificate: trustme.LeafCert, trusted: trustme.CA | None = None
@@ -120,7 +120,7 @@ class Place:
 
 @contextmanager
 def serving(
-    tls: Watched[ServerIdentity], *, mutual: bool, access: dict[str, Any] | None = None
+    tls: ReloadedFiles[ServerIdentity], *, mutual: bool, access: dict[str, Any] | None = None
 ) -> Iterator[str]:
     """The counter behind TLS; with `mutual`, callers are who their certificates say."""
     authenticator = CallerAuthenticator(certificates=True, tokens=()) if mutual else None

@@ -21,10 +21,10 @@ from tests.rpc.certified import HOST, Files, Place, expired, serving, with_uris
 from tests.rpc.models import counter
 from tests.rpc.test_lifecycle import running
 from tests.serving import serve_here
-from varserve_service.access.certificates import named_by, server_identity
+from varserve_service.access.certificates import certified_subject, server_identity
 from varserve_service.access.subjects import CredentialError
-from varserve_service.access.watched import Watched
 from varserve_service.core.model.registry import Models
+from varserve_service.reloading import ReloadedFiles
 from varserve_service.rpc import Access, CallerAuthenticator, Server, ServerOptions
 
 SPIFFE = "spiffe://example.org/ns/ml/sa/trainer"
@@ -136,7 +136,7 @@ def test_certificates_are_taken_while_it_runs(place: Place) -> None:
         with model.watch() as watch:
             fresh = trustme.CA()
             place.server.write(fresh.issue_cert(HOST), fresh)
-            assert watched.refresh()
+            assert watched.reload()
             new = place.caller("new", fresh.issue_cert("new"), trusted=fresh)
             assert who(address, new) == "new"
             # The stream and its connection are as they were.
@@ -165,10 +165,10 @@ def test_a_broken_change_changes_nothing(place: Place, broken: str) -> None:
             place.server.key.unlink()
         else:
             place.server.ca.write_bytes(b"nothing")
-        assert not watched.refresh()
+        assert not watched.reload()
         assert who(address, good) == "good"
         place.server.write(other, place.authority)
-        assert watched.refresh()
+        assert watched.reload()
         assert who(address, good) == "good"
 
 
@@ -194,21 +194,21 @@ def test_names_that_cannot_be(place: Place) -> None:
 
     def named(common: str) -> str:
         leaf = place.authority.issue_cert(common_name=common)
-        return named_by(leaf.cert_chain_pems[0].bytes()).subject
+        return certified_subject(leaf.cert_chain_pems[0].bytes()).subject
 
     assert named("trainer") == "trainer"
     for common in ("a\nb", "a\x7f", "a\u2028b"):
         with pytest.raises(CredentialError, match="control"):
             named(common)
     with pytest.raises(CredentialError, match="cannot be read"):
-        named_by(b"nothing")
+        certified_subject(b"nothing")
 
 
 def test_a_wrong_start_is_told(place: Place, tmp_path: Path) -> None:
     """Files that do not fit together are refused at the start, with their names."""
     other = Files(tmp_path / "other").write(place.authority.issue_cert(HOST), place.authority)
-    with pytest.raises(ValueError, match=r"server/cert\.pem.*not that of the"):
-        Watched("certificate", [place.server.cert, other.key], server_identity)
+    with pytest.raises(ValueError, match=r"server/cert\.pem.*does not belong to the"):
+        ReloadedFiles("certificate", [place.server.cert, other.key], server_identity)
 
 
 async def test_health_alone_in_plaintext(place: Place) -> None:
@@ -240,7 +240,7 @@ def test_every_port_takes_a_change(place: Place) -> None:
             for _ in range(2):
                 fresh = trustme.CA()
                 place.server.write(fresh.issue_cert("localhost", "127.0.0.1"), fresh)
-                assert watched.refresh()
+                assert watched.reload()
                 trusted = grpc.ssl_channel_credentials(fresh.cert_pem.bytes())
                 ports = [(ADMIN, server.admin_address), (LIST, address)]
                 for method, port in ports:

@@ -26,7 +26,8 @@ from tests.fakes import Gate
 from tests.rpc.models import counter
 from tests.telemetry.scrape import scrape
 from tests.telemetry.watched import watched
-from varserve_service.telemetry import Certificates
+from varserve_service.access.certificates import server_context
+from varserve_service.reloading import ReloadedFiles
 from varserve_service.telemetry.exporter import Exporter
 
 
@@ -64,7 +65,7 @@ def ask(address: str, method: str, path: str, **headers: str) -> tuple[int, str,
 
 
 def test_one_path_in_the_format_that_was_asked_for() -> None:
-    """GET and HEAD of /metrics in Prometheus' formats; 404 and 501 for anything else."""
+    """GET and HEAD of /metrics in Prometheus' formats; 404 and 405 for anything else."""
     with exporting(Counting(), keep_seconds=0) as address:
         status, kind, body = ask(address, "GET", "/metrics")
         assert (status, kind.split(";")[0]) == (200, "text/plain")
@@ -75,7 +76,7 @@ def test_one_path_in_the_format_that_was_asked_for() -> None:
         assert ask(address, "HEAD", "/metrics")[::2] == (200, b"")
         for path in ("/", "/metrics/x", "/../etc/passwd"):
             assert ask(address, "GET", path)[0] == 404
-        assert ask(address, "POST", "/metrics")[0] == 501
+        assert ask(address, "POST", "/metrics")[0] == 405
 
 
 def test_a_page_is_made_once_a_second_whoever_asks() -> None:
@@ -186,7 +187,8 @@ def test_with_tls_only_who_is_known_is_told(tmp_path: Path) -> None:
     put(authority)
     authority.cert_pem.write_to_path(clients)
     known = authority.issue_cert("prometheus")
-    with exporting(Counting(), tls=Certificates(chain, key, clients)) as address:
+    contexts = ReloadedFiles("metrics certificate", [chain, key, clients], server_context)
+    with exporting(Counting(), tls=lambda: contexts.current) as address:
         assert ask_over_tls(address, authority, known) == 200
         with pytest.raises(OSError):
             ask_over_tls(address, authority)
@@ -195,8 +197,10 @@ def test_with_tls_only_who_is_known_is_told(tmp_path: Path) -> None:
         with pytest.raises((OSError, http.client.HTTPException)):
             ask(address, "GET", "/metrics")
         put(stranger)
+        assert contexts.reload()
         assert ask_over_tls(address, stranger, known) == 200
         key.write_text("no key")
+        assert not contexts.reload()
         assert ask_over_tls(address, stranger, known) == 200
 
 
@@ -207,8 +211,9 @@ def test_a_client_that_is_slow_at_tls_is_cut_off(tmp_path: Path) -> None:
     chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
     own.cert_chain_pems[0].write_to_path(chain)
     own.private_key_pem.write_to_path(key)
-    certificates = Certificates(chain, key, None)
-    with exporting(Counting(), max_connections=1, connection_seconds=1.0, tls=certificates) as at:
+    context = server_context([chain.read_bytes(), key.read_bytes()])
+    tls = lambda: context  # noqa: E731
+    with exporting(Counting(), max_connections=1, connection_seconds=1.0, tls=tls) as at:
         host, port = at.split(":")
         with socket.create_connection((host, int(port)), timeout=30) as silent:
             assert silent.recv(1) == b""

@@ -27,6 +27,8 @@ def sources(models: Models, **others: Any) -> Sources:
             staged_limit=1,
             admitted=dict,
             connections=dict,
+            reloads=list,
+            expiries=dict,
             state_dir=None,
             graph_functions=lambda: 0,
         ),

@@ -19,7 +19,7 @@ from .settings import Settings
 Command = Callable[..., Any]
 
 
-class _NamedPath(click.ParamType):
+class _NamedPath(click.ParamType):  # type: ignore[type-arg]
     name = "NAME=PATH"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Path]:

@@ -114,6 +114,7 @@ _BESIDE = {
     "state_restored": "state_dir",
     "connection_grace": "max_connection_age",
     "jwt_jwks_ca": "jwt_jwks",
+    "metrics_client_ca": "metrics_port",
 }
 """Settings that are about another one, which is declared before them."""
 
@@ -294,6 +295,11 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of the metrics for Prometheus; unset: none"
     )
+    metrics_client_ca: Path | None = Field(
+        None,
+        description="PEM file: who scrapes must show a certificate of these authorities; unset: "
+        "tls_client_ca",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
     )
@@ -318,7 +324,7 @@ class Settings(BaseSettings):
             raise ValueError(f"expected {beside} beside it")
         return value
 
-    @field_validator("tls_key", "tls_client_ca")
+    @field_validator("tls_key", "tls_client_ca", "metrics_client_ca")
     @classmethod
     def _beside_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         certificate = info.data.get("tls_cert")

@@ -1,11 +1,13 @@
-"""Certificates: whom one names, and whether a server's own fits its key.
+"""Certificates: which subject one names, and whether a server's own can be used now.
 
-Knows X.509. That a caller's certificate is trusted was found by whoever took the connection.
+Knows X.509. Whether a caller's certificate is trusted was decided when the connection was made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,17 +19,17 @@ from .subjects import CredentialError, checked
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """Whom a certificate names, and until when, in seconds since 1970."""
+class CertifiedSubject:
+    """The subject that a certificate names, and until when, in seconds since 1970."""
 
     subject: str
     expires: float
 
 
-def named_by(pem: bytes) -> Named:
-    """Whom a caller's certificate names: its URI, else its first DNS name, else its common name.
+def certified_subject(pem: bytes) -> CertifiedSubject:
+    """The subject of a caller's certificate: its URI, else its first DNS name, else common name.
 
-    Raises CredentialError for one that names nobody, or two URIs.
+    Raises CredentialError for a certificate that names nobody, or has two URIs.
     """
     try:
         certificate = x509.load_pem_x509_certificate(pem)
@@ -37,13 +39,13 @@ def named_by(pem: bytes) -> Named:
         raise CredentialError(f"the certificate cannot be read: {error}") from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier) if names else []
     if len(uris) > 1:
-        # As SPIFFE has it: an identity that leaves a choice is none.
+        # As SPIFFE has it: an ambiguous identity is none.
         raise CredentialError(f"expected one URI in the certificate, found {len(uris)}")
     hosts = names.get_values_for_type(x509.DNSName) if names else []
-    found = [*uris, *hosts, *(str(each.value) for each in common)]
-    if not found:
+    candidates = [*uris, *hosts, *(str(name.value) for name in common)]
+    if not candidates:
         raise CredentialError("the certificate names nobody: no URI, DNS name or common name")
-    return Named(checked(found[0]), certificate.not_valid_after_utc.timestamp())
+    return CertifiedSubject(checked(candidates[0]), certificate.not_valid_after_utc.timestamp())
 
 
 def _alternative_names(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
@@ -55,36 +57,88 @@ def _alternative_names(certificate: x509.Certificate) -> x509.SubjectAlternative
 
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:
-    """What a server shows its callers, in PEM, and the authorities whose callers it trusts."""
+    """What a server shows to callers, in PEM, and the authorities whose callers it trusts."""
 
     key: bytes
     chain: bytes
     client_authorities: bytes | None
+    expires: float
+    """When the first certificate of the chain to expire does so, in seconds since 1970."""
+    client_authorities_expire: float | None
+    """The same for the client authorities."""
 
 
-def server_identity(files: Sequence[bytes]) -> ServerIdentity:
-    """Certificate chain, key and, as a third, the authorities of callers, when they fit together.
+def _now() -> datetime:
+    return datetime.now(UTC)
 
-    Raises ValueError that says what does not.
+
+def server_identity(
+    contents: Sequence[bytes], now: Callable[[], datetime] = _now
+) -> ServerIdentity:
+    """Make it of the contents of files: certificate chain, key and, third, client authorities.
+
+    Raises ValueError when they do not fit together, or do not hold now.
     """
-    chain, key, *authorities = files
-    try:
-        certificates = x509.load_pem_x509_certificates(chain)
-    except ValueError as error:
-        raise ValueError(f"the certificate is no PEM certificate: {error}") from None
+    chain, key, *authorities = contents
+    certificates = _certificates(chain, "the certificate is no PEM certificate")
     try:
         private = serialization.load_pem_private_key(key, password=None)
     except (ValueError, TypeError) as error:
         raise ValueError(f"the key is no PEM private key without a password: {error}") from None
     spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*spki) != certificates[0].public_key().public_bytes(*spki):
-        raise ValueError("the key is not that of the (first) certificate")
-    expires = certificates[0].not_valid_after_utc
-    if expires <= datetime.now(UTC):
-        raise ValueError(f"the certificate expired at {expires:%Y-%m-%d %H:%M:%S} UTC")
-    if authorities:
-        try:
-            x509.load_pem_x509_certificates(authorities[0])
-        except ValueError as error:
-            raise ValueError(f"the client authorities are no PEM certificates: {error}") from None
-    return ServerIdentity(key, chain, authorities[0] if authorities else None)
+        raise ValueError("the key does not belong to the (first) certificate")
+    _check_validity(certificates[0], now())
+    trusted = [
+        _certificates(pem, "the client authorities are no PEM certificates") for pem in authorities
+    ]
+    return ServerIdentity(
+        key,
+        chain,
+        authorities[0] if authorities else None,
+        _first_expiry(certificates),
+        _first_expiry(trusted[0]) if trusted else None,
+    )
+
+
+def server_context(contents: Sequence[bytes]) -> ssl.SSLContext:
+    """The same as a context for Python's own servers. With authorities, callers need certificates.
+
+    Raises ValueError.
+    """
+    identity = server_identity(contents)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # It takes files alone. This one is never on a disk, and has the bytes that were judged.
+    descriptor = os.memfd_create("varserve-identity")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(identity.key + b"\n" + identity.chain)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    except ssl.SSLError as error:
+        raise ValueError(f"the certificate cannot be used: {error}") from None
+    finally:
+        os.close(descriptor)
+    if identity.client_authorities is not None:
+        context.load_verify_locations(cadata=identity.client_authorities.decode("ascii", "replace"))
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _certificates(pem: bytes, problem: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise ValueError(f"{problem}: {error}") from None
+
+
+def _check_validity(certificate: x509.Certificate, now: datetime) -> None:
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < begins:
+        raise ValueError(f"the certificate is not valid before {begins:%Y-%m-%d %H:%M:%S} UTC")
+    if now >= ends:
+        raise ValueError(f"the certificate expired at {ends:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _first_expiry(certificates: Sequence[x509.Certificate]) -> float:
+    return min(each.not_valid_after_utc.timestamp() for each in certificates)

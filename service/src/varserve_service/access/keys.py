@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import jwt
 import structlog
 
-from .watched import Watched
+from varserve_service.reloading import ReloadedFiles, ReloadStatus
 
 log = structlog.get_logger("varserve.access")
 
@@ -100,7 +100,7 @@ class KeyFile:
 
     def __init__(self, path: Path, algorithms: Sequence[str]) -> None:
         """Raises OSError, and ValueError for what is no JWKS."""
-        self.file = Watched(
+        self.file = ReloadedFiles(
             "token keys", [path], lambda files: key_set(_json(files[0]), algorithms)
         )
 
@@ -126,15 +126,21 @@ class KeyAddress:
         authority: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`authority`: PEM file of who vouches for the address. Raises OSError, ValueError."""
+        """`authority`: PEM file of the authorities that the address is trusted by.
+
+        Raises OSError, ValueError.
+        """
         check_url(url)
         self._url = url
         self._algorithms = tuple(algorithms)
         self._clock = clock
-        context = _trusting(authority)
-        self._client = jwt.PyJWKClient(
-            url, cache_jwk_set=False, timeout=TIMEOUT, ssl_context=context
+        self.authority = (
+            None
+            if authority is None
+            else ReloadedFiles("authority of token keys", [authority], _trusting)
         )
+        self._taken = self._refused = 0
+        self._failing = False
         self._keys = KeySet({})
         self._fetched = self._asked = float("-inf")
         self._turn = threading.Lock()
@@ -156,7 +162,11 @@ class KeyAddress:
         await asyncio.shield(self._asking)
         return self._known(kid, algorithm)
 
-    def refresh(self) -> bool:
+    @property
+    def status(self) -> ReloadStatus:
+        return ReloadStatus("token keys", self._taken, self._refused, self._failing)
+
+    def reload(self) -> bool:
         """Ask when the keys are old, on a thread. Whether there are new ones."""
         return self._clock() - self._fetched >= MAX_AGE and not self._too_soon() and self._ask()
 
@@ -176,23 +186,32 @@ class KeyAddress:
             # Before the answer: one that takes long, or never comes, is an answer too.
             self._asked = self._clock()
             try:
-                self._keys = key_set(self._client.fetch_data(), self._algorithms)
+                self._keys = key_set(self._fetch(), self._algorithms)
             except Exception as error:  # whatever an address may send
-                log.error("token keys not to be had", address=self._url, error=str(error)[:300])
+                log.error("could not fetch JWKS", address=self._url, error=str(error)[:300])
+                self._refused += 1
+                self._failing = True
                 return False
             self._fetched = self._clock()
-            log.debug("token keys taken", address=self._url)
+            self._taken += 1
+            self._failing = False
+            log.debug("JWKS fetched", address=self._url)
             return True
 
+    def _fetch(self) -> Any:
+        authority = self.authority
+        trusted = ssl.create_default_context() if authority is None else authority.current
+        client = jwt.PyJWKClient(
+            self._url, cache_jwk_set=False, timeout=TIMEOUT, ssl_context=trusted
+        )
+        return client.fetch_data()
 
-def _trusting(authority: Path | None) -> ssl.SSLContext:
-    if authority is None:
-        return ssl.create_default_context()
-    authority.open().close()  # ssl's own message has no name in it
+
+def _trusting(contents: Sequence[bytes]) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=authority)
-    except ssl.SSLError as error:
-        raise ValueError(f"authorities in {authority}: expected PEM, found {error}") from None
+        return ssl.create_default_context(cadata=contents[0].decode("ascii"))
+    except (ssl.SSLError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected certificates in PEM, found {error}") from None
 
 
 def check_url(url: str) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jwt
 
@@ -57,6 +57,16 @@ class StaticTokens:
         return self._current().subject(token.encode())
 
 
+class _Verified(NamedTuple):
+    """What was found out about a token."""
+
+    subject: str
+    expires: float
+    key: jwt.PyJWK
+    kid: str | None
+    algorithm: str
+
+
 class JwtTokens:
     """JWTs of one issuer for one audience."""
 
@@ -80,9 +90,7 @@ class JwtTokens:
         self._algorithms = tuple(algorithms)
         self._clock = clock
         # By digest: nobody who sees this memory learns a token.
-        self._known: OrderedDict[bytes, tuple[str, float, jwt.PyJWK, str | None, str]] = (
-            OrderedDict()
-        )
+        self._known: OrderedDict[bytes, _Verified] = OrderedDict()
 
     async def subject(self, token: str) -> str | None:
         """The subject of a token that looks like a JWT. Raises CredentialError."""
@@ -91,10 +99,11 @@ class JwtTokens:
         digest = hashlib.sha256(token.encode()).digest()
         known = self._known.get(digest)
         if known is not None:
-            subject, expires, key, kid, algorithm = known
             # A key that was withdrawn takes its tokens with it.
-            if self._clock() < expires and await self._keys.find(kid, algorithm) is key:
-                return subject
+            if self._clock() < known.expires and (
+                await self._keys.find(known.kid, known.algorithm) is known.key
+            ):
+                return known.subject
             self._known.pop(digest, None)  # another call may have done it meanwhile
         try:
             header = jwt.get_unverified_header(token)
@@ -110,7 +119,7 @@ class JwtTokens:
         if key is None:
             raise CredentialError("no key that is trusted now has signed this token")
         subject, expires = self._verify(token, key)
-        self._known[digest] = (subject, expires, key, kid, algorithm)
+        self._known[digest] = _Verified(subject, expires, key, kid, algorithm)
         if len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
         return subject

@@ -29,32 +29,29 @@ from varserve_service.rpc import (
     methods,
 )
 from varserve_service.settings import Settings
-from varserve_service.telemetry import Certificates, Sources, Telemetry
+from varserve_service.telemetry import Sources, Telemetry
 
-from .changing import make_lifecycle
-from .gate import Gate, open_gate
+from .lifecycle import make_lifecycle
 from .loading import Loader, warm_up
 from .options import batch_options, server_options
+from .security import Security, set_up_security
 
 log = structlog.get_logger("varserve.bootstrap")
 
 _PREPARING_SECONDS = 30.0
 
 
-def start_telemetry(settings: Settings) -> Telemetry:
-    """What the settings ask for to see the service by. Raises OSError."""
+def start_telemetry(settings: Settings, security: Security) -> Telemetry:
+    """The metrics, traces and sent logs that the settings ask for. Raises OSError."""
     telemetry = Telemetry(methods())
     telemetry.send(os.environ)
     if settings.metrics_port is not None:
-        tls = None
-        if settings.tls_cert is not None and settings.tls_key is not None:
-            tls = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-        address = telemetry.export(settings.host, settings.metrics_port, tls=tls)
+        address = telemetry.export(settings.host, settings.metrics_port, tls=security.metrics_tls)
         log.info("metrics", address=address)
     return telemetry
 
 
-def sources(models: Models, server: Server, settings: Settings) -> Sources:
+def sources(models: Models, server: Server, settings: Settings, security: Security) -> Sources:
     """Where the state of a running service is read."""
     from varserve_service import savedmodel
 
@@ -68,6 +65,8 @@ def sources(models: Models, server: Server, settings: Settings) -> Sources:
         connections=lambda: {
             name: (open_connections(port), limit) for name, port, limit in server.ports
         },
+        reloads=security.reloads,
+        expiries=security.expiries,
         state_dir=settings.state_dir,
         graph_functions=savedmodel.graph_functions,
     )
@@ -88,7 +87,7 @@ def share_descriptors(settings: Settings) -> ConnectionShares:
 
 
 async def run_server(
-    models: Models, settings: Settings, loader: Loader, gate: Gate, telemetry: Telemetry
+    models: Models, settings: Settings, loader: Loader, security: Security, telemetry: Telemetry
 ) -> bool:
     """Serve until SIGTERM or SIGINT. Returns whether all work in progress was finished."""
     stop = asyncio.Event()
@@ -96,14 +95,16 @@ async def run_server(
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     shares = share_descriptors(settings)
-    server = Server(models, server_options(settings, shares), gate.access, telemetry.call_observers)
+    server = Server(
+        models, server_options(settings, shares), security.access, telemetry.call_observers
+    )
     lifecycle = make_lifecycle(loader, models, server, settings, loop)
     if settings.admin_port is not None:
         server.administer(lifecycle)
     address = await server.start()
     await loop.run_in_executor(None, wait_until_prepared, _PREPARING_SECONDS)
-    gate.start()
-    telemetry.watch(sources(models, server, settings))
+    security.start()
+    telemetry.watch(sources(models, server, settings, security))
     delay = asyncio.create_task(telemetry.measure_delay())
     poller = None
     if settings.repository_poll:
@@ -148,13 +149,13 @@ def serve(settings: Settings) -> NoReturn:
     keep_what_is_freed()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _end_before_ready)
-    gate = open_gate(settings)
-    telemetry = start_telemetry(settings)
-    auditing = gate.access.auditing
+    security = set_up_security(settings)
+    telemetry = start_telemetry(settings, security)
+    auditing = security.access.auditing
     loader = Loader(settings, telemetry, auditing.expired if auditing is not None else None)
     models = loader.load_all()
     warm_up(models, settings, batch_options(settings))
-    finished = uvloop.run(run_server(models, settings, loader, gate, telemetry))
+    finished = uvloop.run(run_server(models, settings, loader, security, telemetry))
     log.info("stopped", finished=finished)
     telemetry.close()
     # Everything that was acknowledged is done. Taking TensorFlow down in good order needs seconds

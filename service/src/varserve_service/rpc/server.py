@@ -19,11 +19,11 @@ from varserve import frames
 from varserve.v1 import admin_service_pb2
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.access.certificates import ServerIdentity
-from varserve_service.access.watched import Watched
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
 from varserve_service.core.ports.administration import Administration
 from varserve_service.core.threads import model_executor
+from varserve_service.reloading import ReloadedFiles
 
 from .authorization.access import OPEN, Access, server_credentials
 from .authorization.guard import Guard
@@ -378,7 +378,7 @@ def _milliseconds(seconds: float | None) -> int:
 
 
 def _listen(
-    server: grpc.aio.Server, host: str, port: int, tls: Watched[ServerIdentity] | None
+    server: grpc.aio.Server, host: str, port: int, tls: ReloadedFiles[ServerIdentity] | None
 ) -> str:
     """Listen there. Returns `HOST:PORT` as clients reach it. Raises OSError."""
     shown = f"[{host}]" if ":" in host else host

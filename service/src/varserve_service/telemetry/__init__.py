@@ -6,6 +6,5 @@ TensorFlow or disk: what it is told of calls has the shape of `telemetry.words`.
 
 from .state import Sources
 from .telemetry import Telemetry
-from .tls import Certificates
 
-__all__ = ["Certificates", "Sources", "Telemetry"]
+__all__ = ["Sources", "Telemetry"]

@@ -1,35 +1,36 @@
-"""The port that Prometheus scrapes: one path, over HTTP, on threads of its own.
+"""The port that Prometheus scrapes: a WSGI application on prometheus_client's server.
 
-Whoever asks cannot hold up the service: the answer is made at most once a second, for few at a
-time, and who does not take it in time is cut off.
+Clients cannot hold up the service or each other: a page is made at most once a second, few
+connections are open at once, and each is cut off after a time.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler
 
 import structlog
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
-
-from .tls import Certificates
+from prometheus_client.exposition import ThreadingWSGIServer, choose_encoder
 
 log = structlog.get_logger("varserve.telemetry")
 
 PATH = "/metrics"
 
+TlsContext = Callable[[], ssl.SSLContext]
+
 
 class Page:
-    """What is told of a registry, made at most once in `keep_seconds`, by one at a time."""
+    """The text of a registry, made at most once in `keep_seconds`, by one thread at a time."""
 
-    def __init__(self, registry: CollectorRegistry, keep_seconds: float = 1.0) -> None:
+    def __init__(self, registry: CollectorRegistry, keep_seconds: float) -> None:
         self._registry = registry
         self._keep_seconds = keep_seconds
         self._making = threading.Lock()
@@ -46,6 +47,21 @@ class Page:
                 self._kept = {content_type: (now, body)}
             return content_type, body
 
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        """Answer a request, as WSGI has it."""
+        if environ["PATH_INFO"] != PATH:
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [f"expected {PATH}\n".encode()]
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            start_response("405 Method Not Allowed", [("Allow", "GET, HEAD")])
+            return []
+        content_type, body = self.read(environ.get("HTTP_ACCEPT", ""))
+        headers = [("Content-Type", content_type), ("X-Content-Type-Options", "nosniff")]
+        start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
+        return [body] if environ["REQUEST_METHOD"] == "GET" else []
+
 
 class Exporter:
     """Serves the metrics of a registry until it is closed."""
@@ -59,21 +75,17 @@ class Exporter:
         keep_seconds: float = 1.0,
         max_connections: int = 8,
         connection_seconds: float = 10.0,
-        tls: Certificates | None = None,
+        tls: TlsContext | None = None,
     ) -> None:
-        """Without `tls` in plaintext. Port 0 picks a free one.
+        """`tls`: gives the context for the next connection; None: plaintext.
 
-        Raises OSError when the address cannot be had.
+        Port 0 picks a free one. Raises OSError when the address cannot be listened on.
         """
-        page = Page(registry, keep_seconds)
-
-        class Handler(_Handler):
-            read = staticmethod(page.read)
-
         try:
-            self._server = _Server(host, port, Handler, max_connections, connection_seconds, tls)
+            self._server = _Server(host, port, max_connections, connection_seconds, tls)
         except OSError as error:
             raise OSError(f"cannot listen for metrics on {host}:{port}: {error}") from error
+        self._server.set_app(Page(registry, keep_seconds))
         shown = f"[{host}]" if ":" in host else host
         self.address = f"{shown}:{self._server.server_address[1]}"
         threading.Thread(
@@ -81,13 +93,23 @@ class Exporter:
         ).start()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Handler(WSGIRequestHandler):
+    # Tells a scanner nothing.
+    server_version = "varserve"
+    sys_version = ""
+
+    def log_message(self, *_: Any) -> None:
+        """A scrape is not worth a line."""
+
+
+class _Server(ThreadingWSGIServer):
+    """prometheus_client's server with bounds, which it does not have."""
+
     block_on_close = False
     request_queue_size = 16
 
@@ -95,16 +117,15 @@ class _Server(ThreadingHTTPServer):
         self,
         host: str,
         port: int,
-        handler: Any,
         max_connections: int,
         seconds: float,
-        tls: Certificates | None,
+        tls: TlsContext | None,
     ) -> None:
         self._tls = tls
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._free = threading.BoundedSemaphore(max_connections)
         self._seconds = seconds
-        super().__init__((host, port), handler)
+        super().__init__((host, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
@@ -113,7 +134,7 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        # However slowly a client sends or reads: a connection is over after this.
+        # However slowly a client sends or reads: its connection is over after this.
         connection = request.dup()  # TLS takes the other one over
         end = threading.Timer(self._seconds, _cut, (connection,))
         end.daemon = True
@@ -121,53 +142,20 @@ class _Server(ThreadingHTTPServer):
         try:
             if self._tls is not None:
                 # Here, not where connections are accepted: a client may take its time for it.
-                request = self._tls.context().wrap_socket(request, server_side=True)
+                request = self._tls().wrap_socket(request, server_side=True)
             super().process_request_thread(request, client_address)
         except OSError:
-            self.shutdown_request(request)  # no TLS came of it
+            self.shutdown_request(request)  # the TLS handshake failed
         finally:
             end.cancel()
             connection.close()
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # Whoever went away in the middle is nobody's business.
+        # A client that went away in the middle is no error of the service.
         error = sys.exception()
         if not isinstance(error, OSError):
-            log.error("metrics could not be told", exc_info=error)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    read: Callable[[str], tuple[str, bytes]]
-    # Tells a scanner nothing.
-    server_version = "varserve"
-    sys_version = ""
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def _answer(self, *, body: bool) -> None:
-        if self.path.partition("?")[0] != PATH:
-            self.send_error(404, "Not Found", f"expected {PATH}")
-            return
-        content_type, content = self.read(self.headers.get("Accept", ""))
-        self.send_response(200)
-        headers: Iterable[tuple[str, str]] = (
-            ("Content-Type", content_type),
-            ("Content-Length", str(len(content))),
-            ("X-Content-Type-Options", "nosniff"),
-        )
-        for name, value in headers:
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        """A scrape is not worth a line."""
+            log.error("metrics not served", exc_info=error)
 
 
 def _cut(connection: socket.socket) -> None:

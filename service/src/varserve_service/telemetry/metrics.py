@@ -56,7 +56,7 @@ class Metrics:
     def __init__(self, methods: Iterable[Method], registry: CollectorRegistry) -> None:
         """`methods` begin with counts of 0."""
         # A series each for when a count began: nobody asks, and it doubles their number.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry
         ProcessCollector(registry=registry)
         counter, histogram = self._counter, self._histogram

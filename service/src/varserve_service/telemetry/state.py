@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from varserve import tensors
@@ -21,6 +21,7 @@ from varserve_service.core.errors import RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
 from varserve_service.core.ports.loaded_model import ModelState, VariableSpec
+from varserve_service.reloading import ReloadStatus
 
 from .metrics import METHOD, MODEL, Metrics
 from .words import Method
@@ -45,6 +46,10 @@ class Sources:
     """By verb: calls in progress, and how many there may be."""
     connections: Callable[[], Mapping[str, tuple[int, int]]]
     """By the port's purpose: connections that are open, and how many there may be."""
+    reloads: Callable[[], Sequence[ReloadStatus]]
+    """How the reloads of files and addresses went so far."""
+    expiries: Callable[[], Mapping[str, float]]
+    """By certificate: when what is in use of it expires, in seconds since 1970."""
     state_dir: Path | None
     graph_functions: Callable[[], int]
     """Functions that TensorFlow's runtime has: grows by what is loaded and by what is traced."""
@@ -94,6 +99,8 @@ class StateCollector(Collector):
         yield calls
         yield limits
         yield from _connections(found.connections())
+        yield from _reloads(found.reloads())
+        yield from _expiries(found.expiries())
         yield _Gauge("varserve_staged_bytes", "Bytes of bodies that arrive or are in use.").value(
             found.staged()
         )
@@ -194,6 +201,38 @@ def _connections(counts: Mapping[str, tuple[int, int]]) -> Iterator[Metric]:
         connections.add_metric((port,), count)
         limits.add_metric((port,), limit)
     yield from (connections, limits)
+
+
+def _reloads(statuses: Iterable[ReloadStatus]) -> Iterator[Metric]:
+    taken = CounterMetricFamily(
+        "varserve_reloads", "Changes of files and token keys that were taken.", labels=("what",)
+    )
+    refused = CounterMetricFamily(
+        "varserve_refused_reloads",
+        "Changes of files and token keys that were not taken.",
+        labels=("what",),
+    )
+    failing = _Gauge(
+        "varserve_reload_failing",
+        "1 while what is there now cannot be taken, so that older content is in use.",
+        ("what",),
+    )
+    for status in statuses:
+        taken.add_metric((status.name,), status.taken)
+        refused.add_metric((status.name,), status.refused)
+        failing.add_metric((status.name,), status.failing)
+    yield from (taken, refused, failing)
+
+
+def _expiries(expiries: Mapping[str, float]) -> Iterator[Metric]:
+    gauge = _Gauge(
+        "varserve_certificate_expiry_timestamp_seconds",
+        "When the certificate that is in use expires, in seconds since 1970.",
+        ("certificate",),
+    )
+    for certificate, expiry in expiries.items():
+        gauge.add_metric((certificate,), expiry)
+    yield gauge
 
 
 def _memory_budgets(models: Models) -> Iterator[Metric]:

@@ -13,7 +13,7 @@ import grpc
 
 from varserve_service.access.certificates import ServerIdentity
 from varserve_service.access.policy import Policy
-from varserve_service.access.watched import Watched
+from varserve_service.reloading import ReloadedFiles
 from varserve_service.rpc.entry.identity import Authenticator
 
 from .auditing import Auditing
@@ -27,7 +27,7 @@ class Access:
     `policy` gives the one that holds now.
     """
 
-    tls: Watched[ServerIdentity] | None = None
+    tls: ReloadedFiles[ServerIdentity] | None = None
     authenticator: Authenticator | None = None
     policy: Callable[[], Policy] | None = None
     auditing: Auditing | None = None
@@ -36,7 +36,7 @@ class Access:
 OPEN = Access()
 
 
-def server_credentials(tls: Watched[ServerIdentity]) -> grpc.ServerCredentials:
+def server_credentials(tls: ReloadedFiles[ServerIdentity]) -> grpc.ServerCredentials:
     """TLS whose new connections take the files as they are now; those that there are go on.
 
     With client authorities, whoever connects must show a certificate of theirs.

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from varserve_service.access.certificates import Named, named_by
+from varserve_service.access.certificates import CertifiedSubject, certified_subject
 from varserve_service.access.subjects import CredentialError
 from varserve_service.access.tokens import Tokens, subject_of_token
 from varserve_service.core.errors import Reason, RequestError
@@ -37,7 +37,7 @@ class CallerAuthenticator:
         self._certificates = certificates
         self._tokens = tuple(tokens)
         self._clock = clock
-        self._named: OrderedDict[bytes, Named] = OrderedDict()
+        self._named: OrderedDict[bytes, CertifiedSubject] = OrderedDict()
 
     async def subject(self, context: Context) -> str:
         """The caller's name. Raises RequestError UNAUTHENTICATED."""
@@ -59,7 +59,7 @@ class CallerAuthenticator:
             raise CredentialError("the connection has no client certificate")
         named = self._named.get(pem)
         if named is None:
-            named = self._named[pem] = named_by(pem)
+            named = self._named[pem] = certified_subject(pem)
             if len(self._named) > _MAX_CERTIFICATES:
                 self._named.popitem(last=False)
         # It held when the connection began, which may be long ago.
