@@ -15,7 +15,7 @@ MODEL := .models/basic_pitch/1
 UPGRADE ?=
 SECONDS ?= 1200
 
-.PHONY: help demo serve test test-fast test-fresh test-faults fuzz lint types proto proto-check lock bench figures bench-peers clean
+.PHONY: help demo serve test test-fast test-fresh test-faults fuzz mutants lint types proto proto-check lock bench figures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test-faults: .venv/.installed ## run the tests of crashes, races and failing dis
 fuzz: .venv/.fuzz ## feed made-up bytes to what reads the contract's, for SECONDS=1200
 	@$(BIN)/python -m tests.fuzz.fuzz_contract -max_total_time=$(SECONDS) -max_len=512 -timeout=10 $(ARGS)
 
+mutants: .venv/.mutants ## change the program a little, see which changes no test finds; ARGS='core --count 20 --seed 7'
+	@$(BIN)/python -m tests.mutants $(ARGS)
+
 lint: .venv/.installed ## check style, layers, protos and the Dockerfile
 	@$(BIN)/ruff check $(PYTHON_SOURCES)
 	@$(BIN)/ruff format --check $(PYTHON_SOURCES)
@@ -65,9 +68,6 @@ figures: .venv/.bench ## write the last `make bench` into docs/performance.md an
 	@$(BIN)/python -m benchmarks.page
 	@$(BIN)/python -m benchmarks.picture
 
-bench-peers: .venv/.bench .venv-pytriton/.installed .venv-mlserver/.installed ## measure beside PyTriton and MLServer
-	@$(BIN)/python -m benchmarks peers --output .benchmarks/peers.json $(ARGS)
-
 # Each set is locked within the one before it, so that a package has one version everywhere. What is locked stays as it
 # is unless its bounds changed; UPGRADE=1 takes the newest of everything.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
@@ -84,8 +84,7 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 		"build -c requirements/dev.txt" \
 		"bench -c requirements/dev.txt" \
 		"fuzz -c requirements/dev.txt" \
-		"peer-pytriton" \
-		"peer-mlserver" \
+		"mutants -c requirements/dev.txt" \
 		"proto" \
 		"kubernetes --no-deps --only-binary :all: --emit-build-options" \
 		"demo-model --no-deps --only-binary :all: --emit-build-options"; \
@@ -96,7 +95,7 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 	done
 
 clean: ## remove everything that make and the tools made
-	rm -rf .venv .venv-proto .venv-pytriton .venv-mlserver .models .tools .benchmarks dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-proto .models .tools .benchmarks .mutants dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find client service tests proto -name __pycache__ -prune -exec rm -rf {} +
 
 # ---- set-up ----
@@ -155,25 +154,15 @@ endef
 	@$(call install,requirements/fuzz.txt,.venv)
 	@touch $@
 
+.venv/.mutants: requirements/mutants.txt | .venv/.installed
+	@echo "set-up: coverage.py, for the mutants"
+	@$(call install,requirements/mutants.txt,.venv)
+	@touch $@
+
 # Beside the tests' environment only for who measures: CI does not take the time.
 .venv/.bench: requirements/bench.txt | .venv/.installed
 	@echo "set-up: Arrow Flight and matplotlib, for the benchmarks"
 	@$(call install,requirements/bench.txt,.venv)
-	@touch $@
-
-# The Triton inside PyTriton is built for Debian's own Python 3.11, whatever else is on the machine.
-.venv-pytriton/.installed: requirements/peer-pytriton.txt | .venv/.installed
-	@/usr/bin/python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-		echo "PyTriton needs Debian's Python 3.11 as /usr/bin/python3" >&2; exit 1; }
-	@echo "set-up: PyTriton, in .venv-pytriton"
-	@/usr/bin/python3 -m venv --clear --without-pip .venv-pytriton
-	@$(call install,requirements/peer-pytriton.txt,.venv-pytriton)
-	@touch $@
-
-.venv-mlserver/.installed: requirements/peer-mlserver.txt | .venv/.installed
-	@echo "set-up: MLServer, in .venv-mlserver"
-	@$(BIN)/python -m venv --clear --without-pip .venv-mlserver
-	@$(call install,requirements/peer-mlserver.txt,.venv-mlserver)
 	@touch $@
 
 # Where the programs of the wheel do not run, the tests take those on the path, or say that there are none.

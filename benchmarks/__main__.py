@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from . import model, report
-from .families import BY_DEFAULT, FAMILIES, parts
+from .families import FAMILIES, parts
 from .figures import GIB, Figure
 from .processes import Failed
 from .runner import Budget, Pool, Result, measure
@@ -43,7 +43,7 @@ def _arguments() -> argparse.Namespace:
     )
     families = ", ".join(FAMILIES)
     parser.add_argument(
-        "families", nargs="*", metavar="FAMILY", help=f"of {families}; all but peers"
+        "families", nargs="*", metavar="FAMILY", help=f"of {families}; all unless named"
     )
     parser.add_argument("--quick", action="store_true", help="the figures with targets, briefly")
     parser.add_argument("--only", default="", help="figures whose name has this in it")
@@ -70,7 +70,7 @@ def _chosen(given: argparse.Namespace) -> Chosen:
     return [
         (family, figure)
         for family, figures in FAMILIES.items()
-        if family in (given.families or BY_DEFAULT)
+        if family in (given.families or FAMILIES)
         for figure in (sized.get(each.name, each) for each in figures)
         if given.only in figure.name and (figure.quick if given.quick else figure.full)
     ]

@@ -25,8 +25,6 @@ TABLE_ROW = 256
 """Elements of a row of `table`, which is looked up in, as an embedding is."""
 ALONE_ROWS = 100
 """Rows of `alone`, a variable of as many rows as are read of the table."""
-PEER_STATE = 64 * MIB
-"""The state of the servings that have no variables: an array of this size."""
 SNAPSHOT = 1000
 """So many variables `small_N` of 16 by 16."""
 STEP = 200

@@ -13,7 +13,6 @@ from . import (
     memory,
     parts,
     pauses,
-    peers,
     watching,
 )
 
@@ -28,7 +27,4 @@ FAMILIES: dict[str, tuple[Figure, ...]] = {
     "watching": watching.FIGURES,
     "pauses": pauses.FIGURES,
     "imports": imports.FIGURES,
-    "peers": peers.FIGURES,
 }
-BY_DEFAULT = tuple(name for name in FAMILIES if name != "peers")
-"""`peers` needs environments of its own, which `make bench-peers` makes."""

@@ -23,26 +23,24 @@ class Side:
     """How the two processes of a side are started.
 
     `command` is the server's where it is not `serve()` of the module; `address` stands for a server
-    where the client needs none. `python` is the interpreter of the side's environment. `about` says
-    what the side is, and which buffers it reads into and sends from. `scratch` is a folder of the
-    server's, removed before it starts and after it ended.
+    where the client needs none. `about` says what the side is, and which buffers it reads into and
+    sends from. `scratch` is a folder of the server's, removed before it starts and after it ended.
     """
 
     module: str
     about: str
     command: tuple[str, ...] = ()
     address: str = ""
-    python: str = sys.executable
     scratch: Path | None = None
 
     @property
     def server(self) -> list[str]:
         """The server's command line."""
-        return list(self.command) or [self.python, "-m", "benchmarks.serve", self.module]
+        return list(self.command) or [sys.executable, "-m", "benchmarks.serve", self.module]
 
     def client(self, address: str) -> list[str]:
         """The client's command line."""
-        return [self.python, "-m", "benchmarks.agent", self.module, address]
+        return [sys.executable, "-m", "benchmarks.agent", self.module, address]
 
 
 def sides(models: Path) -> dict[str, Side]:
@@ -120,14 +118,4 @@ def sides(models: Path) -> dict[str, Side]:
             address=str(models / OTHER),
         ),
         "imports": Side("imports", "a fresh interpreter, without its own start", address="none"),
-        "pytriton": Side(
-            "pytriton",
-            "PyTriton and tritonclient over gRPC: a warm array in the server, a fresh one read",
-            python=".venv-pytriton/bin/python",
-        ),
-        "mlserver": Side(
-            "mlserver",
-            "MLServer and tritonclient over gRPC: a warm array in the server, a fresh one read",
-            python=".venv-mlserver/bin/python",
-        ),
     }

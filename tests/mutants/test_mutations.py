@@ -1,0 +1,69 @@
+"""The mutants of a source text are changes that its tests could find."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.mutants.__main__ import within_budget
+from tests.mutants.mutations import described, mutations
+from tests.mutants.rooms import ROOMS, ROOT, files_of
+
+
+def mutants_of(source: str) -> set[str]:
+    return {mutation.apply(source.encode()).decode() for mutation in mutations(source.encode())}
+
+
+@pytest.mark.parametrize(
+    ("source", "mutant"),
+    [
+        ("x = a < b", "x = a <= b"),
+        ("x = a is None", "x = a is not None"),
+        ("x = a and b", "x = a or b"),
+        ("x = a + b", "x = a - b"),
+        ("x = not a", "x = (a)"),
+        ("x = 7", "x = 8"),
+        ("f(wait=True)", "f(wait=False)"),
+        ("if a:\n    f()", "if not (a):\n    f()"),
+        ("self.sync()", "pass"),
+        ("async def f():\n    await g()", "async def f():\n    pass"),
+        ("self.a = b", "pass"),
+        ("raise ValueError", "pass"),
+        ("def f():\n    return a", "def f():\n    return None"),
+        ("with lock:\n    pass", "with __import__('contextlib').nullcontext():\n    pass"),
+    ],
+)
+def test_each_kind_of_change(source: str, mutant: str) -> None:
+    """A source text has the mutant that changes its one behaviour."""
+    assert mutant in mutants_of(source)
+
+
+@pytest.mark.parametrize(
+    "source", ['"""A docstring."""', "log.info('done', count=3)", "x: Literal[1]", "x = f'{7}'"]
+)
+def test_what_is_no_behaviour_is_not_changed(source: str) -> None:
+    """Docstrings, log lines, types and text for people have no mutants."""
+    assert mutants_of(source) == set()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_mutant_of_the_program_is_a_program(room: str) -> None:
+    """Each room has mutants, each of them can be parsed, and its description shows the change."""
+    count = 0
+    for path in files_of(room):
+        source = (ROOT / path).read_bytes()
+        every = mutations(source)
+        count += len(every)
+        for mutation in every[:: max(1, len(every) // 5)]:
+            ast.parse(mutation.apply(source))
+            before, *_, after = described(mutation, source)
+            assert (before[:2], after[:2]) == ("- ", "+ ")
+    assert count > 100
+
+
+def test_tests_are_chosen_within_a_budget() -> None:
+    """The quickest come first, and one test is run however long it takes."""
+    seconds = {"a": 1.0, "b": 2.0, "c": 4.0}
+    assert within_budget(["a", "b", "c"], seconds, 3) == ["a", "b"]
+    assert within_budget(["c"], seconds, 3) == ["c"]
