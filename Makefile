@@ -15,7 +15,7 @@ MODEL := .models/basic_pitch/1
 UPGRADE ?=
 SECONDS ?= 1200
 
-.PHONY: help demo serve test test-fast test-fresh test-faults fuzz mutants lint types proto proto-check lock bench figures clean
+.PHONY: help demo serve test test-fast test-fresh test-faults fuzz mutants walks lint types proto proto-check lock bench figures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ fuzz: .venv/.fuzz ## feed made-up bytes to what reads the contract's, for SECOND
 
 mutants: .venv/.mutants ## change the program a little, see which changes no test finds; ARGS='core --count 20 --seed 7'
 	@$(BIN)/python -m tests.mutants $(ARGS)
+
+walks: .venv/.installed ## count the functions and files that one call of each kind visits; ARGS=--files
+	@$(BIN)/python -m tests.walks $(ARGS)
 
 lint: .venv/.installed ## check style, layers, protos and the Dockerfile
 	@$(BIN)/ruff check $(PYTHON_SOURCES)
