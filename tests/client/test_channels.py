@@ -17,7 +17,7 @@ import varserve
 import varserve.aio
 from tests.fakes import FakeModel, FakeVariable
 from tests.serving import serve_here
-from varserve._client.transport.channels import channel_options
+from varserve._client.transport.endpoint import channel_options
 from varserve_service.core.model.live_model import LiveModel
 
 from .conftest import fake_model

@@ -156,13 +156,18 @@ def test_wrong_kind_of_with(address: str) -> None:
 
 def test_exported_members() -> None:
     """What the package exports is what it imports, sorted, and each has a docstring."""
-    public = [
+    imported = [
         name
         for name, value in vars(varserve).items()
-        if not name.startswith("_") and (name == "aio" or not inspect.ismodule(value))
+        if not name.startswith("_")
+        and not inspect.ismodule(value)
+        and name not in ("Any", "TYPE_CHECKING")
     ]
-    assert sorted(public) == varserve.__all__
-    assert all(getattr(varserve, name).__doc__ for name in public)
+    assert sorted(varserve.__all__) == varserve.__all__ == dir(varserve)
+    assert set(imported) <= set(varserve.__all__)
+    assert all(getattr(varserve, name).__doc__ for name in varserve.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'connekt'"):
+        varserve.connekt  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_importing_brings_no_tensorflow() -> None:
@@ -187,8 +192,18 @@ def test_importing_brings_little() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     ).stdout.split()
-    assert "varserve.aio" in loaded
-    rare = {"crc32c", "difflib", "hashlib", "importlib.metadata", "ipaddress", "json", "pathlib"}
+    assert "varserve._client.client" in loaded
+    rare = {
+        "varserve.aio",
+        "varserve._client.admin",
+        "crc32c",
+        "difflib",
+        "hashlib",
+        "importlib.metadata",
+        "ipaddress",
+        "json",
+        "pathlib",
+    }
     assert rare & set(loaded) == set()
 
 

@@ -108,7 +108,7 @@ def test_the_time_of_an_update_is_for_its_bytes(
     """Reading and writing large values gets the time that their bytes take, as elsewhere."""
     monkeypatch.setattr("varserve._client.handles.base.SECONDS_PER_BYTE", 1.0)
     seen = []
-    budget = varserve._client.transport.drivers.Budget
+    budget = varserve._client.handles.base.Budget
 
     def of(timeout: float, *more: object) -> object:
         seen.append(timeout)

@@ -257,7 +257,7 @@ def test_an_update_is_of_what_it_read(model: varserve.Model) -> None:
 
 def test_a_transaction_is_not_tried_again_when_it_lost(scripted: Scripted) -> None:
     """A conflict is for the caller to decide on: a transaction that lost one is sent once."""
-    scripted.script["AssignVariables"] = [fail("REVISION_MISMATCH", current_revision="9")]
+    scripted.script["AssignVariable"] = [fail("REVISION_MISMATCH", current_revision="9")]
     with varserve.connect(scripted.address) as client:
         model = client.model("m")
         with (
@@ -266,7 +266,7 @@ def test_a_transaction_is_not_tried_again_when_it_lost(scripted: Scripted) -> No
         ):
             txn.assign("v", [1, 2])
     assert caught.value.current_revision == 9
-    assert len(scripted.requests["AssignVariables"]) == 1
+    assert len(scripted.requests["AssignVariable"]) == 1
 
 
 def test_leases_that_have_ended_leave_no_thread(model: varserve.Model) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from varserve_service.bootstrap.gate import open_gate
 
 import varserve
 from tests.access.issuing import AUDIENCE, ISSUER, OTHER, RSA, issuer, jwk, token
@@ -21,7 +22,6 @@ from tests.rpc.certified import HOST, Place
 from tests.rpc.models import counter
 from tests.serving import serve_here
 from tests.waiting import until
-from varserve_service.bootstrap.gate import open_gate
 from varserve_service.settings import load_settings
 
 

@@ -9,10 +9,11 @@
 `varserve.aio.connect` gives the same with `await`. Every failure is a `VarserveError`.
 """
 
-from varserve import aio
-from varserve._client.admin import AdminClient, ModelVersion, SavedState, SaveFormat, connect_admin
-from varserve._client.client import Client, connect
-from varserve._client.errors import (
+from typing import TYPE_CHECKING, Any
+
+from ._client.client import Client
+from ._client.connect import ConnectOptions, connect
+from ._client.errors import (
     AccessDenied,
     AnswerNotKept,
     AuditLogUnavailable,
@@ -65,17 +66,16 @@ from varserve._client.errors import (
     VarserveError,
     WatchTooSlow,
 )
-from varserve._client.handles.functions import Function, Functions
-from varserve._client.handles.leases import Lease
-from varserve._client.handles.models import Model, Transaction
-from varserve._client.handles.variables import Region, Variable, Variables
-from varserve._client.handles.watches import Watch
-from varserve._client.operations.calls import AssignOperation, Write
-from varserve._client.operations.summaries import Histogram, Summaries, Summary, content_hash
-from varserve._client.transport.credentials import Tls
-from varserve._client.transport.traces import trace
-from varserve._client.values.regions import Index, Rows
-from varserve._client.values.results import (
+from ._client.handles.functions import Function, Functions
+from ._client.handles.leases import Lease
+from ._client.handles.models import Model
+from ._client.handles.transactions import Transaction
+from ._client.handles.variables import Region, Variable, Variables
+from ._client.handles.watches import Watch
+from ._client.transport.credentials import Tls
+from ._client.transport.traces import trace
+from ._client.values.regions import Index, Rows
+from ._client.values.results import (
     Change,
     Commit,
     CommitInfo,
@@ -87,7 +87,7 @@ from varserve._client.values.results import (
     Reading,
     Snapshot,
 )
-from varserve._client.values.specs import (
+from ._client.values.specs import (
     Constant,
     FunctionKind,
     FunctionSpec,
@@ -104,8 +104,32 @@ from varserve._client.values.specs import (
     TransferLimits,
     VariableSpec,
 )
+from ._client.values.summaries import Histogram, Summaries, Summary, content_hash
+from ._client.values.writes import AssignOperation, Write
+
+if TYPE_CHECKING:
+    from . import aio
+    from ._client.admin import AdminClient, ModelVersion, SavedState, SaveFormat, connect_admin
 
 __version__ = "0.1.0"
+
+_LATE = ("AdminClient", "ModelVersion", "SaveFormat", "SavedState", "connect_admin")
+"""What only operators' programs use: imported when it is first used."""
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "aio":
+        return import_module("varserve.aio")
+    if name in _LATE:
+        return getattr(import_module("varserve._client.admin"), name)
+    raise AttributeError(f"module 'varserve' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 __all__ = [
     "AccessDenied",
@@ -123,6 +147,7 @@ __all__ = [
     "CommitKind",
     "Commits",
     "Conflict",
+    "ConnectOptions",
     "Constant",
     "DeadlineExceeded",
     "DtypeMismatch",

@@ -5,88 +5,42 @@
         kernel = model.variables["conv2d_1/kernel"]
         value = await kernel.numpy()
 
-One client belongs to one event loop.
+One client belongs to one event loop at a time: when that loop has ended, to the next one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import grpc
+from ._client import admin, client
+from ._client.connect import ADMIN_SECONDS, CLIENT_SECONDS, ConnectOptions, options_of
+from ._client.handles import functions, leases, models, transactions, variables, watches
+from ._client.transport.drivers import Async
 
-from varserve._client import admin, client
-from varserve._client.handles import functions, leases, models, variables, watches
-from varserve._client.transport import drivers as transport
-from varserve._client.transport.credentials import Tls, Token
-
-AdminClient: TypeAlias = admin.AdminClient[transport.Async]
-Client: TypeAlias = client.Client[transport.Async]
-Function: TypeAlias = functions.Function[transport.Async]
-Lease: TypeAlias = leases.Lease[transport.Async]
-Model: TypeAlias = models.Model[transport.Async]
-Region: TypeAlias = variables.Region[transport.Async]
-Transaction: TypeAlias = models.Transaction[transport.Async]
-Variable: TypeAlias = variables.Variable[transport.Async]
-Watch: TypeAlias = watches.Watch[transport.Async]
+AdminClient: TypeAlias = admin.AdminClient[Async]
+Client: TypeAlias = client.Client[Async]
+Function: TypeAlias = functions.Function[Async]
+Lease: TypeAlias = leases.Lease[Async]
+Model: TypeAlias = models.Model[Async]
+Region: TypeAlias = variables.Region[Async]
+Transaction: TypeAlias = transactions.Transaction[Async]
+Variable: TypeAlias = variables.Variable[Async]
+Watch: TypeAlias = watches.Watch[Async]
 
 
-def connect(
-    target: str,
-    *,
-    timeout: float = 30.0,
-    retries: int = 4,
-    tls: Tls | bool = False,
-    token: Token | None = None,
-    credentials: grpc.ChannelCredentials | None = None,
-    metadata: Sequence[tuple[str, str | bytes]] = (),
-    options: Sequence[tuple[str, Any]] = (),
-    round_robin: bool | None = None,
-    wait_for_ready: bool = False,
-) -> Client:
-    """A client of the service at `HOST:PORT`. All arguments: as of `varserve.connect`."""
-    return client.make(
-        transport.Async,
-        target,
-        timeout=timeout,
-        retries=retries,
-        tls=tls,
-        token=token,
-        credentials=credentials,
-        metadata=metadata,
-        options=options,
-        round_robin=round_robin,
-        wait_for_ready=wait_for_ready,
-        of=client.Client[transport.Async],
-    )
+@options_of(ConnectOptions)
+def connect(target: str, options: ConnectOptions) -> Client:
+    """A client of the service at `HOST:PORT`, `unix:PATH`, or another target of gRPC.
+
+    The keywords are those of `ConnectOptions`.
+    """
+    return client.Client(Async(options.endpoint(target)), options.defaults(CLIENT_SECONDS))
 
 
-def connect_admin(
-    target: str,
-    *,
-    timeout: float = 600.0,
-    retries: int = 4,
-    tls: Tls | bool = False,
-    token: Token | None = None,
-    credentials: grpc.ChannelCredentials | None = None,
-    metadata: Sequence[tuple[str, str | bytes]] = (),
-    options: Sequence[tuple[str, Any]] = (),
-) -> AdminClient:
-    """A client of the admin port at `HOST:PORT`. All arguments: as of `varserve.connect`."""
-    return client.make(
-        transport.Async,
-        target,
-        timeout=timeout,
-        retries=retries,
-        tls=tls,
-        token=token,
-        credentials=credentials,
-        metadata=metadata,
-        options=options,
-        round_robin=False,
-        wait_for_ready=False,
-        of=admin.AdminClient[transport.Async],
-    )
+@options_of(ConnectOptions)
+def connect_admin(target: str, options: ConnectOptions) -> AdminClient:
+    """A client of the admin port at `HOST:PORT`. The keywords are those of `ConnectOptions`."""
+    return admin.AdminClient(Async(options.endpoint(target)), options.defaults(ADMIN_SECONDS))
 
 
 __all__ = [

@@ -9,40 +9,33 @@ Owns AdminService's calls. One class serves both drivers: what it returns is a v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any, NamedTuple
 
-import grpc
-from google.protobuf.message_factory import GetMessageClass
-
-from varserve._client.client import make
-from varserve._client.errors import InvalidRequest, ServiceError, shown
-from varserve._client.handles.base import Connection, Defaults
-from varserve._client.operations.calls import attempt
-from varserve._client.operations.requests import build
-from varserve._client.transport.credentials import Tls, Token
-from varserve._client.transport.drivers import Async, Call, D_co, Method, Op, Sync, operation
-from varserve._client.values import specs
-from varserve._client.values.specs import ModelState, StateHeader
 from varserve.v1 import admin_service_pb2 as pb
+
+from .connect import ADMIN_SECONDS, ConnectOptions, options_of
+from .errors import InvalidRequest, ServiceError, shown
+from .handles.base import Connection, D_co, operation
+from .operations.methods import method
+from .operations.requests import build
+from .transport.attempts import attempt
+from .transport.calls import Call, Method, Op
+from .transport.drivers import Sync
+from .values import specs
+from .values.enums import StrEnum
+from .values.specs import ModelState, StateHeader
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"]
 
 
-def _method(name: str) -> Method:
-    found = _SERVICE.methods_by_name[name]
-    read = GetMessageClass(found.output_type).FromString
-    return Method(f"/{_SERVICE.full_name}/{name}", read)
-
-
-_LOAD, _UNLOAD, _SAVE, _LIST = map(
-    _method, ("LoadModel", "UnloadModel", "SaveModel", "ListVersions")
-)
+LOAD_MODEL = method("LoadModel", service=_SERVICE)
+UNLOAD_MODEL = method("UnloadModel", service=_SERVICE)
+SAVE_MODEL = method("SaveModel", service=_SERVICE)
+LIST_VERSIONS = method("ListVersions", service=_SERVICE)
 
 
 class SaveFormat(StrEnum):
-    """As what a model is saved."""
+    """The form in which a model is saved."""
 
     SAVED_MODEL = "saved_model"
     CHECKPOINT = "checkpoint"
@@ -77,10 +70,6 @@ class AdminClient(Connection[D_co]):
     meanwhile, the load goes on.
     """
 
-    def __init__(self, driver: Sync | Async, defaults: Defaults) -> None:
-        self._driver = driver
-        self._defaults = defaults
-
     @operation
     def load_model(
         self,
@@ -96,7 +85,7 @@ class AdminClient(Connection[D_co]):
         NotConfigured. What was served before goes on then.
         """
         request = build(pb.LoadModelRequest, model=model, version=version, label=label)
-        reply = yield from self._ask(_LOAD, request, timeout)
+        reply = yield from self._ask(LOAD_MODEL, request, timeout)
         return specs.header(reply.header)
 
     @operation
@@ -108,7 +97,7 @@ class AdminClient(Connection[D_co]):
         Raises ModelNotFound, ModelNotReady.
         """
         request = build(pb.UnloadModelRequest, model=model, label=label)
-        reply = yield from self._ask(_UNLOAD, request, timeout, repeatable=False)
+        reply = yield from self._ask(UNLOAD_MODEL, request, timeout, repeatable=False)
         return [specs.header(each) for each in reply.headers]
 
     @operation
@@ -132,7 +121,7 @@ class AdminClient(Connection[D_co]):
                 f"format: expected one of {', '.join(SaveFormat)}, found {shown(format)}"
             ) from None
         request = build(pb.SaveModelRequest, model=model, folder=folder, format=number)
-        reply = yield from self._ask(_SAVE, request, timeout, repeatable=False)
+        reply = yield from self._ask(SAVE_MODEL, request, timeout, repeatable=False)
         return SavedState(specs.header(reply.header), reply.variable_count, reply.byte_length)
 
     @operation
@@ -141,7 +130,7 @@ class AdminClient(Connection[D_co]):
     ) -> Op[list[ModelVersion]]:
         """ListVersions: of one model or all, in memory and in the repository."""
         request = build(pb.ListVersionsRequest, model=model)
-        reply = yield from self._ask(_LIST, request, timeout)
+        reply = yield from self._ask(LIST_VERSIONS, request, timeout)
         return [_version(each) for each in reply.versions]
 
     def _ask(
@@ -154,8 +143,9 @@ class AdminClient(Connection[D_co]):
             if error.reason != "UNIMPLEMENTED":
                 raise
             raise ServiceError(
-                f"{self._driver.dial.target} has no AdminService: expected the address that the "
-                "service's --admin-port gives it, found that of its models, or of something else",
+                f"{self._driver.endpoint.target} has no AdminService: expected the address that "
+                "the service's --admin-port gives it, found that of its models, or of something "
+                "else",
                 reason=error.reason,
             ) from None
 
@@ -170,29 +160,7 @@ def _version(message: Any) -> ModelVersion:
     )
 
 
-def connect_admin(
-    target: str,
-    *,
-    timeout: float = 600.0,
-    retries: int = 4,
-    tls: Tls | bool = False,
-    token: Token | None = None,
-    credentials: grpc.ChannelCredentials | None = None,
-    metadata: Sequence[tuple[str, str | bytes]] = (),
-    options: Sequence[tuple[str, Any]] = (),
-) -> AdminClient[Sync]:
-    """A client of the admin port at `HOST:PORT`. All arguments: as of `varserve.connect`."""
-    return make(
-        Sync,
-        target,
-        timeout=timeout,
-        retries=retries,
-        tls=tls,
-        token=token,
-        credentials=credentials,
-        metadata=metadata,
-        options=options,
-        round_robin=False,
-        wait_for_ready=False,
-        of=AdminClient[Sync],
-    )
+@options_of(ConnectOptions)
+def connect_admin(target: str, options: ConnectOptions) -> AdminClient[Sync]:
+    """A client of the admin port at `HOST:PORT`. The keywords are those of `ConnectOptions`."""
+    return AdminClient(Sync(options.endpoint(target)), options.defaults(ADMIN_SECONDS))

@@ -1,53 +1,32 @@
 """The client: models by name, and a flat method for every RPC.
 
-Owns `connect` and what a connection is configured with. One class serves both drivers: what it
-returns is a value from `varserve.connect`, and to be awaited from `varserve.aio.connect`.
+One class serves both drivers: what it returns is a value from `varserve.connect`, and to be awaited
+from `varserve.aio.connect`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import grpc
 import numpy.typing as npt
 
-from varserve import tensors
-from varserve._client import errors
-from varserve._client.handles.base import Connection, Defaults
-from varserve._client.handles.cache import ModelCache, sent_as
-from varserve._client.handles.functions import constant_of
-from varserve._client.handles.models import Model, Reads
-from varserve._client.handles.watches import PATIENCE, Watch, watching
-from varserve._client.operations import calls as operations
-from varserve._client.operations import history
-from varserve._client.operations.calls import (
-    AssignOperation,
-    Conditions,
-    Prepared,
-    Run,
-    Write,
-    new_request_id,
-    operation_of,
-)
-from varserve._client.operations.summaries import Summaries, histogram_spec, summarize_variables
-from varserve._client.transport.channels import channel_options
-from varserve._client.transport.credentials import Tls, Token, check_token
-from varserve._client.transport.drivers import (
-    Async,
-    Budget,
-    D_co,
-    Dial,
-    Op,
-    Sync,
-    operation,
-    seconds,
-)
-from varserve._client.values.regions import Index, Rows, resolve
-from varserve._client.values.results import Commit, Commits, Outputs, Reading, Snapshot
-from varserve._client.values.specs import ModelSpec, ModelSummary, TransferLimits, Value
-
-T = TypeVar("T")
+from . import operations
+from .handles.base import Connection, D_co, Defaults, operation
+from .handles.cache import ModelCache
+from .handles.models import Model
+from .handles.watches import PATIENCE, Watch, watching
+from .operations.methods import Scope
+from .operations.reads import Read, SummaryOptions, cast_dtype
+from .transport.calls import Budget, Op
+from .transport.drivers import Async, Sync
+from .values.arguments import prepare_run
+from .values.options import ReadOptions, WriteOptions, new_request_id
+from .values.regions import Index, Reads, Rows, regions_of, resolve
+from .values.results import Commit, Commits, Outputs, Reading, Snapshot
+from .values.specs import ModelSpec, ModelSummary, TransferLimits, Value
+from .values.summaries import Summaries
+from .values.writes import AssignOperation, Write, prepare, writes_of
 
 
 class Client(Connection[D_co]):
@@ -58,8 +37,7 @@ class Client(Connection[D_co]):
     """
 
     def __init__(self, driver: Sync | Async, defaults: Defaults) -> None:
-        self._driver = driver
-        self._defaults = defaults
+        super().__init__(driver, defaults)
         self._limits: dict[str, TransferLimits] = {}
 
     @operation
@@ -109,14 +87,10 @@ class Client(Connection[D_co]):
         Raises CastUnsupported, and MessageTooLarge: then `read_variables`.
         """
         return operations.read_variable(
-            model,
-            variable,
-            resolve(region),
-            self._budget(timeout),
+            Scope(model, self._budget(timeout)),
+            Read(variable, resolve(region), cast_dtype(dtype)),
+            ReadOptions(at_revision, epoch),
             if_newer_than=if_newer_than,
-            at_revision=at_revision,
-            epoch=epoch,
-            dtype=sent_as(dtype),
         )
 
     @operation
@@ -136,21 +110,13 @@ class Client(Connection[D_co]):
         dtypes: by name, float values as another float dtype, cast before they travel.
         The default deadline knows nothing of the size: give one for what is large.
         """
-        wanted = variables if isinstance(variables, Mapping) else dict.fromkeys(variables)
-        reads = {name: (name, resolve(region)) for name, region in wanted.items()}
-        budget = self._budget(timeout)
-        limits = yield from self._transfer_limits(model, budget)
-        return (
-            yield from operations.read_variables(
-                model,
-                reads,
-                limits.chunk_bytes,
-                budget,
-                at_revision=at_revision,
-                epoch=epoch,
-                dtypes={name: sent_as(dtype) for name, dtype in (dtypes or {}).items()},
-            )
-        )
+        casts = {name: cast_dtype(dtype) for name, dtype in (dtypes or {}).items()}
+        reads = {
+            name: Read(name, resolve(region), casts.get(name))
+            for name, region in regions_of(variables).items()
+        }
+        scope = yield from self._scope(model, self._budget(timeout))
+        return (yield from operations.read_variables(scope, reads, ReadOptions(at_revision, epoch)))
 
     @operation
     def summarize_variables(
@@ -170,15 +136,11 @@ class Client(Connection[D_co]):
         variables: names or paths; in a mapping, each with a region or None. The rest: as of
         `Variable.summary`. The default deadline knows nothing of the size.
         """
-        wanted = variables if isinstance(variables, Mapping) else dict.fromkeys(variables)
-        return summarize_variables(
-            model,
-            {name: (name, resolve(region)) for name, region in wanted.items()},
-            self._budget(timeout),
-            histogram_spec(bins, range),
-            content_hash=content_hash,
-            at_revision=at_revision,
-            epoch=epoch,
+        return operations.summarize_variables(
+            Scope(model, self._budget(timeout)),
+            {name: Read(name, resolve(region)) for name, region in regions_of(variables).items()},
+            SummaryOptions(bins, range, content_hash),
+            ReadOptions(at_revision, epoch),
         )
 
     @operation
@@ -206,12 +168,16 @@ class Client(Connection[D_co]):
         `renew_lease` is called in time with its revision.
         """
         return operations.assign_variable(
-            model,
-            _prepared(Write(variable, value, operation, region, if_revision_match)),
-            self._budget(timeout),
-            _conditions(request_id, if_model_revision_match, if_epoch_match, message),
-            read_back=read_back,
-            lease_seconds=lease_seconds,
+            Scope(model, self._budget(timeout)),
+            prepare(Write(variable, value, operation, region, if_revision_match)),
+            _write_options(
+                request_id,
+                if_model_revision_match,
+                if_epoch_match,
+                message,
+                lease_seconds,
+                read_back,
+            ),
         )
 
     @operation
@@ -232,22 +198,17 @@ class Client(Connection[D_co]):
         writes: `Write` objects, or a mapping from name to the whole value. The rest: as of
         `assign_variable`.
         """
-        if isinstance(writes, Mapping):
-            writes = [Write(name, value) for name, value in writes.items()]
-        changes = [_prepared(each) for each in writes]
-        budget = self._budget(timeout, [each.value for each in changes])
-        limits = yield from self._transfer_limits(model, budget)
-        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match, message)
-        return (
-            yield from operations.assign_variables(
-                model,
-                changes,
-                limits.chunk_bytes,
-                budget,
-                conditions,
-                lease_seconds=lease_seconds,
-            )
+        changes = [prepare(each) for each in writes_of(writes)]
+        budget = self._budget(timeout, sum(each.nbytes for each in changes))
+        scope = yield from self._scope(model, budget)
+        options = _write_options(
+            request_id,
+            if_model_revision_match,
+            if_epoch_match,
+            message,
+            lease_seconds,
         )
+        return (yield from operations.assign_variables(scope, changes, options))
 
     @operation
     def run_function(
@@ -271,9 +232,16 @@ class Client(Connection[D_co]):
         nothing, or variables only; then a call is sent again when its connection broke.
         Raises MessageTooLarge: then `stream_run_function`.
         """
-        run = _run(function, inputs, constants, outputs, repeatable)
-        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match, message)
-        return operations.run_function(model, run, self._budget(timeout), conditions)
+        return operations.run_function(
+            Scope(model, self._budget(timeout)),
+            prepare_run(function, inputs, constants or {}, outputs, repeatable),
+            _write_options(
+                request_id,
+                if_model_revision_match,
+                if_epoch_match,
+                message,
+            ),
+        )
 
     @operation
     def stream_run_function(
@@ -292,15 +260,15 @@ class Client(Connection[D_co]):
         timeout: float | None = None,
     ) -> Op[Outputs]:
         """StreamRunFunction: `run_function` with inputs and outputs of any size."""
-        run = _run(function, inputs, constants, outputs, repeatable)
-        budget = self._budget(timeout, list(run.inputs.values()))
-        limits = yield from self._transfer_limits(model, budget)
-        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match, message)
-        return (
-            yield from operations.stream_run_function(
-                model, run, limits.chunk_bytes, budget, conditions
-            )
+        run = prepare_run(function, inputs, constants or {}, outputs, repeatable)
+        scope = yield from self._scope(model, self._budget(timeout, run.nbytes))
+        options = _write_options(
+            request_id,
+            if_model_revision_match,
+            if_epoch_match,
+            message,
         )
+        return (yield from operations.stream_run_function(scope, run, options))
 
     @operation
     def watch_variables(
@@ -316,11 +284,11 @@ class Client(Connection[D_co]):
         patience: float = PATIENCE,
     ) -> Op[Watch[D_co]]:
         """WatchVariables: the commits after a revision, or from now on; see `Model.watch`."""
-        limits = yield from self._transfer_limits(model, self._budget(None))
-        request = history.watch_request(model, after_revision, epoch, patterns, values, previous)
+        scope = yield from self._scope(model, self._budget(None))
+        request = operations.watch_request(model, after_revision, epoch, patterns, values, previous)
         return (
             yield from watching(
-                self._driver, request, limits.chunk_bytes, self._defaults, timeout, patience
+                self._driver, request, scope.chunk_bytes, self._defaults, timeout, patience
             )
         )
 
@@ -335,9 +303,7 @@ class Client(Connection[D_co]):
         timeout: float | None = None,
     ) -> Op[Commits]:
         """ListCommits: the last commits, the newest first; see `Model.commits`."""
-        return history.list_commits(
-            model, limit, before, history.patterns_of(patterns), self._budget(timeout)
-        )
+        return operations.list_commits(Scope(model, self._budget(timeout)), patterns, limit, before)
 
     @operation
     def revert_commits(
@@ -353,10 +319,14 @@ class Client(Connection[D_co]):
         timeout: float | None = None,
     ) -> Op[Commit]:
         """RevertCommits: the values of a revision, as a new commit; see `Model.revert`."""
-        conditions = _conditions(request_id, if_model_revision_match, if_epoch_match, message)
-        return history.revert_commits(
-            model, revision, list(variables), self._budget(timeout), conditions
+        options = _write_options(
+            request_id,
+            if_model_revision_match,
+            if_epoch_match,
+            message,
         )
+        scope = Scope(model, self._budget(timeout))
+        return operations.revert_commits(scope, revision, list(variables), options)
 
     @operation
     def renew_lease(
@@ -366,7 +336,7 @@ class Client(Connection[D_co]):
 
         lease: revision of the write that it came with. Raises LeaseNotFound, EpochMismatch.
         """
-        return history.renew_lease(model, lease, epoch, self._budget(timeout))
+        return operations.renew_lease(Scope(model, self._budget(timeout)), lease, epoch)
 
     @operation
     def revoke_lease(
@@ -379,141 +349,25 @@ class Client(Connection[D_co]):
         timeout: float | None = None,
     ) -> Op[Commit]:
         """RevokeLease: take back what the lease's write left; with `keep`, let it stay for good."""
-        return history.revoke_lease(model, lease, epoch, keep, self._budget(timeout))
+        scope = Scope(model, self._budget(timeout))
+        return operations.revoke_lease(scope, lease, epoch, keep=keep)
 
-    def _budget(self, timeout: float | None, values: Sequence[tensors.Array] = ()) -> Budget:
-        return self._defaults.budget(timeout, sum(tensors.body_length(each) for each in values))
+    def _budget(self, timeout: float | None, nbytes: int = 0) -> Budget:
+        return self._defaults.budget(timeout, nbytes)
 
     def _get_model(self, model: str, budget: Budget) -> Op[ModelSpec]:
         spec = yield from operations.get_model(model, budget)
         self._limits[model] = spec.limits
         return spec
 
-    def _transfer_limits(self, model: str, budget: Budget) -> Op[TransferLimits]:
+    def _scope(self, model: str, budget: Budget) -> Op[Scope]:
+        """Of an operation with a body, whose chunks are as large as the service says."""
         limits = self._limits.get(model)
-        return limits or (yield from self._get_model(model, budget)).limits
+        if limits is None:
+            limits = (yield from self._get_model(model, budget)).limits
+        return Scope(model, budget, limits.chunk_bytes)
 
 
-def _prepared(write: Write) -> Prepared:
-    with errors.about(f"variable {write.variable!r}", variable=write.variable):
-        part = resolve(write.region)
-        value = part.fit(tensors.as_array(write.value))
-    operation = operation_of(write.operation)
-    return Prepared(write.variable, value, operation, part, write.if_revision_match)
-
-
-def _conditions(
-    request_id: str | None, revision: int | None, epoch: str, message: str
-) -> Conditions:
-    made = new_request_id() if request_id is None else request_id
-    return Conditions(made, revision, epoch, message)
-
-
-def _run(
-    function: str,
-    inputs: Mapping[str, npt.ArrayLike],
-    constants: Mapping[str, Value] | None,
-    outputs: Sequence[str],
-    repeatable: bool,
-) -> Run:
-    arrays = {}
-    for name, value in inputs.items():
-        with errors.about(f"function {function!r}: input {name!r}", function=function, input=name):
-            arrays[name] = tensors.as_array(value)
-    return Run(
-        function,
-        arrays,
-        {name: constant_of(value) for name, value in (constants or {}).items()},
-        tuple(outputs),
-        repeatable,
-    )
-
-
-_URLS = ("http://", "https://", "grpc://")
-
-
-def make(
-    driver: type[Sync] | type[Async],
-    target: str,
-    *,
-    timeout: float,
-    retries: int,
-    tls: Tls | bool,
-    token: Token | None,
-    credentials: grpc.ChannelCredentials | None,
-    metadata: Sequence[tuple[str, str | bytes]],
-    options: Sequence[tuple[str, Any]],
-    round_robin: bool | None,
-    wait_for_ready: bool,
-    of: Callable[[Any, Defaults], T],
-) -> T:
-    """A client on a driver; `of` is the class."""
-    given: Any = target
-    if not isinstance(given, str) or not given.isprintable() or given.startswith(_URLS):
-        raise errors.InvalidRequest(f"expected HOST:PORT, found {errors.shown(target)}")
-    tls = Tls() if tls is True else tls
-    if tls:
-        if credentials is not None:
-            raise errors.InvalidRequest("expected tls or credentials, found both")
-        credentials, options = tls.credentials(), (*tls.options(), *options)
-    check_token(token, target, credentials is not None)
-    if token is not None and credentials is None:
-        # Loopback is no loopback through a proxy that the environment names.
-        options = (*options, ("grpc.enable_http_proxy", 0))
-    ours = channel_options(target, round_robin)
-    dial = Dial(
-        target,
-        credentials,
-        (*ours, *options),
-        tuple(metadata),
-        token,
-        wait_for_ready=wait_for_ready,
-    )
-    return of(driver(dial), Defaults(seconds(timeout), retries))
-
-
-def connect(
-    target: str,
-    *,
-    timeout: float = 30.0,
-    retries: int = 4,
-    tls: Tls | bool = False,
-    token: Token | None = None,
-    credentials: grpc.ChannelCredentials | None = None,
-    metadata: Sequence[tuple[str, str | bytes]] = (),
-    options: Sequence[tuple[str, Any]] = (),
-    round_robin: bool | None = None,
-    wait_for_ready: bool = False,
-) -> Client[Sync]:
-    """A client of the service at `HOST:PORT`, or at any target that gRPC knows.
-
-    Connects at the first call; threads may share it.
-
-    timeout: seconds that a call may take; one that moves bytes has one more for every 8 MiB.
-    retries: how often a call that may safely be repeated is, within its timeout.
-    tls: whom to believe and what to show; True: as public authorities say; False: plaintext.
-    token: a bearer token, or what gives the present one, which is asked before every attempt of
-        every call and must be quick. Without TLS only to loopback.
-    credentials: of gRPC, where `tls` does not say it.
-    metadata: sent with every call.
-    options: gRPC channel arguments, after the client's own.
-    round_robin: calls go to all servers of the target in turn, as long as they say that they are
-        serving; else to one of them. None: for a target that is written with its scheme, as
-        `dns:///HOST:PORT` is. Each server has a state of its own: to write, connect to one.
-    wait_for_ready: while nobody can be reached, calls wait, as long as their timeout; else they
-        fail after some retries.
-    """
-    return make(
-        Sync,
-        target,
-        timeout=timeout,
-        retries=retries,
-        tls=tls,
-        token=token,
-        credentials=credentials,
-        metadata=metadata,
-        options=options,
-        round_robin=round_robin,
-        wait_for_ready=wait_for_ready,
-        of=Client[Sync],
-    )
+def _write_options(request_id: str | None, *options: Any) -> WriteOptions:
+    """`request_id` None: a new one."""
+    return WriteOptions(new_request_id() if request_id is None else request_id, *options)

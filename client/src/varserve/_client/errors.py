@@ -60,11 +60,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any
 
-import grpc
-
-from varserve import reasons
 from varserve.tensors import TensorError
 
 
@@ -482,35 +478,6 @@ def from_reason(
     """The error of a reason. One that a newer service made up is a ServiceError."""
     found = CLASS_OF_REASON.get(reason, ServiceError)
     return found(message, reason=reason, metadata=metadata, from_service=from_service)
-
-
-def from_rpc(error: Any, target: str) -> VarserveError:
-    """The error of a `grpc.RpcError` that is a finished call; `target` is named in messages."""
-    for key, value in error.trailing_metadata() or ():
-        if key == reasons.DETAILS_KEY:
-            failure = reasons.read_details(value)
-            if failure is not None:
-                return from_reason(
-                    failure.reason, failure.message, failure.metadata, from_service=True
-                )
-    code: grpc.StatusCode = error.code()
-    details: str = error.details() or "no details"
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        message = (
-            f"{target} answers, but has no such call: it is no varserve service, an older one, "
-            "or another port of one"
-        )
-    elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        message = f"{target} did not answer in time; a write may or may not have been done"
-    else:
-        message = f"{target}: {details}"
-    if code is grpc.StatusCode.INTERNAL and details == "Internal error from Core":
-        # What grpc.aio makes of any end that came while a message was being sent.
-        return Unavailable(f"{target} ended the call while it was being sent, and why was lost")
-    # gRPC itself refuses such messages, and has nothing but this text to tell them by.
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details:
-        return MessageTooLarge(message)
-    return from_reason(code.name, message)
 
 
 class about:

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from varserve._client.admin import ModelVersion, SaveFormat
-from varserve._client.values.specs import StateHeader
+from varserve import ModelVersion, SaveFormat, StateHeader
 
 from . import output
 from .common import administered_argument, command, complete, header_of

@@ -10,7 +10,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from varserve._client import errors
+from varserve import (
+    AccessDenied,
+    Unavailable,
+    VarserveError,
+)
 
 from . import admin, change, compare, follow, look, shell, transfer
 from .exits import DEFECT, INTERRUPTED, Failed
@@ -31,12 +35,12 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except errors.VarserveError as error:
+        except VarserveError as error:
             session = ctx.find_object(Session)
             if session is None:
                 raise Failed(error, as_json=False) from error
             # Without a certificate nobody may answer.
-            denied = isinstance(error, (errors.AccessDenied, errors.Unavailable))
+            denied = isinstance(error, (AccessDenied, Unavailable))
             why = session.withheld if denied else ""
             raise Failed(error, as_json=session.as_json, why=why) from error
         except KeyboardInterrupt:

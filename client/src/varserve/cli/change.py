@@ -8,9 +8,7 @@ from typing import Any
 
 import click
 
-from varserve import tensors
-from varserve._client.operations.calls import AssignOperation
-from varserve._client.values.regions import Rows
+from varserve import AssignOperation, Rows, tensors
 
 from . import output
 from .common import (

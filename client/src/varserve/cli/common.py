@@ -8,10 +8,8 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from varserve._client.handles.models import Model
-from varserve._client.operations.summaries import fitting
-from varserve._client.values.results import Commit
-from varserve._client.values.specs import StateHeader
+from varserve import Commit, Model, StateHeader
+from varserve._client.values.names import names_matching
 
 from . import output
 from .session import Session
@@ -117,7 +115,7 @@ def selected(model: Model, patterns: Iterable[str]) -> list[str]:
     What is named without a pattern need not have one. Raises VariableNotFound.
     """
     names = {name: each.path for name, each in model.variables.items() if each.initialized}
-    found = fitting(list(patterns) or ["*"], names) if names or patterns else []
+    found = names_matching(list(patterns) or ["*"], names) if names or patterns else []
     # One variable may be meant twice, by its name and its path.
     key_of = {each.path: name for name, each in model.variables.items()}
     return list(dict.fromkeys(key_of[model.variables[name].path] for name in found))

@@ -12,10 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from varserve._client.errors import AccessDenied, RevisionCompacted
-from varserve._client.handles.models import Model
-from varserve._client.operations.summaries import content_hash
-from varserve._client.values.specs import StateHeader
+from varserve import AccessDenied, Model, RevisionCompacted, StateHeader, content_hash
 from varserve.tensors import Array
 
 from . import output

@@ -7,7 +7,19 @@ from typing import IO, Any
 
 import click
 
-from varserve._client import errors
+from varserve import (
+    AccessDenied,
+    ClientClosed,
+    Conflict,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidRequest,
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+    Unavailable,
+    VarserveError,
+)
 
 from .output import plain
 
@@ -37,21 +49,21 @@ MEANINGS = {
 }
 """What each exit code means; the documentation says the same."""
 
-_CODES: tuple[tuple[type[errors.VarserveError], int], ...] = (
-    (errors.InvalidRequest, USAGE),
-    (errors.NotFound, NOT_FOUND),
-    (errors.Conflict, STATE),
-    (errors.FailedPrecondition, STATE),
-    (errors.OutOfRange, STATE),
-    (errors.AccessDenied, DENIED),
-    (errors.Unavailable, UNAVAILABLE),
-    (errors.DeadlineExceeded, UNAVAILABLE),
-    (errors.ClientClosed, UNAVAILABLE),
-    (errors.ResourceExhausted, EXHAUSTED),
+_CODES: tuple[tuple[type[VarserveError], int], ...] = (
+    (InvalidRequest, USAGE),
+    (NotFound, NOT_FOUND),
+    (Conflict, STATE),
+    (FailedPrecondition, STATE),
+    (OutOfRange, STATE),
+    (AccessDenied, DENIED),
+    (Unavailable, UNAVAILABLE),
+    (DeadlineExceeded, UNAVAILABLE),
+    (ClientClosed, UNAVAILABLE),
+    (ResourceExhausted, EXHAUSTED),
 )
 
 
-def code_of(error: errors.VarserveError) -> int:
+def code_of(error: VarserveError) -> int:
     """The exit code of an error."""
     if error.reason == "UNIMPLEMENTED":  # no varserve service, or its other port
         return USAGE
@@ -64,7 +76,7 @@ class Failed(click.ClickException):
     why: what the command line knows of it besides.
     """
 
-    def __init__(self, error: errors.VarserveError, *, as_json: bool, why: str = "") -> None:
+    def __init__(self, error: VarserveError, *, as_json: bool, why: str = "") -> None:
         super().__init__(f"{error.message}; {why}" if why else error.message)
         self.error = error
         self.as_json = as_json

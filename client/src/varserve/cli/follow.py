@@ -8,8 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
-from varserve._client.errors import DeadlineExceeded
-from varserve._client.values.results import Change, Event
+from varserve import Change, DeadlineExceeded, Event
 
 from . import output
 from .common import REVISION, command, header_of, model_argument, patterns_argument

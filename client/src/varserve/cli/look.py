@@ -7,10 +7,8 @@ from typing import Any
 
 import click
 
-from varserve import tensors
-from varserve._client.operations.summaries import Summary, fitting
-from varserve._client.values.results import ListedCommit
-from varserve._client.values.specs import FunctionSpec
+from varserve import FunctionSpec, ListedCommit, Summary, tensors
+from varserve._client.values.names import names_matching
 
 from . import output
 from .common import (
@@ -77,7 +75,7 @@ def ls(session: Session, model: str, patterns: tuple[str, ...]) -> None:
     """
     found = session.model(model)
     names = {name: each.path for name, each in found.variables.items()}
-    wanted = fitting(patterns, names) if patterns else list(names)
+    wanted = names_matching(patterns, names) if patterns else list(names)
     specs = {name: found.variables[name].spec for name in wanted}
     functions = [] if patterns else [each.spec for each in found.functions.values()]
     omissions = () if patterns else found.omissions

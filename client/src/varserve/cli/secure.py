@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from varserve._client.transport.credentials import Tls
+from varserve import Tls
 
 from .exits import Unusable
 

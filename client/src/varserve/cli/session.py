@@ -7,17 +7,15 @@ context says of who calls is for the servers that it names, and for no other.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
+import tomllib
 
-from varserve import Client, connect
-from varserve._client.admin import AdminClient, connect_admin
-from varserve._client.handles.models import Model
+from varserve import AdminClient, Client, Model, connect, connect_admin
 
 from .exits import Unusable
 from .secure import channel

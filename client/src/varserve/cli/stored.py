@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
-from varserve import tensors
-from varserve._client.values.specs import VariableSpec
+from varserve import VariableSpec, tensors
 from varserve.tensors import Array
 
 from .bundles import Bundle, BundleError

@@ -10,9 +10,9 @@ from typing import Any
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from varserve._client.handles.models import Model
-from varserve._client.operations.summaries import fitting
+from varserve import Model
 from varserve._client.transport.bodies import telling
+from varserve._client.values.names import names_matching
 from varserve.tensors import Array
 
 from . import output
@@ -158,7 +158,7 @@ def _in_file(
     wanted = None
     if patterns:
         every = {name: each.path for name, each in model.variables.items()}
-        wanted = {model.variables[name].path for name in fitting(patterns, every)}
+        wanted = {model.variables[name].path for name in names_matching(patterns, every)}
     names, used = [], set()
     for name, variable in model.variables.items():
         tensor = stored.find(variable.spec, name)

@@ -14,8 +14,7 @@ from typing import Any
 import ml_dtypes  # noqa: F401  (numpy knows bfloat16 by it)
 import numpy as np
 
-from varserve import tensors
-from varserve._client.values.regions import Index, Rows
+from varserve import Index, Rows, tensors
 from varserve.tensors import Array
 
 from .exits import Unusable

@@ -1,33 +1,91 @@
-"""What clients share, and what every handle of something in a model has."""
+"""What clients share, and what every handle of something in a model has.
+
+Owns how one method serves both drivers: it describes an operation, which the driver of its handle
+runs, or gives to be awaited.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, overload
 
-from varserve._client.handles.cache import SECONDS_PER_BYTE, ModelCache
-from varserve._client.operations.calls import Conditions, new_request_id
-from varserve._client.transport.drivers import (
-    Async,
-    Budget,
-    Close,
-    D_co,
-    Handle,
-    Op,
-    Sync,
-    operation,
-)
-from varserve._client.transport.throttle import Throttle
+from varserve._client.transport.calls import Budget, Close, Op
+from varserve._client.transport.drivers import Async, Sync
+from varserve._client.transport.retries import Throttle
+from varserve._client.values.options import WriteOptions, new_request_id
+
+from .cache import ModelCache
+
+if TYPE_CHECKING:
+    # At run time grpcio's own; only its type checker's form has a default.
+    from typing_extensions import TypeVar
+else:
+    from typing import TypeVar as _TypeVar
+
+    def TypeVar(name, default=None, **options):
+        return _TypeVar(name, **options)
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+T_co = TypeVar("T_co", covariant=True)
+P = ParamSpec("P")
+D_co = TypeVar("D_co", bound=Sync | Async, default=Sync, covariant=True)
+
+# A call may take this much longer for each byte that it moves: 8 MiB a second.
+SECONDS_PER_BYTE = 1 / (8 << 20)
+
+
+class Handle(Generic[D_co]):
+    """An object whose methods are operations on a driver."""
+
+    _driver: Sync | Async
+
+    def _blocking(self, what: str, instead: str) -> Sync:
+        if isinstance(self._driver, Sync):
+            return self._driver
+        raise TypeError(f"{what} would block the event loop: use {instead}")
+
+    def _awaited(self, what: str, instead: str) -> Async:
+        if isinstance(self._driver, Async):
+            return self._driver
+        raise TypeError(f"{what} needs a client of varserve.aio: use {instead}")
+
+
+if TYPE_CHECKING:
+
+    class operation(Generic[P, T_co]):  # noqa: N801, RUF100
+        """A method that returns an operation: runs it, or gives what is to be awaited."""
+
+        def __init__(self, make: Callable[Concatenate[Any, P], Op[T_co]]) -> None: ...
+        @overload
+        def __get__(self, handle: None, owner: type) -> operation[P, T_co]: ...
+        @overload
+        def __get__(self, handle: Handle[Sync], owner: type) -> Callable[P, T_co]: ...
+        @overload
+        def __get__(
+            self, handle: Handle[Async], owner: type
+        ) -> Callable[P, Coroutine[Any, Any, T_co]]: ...
+        def __get__(self, handle: Any, owner: type) -> Any: ...
+
+else:
+
+    def operation(make):
+        """A method that returns an operation: runs it, or gives what is to be awaited."""
+
+        @functools.wraps(make)
+        def method(self, *args, **kwargs):
+            return self._driver.run(make(self, *args, **kwargs))
+
+        return method
+
+
+class Defaults(NamedTuple):
     """Of a client: seconds for a call that moves little, and how often to try again."""
 
     timeout: float
     retries: int
-    throttle: Throttle = field(default_factory=Throttle)
+    throttle: Throttle
 
     def budget(self, timeout: float | None, nbytes: int | None = None) -> Budget:
         """For one call: the caller's own seconds, else the default and what its bytes take."""
@@ -42,6 +100,10 @@ AwaitedT = TypeVar("AwaitedT", bound="Connection[Async]")
 
 class Connection(Handle[D_co]):
     """A client: what can be closed, and used as a context manager."""
+
+    def __init__(self, driver: Sync | Async, defaults: Defaults) -> None:
+        self._driver = driver
+        self._defaults = defaults
 
     @operation
     def close(self) -> Op[None]:
@@ -74,7 +136,7 @@ class Connection(Handle[D_co]):
 
     def __repr__(self) -> str:
         state = " (closed)" if self._driver.closed else ""
-        return f"<varserve.{type(self).__name__} of {self._driver.dial.target}{state}>"
+        return f"<varserve.{type(self).__name__} of {self._driver.endpoint.target}{state}>"
 
 
 class ModelHandle(Handle[D_co]):
@@ -88,16 +150,16 @@ class ModelHandle(Handle[D_co]):
     def _budget(self, timeout: float | None, nbytes: int | None = None) -> Budget:
         return self._defaults.budget(timeout, nbytes)
 
-    def _renewed(self, timeout: float | None) -> Op[None]:
+    def _refreshed(self, timeout: float | None) -> Op[None]:
         """What is known of the model, asked for anew when an answer came from a new epoch."""
         if self._cache.stale:
             yield from self._cache.refresh(self._budget(timeout))
 
-    def _conditions(
-        self, revision: int | None = None, epoch: str = "", message: str = ""
-    ) -> Conditions:
-        """Of a new logical write. A revision means something in its epoch only: that goes with it,
-        and is the present one where the caller names none."""
+    def _options(
+        self, revision: int | None = None, epoch: str = "", message: str = "", **more: Any
+    ) -> WriteOptions:
+        """Of a new logical write. A revision means something in its epoch only: the epoch goes
+        with it, and is the present one where the caller names none."""
         if revision is not None:
             epoch = epoch or self._cache.header.epoch
-        return Conditions(new_request_id(), revision, epoch, message)
+        return WriteOptions(new_request_id(), revision, epoch, message, **more)

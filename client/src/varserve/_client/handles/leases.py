@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 
-from varserve import tensors
-from varserve._client import errors
-from varserve._client.handles.base import ModelHandle
-from varserve._client.operations import history
-from varserve._client.operations.calls import Prepared
-from varserve._client.transport import drivers as transport
-from varserve._client.transport.drivers import Async, Budget, D_co, Op, Sync, operation
+from varserve._client import errors, operations
+from varserve._client.transport.calls import Budget, Op, positive_seconds
+from varserve._client.transport.drivers import Async, Sync
 from varserve._client.values.results import Commit
+from varserve._client.values.writes import PreparedWrite
+
+from .base import D_co, ModelHandle, operation
 
 # What a renewal in vain means: no later one will do better.
 _LOST = (errors.LeaseNotFound, errors.EpochMismatch, errors.ClientClosed)
@@ -34,10 +33,14 @@ class Lease(ModelHandle[D_co]):
     """
 
     def __init__(
-        self, owner: ModelHandle[D_co], writes: Sequence[Prepared], seconds: float, message: str
+        self,
+        owner: ModelHandle[D_co],
+        writes: Sequence[PreparedWrite],
+        seconds: float,
+        message: str,
     ) -> None:
         super().__init__(owner._driver, owner._cache, owner._defaults)
-        self.seconds = transport.seconds(seconds, "seconds")
+        self.seconds = positive_seconds(seconds, "seconds")
         self.commit: Commit | None = None
         """The writes, once they are made."""
         self.lost: errors.VarserveError | None = None
@@ -58,26 +61,16 @@ class Lease(ModelHandle[D_co]):
     def _begin(self) -> Op[None]:
         if self.commit is not None:
             raise errors.InvalidRequest("the lease has begun before: a new block needs a new one")
-        size = sum(tensors.body_length(each.value) for each in self._writes)
-        budget = self._budget(None, size)
-        conditions = self._conditions(message=self._message)
-        if len(self._writes) == 1:
-            write = self._cache.write(
-                self._writes[0], budget, conditions, lease_seconds=self.seconds
-            )
-        else:
-            write = self._cache.write_many(
-                self._writes, budget, conditions, lease_seconds=self.seconds
-            )
-        self.commit = yield from write
+        budget = self._budget(None, sum(each.nbytes for each in self._writes))
+        options = self._options(message=self._message, lease_seconds=self.seconds)
+        self.commit = yield from self._cache.write(self._writes, budget, options)
 
     def _renew(self) -> Op[bool]:
         """Whether to go on renewing."""
         assert self.commit is not None
-        commit = self.commit
-        budget = Budget(self._pause, 0)
+        scope = self._cache.scope(Budget(self._pause, 0))
         try:
-            yield from history.renew_lease(self._cache.asked, commit.revision, commit.epoch, budget)
+            yield from operations.renew_lease(scope, self.commit.revision, self.commit.epoch)
         except _LOST as error:
             self.lost = None if self._ended.is_set() else error
             return False
@@ -88,9 +81,11 @@ class Lease(ModelHandle[D_co]):
     def _end(self, *, keep: bool) -> Op[None]:
         if self.commit is None or self._kept:
             return
-        commit = self.commit
-        ended = yield from history.revoke_lease(
-            self._cache.asked, commit.revision, commit.epoch, keep, self._budget(None)
+        ended = yield from operations.revoke_lease(
+            self._cache.scope(self._budget(None)),
+            self.commit.revision,
+            self.commit.epoch,
+            keep=keep,
         )
         self._cache.learn(ended.header)
 

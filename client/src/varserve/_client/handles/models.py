@@ -1,36 +1,35 @@
-"""Handles of models, and transactions on them.
+"""Handles of models.
 
-Owns `Model` and `Transaction`. Attributes never ask the service: they say what it last said, and
+Attributes never ask the service: they say what it last said, and
 `refresh` asks again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy.typing as npt
 
 from varserve import tensors
-from varserve._client import errors
-from varserve._client.handles.base import ModelHandle
-from varserve._client.handles.cache import FLOATS, part_bytes, part_of, prepared, sent_as
-from varserve._client.handles.functions import Functions
-from varserve._client.handles.leases import Lease
-from varserve._client.handles.updates import update
-from varserve._client.handles.variables import Variables
-from varserve._client.handles.watches import PATIENCE, Watch, watching
-from varserve._client.operations import history
-from varserve._client.operations.calls import AssignOperation, Prepared, Write
-from varserve._client.operations.summaries import Summaries, fitting, histogram_spec
-from varserve._client.transport.drivers import Async, D_co, Op, Sync, operation
-from varserve._client.values.regions import Index, Rows
-from varserve._client.values.results import Commit, Commits, Snapshot
+from varserve._client import errors, operations
+from varserve._client.operations.reads import FLOATS, Read, SummaryOptions, cast_dtype
+from varserve._client.transport.calls import Op
+from varserve._client.values.names import names_matching
+from varserve._client.values.regions import Index, Reads, Rows, part_of, regions_of
+from varserve._client.values.results import Commit, Commits, Snapshot, revision_of
 from varserve._client.values.specs import ModelState, Omission, TransferLimits
+from varserve._client.values.summaries import Summaries
+from varserve._client.values.writes import Write, prepare
 
-Reads: TypeAlias = Iterable[str] | Mapping[str, Index | Rows | None]
-"""Names or paths of variables; in a mapping, each with a region or None."""
+from .base import D_co, ModelHandle, operation
+from .cache import part_bytes
+from .functions import Functions
+from .leases import Lease
+from .transactions import Transaction
+from .updates import update
+from .variables import Variables
+from .watches import PATIENCE, Watch, watching
 
 
 class Model(ModelHandle[D_co]):
@@ -108,7 +107,7 @@ class Model(ModelHandle[D_co]):
             all others come as they are.
         at_revision: as they were at that revision, while the service keeps it.
         """
-        as_floats = sent_as(dtype)
+        as_floats = cast_dtype(dtype)
         budget = self._budget(timeout)
         if variables is None:
             yield from self._cache.refresh(budget)
@@ -116,24 +115,26 @@ class Model(ModelHandle[D_co]):
             variables = [known.key(s.path) for s in known.by_path.values() if s.initialized]
         else:
             yield from self._cache.fresh(budget)
-        wanted = _regions(variables)
+        reads, nbytes = self._reads(regions_of(variables), as_floats)
+        if timeout is None:
+            budget = self._budget(None, nbytes)
+        return (yield from self._cache.read_many(reads, budget, at_revision=at_revision))
+
+    def _reads(
+        self, regions: Mapping[str, Index | Rows | None], as_floats: Any = None
+    ) -> tuple[dict[str, Read], int]:
+        """What to read, by name, and about how many bytes it has."""
         reads = {}
-        dtypes = {}
-        size = 0
-        for name, region in wanted.items():
+        nbytes = 0
+        for name, region in regions.items():
             spec = self._cache.variables.find(name)
-            part = part_of(spec, region)
-            reads[name] = (spec.path, part)
-            if as_floats is not None and tensors.dtype_name(spec.dtype) in FLOATS:
-                dtypes[name] = as_floats
-            size += part_bytes(spec, part, dtypes.get(name)) or spec.nbytes
+            is_float = tensors.dtype_name(spec.dtype) in FLOATS
+            read = Read(spec.path, part_of(spec, region), as_floats if is_float else None)
+            reads[name] = read
+            nbytes += part_bytes(spec, read.part, read.dtype) or spec.nbytes
         if not reads:
             raise errors.InvalidRequest("expected the name of at least one variable")
-        if timeout is None:
-            budget = self._budget(None, size)
-        return (
-            yield from self._cache.read_many(reads, budget, at_revision=at_revision, dtypes=dtypes)
-        )
+        return reads, nbytes
 
     @operation
     def summaries(
@@ -152,30 +153,19 @@ class Model(ModelHandle[D_co]):
             paths, each with a region or None.
         Raises as `read`, and MessageTooLarge for too many variables with too many bins.
         """
-        yield from self._renewed(timeout)
+        yield from self._refreshed(timeout)
         known = self._cache.variables
-        if isinstance(variables, Mapping):
-            wanted = variables
-        else:
+        if not isinstance(variables, Mapping):
             patterns = [variables] if isinstance(variables, str) else variables
             # What a pattern fits and has no value is left out; what is named must have one.
             names = {known.key(s.path): s.path for s in known.by_path.values() if s.initialized}
-            wanted = dict.fromkeys(fitting(patterns, names))
-        reads = {}
-        size = 0
-        for name, region in wanted.items():
-            spec = known.find(name)
-            part = part_of(spec, region)
-            reads[name] = (spec.path, part)
-            size += part_bytes(spec, part) or spec.nbytes
-        if not reads:
-            raise errors.InvalidRequest("expected the name of at least one variable")
+            variables = dict.fromkeys(names_matching(patterns, names))
+        reads, nbytes = self._reads(variables)
         return (
             yield from self._cache.summarize(
                 reads,
-                self._budget(timeout, size),
-                histogram_spec(bins, range),
-                content_hash=content_hash,
+                self._budget(timeout, nbytes),
+                SummaryOptions(bins, range, content_hash),
                 at_revision=at_revision,
             )
         )
@@ -210,19 +200,16 @@ class Model(ModelHandle[D_co]):
         it may be called more than once. What it read and did not write has not moved either when
         the commit is made. Raises RevisionMismatch when others were faster until the time was over.
         """
-        wanted = _regions(variables)
-        size = 0
-        for name, region in wanted.items():
-            spec = self._cache.variables.find(name)
-            size += part_bytes(spec, part_of(spec, region)) or spec.nbytes
-        return update(self._cache, wanted, change, self._budget(timeout, 2 * size), message)
+        regions = regions_of(variables)
+        nbytes = 2 * self._reads(regions)[1]
+        return update(self._cache, regions, change, self._budget(timeout, nbytes), message)
 
     def lease(
         self, values: Mapping[str, npt.ArrayLike], *, seconds: float, message: str = ""
     ) -> Lease[D_co]:
         """Set several variables while a `with` (`async with`) block runs; see `Variable.lease`."""
         writes = [
-            prepared(self._cache.variables.find(name), Write(name, value))
+            prepare(Write(name, value), self._cache.variables.find(name))
             for name, value in values.items()
         ]
         return Lease(self, writes, seconds, message)
@@ -248,10 +235,12 @@ class Model(ModelHandle[D_co]):
         patience: seconds to go on trying while nobody answers.
         Raises VariableNotFound, RevisionCompacted, RevisionInFuture, EpochMismatch.
         """
-        revision, epoch = _revision_of(after_revision, self._cache.header.epoch)
+        revision, epoch = revision_of(after_revision, self._cache.header.epoch)
         return watching(
             self._driver,
-            history.watch_request(self._cache.asked, revision, epoch, patterns, values, previous),
+            operations.watch_request(
+                self._cache.asked, revision, epoch, patterns, values, previous
+            ),
             self.limits.chunk_bytes,
             self._defaults,
             timeout,
@@ -272,15 +261,10 @@ class Model(ModelHandle[D_co]):
         patterns: only those that changed a variable that fits one. limit: at most 1000. before:
         only those before this revision.
         """
-        found = yield from history.list_commits(
-            self._cache.asked,
-            limit,
-            before,
-            history.patterns_of(patterns),
-            self._budget(timeout),
-        )
-        self._cache.learn(found.header)
-        return found
+        scope = self._cache.scope(self._budget(timeout))
+        commits = yield from operations.list_commits(scope, patterns, limit, before)
+        self._cache.learn(commits.header)
+        return commits
 
     @operation
     def revert(
@@ -298,15 +282,14 @@ class Model(ModelHandle[D_co]):
         if_revision_match: only if the model is at this revision.
         Raises RevisionCompacted, RevisionInFuture, EpochMismatch, VariableUninitialized.
         """
-        to, epoch = _revision_of(revision, self._cache.header.epoch)
+        to, epoch = revision_of(revision, self._cache.header.epoch)
         assert to is not None
-        names = [self._cache.variables.find(name).path for name in _regions(variables)]
-        commit = yield from history.revert_commits(
-            self._cache.asked,
+        known = self._cache.variables
+        commit = yield from operations.revert_commits(
+            self._cache.scope(self._budget(timeout)),
             to,
-            [self._cache.variables.key(path) for path in names],
-            self._budget(timeout),
-            self._conditions(if_revision_match, epoch, message),
+            [known.key(known.find(name).path) for name in regions_of(variables)],
+            self._options(if_revision_match, epoch, message),
         )
         self._cache.learn(commit.header)
         return commit
@@ -318,145 +301,3 @@ class Model(ModelHandle[D_co]):
             f"revision {self.revision}: {len(known.variables.by_path)} variables, "
             f"{len(known.functions.by_path)} functions>"
         )
-
-
-def _regions(variables: Reads) -> Mapping[str, Index | Rows | None]:
-    """Each name with its region."""
-    if isinstance(variables, str):
-        raise errors.InvalidRequest(f"expected a list of names, found {variables!r}")
-    return variables if isinstance(variables, Mapping) else dict.fromkeys(variables)
-
-
-def _revision_of(of: int | Snapshot | Commit | None, epoch: str = "") -> tuple[int | None, str]:
-    """The revision, and the epoch that it counts in; `epoch` where only a number is given."""
-    return (of.revision, of.epoch) if isinstance(of, (Snapshot, Commit)) else (of, epoch)
-
-
-class Transaction(ModelHandle[D_co]):
-    """Collects writes and makes them one commit when its block ends; none when the block raises.
-
-    Writes are checked when they are added, and not copied: leave the arrays alone until the end.
-    """
-
-    def __init__(
-        self,
-        model: Model[D_co],
-        if_revision_match: int | Snapshot | Commit | None,
-        message: str,
-        timeout: float | None,
-    ) -> None:
-        super().__init__(model._driver, model._cache, model._defaults)
-        self.commit: Commit | None = None
-        """What was committed; None before the end, and when there was nothing to commit."""
-        self._timeout = timeout
-        self._writes: list[Prepared] = []
-        self._expected = self._conditions(*_revision_of(if_revision_match), message)
-
-    @property
-    def revision(self) -> int | None:
-        """The commit's, None before it is made."""
-        return None if self.commit is None else self.commit.revision
-
-    def __getitem__(self, variable: str) -> TransactionTarget:
-        """`txn["a"].assign(x)`, `txn["a"][0:3].assign(x)`."""
-        self._cache.variables.find(variable)
-        return TransactionTarget(self, variable)
-
-    def assign(
-        self, variable: str, value: npt.ArrayLike, *, if_revision_match: int | None = None
-    ) -> None:
-        """Set a variable. if_revision_match: the variable's own."""
-        self._add(Write(variable, value, AssignOperation.SET, None, if_revision_match))
-
-    def assign_add(
-        self, variable: str, delta: npt.ArrayLike, *, if_revision_match: int | None = None
-    ) -> None:
-        """Add to a variable."""
-        self._add(Write(variable, delta, AssignOperation.ADD, None, if_revision_match))
-
-    def assign_sub(
-        self, variable: str, delta: npt.ArrayLike, *, if_revision_match: int | None = None
-    ) -> None:
-        """Subtract from a variable."""
-        self._add(Write(variable, delta, AssignOperation.SUB, None, if_revision_match))
-
-    def _add(self, write: Write) -> None:
-        if self.commit is not None:
-            raise errors.InvalidRequest("the transaction has ended")
-        change = prepared(self._cache.variables.find(write.variable), write)
-        self._writes.append(change)
-        if write.if_revision_match is not None:
-            # A revision means something in its epoch only; one that is over is one too many.
-            epoch = self._cache.epoch_of(change.variable)
-            if not self._expected.epoch or epoch != self._cache.header.epoch:
-                self._expected = self._expected._replace(epoch=epoch)
-
-    def _commit(self) -> Op[None]:
-        writes, self._writes = self._writes, []
-        if not writes:
-            return
-        size = sum(tensors.body_length(each.value) for each in writes)
-        budget = self._budget(self._timeout, size)
-        self.commit = yield from self._cache.write_many(writes, budget, self._expected)
-
-    def __enter__(self: Transaction[Sync]) -> Transaction[Sync]:
-        self._blocking("with", "async with")
-        return self
-
-    def __exit__(
-        self: Transaction[Sync],
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self._blocking("with", "async with").run(self._commit())
-        self._writes.clear()
-
-    async def __aenter__(self: Transaction[Async]) -> Transaction[Async]:
-        return self
-
-    async def __aexit__(
-        self: Transaction[Async],
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            await self._awaited("async with", "with").run(self._commit())
-        self._writes.clear()
-
-
-class TransactionTarget:
-    """A variable, or a region of one, to be written by a transaction."""
-
-    def __init__(
-        self, transaction: Transaction[Any], variable: str, region: Index | Rows | None = None
-    ) -> None:
-        self._transaction = transaction
-        self._variable = variable
-        self._region = region
-
-    def __getitem__(self, region: Index | Rows) -> TransactionTarget:
-        if self._region is not None:
-            raise errors.RegionInvalid("a region has no regions: index the variable once")
-        if region is None:
-            raise errors.RegionInvalid(f"{self._variable!r}: expected an index, found None")
-        return TransactionTarget(self._transaction, self._variable, region)
-
-    __iter__ = None
-
-    def assign(self, value: npt.ArrayLike) -> None:
-        """Set it."""
-        self._add(value, AssignOperation.SET)
-
-    def assign_add(self, delta: npt.ArrayLike) -> None:
-        """Add to it."""
-        self._add(delta, AssignOperation.ADD)
-
-    def assign_sub(self, delta: npt.ArrayLike) -> None:
-        """Subtract from it."""
-        self._add(delta, AssignOperation.SUB)
-
-    def _add(self, value: npt.ArrayLike, operation: AssignOperation) -> None:
-        self._transaction._add(Write(self._variable, value, operation, self._region))

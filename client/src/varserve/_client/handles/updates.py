@@ -1,23 +1,22 @@
-"""Read, modify, write: again until nobody came in between.
-
-Knows the calls; knows no handles.
-"""
+"""Read, modify, write: again until nobody came in between."""
 
 from __future__ import annotations
 
-import random
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy.typing as npt
 
 from varserve._client.errors import InvalidRequest, RevisionMismatch
-from varserve._client.handles.cache import ModelCache, part_of, prepared
-from varserve._client.operations.calls import AssignOperation, Conditions, Write, new_request_id
-from varserve._client.transport.drivers import Budget, Op, Sleep
-from varserve._client.values.regions import Index, Part, Rows
+from varserve._client.operations.reads import Read
+from varserve._client.transport.calls import Budget, Op, Sleep
+from varserve._client.transport.retries import CONTEND
+from varserve._client.values.options import WriteOptions, new_request_id
+from varserve._client.values.regions import Index, Part, Rows, part_of
 from varserve._client.values.results import Commit, Snapshot
+from varserve._client.values.writes import AssignOperation, Write, prepare
 
-_LONGEST_PAUSE = 0.1
+from .cache import ModelCache
 
 
 def update(
@@ -34,12 +33,11 @@ def update(
     """
     if not regions:
         raise InvalidRequest("expected the name of at least one variable")
-    pause = 0.001
-    while True:
+    for failures in itertools.count():
         yield from cache.fresh(budget)
         specs = {name: cache.variables.find(name) for name in regions}
         parts = {name: part_of(specs[name], region) for name, region in regions.items()}
-        reads = {name: (specs[name].path, part) for name, part in parts.items()}
+        reads = {name: Read(specs[name].path, part) for name, part in parts.items()}
         snapshot = yield from cache.read_many(reads, budget)
         if cache.stale and budget.remaining():
             continue  # of another epoch: the parts are of the sizes of the last one
@@ -54,19 +52,18 @@ def update(
                 raise InvalidRequest(f"expected values of what was read alone, found {name!r}")
             revision = snapshot.revisions[name] if all_written else None
             write = Write(name, value, AssignOperation.SET, parts[name], revision)
-            writes.append(prepared(specs[name], write))
-        conditions = Conditions(
+            writes.append(prepare(write, specs[name]))
+        options = WriteOptions(
             new_request_id(),
             None if all_written else snapshot.revision,
             snapshot.epoch,
             message,
         )
+        delay = CONTEND.delay(failures)
         try:
-            if len(writes) == 1:
-                return (yield from cache.write(writes[0], budget, conditions))
-            return (yield from cache.write_many(writes, budget, conditions))
+            return (yield from cache.write(writes, budget, options))
         except RevisionMismatch:
-            if pause >= budget.remaining():
+            if delay >= budget.remaining():
                 raise
-        yield Sleep(random.uniform(0, pause))
-        pause = min(_LONGEST_PAUSE, 2 * pause)
+        yield Sleep(delay)
+    return None  # pragma: no cover

@@ -14,17 +14,19 @@ import numpy.typing as npt
 
 from varserve import tensors
 from varserve._client import errors
-from varserve._client.handles.base import ModelHandle
-from varserve._client.handles.cache import check_out, part_bytes, part_of, prepared, sent_as
-from varserve._client.handles.leases import Lease
-from varserve._client.handles.updates import update
-from varserve._client.operations.calls import AssignOperation, Dtype, Write
-from varserve._client.operations.summaries import Summary, histogram_spec
-from varserve._client.transport.drivers import D_co, Op, operation
-from varserve._client.values.regions import Index, Part, Rows
+from varserve._client.operations.reads import Read, SummaryOptions, cast_dtype
+from varserve._client.transport.calls import Op
+from varserve._client.values.regions import Index, Part, Rows, index_text, part_of
 from varserve._client.values.results import Commit, Snapshot
 from varserve._client.values.specs import PartialShape, VariableSpec, shape_text
+from varserve._client.values.summaries import Summary
+from varserve._client.values.writes import AssignOperation, Write, prepare
 from varserve.tensors import Array
+
+from .base import D_co, ModelHandle, operation
+from .cache import check_out, part_bytes
+from .leases import Lease
+from .updates import update
 
 
 class _Value(ModelHandle[D_co]):
@@ -94,7 +96,7 @@ class _Value(ModelHandle[D_co]):
         Raises VariableUninitialized, RevisionCompacted, RevisionInFuture, CastUnsupported; of `out`
         InvalidRequest, DtypeMismatch, ShapeMismatch.
         """
-        return self._read(None, timeout, at_revision, out, sent_as(dtype))
+        return self._read(None, dtype, timeout, at_revision, out)
 
     read_value = numpy
 
@@ -116,22 +118,21 @@ class _Value(ModelHandle[D_co]):
         at_revision: of the value as it was at that revision, while the service keeps it.
         Raises as `numpy`.
         """
-        yield from self._renewed(timeout)
+        yield from self._refreshed(timeout)
         part = self._resolved()
-        found = yield from self._cache.summarize(
-            {self._path: (self._path, part)},
+        summaries = yield from self._cache.summarize(
+            {self._path: Read(self._path, part)},
             self._budget(timeout, part_bytes(self.spec, part)),
-            histogram_spec(bins, range),
-            content_hash=content_hash,
+            SummaryOptions(bins, range, content_hash),
             at_revision=at_revision,
         )
-        return found[self._path]
+        return summaries[self._path]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         driver = self._blocking("np.asarray", "await variable.numpy()")
         if copy is False:
             raise ValueError("the value comes over the wire: it cannot be had without a copy")
-        value: Array = driver.run(self._read(None, None))
+        value: Array = driver.run(self._read())
         return value if dtype is None else value.astype(dtype, copy=False)
 
     @operation
@@ -199,7 +200,7 @@ class _Value(ModelHandle[D_co]):
         `change` gets the value and gives the new one, maybe more than once. Raises RevisionMismatch
         when others were faster until the time was over.
         """
-        yield from self._renewed(timeout)
+        yield from self._refreshed(timeout)
         path, part = self._path, self._resolved()
         budget = self._budget(timeout, 2 * (part_bytes(self.spec, part) or 0))
 
@@ -217,29 +218,28 @@ class _Value(ModelHandle[D_co]):
         lease, which happens in the background.
         """
         write = Write(self._path, value, AssignOperation.SET, self._part)
-        return Lease(self, [prepared(self.spec, write)], seconds, message)
+        return Lease(self, [prepare(write, self.spec)], seconds, message)
 
     def _read(
         self,
-        rows: Rows | None,
-        timeout: float | None,
+        rows: Rows | None = None,
+        dtype: npt.DTypeLike | None = None,
+        timeout: float | None = None,
         at_revision: int | None = None,
         out: Array | None = None,
-        dtype: Dtype | None = None,
         *,
         again: bool = False,
     ) -> Op[Array]:
-        yield from self._renewed(timeout)
+        yield from self._refreshed(timeout)
         part = self._resolved() if rows is None else part_of(self.spec, rows)
+        read = Read(self._path, part, cast_dtype(dtype), out)
         if out is not None:
-            check_out(self.spec, part, out, dtype)
-        budget = self._budget(timeout, part_bytes(self.spec, part, dtype))
-        reading = yield from self._cache.read(
-            self._path, part, budget, at_revision=at_revision, out=out, dtype=dtype
-        )
+            check_out(self.spec, read)
+        budget = self._budget(timeout, part_bytes(self.spec, part, read.dtype))
+        reading = yield from self._cache.read(read, budget, at_revision=at_revision)
         if self._cache.stale and part.message is not None and not again:
-            # Of another epoch: what the index selects was found out with the sizes of the last one.
-            return (yield from self._read(rows, timeout, at_revision, out, dtype, again=True))
+            # Of another epoch: the index was resolved with the sizes of the last one.
+            return (yield from self._read(rows, dtype, timeout, at_revision, out, again=True))
         assert reading.value is not None
         return reading.value
 
@@ -257,16 +257,16 @@ class _Value(ModelHandle[D_co]):
     ) -> Op[Commit]:
         # A revision means something in its epoch only.
         epoch = "" if revision is None else self._cache.epoch_of(self._path)
-        yield from self._renewed(timeout)
-        write = Write(self._path, value, operation, self._part if rows is None else rows, revision)
-        change = prepared(self.spec, write)
-        budget = self._budget(timeout, tensors.body_length(change.value))
-        if change.part.message is not None:
-            # And so does an index: what it selects was found out with the sizes of this epoch.
+        yield from self._refreshed(timeout)
+        region = self._part if rows is None else rows
+        write = prepare(Write(self._path, value, operation, region, revision), self.spec)
+        budget = self._budget(timeout, write.nbytes)
+        if write.part.message is not None:
+            # And so does an index: it was resolved with the sizes of this epoch.
             epoch = epoch or self._cache.header.epoch
-        conditions = self._conditions(epoch=epoch, message=message)
+        options = self._options(epoch=epoch, message=message, read_back=read_back)
         try:
-            return (yield from self._cache.write(change, budget, conditions, read_back=read_back))
+            return (yield from self._cache.write([write], budget, options))
         except (errors.EpochMismatch, errors.RegionInvalid):
             if revision is not None or again or not epoch:
                 raise
@@ -337,7 +337,7 @@ class Variable(_Value[D_co]):
 
         dtype: as of `numpy`.
         """
-        return self._read(Rows(rows), timeout, dtype=sent_as(dtype))
+        return self._read(Rows(rows), dtype, timeout)
 
     @operation
     def scatter_update(
@@ -426,18 +426,9 @@ class Region(_Value[D_co]):
 
     def __repr__(self) -> str:
         return (
-            f"<varserve.Region {self.name!r}[{_index_text(self.index)}] "
+            f"<varserve.Region {self.name!r}[{index_text(self.index)}] "
             f"{tensors.dtype_name(self.dtype)} {shape_text(self.shape)}>"
         )
-
-
-def _index_text(index: Index) -> str:
-    if isinstance(index, tuple):
-        return ", ".join(_index_text(each) for each in index) or "()"
-    if isinstance(index, slice):
-        bounds = [index.start, index.stop, *([] if index.step is None else [index.step])]
-        return ":".join("" if bound is None else str(bound) for bound in bounds)
-    return "..." if index is Ellipsis else str(index)
 
 
 class Variables(ModelHandle[D_co], Mapping[str, Variable[D_co]]):

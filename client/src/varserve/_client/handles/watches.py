@@ -6,33 +6,24 @@ Owns `Watch`, which goes on where it was after a failure that may pass. Knows th
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any
 
-from varserve._client import errors
-from varserve._client.handles.base import Defaults
-from varserve._client.operations import history
-from varserve._client.transport.drivers import (
-    Async,
-    Budget,
-    Call,
-    D_co,
-    Handle,
-    Op,
-    Open,
-    Receive,
-    Sleep,
-    Sync,
-)
+from varserve._client import errors, operations
+from varserve._client.operations.commits import WATCH_VARIABLES
+from varserve._client.operations.methods import Scope
+from varserve._client.transport.calls import Budget, Call, Op, Open, Receive, Sleep
+from varserve._client.transport.drivers import Async, Sync
+from varserve._client.transport.forks import GATE
+from varserve._client.transport.retries import RECONNECT
 from varserve._client.values import specs
 from varserve._client.values.results import Event
 from varserve.v1 import history_pb2 as pb
 
-_FIRST_DELAY = 0.05
-_LAST_DELAY = 2.0
+from .base import D_co, Defaults, Handle
+
 PATIENCE = 120.0
 """Seconds: a service that restarts has to load its models."""
 
@@ -74,8 +65,14 @@ class Watch(Handle[D_co]):
         self._closed = False
         self._failures = 0
         self._failing_since: float | None = None
-        # An event whose values are still to be had: until it is given, nothing has come on.
+        # An event whose values are still to be read: until it is given, there is no progress.
         self._owed = False
+        GATE.renew_in_child(self)
+
+    def _after_fork(self) -> None:
+        """This is a forked child: the stream is the parent's."""
+        GATE.abandon(self._stream)
+        self._stream = None
 
     @property
     def revision(self) -> int:
@@ -122,9 +119,9 @@ class Watch(Handle[D_co]):
             if late or not (lapsed or isinstance(error, _MAY_PASS)):
                 self._closed = True
                 raise
-            delay = min(_LAST_DELAY, _FIRST_DELAY * 2 ** min(self._failures, 10))
+            delay = RECONNECT.delay(self._failures)
             self._failures += 1
-            yield Sleep(min(delay * random.uniform(0.5, 1.5), self._lasts.remaining()))
+            yield Sleep(min(delay, self._lasts.remaining()))
             return None
         except BaseException:
             # Given up in the middle: the next one begins after the last event that was given.
@@ -135,7 +132,7 @@ class Watch(Handle[D_co]):
     def _receive(self) -> Op[Event | None]:
         if self._stream is None:
             self._begun = False
-            self._stream = yield Open(Call(history.WATCH_VARIABLES, self._request, self._lasts))
+            self._stream = yield Open(Call(WATCH_VARIABLES, self._request, self._lasts))
             if self._closed:  # by another thread, meanwhile
                 self._drop()
                 return None
@@ -155,10 +152,9 @@ class Watch(Handle[D_co]):
                 each.tensor.byte_length + each.previous_tensor.byte_length for each in changes
             )
             budget = self._defaults.budget(None, nbytes)
+            scope = Scope(self._request.model, budget, self._chunk_bytes)
             self._owed = True
-            event = yield from history.event(
-                message, changes, self._request, self._chunk_bytes, budget
-            )
+            event = yield from operations.event(scope, self._request, message, changes)
             self._owed = False
             self._well()
         header = specs.header(message.header)

@@ -15,6 +15,8 @@ import grpc
 
 from varserve._client import errors
 
+from .targets import is_local
+
 PathLike: TypeAlias = str | os.PathLike[str]
 Token: TypeAlias = str | Callable[[], str]
 """A bearer token, or what gives the present one: it is asked for every attempt of every call."""
@@ -64,7 +66,7 @@ def check_token(token: Token | None, target: str, encrypted: bool) -> None:
     """Raises InvalidRequest where others could read the token on its way, or it is none."""
     if token is None:
         return
-    if not encrypted and not _is_local(target):
+    if not encrypted and not is_local(target):
         raise errors.InvalidRequest(
             f"a token to {target} would travel in plaintext, which is for loopback; give tls=..."
         )
@@ -81,30 +83,3 @@ def authorization(token: Token) -> tuple[str, str]:
     if " " in text:
         raise errors.InvalidRequest("token: expected no spaces, and none of `Bearer ` before it")
     return "authorization", f"Bearer {text}"
-
-
-def _is_local(target: str) -> bool:
-    scheme, separator, rest = target.partition(":///")
-    if target.startswith(("unix:", "unix-abstract:")):
-        return True
-    if separator and scheme not in ("dns", "ipv4", "ipv6"):
-        return False
-    # gRPC takes several addresses as one target.
-    return all(map(_is_loopback, (rest if separator else target).split(",")))
-
-
-def _is_loopback(address: str) -> bool:
-    for prefix in ("dns:", "ipv4:", "ipv6:"):
-        address = address.removeprefix(prefix)
-    if address.startswith("["):
-        host = address[1:].partition("]")[0]
-    else:
-        host = address.partition(":")[0]
-    if host == "localhost":
-        return True
-    import ipaddress  # only for a token in plaintext
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any, SupportsIndex, TypeAlias, TypeVar
@@ -16,10 +16,11 @@ from typing import Any, SupportsIndex, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from varserve._client.errors import RegionInvalid, ShapeMismatch
-from varserve._client.values.specs import PartialShape, shape_text
+from varserve._client.errors import InvalidRequest, RegionInvalid, ShapeMismatch, about
 from varserve.tensors import Array
 from varserve.v1 import tensor_pb2
+
+from .specs import PartialShape, VariableSpec, shape_text
 
 N = TypeVar("N")
 
@@ -37,6 +38,10 @@ class Rows:
     """
 
     indices: npt.ArrayLike
+
+
+Reads: TypeAlias = "Iterable[str] | Mapping[str, Index | Rows | None]"
+"""Names or paths of variables; in a mapping, each with a region or None."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,6 +144,21 @@ def resolve(region: Index | Rows | Part | None, shape: PartialShape = None) -> P
     return Part(whole, message, tuple(dropped))
 
 
+def part_of(spec: VariableSpec, region: Index | Rows | Part | None) -> Part:
+    """The part of a variable that a region is. Raises RegionInvalid."""
+    if region is None:
+        return Part(spec.shape)
+    with about(f"variable {spec.name!r}", variable=spec.name):
+        return resolve(region, spec.shape)
+
+
+def regions_of(variables: Reads) -> Mapping[str, Index | Rows | None]:
+    """Each name with its region. Raises InvalidRequest for one name where a list is expected."""
+    if isinstance(variables, str):
+        raise InvalidRequest(f"expected a list of names, found {variables!r}")
+    return variables if isinstance(variables, Mapping) else dict.fromkeys(variables)
+
+
 def _without_ellipsis(items: tuple[Any, ...], shape: PartialShape) -> tuple[Any, ...]:
     places = [place for place, item in enumerate(items) if item is Ellipsis]
     if len(places) > 1:
@@ -225,3 +245,15 @@ def _rows(indices: npt.ArrayLike, shape: PartialShape) -> Part:
         found = np.where(found < 0, found + count, found)
     message = tensor_pb2.Region(rows=tensor_pb2.Rows(indices=found.tolist()))
     return Part(None if shape is None else (len(found), *shape[1:]), message)
+
+
+def index_text(index: Any) -> str:
+    """An index as it is written between brackets: `0:3, ..., 2`; `[2, 5]` for rows."""
+    if isinstance(index, Rows):
+        return str(np.asarray(index.indices).tolist())
+    if isinstance(index, tuple):
+        return ", ".join(index_text(each) for each in index) or "()"
+    if isinstance(index, slice):
+        bounds = [index.start, index.stop, *([] if index.step is None else [index.step])]
+        return ":".join("" if bound is None else str(bound) for bound in bounds)
+    return "..." if index is Ellipsis else str(index)

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import NamedTuple
 
-from varserve._client.values.specs import StateHeader
 from varserve.tensors import Array
 
+from .enums import StrEnum
+from .specs import StateHeader
 
-class _OfState:
-    """Shares the header's fields."""
+
+class OfState:
+    """What speaks of a state: it has the header's fields."""
 
     __slots__ = ()
     header: StateHeader
@@ -43,7 +44,7 @@ class _OfState:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading(_OfState):
+class Reading(OfState):
     """One variable at one revision. `value` is None when it was not newer than asked for."""
 
     header: StateHeader
@@ -52,7 +53,7 @@ class Reading(_OfState):
     value: Array | None
 
 
-class Snapshot(_OfState, Mapping[str, Array]):
+class Snapshot(OfState, Mapping[str, Array]):
     """The values of several variables at one revision, by the names they were asked for with."""
 
     def __init__(
@@ -80,7 +81,7 @@ class Snapshot(_OfState, Mapping[str, Array]):
 
 
 @dataclass(frozen=True, eq=False)
-class Commit(_OfState):
+class Commit(OfState):
     """A change that was made. `revision` is its own; `value` is what was asked to be read back."""
 
     header: StateHeader
@@ -90,7 +91,7 @@ class Commit(_OfState):
         return f"<varserve.Commit of {self.model!r}: revision {self.revision}>"
 
 
-class Outputs(_OfState, dict[str, Array]):
+class Outputs(OfState, dict[str, Array]):
     """A function's outputs by their flat names, in the order that the function declares.
 
     Where a call names the outputs that it wants, they come in the order of the call. `revision` is
@@ -138,7 +139,7 @@ class ListedCommit(NamedTuple):
         return self.info.revision
 
 
-class Commits(_OfState, list[ListedCommit]):
+class Commits(OfState, list[ListedCommit]):
     """Commits, the newest first."""
 
     def __init__(
@@ -169,7 +170,7 @@ class Change:
 
 
 @dataclass(frozen=True, eq=False)
-class Event(_OfState):
+class Event(OfState):
     """One commit as a watch gives it: all that it did to the variables that are watched."""
 
     header: StateHeader
@@ -185,3 +186,8 @@ class Event(_OfState):
     def __repr__(self) -> str:
         names = [change.variable for change in self.changes]
         return f"<varserve.Event of {self.model!r}: revision {self.revision} changed {names}>"
+
+
+def revision_of(of: int | Snapshot | Commit | None, epoch: str = "") -> tuple[int | None, str]:
+    """The revision, and the epoch that it counts in; `epoch` where only a number is given."""
+    return (of.revision, of.epoch) if isinstance(of, (Snapshot, Commit)) else (of, epoch)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,6 +16,8 @@ import numpy as np
 
 from varserve import tensors
 from varserve.v1 import model_pb2, model_service_pb2
+
+from .enums import StrEnum
 
 PartialShape: TypeAlias = tuple[int | None, ...] | None
 """A size for each dimension, None where it is unknown; None as a whole: unknown rank."""
@@ -237,7 +238,7 @@ def header(message: model_pb2.StateHeader) -> StateHeader:
 
 def model_state(number: int) -> ModelState:
     """Reads a ModelState."""
-    state: ModelState = _member(ModelState, "MODEL_STATE_", model_pb2.ModelState, number)
+    state: ModelState = member(ModelState, "MODEL_STATE_", model_pb2.ModelState, number)
     return state
 
 
@@ -248,7 +249,7 @@ def summary(message: model_pb2.ModelSummary) -> ModelSummary:
         version=message.header.version,
         epoch=message.header.epoch,
         revision=message.header.revision,
-        state=_member(ModelState, "MODEL_STATE_", model_pb2.ModelState, message.state),
+        state=member(ModelState, "MODEL_STATE_", model_pb2.ModelState, message.state),
         device=message.device,
         variable_count=message.variable_count,
         variable_bytes=message.variable_bytes,
@@ -272,7 +273,7 @@ def model(message: model_service_pb2.GetModelResponse) -> ModelSpec:
         ),
         omissions=tuple(
             Omission(
-                _member(OmissionKind, "OMISSION_KIND_", model_pb2.OmissionKind, each.kind),
+                member(OmissionKind, "OMISSION_KIND_", model_pb2.OmissionKind, each.kind),
                 each.path,
                 each.reason,
             )
@@ -281,7 +282,8 @@ def model(message: model_service_pb2.GetModelResponse) -> ModelSpec:
     )
 
 
-def _member(cls: Any, prefix: str, enum: Any, number: int) -> Any:
+def member(cls: Any, prefix: str, enum: Any, number: int) -> Any:
+    """The member of `cls` that a number of a generated enum is."""
     # A number that a newer service added is none that this client knows.
     known = number in enum.values()
     return cls[enum.Name(number).removeprefix(prefix)] if known else cls.UNSPECIFIED
@@ -315,7 +317,7 @@ def _function(message: model_pb2.FunctionSpec) -> FunctionSpec:
     return FunctionSpec(
         name=message.name,
         path=message.path,
-        kind=_member(FunctionKind, "FUNCTION_KIND_", model_pb2.FunctionKind, message.kind),
+        kind=member(FunctionKind, "FUNCTION_KIND_", model_pb2.FunctionKind, message.kind),
         overloads=tuple(
             Overload(
                 inputs=tuple(_input(item) for item in each.inputs),

@@ -1,16 +1,38 @@
-"""How much a client may add to the load of a service that has refused its calls as too many.
+"""How long to wait before the next attempt, and how many retries a client may add to the load.
 
-Knows nothing of calls: only that one was refused, and that one succeeded.
+Knows nothing of calls: only that one was refused or succeeded.
 """
 
 from __future__ import annotations
 
 import threading
+from typing import NamedTuple
+
+from .forks import GATE
 
 # A client begins with so many retries in hand, and never has more.
 _MOST = 10.0
 # What each call that succeeds at once earns: so many retries for each.
 _EARNED = 0.1
+
+
+class Backoff(NamedTuple):
+    """Delays that double with each failure, up to `longest` seconds, and are spread at random."""
+
+    first: float
+    longest: float
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after this many failures in a row before the last one."""
+        from random import uniform  # only when something has failed
+
+        return min(self.longest, self.first * 2.0 ** min(failures, 30)) * uniform(0.5, 1.5)
+
+
+RECONNECT = Backoff(0.05, 2.0)
+"""After a failure that may pass: of a call, and of a watch's stream."""
+CONTEND = Backoff(0.001, 0.1)
+"""After another caller was faster to write."""
 
 
 class Throttle:
@@ -22,8 +44,12 @@ class Throttle:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._left = _MOST
+        self._after_fork()
+        GATE.renew_in_child(self)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def take(self) -> bool:
         """Whether a call that was refused may come again."""

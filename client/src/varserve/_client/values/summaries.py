@@ -1,13 +1,8 @@
-"""Values in a few numbers: what SummarizeVariables gives, and how it is asked for.
-
-Owns `Summary`, `Histogram` and the content hash. Knows the calls; knows no handles.
-"""
+"""Values in a few numbers: summaries, histograms and the content hash. Knows no calls."""
 
 from __future__ import annotations
 
-import fnmatch
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from varserve import tensors
-from varserve._client import errors
-from varserve._client.operations.calls import attempt, method
-from varserve._client.operations.requests import build
-from varserve._client.transport.drivers import Budget, Call, Op
-from varserve._client.values import specs
-from varserve._client.values.regions import Part
-from varserve._client.values.results import _OfState
-from varserve._client.values.specs import StateHeader, shape_text
 from varserve.tensors import Array
-from varserve.v1 import model_service_pb2 as pb
-from varserve.v1 import summary_pb2
 
-SUMMARIZE_VARIABLES = method("SummarizeVariables")
+from .results import OfState
+from .specs import StateHeader, shape_text
 
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -121,7 +107,7 @@ def _text(number: float | None) -> str:
     return f"{number:.6g}" if isinstance(number, float) else str(number)
 
 
-class Summaries(_OfState, Mapping[str, Summary]):
+class Summaries(OfState, Mapping[str, Summary]):
     """Summaries of several variables at one revision, by the names they were asked for with."""
 
     def __init__(self, header: StateHeader, found: Mapping[str, Summary]) -> None:
@@ -162,114 +148,3 @@ def content_hash(value: npt.ArrayLike) -> str:
     else:
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def histogram_spec(
-    bins: int, bounds: tuple[float, float] | None
-) -> summary_pb2.HistogramSpec | None:
-    """The histogram to ask for; None for no bins."""
-    if not bins:
-        if bounds is not None:
-            raise errors.InvalidRequest("expected bins where there is a range, found none")
-        return None
-    low, high = bounds or (None, None)
-    with errors.about("histogram"):
-        return build(summary_pb2.HistogramSpec, bins=bins, low=low, high=high)
-
-
-def fitting(patterns: Iterable[str], names: Mapping[str, str]) -> list[str]:
-    """The names of `names` (each with its path) that, or whose paths, fit a pattern.
-
-    What is a name or path itself stands for that alone. A pattern without `*`, `?` and `[` that
-    fits none is given as it is, for the look-up to refuse. Raises VariableNotFound.
-    """
-    found: dict[str, None] = {}
-    known = {*names, *names.values()}
-    for pattern in patterns:
-        if pattern in known:
-            found[pattern] = None
-            continue
-        fits = re.compile(fnmatch.translate(pattern)).match
-        fit = [name for name, path in names.items() if fits(name) or fits(path)]
-        if not fit and any(sign in pattern for sign in "*?["):
-            raise errors.VariableNotFound(
-                f"no variable fits {pattern!r}", metadata={"variable": pattern}
-            )
-        found.update(dict.fromkeys(fit or [pattern]))
-    return list(found)
-
-
-def summarize_variables(
-    model: str,
-    reads: Mapping[str, tuple[str, Part]],
-    budget: Budget,
-    histogram: summary_pb2.HistogramSpec | None,
-    *,
-    content_hash: bool,
-    at_revision: int | None = None,
-    epoch: str = "",
-) -> Op[Summaries]:
-    """SummarizeVariables. `reads`: what each summary is called, the variable, its part."""
-    request = build(
-        pb.SummarizeVariablesRequest,
-        model=model,
-        selections=[
-            build(pb.SummarySelection, variable=variable, region=part.message)
-            for variable, part in reads.values()
-        ],
-        histogram=histogram,
-        content_hash=content_hash,
-        at_revision=at_revision,
-        epoch=epoch,
-    )
-    reply = yield from attempt(Call(SUMMARIZE_VARIABLES, request, budget))
-    if len(reply.entries) != len(reads):
-        raise errors.ServiceError(
-            f"expected {len(reads)} summaries, and the service sent {len(reply.entries)}"
-        )
-    return Summaries(
-        specs.header(reply.header),
-        {
-            key: _summary(entry, part)
-            for (key, (_, part)), entry in zip(reads.items(), reply.entries, strict=True)
-        },
-    )
-
-
-def _summary(entry: pb.SummaryEntry, part: Part) -> Summary:
-    found = entry.summary
-    histogram = None
-    if found.HasField("histogram"):
-        histogram = Histogram(
-            np.array(found.histogram.counts, np.int64),
-            np.array(found.histogram.edges, np.float64),
-            found.histogram.below,
-            found.histogram.above,
-        )
-    return Summary(
-        variable=entry.variable,
-        variable_revision=entry.variable_revision,
-        dtype=tensors.numpy_dtype(tensors.from_wire_dtype(found.dtype)),
-        shape=part.shown_sizes(found.shape),
-        nbytes=found.byte_length,
-        count=found.count,
-        nans=found.nans,
-        infinities=found.infinities,
-        zeros=found.zeros,
-        min=_number(found, "min"),
-        max=_number(found, "max"),
-        mean=found.mean,
-        standard_deviation=found.standard_deviation,
-        norm=found.norm,
-        histogram=histogram,
-        content_hash=found.content_hash.hex(),
-    )
-
-
-def _number(found: summary_pb2.Summary, field: str) -> bool | int | float | None:
-    if not found.HasField(field):
-        return None
-    scalar = tensors.from_tensor(getattr(found, field))
-    if scalar.dtype.kind == "b":
-        return bool(scalar)
-    return int(scalar) if scalar.dtype.kind in "iu" else float(scalar)

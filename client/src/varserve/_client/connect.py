@@ -1,0 +1,117 @@
+"""How a program connects: the options of a connection, and what makes clients of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import grpc
+
+from . import errors
+from .client import Client
+from .handles.base import Defaults
+from .transport.calls import positive_seconds
+from .transport.credentials import Tls, Token, check_token
+from .transport.drivers import Sync
+from .transport.endpoint import Endpoint, Metadata, Options, channel_options
+from .transport.retries import Throttle
+from .transport.targets import check_target
+
+P = ParamSpec("P")
+Made = TypeVar("Made")
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectOptions:
+    """How a service is reached, besides its target. Each is a keyword argument of `connect`.
+
+    timeout: seconds that a call may take; one that moves bytes has one more for every 8 MiB. None:
+        30, and for an operator's client 600, since a load takes as long as the model is large.
+    retries: how often a call that may safely be repeated is, within its timeout.
+    tls: whom to believe and what to show; True: as public authorities say; False: plaintext.
+    token: a bearer token, or a function that gives the present one, which is asked before every
+        attempt of every call and must be quick. Without TLS only to loopback. At most 12 KiB.
+    credentials: of gRPC, where `tls` does not say it.
+    metadata: sent with every call.
+    options: gRPC channel arguments, after the client's own.
+    round_robin: calls go to all servers of the target in turn, as long as they say that they are
+        serving; else to one of them. None: for a target that is written with its scheme, as
+        `dns:///HOST:PORT` is. Each server has a state of its own: to write, connect to one.
+    wait_for_ready: while nobody can be reached, calls wait, as long as their timeout; else they
+        fail after some retries.
+    """
+
+    timeout: float | None = None
+    retries: int = 4
+    tls: Tls | bool = False
+    token: Token | None = None
+    credentials: grpc.ChannelCredentials | None = None
+    metadata: Metadata = ()
+    options: Options = ()
+    round_robin: bool | None = None
+    wait_for_ready: bool = False
+
+    def endpoint(self, target: str) -> Endpoint:
+        """Of a target. Raises InvalidRequest for what does not go together, or is no target."""
+        check_target(target)
+        tls = Tls() if self.tls is True else self.tls
+        credentials, own = self.credentials, channel_options(target, self.round_robin)
+        if tls:
+            if credentials is not None:
+                raise errors.InvalidRequest("expected tls or credentials, found both")
+            credentials, own = tls.credentials(), (*own, *tls.options())
+        check_token(self.token, target, credentials is not None)
+        return Endpoint(
+            target,
+            credentials,
+            (*own, *self.options),
+            tuple(self.metadata),
+            self.token,
+            wait_for_ready=self.wait_for_ready,
+        )
+
+    def defaults(self, timeout: float) -> Defaults:
+        """For the calls of a client; `timeout` where none was given."""
+        given = timeout if self.timeout is None else self.timeout
+        return Defaults(positive_seconds(given), self.retries, Throttle())
+
+
+def options_of(
+    options: Callable[P, Made],
+) -> Callable[[Callable[[str, Made], C]], Callable[Concatenate[str, P], C]]:
+    """Lets a function that takes a target and an object of options take these as keywords."""
+
+    def decorate(make: Callable[[str, Made], C]) -> Callable[Concatenate[str, P], C]:
+        keywords: Any = options
+
+        def connect(target: str, **given: Any) -> C:
+            return make(target, keywords(**given))
+
+        _document(connect, make, options)
+        return cast("Callable[Concatenate[str, P], C]", connect)
+
+    return decorate
+
+
+def _document(connect: Any, make: Any, options: Any) -> None:
+    connect.__name__ = connect.__qualname__ = make.__name__
+    connect.__doc__, connect.__module__ = make.__doc__, "varserve"
+    target = inspect.Parameter("target", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="str")
+    keywords = inspect.signature(options).parameters.values()
+    connect.__signature__ = inspect.Signature([target, *keywords])
+
+
+CLIENT_SECONDS = 30.0
+ADMIN_SECONDS = 600.0
+
+
+@options_of(ConnectOptions)
+def connect(target: str, options: ConnectOptions) -> Client[Sync]:
+    """A client of the service at `HOST:PORT`, `unix:PATH`, or another target of gRPC.
+
+    Connects at the first call; threads may share it. The keywords are those of `ConnectOptions`.
+    """
+    return Client(Sync(options.endpoint(target)), options.defaults(CLIENT_SECONDS))

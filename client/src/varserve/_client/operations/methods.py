@@ -1,0 +1,37 @@
+"""The RPCs of the contract, by name, and what each operation is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from google.protobuf.message_factory import GetMessageClass
+
+from varserve._client.transport.calls import Budget, Method
+from varserve.v1 import model_service_pb2
+
+_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
+
+
+class Scope(NamedTuple):
+    """A model, by the name that it is asked for with, and what one operation on it may use.
+
+    `chunk_bytes`: the size of the chunks of a body, as the service said.
+    """
+
+    model: str
+    budget: Budget
+    chunk_bytes: int = 0
+
+
+def method(
+    name: str, read: Callable[[bytes], Any] | None = None, service: Any = _SERVICE
+) -> Method:
+    """A method of a service's descriptor. `read`: reads its answers; None: the generated class."""
+    descriptor = service.methods_by_name[name]
+    return Method(
+        f"/{service.full_name}/{name}",
+        read or GetMessageClass(descriptor.output_type).FromString,
+        descriptor.client_streaming,
+        descriptor.server_streaming,
+    )

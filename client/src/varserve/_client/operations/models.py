@@ -1,0 +1,58 @@
+"""Which models there are, what one has, and whether it is ready."""
+
+from __future__ import annotations
+
+import itertools
+
+from varserve._client import errors
+from varserve._client.transport.attempts import attempt
+from varserve._client.transport.calls import Budget, Call, Method, Op, Sleep
+from varserve._client.transport.retries import Backoff
+from varserve._client.values import specs
+from varserve._client.values.specs import ModelSpec, ModelSummary
+from varserve.v1 import model_service_pb2 as pb
+
+from .methods import method
+from .requests import build
+
+LIST_MODELS = method("ListModels")
+GET_MODEL = method("GetModel")
+CHECK_HEALTH = Method("/grpc.health.v1.Health/Check", bytes)
+
+_SERVING = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse(status=SERVING)
+_POLL = Backoff(0.05, 0.2)
+
+
+def list_models(budget: Budget) -> Op[list[ModelSummary]]:
+    """ListModels."""
+    reply = yield from attempt(Call(LIST_MODELS, pb.ListModelsRequest(), budget))
+    return [specs.summary(each) for each in reply.models]
+
+
+def get_model(model: str, budget: Budget) -> Op[ModelSpec]:
+    """GetModel."""
+    reply = yield from attempt(Call(GET_MODEL, build(pb.GetModelRequest, model=model), budget))
+    return specs.model(reply)
+
+
+def wait_ready(service: str, budget: Budget) -> Op[None]:
+    """Asks grpc.health.v1 until it says SERVING. `service`: a model's name, or "" for all."""
+    # On the wire HealthCheckRequest is the same: one string, field 1. No package needed for it.
+    request = build(pb.GetModelRequest, model=service)
+    state = "nobody answers"
+    for failures in itertools.count():
+        try:
+            answer = yield Call(CHECK_HEALTH, request, budget)
+            if answer == _SERVING:
+                return
+            state = "it answers that it is not serving"
+        except errors.NotFound:
+            raise errors.ModelNotFound(f"the service knows no model {service!r}") from None
+        except errors.Unavailable as error:
+            state = str(error)
+        except errors.DeadlineExceeded:
+            pass
+        delay = _POLL.delay(failures)
+        if budget.remaining() <= delay:
+            raise errors.DeadlineExceeded(f"not ready within {budget.timeout:g} s: {state}")
+        yield Sleep(delay)

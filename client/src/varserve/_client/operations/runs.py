@@ -1,0 +1,82 @@
+"""Calls of functions."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from varserve import frames, tensors
+from varserve._client import errors
+from varserve._client.transport.attempts import attempt
+from varserve._client.transport.bodies import BodyDownload, upload
+from varserve._client.transport.calls import Call, Op
+from varserve._client.values import specs
+from varserve._client.values.arguments import Run
+from varserve._client.values.options import WriteOptions
+from varserve._client.values.results import Outputs
+from varserve._client.values.specs import Constant
+from varserve.v1 import model_pb2
+from varserve.v1 import model_service_pb2 as pb
+
+from .methods import Scope, method
+from .requests import build
+
+RUN_FUNCTION = method("RunFunction")
+STREAM_RUN_FUNCTION = method("StreamRunFunction", frames.stream_run_function_response)
+
+
+def run_function(scope: Scope, run: Run, options: WriteOptions) -> Op[Outputs]:
+    """RunFunction."""
+    request = build(
+        pb.RunFunctionRequest,
+        inputs={name: tensors.to_tensor(each) for name, each in run.inputs.items()},
+        **_fields(scope.model, run),
+        **options.fields(),
+    )
+    call = Call(RUN_FUNCTION, request, scope.budget)
+    reply = yield from attempt(call, repeatable=run.repeatable)
+    return Outputs(
+        specs.header(reply.header),
+        {each.name: tensors.from_tensor(each.tensor) for each in reply.outputs},
+    )
+
+
+def stream_run_function(scope: Scope, run: Run, options: WriteOptions) -> Op[Outputs]:
+    """StreamRunFunction."""
+    manifest = build(
+        pb.RunManifest,
+        inputs=[
+            build(pb.NamedTensorHeader, name=name, tensor=tensors.to_header(each))
+            for name, each in run.inputs.items()
+        ],
+        **_fields(scope.model, run),
+        **options.fields(),
+    )
+    first = pb.StreamRunFunctionRequest(manifest=manifest).SerializeToString()
+    body = partial(upload, first, list(run.inputs.values()), scope.chunk_bytes)
+    receive = partial(
+        BodyDownload, lambda result: [each.tensor for each in result.outputs], scope.chunk_bytes
+    )
+    call = Call(STREAM_RUN_FUNCTION, body, scope.budget, receive)
+    result, arrays = yield from attempt(call, repeatable=run.repeatable)
+    names = [each.name for each in result.outputs]
+    return Outputs(specs.header(result.header), dict(zip(names, arrays, strict=True)))
+
+
+def _fields(model: str, run: Run) -> dict[str, Any]:
+    return {
+        "model": model,
+        "function": run.function,
+        "constants": {name: _constant(name, each) for name, each in run.constants.items()},
+        "outputs": run.outputs,
+    }
+
+
+_CONSTANT_KINDS = {type(None): "none", bool: "bool", int: "int", float: "float", str: "string"}
+
+
+def _constant(name: str, constant: Constant) -> model_pb2.Constant:
+    value = constant.value
+    kind = "repr" if constant.is_repr else _CONSTANT_KINDS[type(value)]
+    with errors.about(f"constant {name!r}"):
+        return build(model_pb2.Constant, **{f"{kind}_value": True if value is None else value})

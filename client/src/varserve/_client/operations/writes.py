@@ -1,0 +1,108 @@
+"""Writes: assigns, reverts, and the leases that writes come with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from varserve import tensors
+from varserve._client.transport.attempts import attempt
+from varserve._client.transport.bodies import upload
+from varserve._client.transport.calls import Call, Op
+from varserve._client.values import specs
+from varserve._client.values.options import WriteOptions
+from varserve._client.values.results import Commit
+from varserve._client.values.writes import PreparedWrite
+from varserve.v1 import history_pb2
+from varserve.v1 import model_service_pb2 as pb
+
+from .methods import Scope, method
+from .requests import build
+
+ASSIGN_VARIABLE = method("AssignVariable")
+ASSIGN_VARIABLES = method("AssignVariables")
+REVERT_COMMITS = method("RevertCommits")
+RENEW_LEASE = method("RenewLease")
+REVOKE_LEASE = method("RevokeLease")
+
+
+def assign_variable(scope: Scope, write: PreparedWrite, options: WriteOptions) -> Op[Commit]:
+    """AssignVariable."""
+    request = build(
+        pb.AssignVariableRequest,
+        model=scope.model,
+        value=tensors.to_tensor(write.value),
+        read_back=options.read_back,
+        lease_seconds=options.lease_seconds,
+        **_fields(write),
+        **options.fields(),
+    )
+    call = Call(ASSIGN_VARIABLE, request, scope.budget)
+    reply = yield from attempt(call, repeatable=options.repeatable)
+    value = tensors.from_tensor(reply.value) if reply.HasField("value") else None
+    return Commit(specs.header(reply.header), None if value is None else write.part.show(value))
+
+
+def assign_variables(
+    scope: Scope, writes: Sequence[PreparedWrite], options: WriteOptions
+) -> Op[Commit]:
+    """AssignVariables. Nothing is read back."""
+    manifest = build(
+        pb.AssignManifest,
+        model=scope.model,
+        entries=[
+            build(pb.AssignEntry, tensor=tensors.to_header(each.value), **_fields(each))
+            for each in writes
+        ],
+        lease_seconds=options.lease_seconds,
+        **options.fields(),
+    )
+    first = pb.AssignVariablesRequest(manifest=manifest).SerializeToString()
+    body = partial(upload, first, [each.value for each in writes], scope.chunk_bytes)
+    call = Call(ASSIGN_VARIABLES, body, scope.budget)
+    reply = yield from attempt(call, repeatable=options.repeatable)
+    return Commit(specs.header(reply.header))
+
+
+def _fields(write: PreparedWrite) -> dict[str, Any]:
+    return {
+        "variable": write.variable,
+        "operation": pb.AssignOperation.Value(f"ASSIGN_OPERATION_{write.operation.name}"),
+        "region": write.part.message,
+        "if_revision_match": write.if_revision_match,
+    }
+
+
+def revert_commits(
+    scope: Scope, revision: int, variables: Sequence[str], options: WriteOptions
+) -> Op[Commit]:
+    """RevertCommits."""
+    request = build(
+        history_pb2.RevertCommitsRequest,
+        model=scope.model,
+        to_revision=revision,
+        variables=variables,
+        **options.fields(),
+    )
+    call = Call(REVERT_COMMITS, request, scope.budget)
+    reply = yield from attempt(call, repeatable=options.repeatable)
+    return Commit(specs.header(reply.header))
+
+
+def renew_lease(scope: Scope, lease: int, epoch: str) -> Op[float]:
+    """RenewLease: the seconds that it lasts from now on."""
+    request = build(history_pb2.RenewLeaseRequest, model=scope.model, lease=lease, epoch=epoch)
+    reply = yield from attempt(Call(RENEW_LEASE, request, scope.budget))
+    seconds: float = reply.seconds
+    return seconds
+
+
+def revoke_lease(scope: Scope, lease: int, epoch: str, *, keep: bool) -> Op[Commit]:
+    """RevokeLease."""
+    request = build(
+        history_pb2.RevokeLeaseRequest, model=scope.model, lease=lease, epoch=epoch, keep=keep
+    )
+    # Not again: a second revocation does not find the lease, and says nothing of the values.
+    reply = yield from attempt(Call(REVOKE_LEASE, request, scope.budget), repeatable=False)
+    return Commit(specs.header(reply.header))

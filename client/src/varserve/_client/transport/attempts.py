@@ -1,0 +1,64 @@
+"""A call, made again after a failure that may pass: the one place that decides what is repeated."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from varserve._client import errors
+
+from .calls import Call, Op, Sleep
+from .retries import RECONNECT
+
+# The service gave these answers itself, so nothing was changed and any call may come again.
+_COME_AGAIN = {"MODEL_NOT_READY", "SHUTTING_DOWN", "TOO_MANY_REQUESTS"}
+
+
+def attempt(call: Call, *, repeatable: bool = True) -> Op[Any]:
+    """Make the call, and again after a failure that may pass, with growing delays in between.
+
+    `repeatable`: the call may arrive twice, because it changes nothing or carries a request_id.
+    """
+    budget = call.budget
+    refused = uncertain = False
+    for failures in itertools.count():
+        try:
+            answer = yield call
+            # A service that was only out of reach has not been loaded by whoever tried.
+            budget.throttle.succeeded(repeated=refused)
+            return answer
+        except errors.VarserveError as error:
+            delay = _delay(error, failures)
+            refused = isinstance(error, errors.TooManyRequests)
+            if (
+                failures >= budget.retries
+                or delay >= budget.remaining()
+                or not _may_pass(error, failures, repeatable)
+                or (refused and not budget.throttle.take())
+            ):
+                # What the service says of the last attempt says nothing of an earlier one.
+                error.from_service = error.from_service and not uncertain
+                raise
+            uncertain |= not error.from_service or isinstance(error, errors.AuditLogUnavailable)
+        yield Sleep(delay)
+    return None  # pragma: no cover
+
+
+def _delay(error: errors.VarserveError, failures: int) -> float:
+    delay = RECONNECT.delay(failures)
+    if isinstance(error, errors.TooManyRequests) and error.retry_after is not None:
+        # Not all at the same moment, and none before it.
+        from random import uniform
+
+        delay = max(delay, error.retry_after * uniform(1.0, 1.5))
+    return delay
+
+
+def _may_pass(error: errors.VarserveError, failures: int, repeatable: bool) -> bool:
+    if error.reason == "CHECKSUM_MISMATCH":
+        return failures == 0 and repeatable
+    if isinstance(error, errors.AuditLogUnavailable):
+        return repeatable  # the change may have been made
+    if error.from_service:
+        return error.reason in _COME_AGAIN
+    return repeatable and isinstance(error, errors.Unavailable)

@@ -1,0 +1,117 @@
+"""What an operation is made of: the steps that it asks a driver for, and what it may use up.
+
+An operation is a generator: it yields steps (`Call`, `Sleep`, ...), is sent what each gave, and
+returns its result. It does no I/O of its own, so that one description serves both drivers. Steps
+are named tuples, which are made at once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from varserve._client import errors
+
+from .retries import Throttle
+
+T = TypeVar("T")
+
+
+class Method(NamedTuple):
+    """An RPC: its path, how its answers are read, and which sides stream."""
+
+    path: str
+    read: Callable[[bytes], Any]
+    streams_requests: bool = False
+    streams_responses: bool = False
+
+    @property
+    def shape(self) -> str:
+        """The name of grpc.Channel's method for it."""
+        sides = (self.streams_requests, self.streams_responses)
+        return "_".join("stream" if streams else "unary" for streams in sides)
+
+
+def positive_seconds(given: Any, name: str = "timeout") -> float:
+    """A time that a caller gave as the argument `name`. Raises InvalidRequest unless above 0."""
+    try:
+        seconds = math.nan if isinstance(given, (str, bytes)) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not seconds > 0:
+        raise errors.InvalidRequest(
+            f"{name}: expected seconds above 0 that a float can hold, found {errors.shown(given)}"
+        )
+    return seconds
+
+
+class Budget:
+    """The seconds and retries that an operation may use, counted from now.
+
+    `throttle` is shared by all operations of a client. Raises InvalidRequest.
+    """
+
+    def __init__(self, timeout: float, retries: int, throttle: Throttle | None = None) -> None:
+        self.timeout = positive_seconds(timeout)
+        self.retries = retries
+        self.throttle = throttle or Throttle()
+        self._end = time.monotonic() + self.timeout
+
+    def remaining(self) -> float:
+        """Seconds left, not below 0; infinity when there is no deadline."""
+        return max(0.0, self._end - time.monotonic())
+
+
+class Receiver(Protocol):
+    """Takes the messages of one answering stream and makes one answer of them."""
+
+    def take(self, message: Any) -> None:
+        """One message, in order."""
+
+    def finish(self) -> Any:
+        """The stream has ended well: the answer."""
+
+
+class Call(NamedTuple):
+    """One attempt at an RPC.
+
+    `request` is the message, or for a streaming request what makes its messages. `receive` makes
+    the receiver of a streaming answer.
+    """
+
+    method: Method
+    request: Any
+    budget: Budget
+    receive: Callable[[], Receiver] | None = None
+
+
+class Sleep(NamedTuple):
+    """Let this many seconds pass."""
+
+    seconds: float
+
+
+class Open(NamedTuple):
+    """Begin a call whose answer is a stream without a foreseeable end; gives the stream.
+
+    The stream's `cancel()` ends it, with either driver, from any thread and without waiting.
+    """
+
+    call: Call
+
+
+class Receive(NamedTuple):
+    """Wait for the next message of a stream; gives None when the stream has ended."""
+
+    stream: Any
+
+
+class Close:
+    """Close the channel."""
+
+
+Step: TypeAlias = Call | Open | Receive | Sleep | Close
+Op: TypeAlias = Generator[Step, Any, T]
+"""Returns a T from a blocking client; is awaited for a T from an asyncio client."""

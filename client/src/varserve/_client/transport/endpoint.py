@@ -1,0 +1,136 @@
+"""How a service is reached: its target, what proves who calls, and the options of a channel.
+
+Owns gRPC's names of channel options. Knows nothing of calls.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+
+from varserve._client import errors
+
+from .credentials import Token, authorization
+from .targets import is_local, names_all_servers
+from .traces import trace_metadata
+
+Options: TypeAlias = tuple[tuple[str, Any], ...]
+Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+
+KEEPALIVE_SECONDS = 20.0
+"""Of silence while a call is open, before the client asks whether the server is still there. A
+service allows a question every 5 seconds."""
+KEEPALIVE_TIMEOUT = 10.0
+"""Seconds without an answer after which the connection is given up."""
+
+# Connecting again after a failure is for the retries to pace, not for the channel to put off; and
+# how large an answer may be is for the service to say. (`min_reconnect_backoff_ms` is no backoff
+# but the time that one attempt to connect may take: it stays as it is.)
+_ALWAYS: Options = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * 1000)),
+    ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT * 1000)),
+    ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT * 1000)),
+    # A watch may be silent for as long as nobody writes: nothing limits how often it may be asked.
+    ("grpc.http2.max_pings_without_data", 0),
+    # A name is looked up again soon after a server has gone: its successor has another address.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
+    # The reading thread waits for the network itself: one hand-over less for each chunk.
+    ("SingleThreadedUnaryStream", 1),
+)
+
+# Each call goes to the next server that is there and says that it is serving.
+_ROUND_ROBIN = (
+    '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}'
+)
+
+
+def channel_options(target: str, round_robin: bool | None) -> Options:
+    """Options of a channel to a target.
+
+    `round_robin`: calls go to all servers of the target in turn, as long as they are healthy; else
+    to one of them as long as it is there. None: for a target that is written with its scheme.
+    """
+    options = _ALWAYS
+    if is_local(target):
+        # A proxy that the environment names cannot reach this machine's own addresses.
+        options = (*options, ("grpc.enable_http_proxy", 0))
+    if names_all_servers(target) if round_robin is None else round_robin:
+        options = (*options, ("grpc.service_config", _ROUND_ROBIN))
+    return options
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """How to reach a service. Raises InvalidRequest for metadata that no call can have."""
+
+    target: str
+    credentials: grpc.ChannelCredentials | None
+    options: Options
+    metadata: Metadata
+    token: Token | None = None
+    wait_for_ready: bool = False
+
+    def __post_init__(self) -> None:
+        given: Sequence[Any] = self.metadata
+        for entry in given:
+            if not _is_metadata(entry):
+                # Not the value, which may be a secret.
+                found = entry[0] if isinstance(entry, tuple) and entry else entry
+                raise errors.InvalidRequest(
+                    "metadata: expected keys of a-z, 0-9, '_', '-' and '.', each with printable "
+                    "ASCII text, or with bytes where the key ends in '-bin', "
+                    f"found {errors.shown(found)}"
+                )
+
+    def call_metadata(self) -> Metadata | None:
+        """What goes with a call that begins now. Raises what the function that gives the token
+        raises."""
+        metadata = [*self.metadata]
+        if not metadata or not any(key == "traceparent" for key, _ in metadata):
+            metadata += trace_metadata()
+        if self.token is not None:
+            metadata.append(authorization(self.token))
+        return metadata or None
+
+    def channel(self, module: Any, *, shared: bool = True) -> Any:
+        """A channel of `grpc` or `grpc.aio`; unless `shared`, with no connection of another one's.
+
+        Raises InvalidRequest for options that no channel has.
+        """
+        options = self.options
+        if not shared:
+            options = (*options, ("grpc.use_local_subchannel_pool", 1))
+        try:
+            if self.credentials is None:
+                return module.insecure_channel(self.target, options=options)
+            return module.secure_channel(self.target, self.credentials, options=options)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise errors.InvalidRequest(
+                f"{self.target}: no channel has these options: {error}"
+            ) from None
+
+
+def _is_metadata(entry: Any) -> bool:
+    """Whether gRPC takes it. A blocking call says so in gRPC's log alone, an asyncio call fails."""
+    if not isinstance(entry, (tuple, list)) or len(entry) != 2:
+        return False
+    key, value = entry
+    if not isinstance(key, str) or not _METADATA_KEY.fullmatch(key):
+        return False
+    if key.endswith("-bin"):
+        return isinstance(value, bytes)
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    return isinstance(value, str) and _METADATA_TEXT.fullmatch(value) is not None
+
+
+_METADATA_KEY = re.compile(r"[a-z0-9_.-]+")
+_METADATA_TEXT = re.compile(r"[\x20-\x7e]*")

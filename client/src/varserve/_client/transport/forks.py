@@ -1,0 +1,136 @@
+"""What makes a client usable in a forked child, while the parent's threads make calls.
+
+gRPC takes its threads and sockets through a fork only when no thread is inside it at that moment,
+and hangs in the child otherwise. So the threads of blocking clients pass a gate on their way into
+gRPC; a fork closes the gate and waits, for a bounded time, until nobody is inside. In the child
+each client makes a channel, locks and streams of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from types import TracebackType
+from typing import Any, Protocol
+from weakref import WeakSet
+
+from varserve._client import errors
+
+_LONGEST_WAIT = 5.0
+"""Seconds that a fork waits for calls in progress."""
+
+
+class Renewable(Protocol):
+    """Has locks or streams that a child must not share with its parent."""
+
+    def _after_fork(self) -> None:
+        """This is a forked child: replace them."""
+
+
+class Gate:
+    """Counts the threads that are inside gRPC. A fork waits until there are none."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._inside = 0
+        self._forking = 0
+        self._streams: set[Any] = set()
+        self._renewables: WeakSet[Any] = WeakSet()
+        self._abandoned: list[Any] = []
+        self._asyncio_opened = False
+        self.forked = False
+        """This process is a forked child."""
+        self._broken = ""
+        self._asyncio_broken = False
+
+    def renew_in_child(self, renewable: Renewable) -> None:
+        """`renewable._after_fork()` is called in each forked child."""
+        self._renewables.add(renewable)
+
+    def abandon(self, inherited: Any) -> None:
+        """Keep what belongs to the parent from being destroyed here: gRPC would wait for it."""
+        self._abandoned.append(inherited)
+
+    def check(self, *, asyncio: bool) -> None:
+        """Raises FailedPrecondition where gRPC would hang, in a child that was forked too early."""
+        if asyncio:
+            self._asyncio_opened = True
+        problem = self._broken or (
+            asyncio and self._asyncio_broken and "an asyncio client was open"
+        )
+        if problem:
+            raise errors.FailedPrecondition(
+                f"this process was forked while {problem}, and gRPC would hang in it: start "
+                "processes with 'spawn' or 'forkserver'",
+                reason="FORKED",
+            )
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while self._forking:
+                self._changed.wait()
+            self._inside += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._changed:
+            self._inside -= 1
+            if self._forking:
+                self._changed.notify_all()
+
+    def receive(self, stream: Any) -> Any:
+        """The next message of a stream that may be silent for long; None when it has ended.
+
+        A fork cancels the stream, as a lost connection would end it.
+        """
+        with self:
+            self._streams.add(stream)
+            try:
+                return next(stream, None)
+            finally:
+                self._streams.discard(stream)
+
+    # ---- around a fork ----
+
+    def before(self) -> None:
+        """In the parent, by the thread that forks."""
+        deadline = time.monotonic() + _LONGEST_WAIT
+        with self._changed:
+            self._forking += 1
+            for stream in list(self._streams):
+                stream.cancel()
+            while self._inside and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def after_in_parent(self) -> None:
+        """In the parent."""
+        with self._changed:
+            self._forking -= 1
+            self._changed.notify_all()
+
+    def after_in_child(self) -> None:
+        """In the child, whose only thread this is."""
+        if self._inside:
+            self._broken = "a call of another thread was in progress"
+        elif os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "1").lower() in ("0", "false", "no"):
+            self._broken = "GRPC_ENABLE_FORK_SUPPORT was off"
+        self._asyncio_broken = self._asyncio_opened
+        self.forked = True
+        self._changed = threading.Condition(threading.Lock())
+        self._inside = self._forking = 0
+        self._streams.clear()
+        for each in list(self._renewables):
+            each._after_fork()
+
+
+GATE = Gate()
+os.register_at_fork(
+    before=GATE.before,
+    after_in_parent=GATE.after_in_parent,
+    after_in_child=GATE.after_in_child,
+)

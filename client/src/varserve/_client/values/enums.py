@@ -1,0 +1,18 @@
+"""Enumerations whose members are their own text, on every supported Python."""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info >= (3, 11):
+    from enum import StrEnum
+else:
+    from enum import Enum
+
+    class StrEnum(str, Enum):
+        """As Python 3.11 has it."""
+
+        __str__ = str.__str__
+
+
+__all__ = ["StrEnum"]
