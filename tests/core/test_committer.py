@@ -109,7 +109,7 @@ def test_commits_that_come_while_one_waits_for_the_disk_share_a_sync() -> None:
     threads = in_threads(1, act)
     assert gate.reached.wait(30)
     threads += in_threads(7, act)
-    until(lambda: len(live._committer._queue) == 7)
+    until(lambda: len(live._parts.committer._queue) == 7)
     gate.opened.set()
     join(threads)
     assert journal.appended == [[1], [2, 3, 4, 5, 6, 7, 8]]
@@ -137,9 +137,9 @@ def test_a_revert_that_comes_with_a_write_takes_it_back(monkeypatch: pytest.Monk
     threads += in_threads(1, lambda _: live.assign(other))
     assert gate.reached.wait(30)
     threads += in_threads(1, lambda _: put(live, 3))
-    until(lambda: len(live._committer._queue) == 1)
+    until(lambda: len(live._parts.committer._queue) == 1)
     looked.opened.set()
-    until(lambda: len(live._committer._queue) == 2)
+    until(lambda: len(live._parts.committer._queue) == 2)
     gate.opened.set()
     join(threads)
     assert (value(live), live.header.revision) == (1, 4)
@@ -156,7 +156,7 @@ def test_two_ends_of_one_lease_do_not_share_a_sync() -> None:
 
     def revoke(_: int) -> None:
         try:
-            told.append(live.revoke_lease(lease).header.revision)
+            told.append(live.leases.revoke(lease).header.revision)
         except RequestError as error:
             told.append(error.reason)
 
@@ -166,7 +166,7 @@ def test_two_ends_of_one_lease_do_not_share_a_sync() -> None:
     threads = in_threads(1, other)
     assert gate.reached.wait(30)
     threads += in_threads(2, revoke)
-    until(lambda: len(live._committer._queue) == 2)
+    until(lambda: len(live._parts.committer._queue) == 2)
     gate.opened.set()
     join(threads)
     assert set(told) == {4, Reason.LEASE_NOT_FOUND}
@@ -181,7 +181,7 @@ def test_nobody_reads_what_is_not_durable() -> None:
     writer = in_threads(1, lambda _: one_more(live))
     assert gate.reached.wait(30)
     reader = in_threads(1, lambda _: seen.append(value(live)))
-    until(lambda: live._lock._readers_waiting == 1)
+    until(lambda: live._parts.lock._readers_waiting == 1)
     assert seen == []
     gate.opened.set()
     join(writer + reader)
@@ -206,7 +206,7 @@ def test_a_full_disk_takes_back_all_that_shared_the_sync() -> None:
     first = in_threads(1, lambda _: one_more(live))
     assert gate.reached.wait(30)
     threads = in_threads(5, act)
-    until(lambda: len(live._committer._queue) == 5)
+    until(lambda: len(live._parts.committer._queue) == 5)
     journal.before_sync = full
     gate.opened.set()
     join(first + threads)
@@ -236,7 +236,7 @@ def test_one_that_is_refused_does_not_take_the_others_with_it() -> None:
     first = in_threads(1, lambda _: one_more(live))
     assert gate.reached.wait(30)
     threads = in_threads(4, act)
-    until(lambda: len(live._committer._queue) == 4)
+    until(lambda: len(live._parts.committer._queue) == 4)
     gate.opened.set()
     join(first + threads)
     assert sorted(outcomes) == ["REVISION_MISMATCH"] * 3 + ["done"]
@@ -252,7 +252,7 @@ def test_the_same_request_twice_in_the_queue_is_done_once() -> None:
     first = in_threads(1, lambda _: one_more(live))
     assert gate.reached.wait(30)
     threads = in_threads(3, lambda _: answers.append(put(live, request=request)))
-    until(lambda: len(live._committer._queue) == 3)
+    until(lambda: len(live._parts.committer._queue) == 3)
     gate.opened.set()
     join(first + threads)
     assert answers[0] is answers[1] is answers[2]

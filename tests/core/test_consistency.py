@@ -195,7 +195,7 @@ class AgainstADict(RuleBasedStateMachine):
     def revoke(self, keep: bool) -> None:
         (lease, before), self.leases = self.leases.popitem(), {}
         back = {n: v for n, v in before.items() if self.written[-1][n] == lease and not keep}
-        self.live.revoke_lease(lease, keep=keep)
+        self.live.leases.revoke(lease, keep=keep)
         if back:
             self._commit(self.states[-1] | back, set(back))
 
@@ -219,7 +219,7 @@ class AgainstADict(RuleBasedStateMachine):
         for after, events, watcher in self.watching:
             self._check_watch(after, [*events, *iter(watcher.take, None)])
         for lease in self.leases:
-            self.live.revoke_lease(lease)
+            self.live.leases.revoke(lease)
 
     def _check_watch(self, after: int, events: list[Event]) -> None:
         # Ordered, unique, reliable: each revision once; atomic: with all that it changed.

@@ -15,8 +15,8 @@ import pytest
 from tests.core.test_live_model import ADD, SET, array, refusal, two, value_of, writing_function
 from tests.fakes import FakeModel, FakePart, FakeVariable
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices, index_of
+from varserve_service.core.change.plan import Plan
 from varserve_service.core.change.writes import Write
-from varserve_service.core.commit.assignment import Assignment
 from varserve_service.core.commit.history import History
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
@@ -60,7 +60,7 @@ def test_what_is_kept_of_a_region_does_not_hold_the_whole(in_place: bool) -> Non
             write = Write("a", operation, array(7), region)
             answer = live.assign([write], read_back=Read("a", region), lease_seconds=600)
             kept += [*answer.values.values()]
-    live.revoke_lease(4)
+    live.leases.revoke(4)
     live.revert(4)
     commits = live.timeline.commits(100).commits
     kept += [each.previous for commit in commits for each in commit.changed]
@@ -72,15 +72,15 @@ def test_what_is_kept_of_a_region_does_not_hold_the_whole(in_place: bool) -> Non
 def test_a_change_that_was_overtaken_tells_what_it_replaced(in_place: bool) -> None:
     """Not what was there when it was worked out."""
     live, *_ = two(in_place)
-    worked_out = Assignment.work_out
+    worked_out = Plan.work_out
     overtaking = [Write("a", SET, array(5), ROWS[1])]
 
-    def overtaken(self: Assignment, *arguments: Any) -> None:
-        worked_out(self, *arguments)
+    def overtaken(self: Plan) -> None:
+        worked_out(self)
         if overtaking:
             live.assign([overtaking.pop()])
 
-    with mock.patch.object(Assignment, "work_out", overtaken):
+    with mock.patch.object(Plan, "work_out", overtaken):
         live.assign([Write("a", ADD, array(1), ROWS[1])])
     (last, _) = live.timeline.commits(2).commits
     assert last.changed[0].previous is not None

@@ -39,7 +39,7 @@ def test_a_lease_that_is_not_renewed_takes_the_write_back(in_place: bool) -> Non
     assert (value_of(live, "a").tolist(), value_of(live, "b").tolist()) == ([1, 2, 3], [10, 20])
     (commit,) = live.timeline.commits(1).commits
     assert (commit.kind, commit.origin.message) == (CommitKind.EXPIRE, "lease 1 expired")
-    assert refusal(live.renew_lease, lease).reason is Reason.LEASE_NOT_FOUND
+    assert refusal(live.leases.renew, lease).reason is Reason.LEASE_NOT_FOUND
 
 
 def test_a_lease_that_is_renewed_goes_on() -> None:
@@ -48,7 +48,7 @@ def test_a_lease_that_is_renewed_goes_on() -> None:
     lease = leased(live, Write("a", SET, array(0, 0, 0)), seconds=1.5)
     end = time.monotonic() + 2.0
     while time.monotonic() < end:
-        assert live.renew_lease(lease) == 1.5
+        assert live.leases.renew(lease) == 1.5
         time.sleep(0.01)
     assert live.header.revision == 1
     until(lambda: live.header.revision == 2)
@@ -60,20 +60,20 @@ def test_what_somebody_wrote_since_stays() -> None:
     live, *_ = two()
     lease = leased(live, Write("a", SET, array(0, 0, 0)), Write("b", SET, array(0, 0)))
     live.assign([Write("a", SET, array(9, 9, 9))])
-    assert live.revoke_lease(lease).header.revision == 3
+    assert live.leases.revoke(lease).header.revision == 3
     assert (value_of(live, "a").tolist(), value_of(live, "b").tolist()) == ([9, 9, 9], [10, 20])
     lease = leased(live, Write("b", SET, array(1, 1)))
     live.assign([Write("b", SET, array(2, 2))])
-    assert live.revoke_lease(lease).header.revision == 5  # nothing to take back, and no commit
+    assert live.leases.revoke(lease).header.revision == 5  # nothing to take back, and no commit
 
 
 def test_a_lease_can_be_kept_for_good() -> None:
     """A lease that is revoked with `keep` leaves what was written."""
     live, *_ = two()
     lease = leased(live, Write("a", SET, array(0, 0, 0)))
-    assert live.revoke_lease(lease, keep=True).header.revision == 1
+    assert live.leases.revoke(lease, keep=True).header.revision == 1
     assert value_of(live, "a").tolist() == [0, 0, 0]
-    assert refusal(live.revoke_lease, lease).reason is Reason.LEASE_NOT_FOUND
+    assert refusal(live.leases.revoke, lease).reason is Reason.LEASE_NOT_FOUND
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -81,9 +81,9 @@ def test_leases_on_top_of_each_other_leave_nothing_behind(order: tuple[int, int]
     """Two leases on one variable, ended in either order: what was there before both is back."""
     live, *_ = two()
     both = [leased(live, Write("a", SET, array(n, n, n))) for n in (5, 6)]
-    live.revoke_lease(both[order[0]])
+    live.leases.revoke(both[order[0]])
     assert value_of(live, "a").tolist() == ([6, 6, 6] if order == (0, 1) else [5, 5, 5])
-    live.revoke_lease(both[order[1]])
+    live.leases.revoke(both[order[1]])
     assert value_of(live, "a").tolist() == [1, 2, 3]
 
 
@@ -98,9 +98,9 @@ def test_a_lease_is_of_its_epoch() -> None:
     """A lease of another life of the state is told so."""
     live, *_ = two()
     lease = leased(live, Write("a", SET, array(0, 0, 0)))
-    assert refusal(live.renew_lease, lease, "another").reason is Reason.EPOCH_MISMATCH
-    assert refusal(live.revoke_lease, lease, "another").reason is Reason.EPOCH_MISMATCH
-    assert live.renew_lease(lease, live.header.epoch) == LONG
+    assert refusal(live.leases.renew, lease, "another").reason is Reason.EPOCH_MISMATCH
+    assert refusal(live.leases.revoke, lease, "another").reason is Reason.EPOCH_MISMATCH
+    assert live.leases.renew(lease, live.header.epoch) == LONG
 
 
 def test_what_could_not_be_taken_back_is_tried_again() -> None:
@@ -153,10 +153,10 @@ def test_a_lease_that_no_thread_can_be_had_for_is_a_commit_like_any_other(
     live.assign([Write("b", SET, array(1, 1))])
     past = live.timeline.read([Read("a"), Read("b")], 0).entries
     assert [each.value.numpy().tolist() for each in past if each.value] == [[1, 2, 3], [10, 20]]
-    live.renew_lease(lease)
+    live.leases.renew(lease)
     until(lambda: live.header.revision == 3)
     assert value_of(live, "a").tolist() == [1, 2, 3]
-    until(lambda: live._leases._thread is None)
+    until(lambda: live.leases.table._thread is None)
 
 
 def test_leases_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,11 +168,11 @@ def test_leases_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (error.reason, error.metadata["limit"]) == (Reason.TOO_MANY_REQUESTS, "2")
     assert (live.header.revision, value_of(live, "a").tolist()) == (2, [6, 6, 6])
     live.assign([Write("b", SET, array(1, 1))])
-    live.revoke_lease(first)
+    live.leases.revoke(first)
     leased(live, Write("a", SET, array(7, 7, 7)))
     assert value_of(live, "a").tolist() == [7, 7, 7]
     live.close()
-    until(lambda: live._leases._thread is None)
+    until(lambda: live.leases.table._thread is None)
 
 
 def test_many_leases_take_one_thread_and_none_when_they_have_ended() -> None:

@@ -386,7 +386,7 @@ def test_readers_share_and_a_waiting_writer_goes_before_later_readers() -> None:
 
     threads.append(threading.Thread(target=write))
     threads[-1].start()
-    until(lambda: live._lock._writers_waiting)
+    until(lambda: live._parts.lock._writers_waiting)
     threads.append(threading.Thread(target=read))
     threads[-1].start()
     gate.opened.set()

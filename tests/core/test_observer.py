@@ -35,8 +35,8 @@ class Told:
 
     def _ask(self) -> None:
         if self.live is not None:
-            if self.live._lock.acquire_shared_at_once():
-                self.live._lock.release_shared()
+            if self.live._parts.lock.acquire_shared_at_once():
+                self.live._parts.lock.release_shared()
             else:
                 self.busy += 1
 
@@ -150,7 +150,7 @@ def test_commits_of_one_sync_are_told_together() -> None:
     assert gate.reached.wait(10)
     for thread in threads[1:]:
         thread.start()
-    until(lambda: len(live._committer._queue) == 3)
+    until(lambda: len(live._parts.committer._queue) == 3)
     gate.opened.set()
     for thread in threads:
         thread.join(10)

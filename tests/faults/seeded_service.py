@@ -18,8 +18,7 @@ from typing import Any
 
 from varserve_service.__main__ import main
 from varserve_service.core.arrays.regions import Region, Rows
-from varserve_service.core.change.changes import Change
-from varserve_service.core.commit import assignment
+from varserve_service.core.change.changes import ChangeSet
 from varserve_service.core.commit.committer import Committer
 from varserve_service.core.commit.lock import ReadersWriterLock
 from varserve_service.core.commit.revisions import Revisions
@@ -90,7 +89,8 @@ def slow_and_failing() -> None:
             time.sleep(0.0003)
         return tuple(found)
 
-    def make_changes(kind: Any, ready: Sequence[Change], *more: Any) -> Any:
+    def make(change_set: ChangeSet) -> Any:
+        ready = change_set._changes
         fails = len(ready) > 1 and next(count) % FAILS_EVERY == 0
         failed = False
 
@@ -102,13 +102,15 @@ def slow_and_failing() -> None:
             if WRITING.undo or not failed:
                 WRITING.write(variable, value, region)
 
-        seeded = [replace(each, variable=Through(each.variable, write)) for each in ready]
-        return real_make_changes(kind, seeded, *more)
+        change_set._changes = [
+            replace(change, variable=Through(change.variable, write)) for change in ready
+        ]
+        return real_make(change_set)
 
-    real_make_changes = assignment.make_changes
+    real_make = ChangeSet.make
     SqliteJournal.append = slow_append  # type: ignore[method-assign]
     Reading.entries = slow_entries  # type: ignore[method-assign]
-    assignment.make_changes = make_changes  # type: ignore[assignment]
+    ChangeSet.make = make  # type: ignore[method-assign]
 
 
 def acknowledge_before_sync() -> None:
@@ -146,19 +148,19 @@ def half_a_transaction_on_error() -> None:
 
 def watch_before_commit() -> None:
     """Watchers hear of a commit before it is durable."""
-    keep, tell = Committer._keep, Watchers.tell
+    make_durable, publish = Committer._make_durable, Watchers.publish
 
-    def keep_told(committer: Committer, taken: Sequence[Any]) -> None:
-        for each in taken:
-            if each.commit is not None:
-                tell(committer._watchers, each.commit)
-        keep(committer, taken)
+    def publish_first(committer: Committer, made: Sequence[Any]) -> None:
+        for proposal in made:
+            if proposal.commit is not None:
+                publish(committer._watchers, proposal.commit)
+        make_durable(committer, made)
 
-    def told_already(watchers: Watchers, commit: Commit) -> None:
+    def published_already(watchers: Watchers, commit: Commit) -> None:
         pass
 
-    Committer._keep = keep_told  # type: ignore[method-assign]
-    Watchers.tell = told_already  # type: ignore[method-assign]
+    Committer._make_durable = publish_first  # type: ignore[method-assign]
+    Watchers.publish = published_already  # type: ignore[method-assign]
 
 
 def compare_with_a_stale_cache() -> None:

@@ -13,13 +13,13 @@ import pytest
 from tests.core.test_leases import until
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, named_by_rows, value_of
+from varserve_service.core.arrays.patches import Elements, fold
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
-from varserve_service.core.change.folding import fold
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import WriteRequest
-from varserve_service.core.ports.journal import Elements, KeptChange
+from varserve_service.core.ports.journal import KeptChange
 from varserve_service.core.ports.loaded_model import Operation
 from varserve_service.core.ports.messages import Read
 from varserve_service.journal import SqliteJournal
@@ -63,8 +63,8 @@ def test_folded_changes_leave_what_the_changes_leave() -> None:
                 expected[index_of(part)] = change.value
             changes.append(change)
             if chance.random() < 0.3:  # a fold of folds
-                changes = [fold(changes, SHAPE)]
-        folded, found = fold(changes, SHAPE), start.copy()
+                changes = [KeptChange("v", *fold(changes, SHAPE))]
+        folded, found = KeptChange("v", *fold(changes, SHAPE)), start.copy()
         if isinstance(folded.part, Elements):
             found.reshape(-1)[folded.part.indices] = folded.value
         elif folded.part is None:

@@ -248,12 +248,12 @@ def test_a_version_that_is_stuck_on_its_way_out_is_not_loaded_beside_itself(
         saved_model(found.repository / "m" / "2", b"bad")
         found.admin.load_model("m", 1)
         old = found.models.find("m")
-        old._lock.acquire_shared(None)
+        old._parts.lock.acquire_shared(None)
         with pytest.raises(varserve.ModelLoadFailed, match="is bad"):
             found.admin.load_model("m", 2)
         assert found.states() == {("m", 1): "unloading", ("m", 2): "failed"}
         assert found.loads.done == [("m", 1)]
-        old._lock.release_shared()
+        old._parts.lock.release_shared()
         until(lambda: ("m", 1) not in found.states())
         found.admin.load_model("m", 1)
         assert found.states() == {("m", 1): "ready", ("m", 2): "failed"}

@@ -350,7 +350,7 @@ def test_an_end_of_a_lease_by_itself(tmp_path: Path) -> None:
         audit.expired(header, commit)
         ended.set()
 
-    live = counter(expired=expired)
+    live = counter(on_expiry=expired)
     with (
         serve_here(live, access=Access(auditing=audit)) as address,
         varserve.connect(address) as client,

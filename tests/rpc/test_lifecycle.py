@@ -488,7 +488,7 @@ async def test_a_defect_tells_nothing_but_its_incident(caplog: pytest.LogCapture
     """What nobody foresaw is INTERNAL with an id; the log has it all; the state is as before."""
 
     def broken(n: Any) -> dict[str, Any]:
-        count = found_live._by_path["count"]
+        count = found_live._parts.by_path["count"]
         count.array = n  # type: ignore[attr-defined]
         raise RuntimeError("secret /etc/passwd at 0x7f00")
 

@@ -339,7 +339,7 @@ def test_a_refused_write_may_come_again_under_its_id(wire: Wire) -> None:
 
 def test_an_answer_too_large_to_keep_is_told() -> None:
     """A write that was done and cannot be answered again is not done again."""
-    live = counter(answers=IdempotencyCache(max_bytes=7))
+    live = counter(idempotency=IdempotencyCache(max_bytes=7))
     with serve_here(live) as address, connected(address) as wire:
         request = one_more("AssignVariable", "id", 5)
         assert wire.ask("AssignVariable", *request).reason == "OK"

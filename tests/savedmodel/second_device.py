@@ -311,7 +311,7 @@ def test_leases_conditions_and_reading_back(live: Load) -> None:
         )
         assert answer.values[name].numpy().tolist() == (before[[2]] + 1).tolist()
         assert on_device(answer.values[name])
-        model.revoke_lease(answer.header.revision)
+        model.leases.revoke(answer.header.revision)
         assert number(model, name).tobytes() == before.tobytes()
 
 

@@ -154,7 +154,7 @@ def test_who_waits_for_a_writer_shows_it(monkeypatch: pytest.MonkeyPatch) -> Non
         assert gate.reached.wait(30)
         reader = threading.Thread(target=client.read_variable, args=("counter", "v"))
         reader.start()
-        until(lambda: made[0]._lock._readers_waiting == 1)
+        until(lambda: made[0]._parts.lock._readers_waiting == 1)
         gate.opened.set()
         writer.join(30)
         reader.join(30)

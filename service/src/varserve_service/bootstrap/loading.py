@@ -152,7 +152,7 @@ class Loader:
             _live,
             settings=self._settings,
             telemetry=self._telemetry,
-            expired=self._expired,
+            on_expiry=self._expired,
         )
         live = make(load()) if self._states is None else self._states.take_up(load, make)[0]
         found = live.describe()
@@ -185,19 +185,19 @@ def _live(
     *,
     settings: Settings,
     telemetry: Telemetry,
-    expired: CommitListener | None,
+    on_expiry: CommitListener | None,
     journal: Journal | None = None,
 ) -> LiveModel:
-    answers: IdempotencyCache[Answer] = IdempotencyCache(
+    idempotency: IdempotencyCache[Answer] = IdempotencyCache(
         settings.request_ids, max_age=settings.request_id_age
     )
     history = History(settings.history_commits, settings.history_bytes)
     return LiveModel(
         loaded,
-        answers=answers,
+        idempotency=idempotency,
         history=history,
         journal=journal,
-        expired=expired,
+        on_expiry=on_expiry,
         host_memory=host_memory(settings.memory_limit, settings.memory_reserve),
         observer=telemetry.model(loaded.name, loaded.version),
     )

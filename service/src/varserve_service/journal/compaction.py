@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from varserve_service.core.arrays.patches import Elements, fold
 from varserve_service.core.arrays.regions import Rows
-from varserve_service.core.change.folding import fold
 from varserve_service.core.errors import StateStoreFull, StateStoreUnavailable
-from varserve_service.core.ports.journal import Elements, KeptChange
+from varserve_service.core.ports.journal import KeptChange
 from varserve_service.core.threads import ModelThread
 
 from . import records
@@ -278,7 +278,8 @@ class Compactor:
     def _fold(self, path: str, changes: Sequence[_Change]) -> KeptChange:
         begins_as = self._state["model"]["variables"][path]["begins_as"]
         shape = None if begins_as is None else tuple(begins_as)
-        return fold([read_change(c.record, c.payload, self._files) for c in changes], shape)
+        kept = [read_change(c.record, c.payload, self._files) for c in changes]
+        return KeptChange(path, *fold(kept, shape))
 
     def _drop_answers(self) -> None:
         oldest = time.time_ns() - int(self._options.answer_age * 1e9)

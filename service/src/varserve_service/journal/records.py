@@ -11,9 +11,9 @@ from typing import Any
 
 from crc32c import crc32c
 
+from varserve_service.core.arrays.patches import Elements, Part
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
 from varserve_service.core.ports.commits import Commit, WriteRequest
-from varserve_service.core.ports.journal import Elements, Part
 
 Record = dict[str, Any]
 TensorRecord = dict[str, Any]

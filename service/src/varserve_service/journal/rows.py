@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from crc32c import crc32c
 
+from varserve_service.core.arrays.patches import Elements, Part
 from varserve_service.core.arrays.regions import Rows
-from varserve_service.core.ports.journal import Elements, KeptChange, Part
+from varserve_service.core.ports.journal import KeptChange
 
 from . import records
 from .payloads import Inline, PayloadFiles

@@ -1,4 +1,4 @@
-"""What callers ask for: writes, checked against what they write and brought to where it lives.
+"""What callers ask for: writes, checked against the variables that they write.
 
 Knows the ports and numpy.
 """
@@ -6,7 +6,7 @@ Knows the ports and numpy.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from varserve_service.core.arrays.regions import Region, Rows, region_shape
 from varserve_service.core.arrays.shapes import dtype_name, fits, shape_text
 from varserve_service.core.errors import Reason, RequestError
-from varserve_service.core.ports.loaded_model import Operation, Value, Variable
+from varserve_service.core.ports.loaded_model import Operation, Variable
 
 _NOT_ADDABLE = ("bool", "string")
 
@@ -32,17 +32,6 @@ class Write:
     value: np.ndarray[Any, Any]
     region: Region | None = None
     if_revision_match: int | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StagedWrite:
-    """A write that was checked against the variable's spec and whose value is on its device."""
-
-    variable: Variable
-    operation: Operation
-    region: Region | None
-    operand: Value
-    if_revision_match: int | None
 
 
 def check_write(write: Write, variable: Variable) -> None:
@@ -74,32 +63,26 @@ def check_write(write: Write, variable: Variable) -> None:
             )
     static = static_shape(variable)
     if static is not None:
-        check_shape(variable, write.operation, write.region, write.value.shape, static)
+        check_shape(variable, write, static)
     elif write.region is None and not fits(write.value.shape, spec.shape):
         raise _shape_mismatch(variable, shape_text(spec.shape), write.value.shape)
 
 
-def check_shape(
-    variable: Variable,
-    operation: Operation,
-    region: Region | None,
-    found: tuple[int, ...],
-    present: tuple[int, ...],
-) -> None:
-    """Check the shape of an operand against the shape that the variable has.
+def check_shape(variable: Variable, write: Write, present: tuple[int, ...]) -> None:
+    """Check the shape of a write's value against the shape that the variable has.
 
     Raises RequestError SHAPE_MISMATCH, REGION_INVALID.
     """
-    spec = variable.spec
-    if region is not None:
-        expected = region_shape(region, present, variable=spec.name)
-        if found != expected:
-            raise _shape_mismatch(variable, f"{list(expected)} for this region", found)
-    elif operation is Operation.SET:
-        if not fits(found, spec.shape):
-            raise _shape_mismatch(variable, shape_text(spec.shape), found)
-    elif found != present:
-        raise _shape_mismatch(variable, str(list(present)), found)
+    spec, shape = variable.spec, write.value.shape
+    if write.region is not None:
+        expected = region_shape(write.region, present, variable=spec.name)
+        if shape != expected:
+            raise _shape_mismatch(variable, f"{list(expected)} for this region", shape)
+    elif write.operation is Operation.SET:
+        if not fits(shape, spec.shape):
+            raise _shape_mismatch(variable, shape_text(spec.shape), shape)
+    elif shape != present:
+        raise _shape_mismatch(variable, str(list(present)), shape)
 
 
 def _shape_mismatch(variable: Variable, expected: str, found: tuple[int, ...]) -> RequestError:
@@ -119,26 +102,17 @@ def static_shape(variable: Variable) -> tuple[int, ...] | None:
     return sizes if len(sizes) == len(shape) else None
 
 
-def stage_write(write: Write, variable: Variable) -> StagedWrite:
-    """Bring a checked write's value to the variable's device. Raises OutOfMemory."""
-    region, array = write.region, write.value
-    if isinstance(region, Rows) and write.operation is not Operation.SET:
-        region, array = _without_duplicates(region, array)
-    return StagedWrite(
-        variable, write.operation, region, variable.stage(array), write.if_revision_match
-    )
-
-
-def _without_duplicates(
-    rows: Rows, values: np.ndarray[Any, Any]
-) -> tuple[Rows, np.ndarray[Any, Any]]:
-    """The same addition with each row named once: what is added to a row twice is summed up."""
+def with_unique_rows(write: Write) -> Write:
+    """The same write with each row named once: what is added to a row twice is summed up."""
+    rows, values = write.region, write.value
+    if not isinstance(rows, Rows) or write.operation is Operation.SET:
+        return write
     unique, inverse = np.unique(rows.indices, return_inverse=True)
     if unique.size == rows.indices.size:
-        return rows, values
+        return write
     summed = np.zeros((unique.size, *values.shape[1:]), dtype=values.dtype)
     np.add.at(summed, inverse, values)  # one after the other, as a loop would, but for its time
-    return Rows(unique), summed
+    return replace(write, region=Rows(unique), value=summed)
 
 
 def check_initialized(variables: Iterable[Variable]) -> None:

@@ -6,15 +6,16 @@ and the journal's port.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from varserve_service.core.arrays.buffers import aligned_copy
-from varserve_service.core.arrays.regions import index_of, region_shape
+from varserve_service.core.arrays.patches import Canvas, Elements
+from varserve_service.core.arrays.regions import region_shape
 from varserve_service.core.errors import JournalError
 from varserve_service.core.ports.commits import Changed, Commit
-from varserve_service.core.ports.journal import Array, Elements, Journal, KeptChange
+from varserve_service.core.ports.journal import Journal, KeptChange
 from varserve_service.core.ports.loaded_model import Value, Variable
 from varserve_service.core.ports.messages import Answer, sent_bytes
 from varserve_service.core.values.host_value import HostValue
@@ -29,38 +30,38 @@ def replay(
     variables: Mapping[str, Variable],
     revisions: Revisions,
     history: History,
-    answers: IdempotencyCache[Answer],
-    answer: Callable[[int, Mapping[str, Value]], Answer],
+    idempotency: IdempotencyCache[Answer],
 ) -> None:
     """Bring a model that was just loaded to the last commit that was kept, with its past.
 
-    `variables` are by path; nobody else uses them yet. `answer` makes one of a revision and values.
-    Raises JournalError when a value does not fit its variable or what was kept is damaged.
+    `variables` are by path; nobody else uses them yet. Raises JournalError when a value does not
+    fit its variable or what was kept is damaged.
     """
     restored = {path: _Restored(variable) for path, variable in variables.items()}
     written: dict[str, int] = {}
     for base in journal.base():
-        _of(restored, base.change).write(base.change)
+        _find(restored, base.change).write(base.change)
         written[base.change.path] = base.revision
     current = journal.horizon
     history.begin(current, written)
     for kept in journal.commits():
-        changed = tuple(_of(restored, change).write(change) for change in kept.changes)
+        changed = tuple(_find(restored, change).write(change) for change in kept.changes)
         current = kept.revision
         written.update(dict.fromkeys((change.path for change in kept.changes), current))
         history.add(Commit(current, kept.time, kept.kind, kept.origin, kept.request, changed))
-    for each in restored.values():
-        each.finish()
+    for variable in restored.values():
+        variable.finish()
     revisions.restore(current, written)
-    for known in journal.answers():
-        values = {name: HostValue(array) for name, array in (known.values or {}).items()}
+    for kept_answer in journal.answers():
+        values = {name: HostValue(array) for name, array in (kept_answer.values or {}).items()}
         nbytes = sum(map(sent_bytes, values.values()))
-        first = None if known.values is None else answer(known.revision, values)
-        answers.keep(known.request, first, nbytes, known.time)
+        header = revisions.header_at(kept_answer.revision)
+        answer = None if kept_answer.values is None else Answer(header, values)
+        idempotency.keep(kept_answer.request, answer, nbytes, kept_answer.time)
     journal.start()
 
 
-def _of(restored: Mapping[str, _Restored], change: KeptChange) -> _Restored:
+def _find(restored: Mapping[str, _Restored], change: KeptChange) -> _Restored:
     try:
         return restored[change.path]
     except KeyError:
@@ -78,59 +79,54 @@ class _Restored:
 
     def __init__(self, variable: Variable) -> None:
         self._variable = variable
-        self._value: Value | None = None  # the whole, as it was kept or found
-        self._own: Array | None = None  # the whole, with regions written into it
+        self._value: Value | None = None  # the whole, as it was kept or loaded
+        self._canvas: Canvas | None = None  # the whole, with later parts written into it
 
     def write(self, change: KeptChange) -> Changed:
         """Write a kept value; the result says what it was before."""
+        variable, part = self._variable, change.part
         self._check(change)
-        if isinstance(change.part, Elements):
-            self._write_elements(change.part, change.value)
-            return Changed(self._variable.spec, None, self._whole(), None)  # only ever of a base
-        if self._variable.writes_in_place:
-            previous = self._variable.read(change.part) if self._has_value() else None
-            value = self._variable.stage(change.value)
-            self._variable.write(value, change.part)
-        elif change.part is None:
+        if isinstance(part, Elements):  # only ever of a base
+            self._own_canvas().write(part, change.value)
+            if variable.writes_in_place:
+                variable.write(self._whole())
+                self._value = None
+            return Changed(variable.spec, None, self._whole(), None)
+        if variable.writes_in_place:
+            previous = variable.read(part) if variable.is_initialized() else None
+            value = variable.stage(change.value)
+            variable.write(value, part)
+        elif part is None:
             previous = self._whole() if self._has_value() else None
-            value = self._value = self._variable.stage(change.value)
-            self._own = None
+            value = self._value = variable.stage(change.value)
+            self._canvas = None
         else:
-            whole, index = self._owned(), index_of(change.part)
-            previous = self._variable.stage(np.array(whole[index], order="C"))
-            whole[index] = change.value
-            value = self._variable.stage(change.value)
-        return Changed(self._variable.spec, change.part, value, previous)
+            canvas = self._own_canvas()
+            previous = variable.stage(np.array(canvas.read(part), order="C"))
+            canvas.write(part, change.value)
+            value = variable.stage(change.value)
+        return Changed(variable.spec, part, value, previous)
 
     def finish(self) -> None:
         """Make the variable what was put together."""
-        if self._value is not None or self._own is not None:
+        if self._value is not None or self._canvas is not None:
             self._variable.write(self._whole())
 
-    def _write_elements(self, part: Elements, value: Array) -> None:
-        whole = self._owned()
-        whole.reshape(-1)[part.indices] = value
-        if self._variable.writes_in_place:
-            self._variable.write(self._variable.stage(whole))
-            self._own = None
-
     def _has_value(self) -> bool:
-        known = self._value is not None or self._own is not None
+        known = self._value is not None or self._canvas is not None
         return known or self._variable.is_initialized()
 
     def _whole(self) -> Value:
-        if self._own is not None:
-            # Taken over: what is written next goes into a copy.
-            self._value, self._own = self._variable.stage(self._own), None
-        if self._value is not None:
-            return self._value
-        return self._variable.read()
+        if self._canvas is not None:
+            # Its memory is taken over: what is written next goes into a copy.
+            self._value, self._canvas = self._variable.stage(self._canvas.array), None
+        return self._variable.read() if self._value is None else self._value
 
-    def _owned(self) -> Array:
-        if self._own is None:
-            self._own = aligned_copy(self._whole().numpy())
+    def _own_canvas(self) -> Canvas:
+        if self._canvas is None:
+            self._canvas = Canvas(aligned_copy(self._whole().numpy()))
             self._value = None
-        return self._own
+        return self._canvas
 
     def _check(self, change: KeptChange) -> None:
         spec, part = self._variable.spec, change.part
@@ -138,8 +134,7 @@ class _Restored:
         if isinstance(part, Elements):
             expected = part.indices.shape
         elif part is not None:
-            shape = self._own.shape if self._own is not None else self._shape()
-            expected = region_shape(part, shape, variable=spec.name)
+            expected = region_shape(part, self._shape(), variable=spec.name)
         if change.value.shape != expected:
             raise JournalError(
                 f"variable {spec.name!r}: expected a value of shape {list(expected)} in the "
@@ -147,4 +142,7 @@ class _Restored:
             )
 
     def _shape(self) -> tuple[int, ...]:
-        return self._value.shape if self._value is not None else self._variable.shape()
+        if self._canvas is not None:
+            shape: tuple[int, ...] = self._canvas.array.shape
+            return shape
+        return self._variable.shape() if self._value is None else self._value.shape

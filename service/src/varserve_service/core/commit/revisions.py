@@ -1,43 +1,54 @@
 """Revisions of one model and its variables, and the conditions that callers put on them.
 
-The caller holds the model's lock: exclusive to move, shared to look.
+The caller holds the model's lock: exclusive to move them, shared to look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import VariableSpec
-from varserve_service.core.ports.messages import Conditions
+from varserve_service.core.ports.messages import Conditions, Header
 
 
 class Revisions:
     """The epoch, the model's revision, and for each variable that of its last write."""
 
-    def __init__(self, model: str, paths: Iterable[str], epoch: str) -> None:
+    def __init__(self, model: str, version: int, paths: Iterable[str], epoch: str) -> None:
         self._model = model
+        self._version = version
         self.epoch = epoch
         self.current = 0
         self._written = dict.fromkeys(paths, 0)
+
+    @property
+    def header(self) -> Header:
+        """The state as it is now. Needs no lock."""
+        return self.header_at(self.current)
+
+    def header_at(self, revision: int) -> Header:
+        """The state at a revision."""
+        return Header(self._model, self._version, self.epoch, revision)
 
     def of(self, path: str) -> int:
         """The revision at which a variable was written last; 0 for never."""
         return self._written[path]
 
-    def move(self, paths: Iterable[str]) -> Callable[[], None]:
-        """Count one more commit, which wrote these variables; the result takes it back."""
-        before = {path: self._written[path] for path in paths}
+    def move(self, paths: Iterable[str]) -> Mapping[str, int]:
+        """Count one more commit, which wrote these variables; the revisions that this replaces."""
+        replaced = {path: self._written[path] for path in paths}
         self.current += 1
-        self._written.update(dict.fromkeys(before, self.current))
+        self._written.update(dict.fromkeys(replaced, self.current))
+        return replaced
 
-        def back() -> None:
+    def move_back(self, replaced: Mapping[str, int]) -> None:
+        """Take back the last `move`, which returned `replaced`. Nothing replaced: nothing moved."""
+        if replaced:
             self.current -= 1
-            self._written.update(before)
+            self._written.update(replaced)
 
-        return back
-
-    def restore(self, current: int, written: dict[str, int]) -> None:
+    def restore(self, current: int, written: Mapping[str, int]) -> None:
         """Go on from revisions that were kept."""
         self.current = current
         self._written.update(written)

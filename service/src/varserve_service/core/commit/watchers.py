@@ -1,9 +1,9 @@
-"""Commits on their way to those who watch a model: one chain that all watchers walk along.
+"""Commits on their way to the watchers of a model: one chain of events that all of them follow.
 
-A commit is linked to the end of the chain once, whoever watches; a watcher is a place in the chain,
-and what no watcher has before it any more is garbage. So to tell of a commit costs the same for one
-watcher and for a thousand, and a watcher has no queue and no thread. What waits for a watcher that
-does not come along is bounded: it is cut off. Knows commits and values, and nothing of who watches.
+A commit is appended to the chain once, however many watch. A watcher is a position in the chain, so
+publishing a commit costs the same for one watcher and for a thousand, and a watcher has no queue
+and no thread. Events that every watcher has passed are garbage. The bytes that wait for a watcher
+are bounded: one that falls behind is cut off. Knows commits and values; nothing of who watches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CHANGE_BYTES = 512
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventValue:
-    """What is told of a value: always what it is, and itself unless it is too large."""
+    """A value in an event: its dtype and shape, and the value itself unless it is too large."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class ChangeEvent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """A commit as it is told: with as many of its values as are not too large, and no others."""
+    """A commit as watchers get it, without those of its values that are too large."""
 
     revision: int
     time: int
@@ -60,9 +60,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventLimits:
-    """Bytes: of one value, of all values of one event, and of all events that wait for a watcher.
+    """Bytes of one value, of all values of one event, and of all events that wait for a watcher.
 
-    What is larger is told of without the value.
+    An event leaves out the values that are larger.
     """
 
     value_bytes: int = 3 * 2**20
@@ -71,18 +71,18 @@ class EventLimits:
 
 
 def event_of(commit: Commit, limits: EventLimits) -> Event:
-    """A commit as it is told; values have the room before previous values."""
+    """The event of a commit. Where room is short, values go before previous values."""
     room = limits.event_bytes
 
-    def tell(value: Value) -> EventValue:
+    def event_value(value: Value) -> EventValue:
         nonlocal room
         nbytes = sent_bytes(value)
         kept = nbytes <= min(room, limits.value_bytes)
         room -= nbytes if kept else 0
         return EventValue(value.dtype, value.shape, nbytes, value if kept else None)
 
-    values = [tell(changed.value) for changed in commit.changed]
-    replaced = [None if c.previous is None else tell(c.previous) for c in commit.changed]
+    values = [event_value(changed.value) for changed in commit.changed]
+    replaced = [None if c.previous is None else event_value(c.previous) for c in commit.changed]
     changes = tuple(
         ChangeEvent(changed.variable, changed.region, value, previous)
         for changed, value, previous in zip(commit.changed, values, replaced, strict=True)
@@ -113,7 +113,7 @@ class _Link:
 
 
 class Watcher:
-    """One who watches: a place in the chain. Belongs to the thread that calls `cut_slow`."""
+    """A position in the chain. Belongs to the thread that calls `cut_slow`."""
 
     def __init__(self, at: _Link) -> None:
         self._at: _Link | None = at
@@ -137,16 +137,16 @@ class Watcher:
         return following.event
 
     def waiting_bytes(self, tail: _Link) -> int:
-        """Bytes of the events that it has not taken."""
+        """Bytes of the events that the watcher has not taken."""
         return 0 if self._at is None else tail.end - self._at.end
 
     def cut(self) -> None:
-        """Let go of what waits."""
+        """Drop what waits."""
         self._at = None
 
 
 class Watchers:
-    """All who watch one model."""
+    """All watchers of one model."""
 
     def __init__(self, limits: EventLimits | None = None) -> None:
         self.limits = limits or EventLimits()
@@ -160,15 +160,15 @@ class Watchers:
         return len(self._watchers)
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have `listener` called at each commit that somebody watches, while the lock is held."""
+        """Call `listener` at each commit while there are watchers. The lock is held then."""
         self._listeners.append(listener)
 
     def unlisten(self, listener: Callable[[], None]) -> None:
-        """Call it no more."""
+        """Stop calling it."""
         self._listeners.remove(listener)
 
-    def tell(self, commit: Commit) -> None:
-        """Link a commit to the chain. The caller holds the model's lock exclusively."""
+    def publish(self, commit: Commit) -> None:
+        """Append a commit to the chain. The caller holds the model's lock exclusively."""
         if not self._watchers:
             return
         event = event_of(commit, self.limits)
@@ -188,16 +188,16 @@ class Watchers:
             return watcher
 
     def leave(self, watcher: Watcher) -> None:
-        """Watch no more. Again: nothing."""
+        """End a watch. Does nothing the second time."""
         with self._changing:
             self._watchers.discard(watcher)
         watcher.cut()
 
     def cut_slow(self) -> int:
-        """Cut off those for whom too much waits; how many."""
+        """Cut off the watchers for which too much waits. Returns how many."""
         tail, limit = self._tail, self.limits.waiting_bytes
         with self._changing:
-            slow = [each for each in self._watchers if each.waiting_bytes(tail) > limit]
+            slow = [w for w in self._watchers if w.waiting_bytes(tail) > limit]
         for watcher in slow:
             self.leave(watcher)
         return len(slow)

@@ -1,6 +1,6 @@
-"""What is read of a model under its lock: checked first, and then taken as references.
+"""Reading variables: checked first, all of them, and then taken as references under the lock.
 
-Knows the ports. Whoever reads holds the model's lock, shared or not.
+Knows the ports.
 """
 
 from __future__ import annotations
@@ -9,26 +9,48 @@ from collections.abc import Iterator, Sequence
 
 from varserve_service.core.arrays.regions import region_shape
 from varserve_service.core.change.writes import check_initialized
-from varserve_service.core.commit.revisions import Revisions
 from varserve_service.core.errors import Reason, RequestError
-from varserve_service.core.ports.loaded_model import LoadedModel, Value, Variable
-from varserve_service.core.ports.messages import Admit, Entry, Read, sent_bytes
-from varserve_service.core.values.casts import sent_as
+from varserve_service.core.ports.loaded_model import Value, Variable
+from varserve_service.core.ports.messages import Admit, Entry, Read, Snapshot, sent_bytes
+from varserve_service.core.values.casts import check_cast, sent_as
+
+from .parts import Parts
 
 
 class Reading:
-    """Reads variables of a model, whose last writes are in `revisions`."""
+    """Reads the present values of a model's variables."""
 
-    def __init__(self, loaded: LoadedModel, revisions: Revisions) -> None:
-        self._loaded = loaded
-        self._revisions = revisions
+    def __init__(self, parts: Parts) -> None:
+        self._loaded = parts.loaded
+        self._lock = parts.lock
+        self._revisions = parts.revisions
+        self._variables = parts.variables
 
-    def check(
+    def snapshot(
+        self, reads: Sequence[Read], known: int | None, admit: Admit | None, deadline: float | None
+    ) -> Snapshot:
+        """Values at one revision; without those that were not written since `known`.
+
+        Raises RequestError; see LiveModel.read.
+        """
+        found = [(self._variables.find(read.variable), read) for read in reads]
+        for variable, read in found:
+            check_cast(variable.spec, read.dtype)
+        with self._lock.shared(deadline):
+            # All are checked before the first is taken.
+            checked = [
+                (variable, read, self._check(variable, read, known, admit))
+                for variable, read in found
+            ]
+            return Snapshot(self._revisions.header, self.entries(checked))
+
+    def _check(
         self, variable: Variable, read: Read, known: int | None = None, admit: Admit | None = None
     ) -> bool:
         """Whether the value is to be taken: False when it is not newer than `known`.
 
-        Raises RequestError VARIABLE_UNINITIALIZED, REGION_INVALID, and what `admit` raises.
+        The lock is held. Raises RequestError VARIABLE_UNINITIALIZED, REGION_INVALID, and what
+        `admit` raises.
         """
         spec = variable.spec
         check_initialized([variable])
@@ -44,7 +66,10 @@ class Reading:
         return True
 
     def entries(self, checked: Sequence[tuple[Variable, Read, bool]]) -> tuple[Entry, ...]:
-        """The entries of a snapshot for reads that were checked; True: with its value."""
+        """The entries of a snapshot for reads that were checked; True: with its value.
+
+        The lock is held.
+        """
         whole = [variable for variable, read, take in checked if take and read.region is None]
         wholes = iter(self._loaded.read(whole))
         return tuple(
@@ -60,11 +85,12 @@ class Reading:
         return Entry(variable.spec.name, self._revisions.of(variable.spec.path), value)
 
     def back(self, variable: Variable, read: Read, max_bytes: int | None) -> dict[str, Value]:
-        """The value after a write, by its name. Raises RequestError MESSAGE_TOO_LARGE as well.
+        """The value after a write, by its name; kept with the answer, so in memory of its own.
 
-        It is kept with the answer: a region is in memory of its own.
+        The lock is held. Raises RequestError VARIABLE_UNINITIALIZED, REGION_INVALID,
+        MESSAGE_TOO_LARGE.
         """
-        self.check(variable, read)
+        self._check(variable, read)
         (entry,) = self.entries([(variable, read, True)])
         value, name = entry.value, entry.variable
         assert value is not None

@@ -1,6 +1,6 @@
 """One run of a function: its overload, its staged inputs, its outputs within bounds, its writes.
 
-Knows the ports and what a commit is made of. Whoever runs it holds the model's lock: shared where
+Knows the ports and what a commit is made of. The model's lock is held while it runs: shared where
 it changes nothing, exclusive where it may.
 """
 
@@ -15,83 +15,98 @@ import numpy as np
 
 from varserve_service.core.arrays.shapes import least_bytes
 from varserve_service.core.change.writes import check_initialized
-from varserve_service.core.commit.committer import Done
+from varserve_service.core.commit.proposal import Proposal, Terms
 from varserve_service.core.errors import Reason, RequestError
-from varserve_service.core.memory import ModelMemory
-from varserve_service.core.ports.commits import Changed, CommitKind
-from varserve_service.core.ports.loaded_model import (
-    Constant,
-    Function,
-    LoadedModel,
-    Value,
-    Variable,
-)
-from varserve_service.core.ports.messages import sent_bytes
-from varserve_service.core.ports.observer import Observer
+from varserve_service.core.ports.commits import Changed, CommitKind, CommitListener
+from varserve_service.core.ports.loaded_model import Constant, Function, Value, Variable
+from varserve_service.core.ports.messages import Answer, sent_bytes
 
 from .overloads import choose, least_output_bytes
+from .parts import Parts
 
 
-class Run:
-    """A run whose inputs are checked and staged.
+class Run(Proposal):
+    """A run whose inputs are checked and staged. One that may change something is a proposal."""
 
-    `outputs`: names of the outputs to give; none: all. More than `max_output_bytes` of them is
-    MESSAGE_TOO_LARGE. Raises RequestError.
-    """
+    kind = CommitKind.RUN
 
     def __init__(
         self,
+        parts: Parts,
         function: Function,
         inputs: Mapping[str, np.ndarray[Any, Any]],
         constants: Mapping[str, Constant],
+        terms: Terms,
+        *,
         outputs: Sequence[str],
         max_output_bytes: int | None,
-        variables: Mapping[str, Variable],
-        loaded: LoadedModel,
-        memory: ModelMemory,
-        observer: Observer,
     ) -> None:
-        spec = function.spec
-        index = choose(spec, inputs, constants)
-        self._overload = spec.overloads[index]
-        self._name = spec.name
+        """`outputs`: names of those to give; none: all. `max_output_bytes`: of them together.
+
+        Raises RequestError.
+        """
+        super().__init__(terms)
+        self._parts = parts
+        index = choose(function.spec, inputs, constants)
+        self._overload = function.spec.overloads[index]
+        self._name = function.spec.name
         self._outputs = outputs
         self._max_output_bytes = max_output_bytes
-        self._read = loaded.read
-        self._memory = memory
-        self._observer = observer
         self._check_outputs()
-        self._needed = [variables[path] for path in self._overload.reads]
-        self._written = [variables[path] for path in self._overload.writes]
-        staged = 0 if memory.is_host else sum(each.nbytes for each in inputs.values())
-        with memory.device.reserve(staged, f"the input of function {spec.name!r}"):
+        self._reads = [parts.by_path[path] for path in self._overload.reads]
+        self._writes = [parts.by_path[path] for path in self._overload.writes]
+        self._preimages: Mapping[Variable, Value] = {}
+        memory = parts.memory
+        staged = 0 if memory.is_host else sum(array.nbytes for array in inputs.values())
+        with memory.device.reserve(staged, f"the input of function {self._name!r}"):
             self._call = function.stage(index, inputs)
 
-    @property
-    def may_change(self) -> bool:
-        """It is a commit, or changes state that is not a variable."""
-        return bool(self._written) or self._overload.changes_other_state
+    def run(self, on_commit: CommitListener | None) -> Answer:
+        """Run it, as a commit where it may change something. Raises RequestError."""
+        parts, terms = self._parts, self.terms
+        if not self._writes and not self._overload.changes_other_state:
+            with parts.lock.shared(terms.deadline):
+                parts.revisions.check(terms.conditions)
+                return Answer(parts.revisions.header, self._values())
+        kept = [(v, least_bytes(v.spec.dtype, v.spec.shape)) for v in self._writes]
+        with parts.committer.room_to_keep(kept, f"function {self._name!r}"):
+            return parts.committer.commit(self, on_commit)
 
-    @property
-    def name(self) -> str:
-        """The function's name."""
-        return self._name
+    def make(self) -> None:
+        copied: Counter[str] = Counter()
+        for variable in self._writes:
+            copied[variable.spec.device] += _copied_bytes(variable)
+        with self._parts.memory.reserve(copied, f"function {self._name!r}"):
+            self._make()
 
-    @property
-    def written_bytes(self) -> dict[Variable, int]:
-        """Bytes of the variables that it writes, as far as they are known beforehand."""
-        return {v: least_bytes(v.spec.dtype, v.spec.shape) for v in self._written}
+    def undo(self) -> None:
+        for variable, value in reversed(list(self._preimages.items())):
+            variable.write(value)
 
-    def values(self) -> dict[str, Value]:
-        """Run it; its outputs by name."""
-        check_initialized(self._needed)
+    def _make(self) -> None:
+        had_value = [variable for variable in self._writes if variable.is_initialized()]
+        read = self._parts.loaded.read
+        self._preimages = dict(zip(had_value, read(had_value), strict=True))
+        try:
+            self.values = self._values()
+            self.changed = [
+                Changed(variable.spec, None, value, self._preimages.get(variable))
+                for variable, value in zip(self._writes, read(self._writes), strict=True)
+            ]
+        except BaseException:
+            self.undo()
+            raise
+
+    def _values(self) -> dict[str, Value]:
+        """Run the function; its outputs by name."""
+        check_initialized(self._reads)
         began = time.monotonic()
         try:
             least = least_output_bytes(self._overload)
-            with self._memory.device.reserve(least, f"function {self._name!r}"):
+            with self._parts.memory.device.reserve(least, f"function {self._name!r}"):
                 values = self._call()
         finally:
-            self._observer.ran(time.monotonic() - began)
+            self._parts.observer.ran(time.monotonic() - began)
         if self._outputs:
             values = {name: values[name] for name in self._outputs}
         nbytes = sum(map(sent_bytes, values.values()))
@@ -103,33 +118,6 @@ class Run:
                 nbytes=nbytes,
             )
         return values
-
-    def make(self) -> Done:
-        """Run it as what a commit is made of: what it writes is put back when it fails."""
-        copied: Counter[str] = Counter()
-        for variable in self._written:
-            copied[variable.spec.device] += _copied_bytes(variable)
-        with self._memory.reserve(copied, f"function {self._name!r}"):
-            return self._make()
-
-    def _make(self) -> Done:
-        had_value = [variable for variable in self._written if variable.is_initialized()]
-        preimages = dict(zip(had_value, self._read(had_value), strict=True))
-
-        def undo() -> None:
-            for variable in reversed(had_value):
-                variable.write(preimages[variable])
-
-        try:
-            values = self.values()
-            changed = [
-                Changed(variable.spec, None, value, preimages.get(variable))
-                for variable, value in zip(self._written, self._read(self._written), strict=True)
-            ]
-        except BaseException:
-            undo()
-            raise
-        return Done(CommitKind.RUN, changed, values, undo)
 
     def _check_outputs(self) -> None:
         names = [output.name for output in self._overload.outputs]
@@ -146,8 +134,8 @@ class Run:
 def _copied_bytes(variable: Variable) -> int:
     """What a variable that is written takes beside itself, as far as it is known beforehand.
 
-    What was there is kept, so that what is written is new memory; where it is written in place
-    nevertheless, both what was there and what is are copies.
+    The previous value is kept, so that what is written is new memory. In place, both the previous
+    value and the new one are copies.
     """
     nbytes = least_bytes(variable.spec.dtype, variable.spec.shape)
     return 2 * nbytes if variable.writes_in_place else nbytes

@@ -15,17 +15,16 @@ from functools import partial
 
 from varserve_service.core.arrays.regions import region_shape
 from varserve_service.core.change.past import Past, Reversal, reversal
-from varserve_service.core.commit.history import History
-from varserve_service.core.commit.lock import ReadersWriterLock
-from varserve_service.core.commit.watchers import Event, Watcher, Watchers, event_of
+from varserve_service.core.commit.watchers import Event, Watcher, event_of
 from varserve_service.core.errors import Reason, RequestError
-from varserve_service.core.memory import ModelMemory, Reservation
+from varserve_service.core.memory import Reservation
 from varserve_service.core.ports.commits import Changed, Commit
 from varserve_service.core.ports.loaded_model import Value, Variable
-from varserve_service.core.ports.messages import Admit, Entry, Header, Read, Snapshot
+from varserve_service.core.ports.messages import Admit, Conditions, Entry, Header, Read, Snapshot
 from varserve_service.core.values.casts import check_cast, sent_as
 
-from .naming import MAX_NAME_SHOWN, Directory
+from .naming import MAX_NAME_SHOWN
+from .parts import Parts
 
 # How much of the history is handed out at once to a watcher that comes from afar.
 _BATCH_COMMITS = 256
@@ -57,25 +56,17 @@ class Timeline:
     waits for ever.
     """
 
-    def __init__(
-        self,
-        lock: ReadersWriterLock,
-        header: Callable[[], Header],
-        variables: Directory[Variable],
-        history: History,
-        watchers: Watchers,
-        memory: ModelMemory,
-    ) -> None:
-        self._memory = memory
-        self._lock = lock
-        self._header = header
-        self._variables = variables
-        self._history = history
-        self.watchers = watchers
-        names = Counter(variable.spec.name for variable in variables.sorted)
+    def __init__(self, parts: Parts) -> None:
+        self._memory = parts.memory
+        self._lock = parts.lock
+        self._revisions = parts.revisions
+        self._variables = parts.variables
+        self._history = parts.history
+        self.watchers = parts.watchers
+        names = Counter(variable.spec.name for variable in self._variables.sorted)
         self.display_names = {
             spec.path: spec.name if names[spec.name] == 1 else spec.path
-            for spec in (variable.spec for variable in variables.sorted)
+            for spec in (variable.spec for variable in self._variables.sorted)
         }
         """What to call each variable, by path: its name where that fits it alone, else its path."""
 
@@ -104,7 +95,7 @@ class Timeline:
             fits = re.compile(fnmatch.translate(pattern)).match
             fitting = {spec.path for spec in specs if fits(spec.name) or fits(spec.path)}
             if not fitting:
-                model = self._header().model
+                model = self._revisions.header.model
                 raise RequestError(
                     Reason.VARIABLE_NOT_FOUND,
                     f"model {model!r} has no variable that fits {pattern[:MAX_NAME_SHOWN]!r}",
@@ -134,7 +125,7 @@ class Timeline:
         with self._memory.device.reserve(0, "the read") as copies:
             with self._lock.shared(deadline):
                 self.check(revision, epoch)
-                header = replace(self._header(), revision=revision)
+                header = replace(self._revisions.header, revision=revision)
                 # Once for each variable, however often it is read: it may have been written often.
                 later = {
                     path: self._history.changes_after(path, revision)
@@ -205,7 +196,7 @@ class Timeline:
                     paths is None or any(c.variable.path in paths for c in commit.changed)
                 ):
                     found.append(commit)
-            return Page(self._header(), tuple(found), self._history.oldest)
+            return Page(self._revisions.header, tuple(found), self._history.oldest)
 
     def watch(self, after: int | None, epoch: str = "", deadline: float | None = None) -> Batch:
         """The next events after a revision, or, when there are none before the present, a watcher.
@@ -214,7 +205,7 @@ class Timeline:
         at the history and the joining are one. Raises what `check` does.
         """
         with self._lock.shared(deadline):
-            header = self._header()
+            header = self._revisions.header
             after = header.revision if after is None else after
             self.check(after, epoch)
             events: list[Event] = []
@@ -246,15 +237,8 @@ class Timeline:
 
         The caller holds the model's lock, shared or not.
         """
-        header = self._header()
-        if epoch and epoch != header.epoch:
-            raise RequestError(
-                Reason.EPOCH_MISMATCH,
-                f"model {header.model!r}: expected epoch {epoch[:64]!r}, found {header.epoch!r}: "
-                "its state began anew; read it again",
-                model=header.model,
-                current_epoch=header.epoch,
-            )
+        self._revisions.check(Conditions(epoch=epoch))
+        header = self._revisions.header
         if revision > header.revision:
             raise RequestError(
                 Reason.REVISION_IN_FUTURE,

@@ -8,30 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
-import numpy as np
-
-from varserve_service.core.arrays.regions import Region
+from varserve_service.core.arrays.patches import Array, Part
 
 from .commits import Commit, CommitKind, Origin, WriteRequest
 from .loaded_model import Value
-
-Array: TypeAlias = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Elements:
-    """Single elements of a variable, by int64 indices of shape [n] into its elements in C order.
-
-    What overlapping regions amount to when they are put together without the value around them.
-    """
-
-    indices: Array
-
-
-Part: TypeAlias = Region | Elements | None
-"""What of a variable a kept value is; None: the whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

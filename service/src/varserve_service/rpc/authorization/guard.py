@@ -241,7 +241,12 @@ class Guard:
                 case RequireLease():
                     live = self._model(seen, Verb.ASSIGN, need.model)
                     _some(seen, Verb.ASSIGN, live, need.model)
-                    _all(seen, live, live.leased(need.lease, need.epoch), f"lease {need.lease}")
+                    _all(
+                        seen,
+                        live,
+                        live.leases.variables(need.lease, need.epoch),
+                        f"lease {need.lease}",
+                    )
                 case RequireRun():
                     live = self._model(seen, Verb.RUN, need.model)
                     _function(seen, live, need.function)

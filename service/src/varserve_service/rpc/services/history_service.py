@@ -130,7 +130,7 @@ class HistoryService:
         # Here and now: a lease must not end because the model's workers are busy.
         with self._serving.use(request.model) as served:
             live = served.live
-            seconds = live.renew_lease(request.lease, request.epoch)
+            seconds = live.leases.renew(request.lease, request.epoch)
             return pb.RenewLeaseResponse(header=translate.header(live.header), seconds=seconds)
 
     async def revoke_lease(self, data: bytes, context: Context) -> pb.RevokeLeaseResponse:
@@ -139,7 +139,7 @@ class HistoryService:
         origin, on_commit = Origin(subject_of(context)), listener_of(context)
 
         def work(live: LiveModel, deadline: float | None) -> pb.RevokeLeaseResponse:
-            answer = live.revoke_lease(
+            answer = live.leases.revoke(
                 request.lease,
                 request.epoch,
                 keep=request.keep,

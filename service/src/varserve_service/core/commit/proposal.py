@@ -1,0 +1,179 @@
+"""One change on its way to being a commit, from the moment somebody asks for it to its answer.
+
+    state    | what is true                              | what may follow
+    ---------+-------------------------------------------+-------------------------------------
+    PROPOSED | it waits for its turn; nothing is changed | MADE; FAILED; DONE, if its request
+             |                                           | was done before
+    MADE     | memory is changed, not durably; only the  | DONE; FAILED, if it cannot be made
+             | holder of the exclusive lock sees it      | durable: it is undone
+    DONE     | it is durable and known to all, or had    |
+             | nothing to change; its answer is there    |
+    FAILED   | nothing is changed; its error is there    |
+
+Knows the ports and changes; knows nothing of the order of commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from varserve_service.core.change.changes import Change, ChangeSet
+from varserve_service.core.ports.commits import (
+    UNKNOWN_ORIGIN,
+    Changed,
+    Commit,
+    CommitKind,
+    Origin,
+    WriteRequest,
+)
+from varserve_service.core.ports.journal import StagedValues
+from varserve_service.core.ports.loaded_model import LoadedModel, Value
+from varserve_service.core.ports.messages import UNCONDITIONAL, Answer, Conditions
+
+
+class State(Enum):
+    """Where a proposal is; see the table above."""
+
+    PROPOSED = auto()
+    MADE = auto()
+    DONE = auto()
+    FAILED = auto()
+
+
+NEXT: Mapping[State, frozenset[State]] = {
+    State.PROPOSED: frozenset({State.MADE, State.DONE, State.FAILED}),
+    State.MADE: frozenset({State.DONE, State.FAILED}),
+    State.DONE: frozenset(),
+    State.FAILED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a caller says of a commit beside what it changes.
+
+    `request` makes it happen once. `deadline` is in seconds of `time.monotonic`; None waits for
+    ever.
+    """
+
+    request: WriteRequest | None = None
+    conditions: Conditions = UNCONDITIONAL
+    origin: Origin = UNKNOWN_ORIGIN
+    deadline: float | None = None
+
+
+class Proposal:
+    """A change that somebody asks for. Each kind of change says how it is made and undone.
+
+    `needs_history`: it looks at the history or at leases, which know of a commit only once that is
+    durable, so that no other may wait for the same sync.
+    """
+
+    kind = CommitKind.ASSIGN
+    needs_history = False
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        self.state = State.PROPOSED
+        self.staged: StagedValues | None = None
+        """Its values, where they are on disk already."""
+        self.changed: Sequence[Changed] = ()
+        """What it did, once it is MADE; nothing: there is nothing to commit."""
+        self.replaced_revisions: Mapping[str, int] = {}
+        """By path, the revisions of the writes that it replaced, once it is MADE."""
+        self.values: Mapping[str, Value] = {}
+        """What its answer has beside the header."""
+        self.commit: Commit | None = None
+        """What it becomes; None when it changes nothing, or was done before."""
+        self._answer: Answer | None = None
+        self._error: BaseException | None = None
+
+    # What each kind of change has of its own.
+
+    def make(self) -> None:
+        """Make it in memory and set `changed` and `values`. The lock is held exclusively.
+
+        Raises with nothing changed.
+        """
+        raise NotImplementedError
+
+    def undo(self) -> None:
+        """Take back what `make` did. The lock is held since then."""
+
+    def on_durable(self, revision: int) -> None:
+        """Nothing can take it back any more, and nobody else has seen it yet."""
+
+    # Its states.
+
+    def made(self, answer: Answer, commit: Commit | None) -> None:
+        """It was made in memory; this is its answer if it becomes durable."""
+        self._enter(State.MADE)
+        self._answer, self.commit = answer, commit
+
+    def done(self, answer: Answer | None = None) -> None:
+        """It is durable; or `answer` is what the same request was answered before."""
+        self._enter(State.DONE)
+        self._answer = answer or self._answer
+
+    def failed(self, error: BaseException) -> None:
+        """It was not made, or has been undone."""
+        self._enter(State.FAILED)
+        self._error = error
+
+    def _enter(self, state: State) -> None:
+        assert state in NEXT[self.state], (self.state, state)
+        self.state = state
+
+    @property
+    def ended(self) -> bool:
+        """It has an answer or an error."""
+        return not NEXT[self.state]
+
+    @property
+    def answer(self) -> Answer:
+        """Its answer, if it is MADE or DONE. Raises its error if it FAILED."""
+        if self._error is not None:
+            raise self._error
+        assert self._answer is not None
+        return self._answer
+
+
+class ChangeProposal(Proposal):
+    """A proposal of changes that are known, or are once `changes` is called under the lock.
+
+    What `read_back` gives after them is part of the answer, and part of all or nothing.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        kind: CommitKind,
+        loaded: LoadedModel,
+        changes: Callable[[], Sequence[Change]],
+        read_back: Callable[[], Mapping[str, Value]] = dict,
+        *,
+        needs_history: bool = False,
+    ) -> None:
+        super().__init__(terms)
+        self.kind = kind
+        self.needs_history = needs_history
+        self._loaded = loaded
+        self._changes = changes
+        self._read_back = read_back
+        self._change_set: ChangeSet | None = None
+
+    def make(self) -> None:
+        change_set = ChangeSet(self._changes(), self._loaded)
+        changed = change_set.make()
+        try:
+            self.values = self._read_back()
+        except BaseException:
+            change_set.undo()
+            raise
+        self.changed, self._change_set = changed, change_set
+
+    def undo(self) -> None:
+        assert self._change_set is not None
+        self._change_set.undo()

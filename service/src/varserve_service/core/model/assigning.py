@@ -1,0 +1,126 @@
+"""An assign, from the caller's writes to its commit.
+
+What can be done without the exclusive lock is done before: values are staged, changes worked out,
+and large ones written to disk. Owns no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from varserve_service.core.change.changes import Change
+from varserve_service.core.change.plan import Plan
+from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.proposal import ChangeProposal, Terms
+from varserve_service.core.errors import RequestError
+from varserve_service.core.ports.commits import CommitKind, CommitListener
+from varserve_service.core.ports.loaded_model import Value, Variable
+from varserve_service.core.ports.messages import Answer, Read
+
+from .leasing import LeasedProposal, Leasing
+from .parts import Parts
+from .reading import Reading
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """What is read after a write and before anybody else can write, and its bytes at the most."""
+
+    read: Read
+    max_bytes: int | None = None
+
+
+class Assigning:
+    """Makes assigns."""
+
+    def __init__(self, parts: Parts, reading: Reading, leases: Leasing) -> None:
+        self._parts = parts
+        self._reading = reading
+        self._leases = leases
+
+    def assign(
+        self,
+        writes: Sequence[tuple[Write, Variable]],
+        terms: Terms,
+        *,
+        lease_seconds: float | None,
+        read_back: ReadBack | None,
+        on_commit: CommitListener | None,
+    ) -> Answer:
+        """Make writes, which have been checked against their variables' specs, one commit."""
+        committer = self._parts.committer
+        plan = Plan(writes)
+        with ExitStack() as reserved:
+            try:
+                self._prepare(plan, reserved, terms.deadline)
+            except RequestError:
+                # What cannot be done now may have been done before.
+                with self._parts.lock.shared(terms.deadline):
+                    answer = committer.answered(terms.request)
+                if answer is None:
+                    raise
+                return answer
+            proposal = self._proposal(plan, writes, terms, lease_seconds, read_back)
+            proposal.staged = reserved.enter_context(committer.staged(plan.values, terms))
+            return committer.commit(proposal, on_commit)
+
+    def _prepare(self, plan: Plan, reserved: ExitStack, deadline: float | None) -> None:
+        """Work a plan out; `reserved` holds what carrying it out will take."""
+        parts = self._parts
+        with ExitStack() as meanwhile:
+            self._reserve(plan, reserved, meanwhile)
+            plan.stage()
+            if plan.reads_first:
+                with parts.lock.shared(deadline):
+                    plan.capture(parts.revisions.of)
+            plan.work_out()
+        kept = [(change.variable, change.value.nbytes) for change in plan.changes]
+        reserved.enter_context(parts.committer.room_to_keep(kept, "the write"))
+
+    def _reserve(self, plan: Plan, reserved: ExitStack, meanwhile: ExitStack) -> None:
+        """Reserve what a plan takes: until its commit, and until it is worked out."""
+        host, device = self._parts.memory.host, self._parts.memory.device
+        for memory in {host, device}:
+            own = [
+                part
+                for part in plan.parts
+                if self._parts.memory.of(part.variable.spec.device) is memory
+            ]
+            costs = [part.cost for part in own]
+            replaced = sum(cost.replaced for cost in costs)
+            reserved.enter_context(memory.reserve(replaced, "what the write replaces"))
+            taken = sum(cost.taken for cost in costs)
+            if memory is not host:  # Staging copies the values there.
+                taken += sum(part.value_bytes for part in own)
+                brought = sum(cost.brought for cost in costs)
+                meanwhile.enter_context(host.reserve(brought, "the write"))
+            meanwhile.enter_context(memory.reserve(taken, "the write"))
+
+    def _proposal(
+        self,
+        plan: Plan,
+        writes: Sequence[tuple[Write, Variable]],
+        terms: Terms,
+        lease_seconds: float | None,
+        read_back: ReadBack | None,
+    ) -> ChangeProposal:
+        revisions, loaded = self._parts.revisions, self._parts.loaded
+
+        def changes() -> Sequence[Change]:
+            for write, variable in writes:
+                revisions.check_variable(variable.spec, write.if_revision_match)
+            return plan.current_changes(revisions.of)
+
+        def values() -> Mapping[str, Value]:
+            if read_back is None:
+                return {}
+            variable = self._parts.variables.find(read_back.read.variable)
+            return self._reading.back(variable, read_back.read, read_back.max_bytes)
+
+        if lease_seconds is None:
+            return ChangeProposal(terms, CommitKind.ASSIGN, loaded, changes, values)
+        return LeasedProposal(
+            terms, loaded, changes, values, self._leases.table, lease_seconds, plan.variables
+        )

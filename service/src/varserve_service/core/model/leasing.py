@@ -1,0 +1,162 @@
+"""The life of leases: granted with an assign, renewed, revoked, expired, ended when a model goes.
+
+Knows what a lease holds (`commit/leases.py`) and how its end becomes a commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from varserve_service.core.change.changes import Change
+from varserve_service.core.change.past import restored
+from varserve_service.core.change.writes import check_initialized
+from varserve_service.core.commit.leases import Leases
+from varserve_service.core.commit.proposal import ChangeProposal, Terms
+from varserve_service.core.errors import RequestError
+from varserve_service.core.ports.commits import (
+    UNKNOWN_ORIGIN,
+    CommitKind,
+    CommitListener,
+    Origin,
+)
+from varserve_service.core.ports.loaded_model import LoadedModel, Value, Variable, VariableSpec
+from varserve_service.core.ports.messages import Answer, Conditions
+
+from .parts import Parts
+
+
+class LeasedProposal(ChangeProposal):
+    """An assign whose writes are taken back after some seconds, unless its lease is renewed."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        loaded: LoadedModel,
+        changes: Callable[[], Sequence[Change]],
+        read_back: Callable[[], Mapping[str, Value]],
+        leases: Leases,
+        seconds: float,
+        variables: Sequence[Variable],
+    ) -> None:
+        super().__init__(terms, CommitKind.ASSIGN, loaded, changes, read_back)
+        self._leases = leases
+        self._seconds = seconds
+        self._variables = variables
+
+    def make(self) -> None:
+        self._leases.check_room()
+        check_initialized(self._variables)  # No value cannot be put back.
+        super().make()
+
+    def on_durable(self, revision: int) -> None:
+        self._leases.grant(revision, self._seconds, self.changed, self.replaced_revisions)
+
+
+class _LeaseEnd(ChangeProposal):
+    """Puts back what a lease's write replaced, where nobody has written since; or keeps it.
+
+    `only_if_due`: renewed at the last moment, the lease goes on.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        leases: Leases,
+        lease: int,
+        terms: Terms,
+        *,
+        keep: bool,
+        only_if_due: bool,
+    ) -> None:
+        super().__init__(terms, CommitKind.EXPIRE, parts.loaded, self._restored, needs_history=True)
+        self._parts = parts
+        self._leases = leases
+        self._lease = lease
+        self._keep = keep
+        self._only_if_due = only_if_due
+        self._goes_on = False
+
+    def _restored(self) -> Sequence[Change]:
+        self._goes_on = self._only_if_due and not self._leases.is_due(self._lease)
+        if self._goes_on:
+            return []
+        held = self._leases.held(self._lease)
+        if self._keep:
+            return []
+        revision_of, by_path = self._parts.revisions.of, self._parts.by_path
+        untouched = [h.changed for h in held if revision_of(h.changed.variable.path) == h.own]
+        return [restored(by_path[changed.variable.path], changed) for changed in untouched]
+
+    def on_durable(self, revision: int) -> None:
+        if not self._goes_on:
+            put_back = {changed.variable.path for changed in self.changed}
+            self._leases.end(self._lease, put_back, revision, keep=self._keep)
+
+
+class Leasing:
+    """The leases of one model. Every method may be called from any thread."""
+
+    def __init__(self, parts: Parts, on_expiry: CommitListener | None) -> None:
+        """`on_expiry` is told of the commits of leases that end by themselves."""
+        self._parts = parts
+        self._on_expiry = on_expiry
+        self.table = Leases(self._expire)
+        """What each lease holds."""
+
+    def variables(self, lease: int, epoch: str = "") -> Sequence[VariableSpec]:
+        """The variables whose writes a lease holds. Raises LEASE_NOT_FOUND, EPOCH_MISMATCH."""
+        self._parts.revisions.check(Conditions(epoch=epoch))
+        return [held.changed.variable for held in self.table.held(lease)]
+
+    def renew(self, lease: int, epoch: str = "") -> float:
+        """Let a lease last for its seconds, which are returned, from now on.
+
+        Raises RequestError LEASE_NOT_FOUND, EPOCH_MISMATCH.
+        """
+        self._parts.revisions.check(Conditions(epoch=epoch))
+        return self.table.renew(lease)
+
+    def revoke(
+        self,
+        lease: int,
+        epoch: str = "",
+        *,
+        keep: bool = False,
+        origin: Origin = UNKNOWN_ORIGIN,
+        on_commit: CommitListener | None = None,
+        deadline: float | None = None,
+    ) -> Answer:
+        """End a lease: take back now what its write left, or keep that for good.
+
+        Raises RequestError LEASE_NOT_FOUND, EPOCH_MISMATCH, with nothing changed.
+        """
+        origin = replace(origin, message=f"lease {lease} revoked")
+        terms = Terms(None, Conditions(epoch=epoch), origin, deadline)
+        return self._end(lease, terms, on_commit, keep=keep)
+
+    def end_all(self) -> None:
+        """Take back what all leases' writes left, as far as that is possible."""
+        for lease in self.table.revisions:
+            with suppress(RequestError):
+                origin = Origin(message=f"lease {lease} ended: unloading")
+                self._end(lease, Terms(origin=origin), self._on_expiry)
+
+    def _expire(self, lease: int) -> None:
+        terms = Terms(origin=Origin(message=f"lease {lease} expired"))
+        self._end(lease, terms, self._on_expiry, only_if_due=True)
+
+    def _end(
+        self,
+        lease: int,
+        terms: Terms,
+        on_commit: CommitListener | None,
+        *,
+        keep: bool = False,
+        only_if_due: bool = False,
+    ) -> Answer:
+        proposal = _LeaseEnd(
+            self._parts, self.table, lease, terms, keep=keep, only_if_due=only_if_due
+        )
+        return self._parts.committer.commit(proposal, on_commit)
