@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from varserve_service.bootstrap.changing import ServerOnThreads
-
 import varserve
 from tests.fakes import FakeVariable
 from tests.rpc.models import counter_model
+from varserve_service.bootstrap.lifecycle import ServerOnThreads
 from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
