@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from varserve_service.bootstrap.gate import open_gate
 
 import varserve
 from tests.access.issuing import AUDIENCE, ISSUER, OTHER, RSA, issuer, jwk, token
@@ -22,13 +21,14 @@ from tests.rpc.certified import HOST, Place
 from tests.rpc.models import counter
 from tests.serving import serve_here
 from tests.waiting import until
+from varserve_service.bootstrap.security import set_up_security
 from varserve_service.settings import load_settings
 
 
 def problem(**settings: object) -> str:
     """What is wrong with settings, as the operator is told it."""
     with pytest.raises(ValueError) as caught:
-        open_gate(load_settings(dict(settings), None))
+        set_up_security(load_settings(dict(settings), None))
     return str(caught.value)
 
 
@@ -36,7 +36,7 @@ def problem(**settings: object) -> str:
 def test_plaintext_is_for_loopback(host: str) -> None:
     """Anywhere else a certificate is needed, or to say that it shall be so."""
     assert "tls_cert and tls_key, or insecure" in problem(host=host)
-    assert open_gate(load_settings({"host": host, "insecure": True}, None)).access.tls is None
+    assert set_up_security(load_settings({"host": host, "insecure": True}, None)).access.tls is None
     for here in ("localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]"):
         load_settings({"host": here}, None)
 
@@ -73,12 +73,14 @@ def test_settings_that_need_each_other(tmp_path: Path) -> None:
     assert "tokens in" in problem(token_file=wrong)
     assert "certificate in" in problem(tls_cert=server.cert, tls_key=server.ca)
     jwt["jwt_jwks"] = "https://example.org/keys"
-    assert f"authorities in {wrong}: expected PEM" in problem(jwt_jwks_ca=wrong, **jwt)
+    assert f"authority of token keys in {wrong}: expected certificates" in problem(
+        jwt_jwks_ca=wrong, **jwt
+    )
     with pytest.raises(OSError, match="absent"):
-        open_gate(load_settings({**jwt, "jwt_jwks_ca": tmp_path / "absent"}, None))
+        set_up_security(load_settings({**jwt, "jwt_jwks_ca": tmp_path / "absent"}, None))
     for setting in ("policy", "token_file", "audit_log"):
         with pytest.raises(OSError, match="absent"):
-            open_gate(load_settings({setting: tmp_path / "absent" / "file"}, None))
+            set_up_security(load_settings({setting: tmp_path / "absent" / "file"}, None))
 
 
 def test_tokens_whose_keys_come_from_a_private_authority(tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_tokens_whose_keys_come_from_a_private_authority(tmp_path: Path) -> None
     with issuer(place.authority.issue_cert("127.0.0.1")) as (keys, url):
         keys.answer = {"keys": [jwk(RSA, "one")]}
         jwt = {"jwt_jwks": url, "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
-        gate = open_gate(load_settings({**jwt, "jwt_jwks_ca": place.server.ca}, None))
+        gate = set_up_security(load_settings({**jwt, "jwt_jwks_ca": place.server.ca}, None))
         assert keys.asked == 1
         with serve_here(counter(), access=gate.access) as address:
             with varserve.connect(address, token=token()) as client:
@@ -101,7 +103,7 @@ def test_tokens_whose_keys_come_from_a_private_authority(tmp_path: Path) -> None
                 pytest.raises(varserve.Unauthenticated),
             ):
                 client.models()
-        gate = open_gate(load_settings(jwt, None))
+        gate = set_up_security(load_settings(jwt, None))
         with (
             serve_here(counter(), access=gate.access) as address,
             varserve.connect(address, token=token(), retries=0) as client,

@@ -35,6 +35,7 @@ KINDS = {
     "overlays/network-policy": ["NetworkPolicy"],
     "overlays/production": [
         *CERTIFICATES,
+        *("Certificate", "Certificate", "Issuer"),  # of Prometheus
         *("ConfigMap", "NetworkPolicy", "PrometheusRule", "ServiceMonitor"),
     ],
 }
@@ -251,7 +252,10 @@ def test_production_has_a_policy() -> None:
         if each["kind"] == "Certificate"
         for uri in each["spec"].get("uris", [])
     ]
-    assert [verbs(uri) for uri in named] == [looking]
+    assert {uri: verbs(uri) for uri in named} == {
+        "spiffe://varserve/client": looking,
+        "spiffe://varserve/prometheus": set(),
+    }
 
 
 def rendered_beside(folder: Path, kustomization: str, **files: str) -> str:
@@ -294,21 +298,34 @@ def test_production_goes_on_gpus(tmp_path: Path) -> None:
 
 
 def test_prometheus_shows_a_certificate_where_it_must() -> None:
-    """With mutual TLS metrics are collected over it, with a certificate that is made for that."""
+    """With mutual TLS metrics are collected over it, with a certificate that opens nothing else.
+
+    It is of an authority that the service trusts for metrics alone.
+    """
     (endpoint,) = objects("overlays/production")["ServiceMonitor"]["spec"]["endpoints"]
     tls = endpoint["tlsConfig"]
-    secrets = {
-        tls["ca"]["secret"]["name"],
-        tls["cert"]["secret"]["name"],
-        tls["keySecret"]["name"],
-    }
     made = {
-        each["spec"]["secretName"]: each["spec"].get("usages")
+        each["spec"]["secretName"]: each["spec"]
         for each in documents("overlays/production")
         if each["kind"] == "Certificate"
     }
     assert endpoint["scheme"] == "https"
-    assert [made[name] for name in secrets] == [["client auth"]]
+    assert tls["cert"]["secret"]["name"] == tls["keySecret"]["name"]
+    shown, trusted = (made[tls[what]["secret"]["name"]] for what in ("cert", "ca"))
+    assert (shown["usages"], trusted["usages"]) == (["client auth"], ["server auth"])
+    assert shown["issuerRef"] != trusted["issuerRef"]
+    env = environment("overlays/production")
+    (mount,) = [
+        each
+        for each in container("overlays/production")["volumeMounts"]
+        if each["mountPath"] == str(Path(env["VARSERVE_METRICS_CLIENT_CA"]).parent)
+    ]
+    (volume,) = [
+        each for each in pod("overlays/production")["volumes"] if each["name"] == mount["name"]
+    ]
+    assert volume["secret"]["secretName"] == shown["secretName"]
+    assert [item["key"] for item in volume["secret"]["items"]] == ["ca.crt"]
+    assert env["VARSERVE_TLS_CLIENT_CA"] != env["VARSERVE_METRICS_CLIENT_CA"]
     assert tls["serverName"] == objects("overlays/production")["Service"]["metadata"]["name"]
 
 

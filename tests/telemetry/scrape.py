@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ class Scrape:
         return {s.name for s in self.values if ("model", model) in s.labels}
 
 
-def scrape(address: str) -> Scrape:
+def scrape(address: str, tls: ssl.SSLContext | None = None) -> Scrape:
     """Ask for the metrics at `HOST:PORT`."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as response:
+    scheme = "http" if tls is None else "https"
+    url = f"{scheme}://{address}/metrics"
+    with urllib.request.urlopen(url, timeout=60, context=tls) as response:
         return Scrape(response.read().decode())
