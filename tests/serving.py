@@ -21,7 +21,7 @@ from tests.waiting import killed_after
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
 from varserve_service.rpc import OPEN, Access, Server, ServerOptions
-from varserve_service.rpc.entry.observing import CallObserver
+from varserve_service.rpc.calls.observers import CallObserver
 
 # How long a service may take to be ready, or to give up, on a machine that is busy.
 START_SECONDS = 300

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.fakes import FakeModel, FakeVariable
 from tests.rpc.certified import HOST, Place, serving
 from tests.rpc.roles import POLICY, alpha
 from tests.serving import serve_here
 from varserve_service.access.policy_file import read_policy
 from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
 from varserve_service.rpc import Access
-from varserve_service.rpc.entry.identity import Context
+from varserve_service.rpc.calls.call import Context
 
 from .conftest import document, invoke
 
@@ -138,7 +141,7 @@ def test_what_a_caller_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_hashes_are_compared_without_reading(tmp_path: Path) -> None:
-    """Who may summarize and not read is told what differs, and not by how much."""
+    """A caller that may summarize and not read learns what differs, and not by how much."""
     rules = b"rules:\n"
     for subject, verbs in (("auditor", "list, summarize"), ("boss", "list, read, assign")):
         rules += (
@@ -150,13 +153,16 @@ def test_hashes_are_compared_without_reading(tmp_path: Path) -> None:
     boss.write_text("boss")
     auditor.write_text("auditor")
     file = str(tmp_path / "x.safetensors")
-    with serve_here(alpha(), access=access) as address:
+    # A hash of fewer elements requires `read`.
+    secret = FakeVariable("secret", np.zeros(64, np.float32))
+    live = LiveModel(FakeModel([secret], [], name="alpha"))
+    with serve_here(live, access=access) as address:
         as_boss = ("-s", address, "--token-file", str(boss))
         as_auditor = ("-s", address, "--token-file", str(auditor))
         invoke(*as_boss, "pull", "alpha", file)
         invoke(*as_auditor, "read", "alpha", "secret", code=5)
         assert document(invoke(*as_auditor, "diff", "alpha", file, "--json"))["different"] == []
-        invoke(*as_boss, "assign", "alpha", "secret", "[4, 5, 6]")
+        invoke(*as_boss, "assign", "alpha", "secret", json.dumps([4] * 64))
         found = document(invoke(*as_auditor, "diff", "alpha", file, "--json", code=1))
         told = [(each["variable"], each["changed"]) for each in found["different"]]
         assert told == [("secret", None)]

@@ -16,7 +16,7 @@ import varserve
 import varserve.aio
 from tests.rpc.models import counter
 from tests.serving import serve_here
-from varserve_service.rpc.entry.observing import Call
+from varserve_service.rpc.calls.call import RpcCall
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -28,13 +28,13 @@ class EventValue:
     def __init__(self) -> None:
         self.calls: list[dict[str, str]] = []
 
-    def started(self, call: Call) -> None:
+    def started(self, call: RpcCall) -> None:
         keys = ("traceparent", "tracestate")
         pairs = [(key, str(value)) for key, value in call.metadata if key in keys]
         assert len(dict(pairs)) == len(pairs)
         self.calls.append(dict(pairs))
 
-    def received(self, call: Call) -> None:
+    def received(self, call: RpcCall) -> None:
         pass
 
     sent = ended = received

@@ -626,13 +626,13 @@ def test_what_is_saved_into_the_repository_does_not_keep_the_service_from_starti
 
 RULES = b"""
 rules:
-  - {subjects: [ann], verbs: [admin], models: [a]}
+  - {subjects: [ann], verbs: [admin], models: [a, "a-*"]}
   - {subjects: [bob], verbs: [admin], models: ["*"]}
 """
 
 
-def test_a_model_is_saved_as_a_version_of_another_by_who_administers_both(tmp_path: Path) -> None:
-    """In a repository such a version would be served under the other's name."""
+def test_a_folder_is_judged_like_a_model_of_its_name(tmp_path: Path) -> None:
+    """In a repository it would be served under that name, whether such a model exists or not."""
     rules = read_policy(RULES)
     access = Access(authenticator=Claimed(), policy=lambda: rules)
     with administered(tmp_path, room_of(tmp_path), access=access) as found:
@@ -643,13 +643,12 @@ def test_a_model_is_saved_as_a_version_of_another_by_who_administers_both(tmp_pa
         )
         with ann, bob:
             ann.load_model("a")
-            for folder in ("b/2", "b2/1"):
-                with pytest.raises(
-                    varserve.AccessDenied, match=f"may not admin model '{folder[:-2]}'"
-                ):
+            for folder in ("b/2", "b2/1", "b", "b2"):
+                name = folder.partition("/")[0]
+                with pytest.raises(varserve.AccessDenied, match=f"named like model '{name}'"):
                     ann.save_model("a", folder, format="safetensors")
             ann.save_model("a", "a/2", format="safetensors")
-            ann.save_model("a", "kept", format="safetensors")
+            ann.save_model("a", "a-kept", format="safetensors")
             bob.save_model("a", "b/2", format="safetensors")
 
 

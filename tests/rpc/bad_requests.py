@@ -29,7 +29,7 @@ from tests.rpc.requests import (
 )
 from varserve.v1 import model_pb2, tensor_pb2
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.rpc.services.history_service import MAX_PATTERN
+from varserve_service.rpc.services.history import MAX_PATTERN
 
 LIMITS = [-(2**63), -(2**31), -1, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1]
 

@@ -16,6 +16,7 @@ from tests.rpc.roles import alpha
 from tests.rpc.test_history import failure, next_commit
 from tests.rpc.test_identity import Claimed
 from tests.rpc.test_lifecycle import reason_of, running
+from tests.rpc.wire import ROWS
 from varserve.v1 import admin_service_pb2, history_pb2
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.access.audit import AuditLog
@@ -24,8 +25,10 @@ from varserve_service.access.policy_file import read_policy
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.registry import Models
 from varserve_service.rpc import Access, Auditing, Server, ServerOptions
-from varserve_service.rpc.authorization.guard import Guard, check_decided
-from varserve_service.rpc.entry.identity import Context
+from varserve_service.rpc.authorization.guard import Guard
+from varserve_service.rpc.calls.call import Context, RpcCall
+from varserve_service.rpc.calls.observers import Observers
+from varserve_service.rpc.calls.permissions import CallerPermissions
 
 ANN, BOB = (("name", "ann"),), (("name", "bob"),)
 
@@ -126,25 +129,23 @@ async def test_the_next_call_is_by_the_new_policy() -> None:
         assert await reason_of(found.stub.ReadVariable(request, metadata=ANN)) == "OK"
 
 
-async def test_a_model_that_is_replaced_between_decision_and_call() -> None:
-    """Who was let in to one version is not given another: he is told to try again."""
-    one, two = alpha(), alpha()
-    models = Models([one])
-
-    async def answer(request: bytes, context: Any) -> str:
-        check_decided(one)
-        with pytest.raises(RequestError, match="replaced at this moment") as caught:
-            check_decided(two)
-        assert caught.value.reason is Reason.MODEL_NOT_READY
-        return "answered"
-
+def test_a_model_that_is_replaced_between_decision_and_call() -> None:
+    """A call that was judged for one version of a model is not given another."""
+    judged, other = alpha(), alpha()
+    call = RpcCall(ROWS["ReadVariable"].method, Observers([]))
     everybody = read_policy(
         b"rules: [{subjects: ['*'], verbs: [read], models: ['*'], variables: ['*']}]"
     )
-    method = pb.DESCRIPTOR.services_by_name["ModelService"].methods_by_name["ReadVariable"]
-    guarded = Guard(models, lambda: everybody).around(method, answer)
     request = pb.ReadVariableRequest(model="alpha", variable="secret")
-    assert await guarded(request.SerializeToString(), None) == "answered"
+    permissions = CallerPermissions.of(lambda: everybody, "ann")
+    decision = Guard(Models([judged])).decide(
+        ROWS["ReadVariable"].requirements(request), permissions
+    )
+    call.authorized_model = decision.model
+    call.check_model(judged)
+    with pytest.raises(RequestError, match="replaced at this moment") as caught:
+        call.check_model(other)
+    assert caught.value.reason is Reason.MODEL_NOT_READY
 
 
 async def test_administration_leaves_lines(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ async def test_where_a_watch_may_begin() -> None:
         stream = found.stub.WatchVariables(watch(patterns=["v"] * 100))
         assert (await stream.read()).header.revision == 4
         stream.cancel()
-        await until_async(lambda: not found.server._history._watches)
+        await until_async(lambda: not found.server._backend.watches)
 
 
 async def test_a_watcher_that_reads_nothing_is_closed_and_told_where_to_go_on() -> None:
@@ -263,7 +263,7 @@ async def test_a_hundred_watchers_take_no_threads() -> None:
         assert threading.active_count() <= before + 2
         for stream in streams:
             stream.cancel()
-        await until_async(lambda: len(found.server._history._watches) == 1)
+        await until_async(lambda: len(found.server._backend.watches) == 1)
 
 
 async def test_watches_end_at_shutdown() -> None:
@@ -287,7 +287,7 @@ async def test_too_many_watches_are_refused() -> None:
             await stream.read()
         assert (await failure(found.stub.WatchVariables(watch()))).reason == "TOO_MANY_REQUESTS"
         streams[0].cancel()
-        await until_async(lambda: len(found.server._history._watches) == 1)
+        await until_async(lambda: len(found.server._backend.watches) == 1)
         assert (await found.stub.WatchVariables(watch()).read()).header.revision == 0
 
 
@@ -409,7 +409,7 @@ async def test_a_client_whose_machine_is_gone_is_forgotten() -> None:
         await stream.read()
         proxy.frozen = True
         started = time.monotonic()
-        await until_async(lambda: not found.server._history._watches)
+        await until_async(lambda: not found.server._backend.watches)
         assert time.monotonic() - started < 2 * (1 + 1)
         proxy.frozen = False
 

@@ -12,7 +12,7 @@ from tests.rpc.models import counter
 from tests.serving import serve_here
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.rpc import Access
-from varserve_service.rpc.entry.identity import Context
+from varserve_service.rpc.calls.call import Context
 
 
 class Claimed:

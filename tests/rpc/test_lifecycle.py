@@ -182,7 +182,7 @@ async def test_calls_in_progress_are_finished_and_new_ones_are_refused() -> None
         await passed(gate)
         await until_async(lambda: found.server._admission.staged == len(TWOS))
         stopping = asyncio.ensure_future(found.server.stop(20))
-        await until_async(lambda: found.server._calls._draining)
+        await until_async(lambda: found.server._dispatcher._draining)
         refused = [
             found.stub.ListModels(pb.ListModelsRequest()),
             found.stub.ReadVariable(read()),
@@ -201,7 +201,7 @@ async def test_new_calls_are_refused_while_watchers_are_told() -> None:
     """From the first moment of stopping: a watcher that does not listen lets nobody in."""
     async with running(counter()) as found:
         deaf = asyncio.ensure_future(asyncio.Event().wait())
-        found.server._history._watches.add(deaf)  # type: ignore[arg-type]
+        found.server._backend.watches.add(deaf)  # type: ignore[arg-type]
         stopping = asyncio.ensure_future(found.server.stop(20))
         await until_async(lambda: not found.server.ready)
         for call in (found.stub.AssignVariable(SET_TWOS), found.stub.ReadVariable(read())):
@@ -233,9 +233,9 @@ async def test_every_call_in_progress_gets_its_answer() -> None:
         gate = Gate()
         async with running(counter(functions=(gated(gate),))) as found:
             calls = [asyncio.ensure_future(found.stub.RunFunction(WAIT)) for _ in range(8)]
-            await until_async(lambda: len(found.server._calls._in_progress) == len(calls))  # noqa: B023
+            await until_async(lambda: len(found.server._dispatcher._in_progress) == len(calls))  # noqa: B023
             stopping = asyncio.ensure_future(found.server.stop(20))
-            await until_async(lambda: found.server._calls._draining)
+            await until_async(lambda: found.server._dispatcher._draining)
             gate.opened.set()
             assert [await reason_of(call) for call in calls] == ["OK"] * len(calls)
             assert await stopping
@@ -361,7 +361,7 @@ async def test_a_cancelled_upload_changes_nothing_and_gives_its_memory_back() ->
             await until_async(lambda: found.server._admission.staged == 1000)
             assert await reason_of(found.stub.AssignVariables(iter(second))) == "TOO_MANY_REQUESTS"
             first.cancel()
-            await until_async(lambda: found.server._calls._in_progress == set())
+            await until_async(lambda: found.server._dispatcher._in_progress == set())
             assert await reason_of(found.stub.AssignVariables(iter(second))) == "OK"
         value = (await found.stub.ReadVariable(read(variable="free"))).value
         assert value.data == b"\2" * 1000
@@ -402,7 +402,7 @@ async def test_an_upload_that_goes_silent_is_given_up(method: str, messages: lis
                 answer = call if method == "AssignVariables" else call.read()
                 assert await reason_of(answer) == "DEADLINE_EXCEEDED"
             assert "nothing came for 0.1 seconds" in await call.details()
-            await until_async(lambda: found.server._calls._in_progress == set())
+            await until_async(lambda: found.server._dispatcher._in_progress == set())
             assert (found.server._admission.staged, memory.reserved) == (0, 0)
         assert await reason_of(found.stub.AssignVariable(SET_TWOS)) == "OK"
         assert await reason_of(found.stub.RunFunction(run())) == "OK"
@@ -422,7 +422,7 @@ async def test_who_says_nothing_is_given_up_by_the_guard(method: str) -> None:
         async with asyncio.timeout(20):
             answer = call if method == "AssignVariables" else call.read()
             assert await reason_of(answer) == "DEADLINE_EXCEEDED"
-        await until_async(lambda: found.server._calls._in_progress == set())
+        await until_async(lambda: found.server._dispatcher._in_progress == set())
 
 
 async def test_silence_is_counted_from_the_last_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,7 +461,7 @@ async def test_a_write_that_has_begun_is_done_though_its_caller_is_gone() -> Non
         call = asyncio.ensure_future(found.stub.RunFunction(WAIT))
         await passed(gate)
         call.cancel()
-        await until_async(lambda: found.server._calls._in_progress == set())
+        await until_async(lambda: found.server._dispatcher._in_progress == set())
         gate.opened.set()
         await until_async(lambda: pending(found) == 0)
         assert await v_of(found) == ([1, 1, 1], 1)
@@ -475,9 +475,9 @@ async def test_a_download_that_is_given_up_ends() -> None:
         call = found.stub.ReadVariables(request)
         await call.read()
         await call.read()
-        assert len(found.server._calls._in_progress) == 1
+        assert len(found.server._dispatcher._in_progress) == 1
         call.cancel()
-        await until_async(lambda: found.server._calls._in_progress == set())
+        await until_async(lambda: found.server._dispatcher._in_progress == set())
         assert await v_of(found) == UNCHANGED
 
 

@@ -33,7 +33,7 @@ from varserve.v1 import tensor_pb2
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.loaded_model import TensorSpec
-from varserve_service.rpc.services import model_service
+from varserve_service.rpc.services import backend
 
 UINT8 = tensor_pb2.DATA_TYPE_UINT8
 ENVELOPE = 64 * 1024  # what a unary message has beside the bytes of its tensors
@@ -316,7 +316,7 @@ def test_the_most_reads_and_writes_of_one_request(
     most: int, least: int, more: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So many, or one for each variable: the model's lock is held for as long as they take."""
-    monkeypatch.setattr(model_service, "_MAX_ITEMS", least)
+    monkeypatch.setattr(backend, "_MAX_ITEMS", least)
     reason = "REQUEST_MALFORMED" if more else OK
     nothing = entry(region=rows(), tensor=header(shape=[0], byte_length=0))
     with serve_here(counter()) as address, connected(address) as wire:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from varserve_service.core.errors import Reason, RequestError
-from varserve_service.rpc.entry.load_shedding import LoadShedder
+from varserve_service.rpc.calls.load_shedding import LoadShedder
 
 
 def paced(seconds: float) -> LoadShedder:

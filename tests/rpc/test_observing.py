@@ -18,56 +18,58 @@ from tests.rpc.test_identity import Claimed
 from tests.rpc.wire import METHODS, connected
 from tests.serving import serve_here
 from varserve_service.rpc import Access
-from varserve_service.rpc.entry.observing import UNKNOWN, Call, Observed, trace_id_of
+from varserve_service.rpc.calls.call import RpcCall
+from varserve_service.rpc.calls.method import UNKNOWN
+from varserve_service.rpc.calls.observers import Observers, trace_id_of
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-class EventValue:
+class Recorder:
     """Keeps every call that has ended, in order, and how many messages it had."""
 
     def __init__(self) -> None:
-        self.open: dict[int, Call] = {}
+        self.open: dict[int, RpcCall] = {}
         self.received: dict[int, int] = {}
         self.sent: dict[int, int] = {}
-        self.done: queue.Queue[Call] = queue.Queue()
+        self.done: queue.Queue[RpcCall] = queue.Queue()
 
-    def started(self, call: Call) -> None:
+    def started(self, call: RpcCall) -> None:
         assert id(call) not in self.open
         self.open[id(call)] = call
         self.received[id(call)] = self.sent[id(call)] = 0
 
-    def received_(self, call: Call) -> None:
+    def received_(self, call: RpcCall) -> None:
         self.received[id(call)] += 1
 
-    def sent_(self, call: Call) -> None:
+    def sent_(self, call: RpcCall) -> None:
         self.sent[id(call)] += 1
 
-    def ended(self, call: Call) -> None:
+    def ended(self, call: RpcCall) -> None:
         assert self.open.pop(id(call)) is call
         self.done.put(call)
 
-    def next(self) -> Call:
+    def next(self) -> RpcCall:
         """The next that is not the client's own question for the limits."""
         while (call := self.done.get(timeout=30)).method.name == "GetModel":
             pass
         return call
 
-    def messages(self, call: Call) -> tuple[int, int]:
+    def messages(self, call: RpcCall) -> tuple[int, int]:
         return self.received[id(call)], self.sent[id(call)]
 
 
 class Telling:
     """The CallObserver in front of it: the port's names are those of the counts above."""
 
-    def __init__(self, told: EventValue) -> None:
+    def __init__(self, told: Recorder) -> None:
         self.started, self.ended = told.started, told.ended
         self.received, self.sent = told.received_, told.sent_
 
 
 def test_every_call_is_told_once_with_what_it_came_to() -> None:
     """Method, model, revision, code and reason of calls that succeed and that fail."""
-    told = EventValue()
+    told = Recorder()
     with serve_here(counter(), observers=[Telling(told)]) as address, connected(address) as wire:
         wire.ask("AssignVariable", requests.assign(request_id="one"))
         first = told.next()
@@ -93,7 +95,7 @@ def test_every_call_is_told_once_with_what_it_came_to() -> None:
 
 def test_streams_are_told_by_message() -> None:
     """A manifest, chunks and answers count one by one; the bytes read are those of the values."""
-    told = EventValue()
+    told = Recorder()
     value = np.ones(3, np.float32)
     with (
         serve_here(counter(), observers=[Telling(told)]) as address,
@@ -114,7 +116,7 @@ def test_streams_are_told_by_message() -> None:
 
 def test_every_method_of_the_contract_is_told_by_its_own_name() -> None:
     """Bytes that are no message of any method are one refusal each, under the method's name."""
-    told = EventValue()
+    told = Recorder()
     with serve_here(counter(), observers=[Telling(told)]) as address, connected(address) as wire:
         for name in METHODS:
             wire.send(name, [b"\xff"])
@@ -124,7 +126,7 @@ def test_every_method_of_the_contract_is_told_by_its_own_name() -> None:
 
 def test_methods_that_are_not_there_have_one_name() -> None:
     """Whatever a client makes up is counted, and is "unknown"."""
-    told = EventValue()
+    told = Recorder()
     names = ["/varserve.v1.ModelService/Nope", "/a.B/c", f"/{'x' * 200}/y", "/varserve.v1.X/a\\nb"]
     with (
         serve_here(counter(), observers=[Telling(told)]) as address,
@@ -141,7 +143,7 @@ def test_methods_that_are_not_there_have_one_name() -> None:
 
 def test_who_goes_away_is_told_as_cancelled() -> None:
     """A call that its caller cancels has ended, as CANCELLED, though its function still runs."""
-    told, gate = EventValue(), Gate()
+    told, gate = Recorder(), Gate()
 
     def wait() -> dict[str, Any]:
         gate()
@@ -183,14 +185,14 @@ def test_who_is_late_is_told_apart_from_who_goes_away(
         def time_remaining(self) -> float | None:
             return remaining
 
-    observed = Observed([], UNKNOWN, Context())  # type: ignore[arg-type]
-    observed.cancelled()
-    assert observed.call.code is code
+    call = RpcCall(UNKNOWN, Observers([]), Context())  # type: ignore[arg-type]
+    call.cancelled()
+    assert call.code is code
 
 
 def test_the_caller_is_told_and_so_is_one_who_is_nobody() -> None:
     """The subject is that of authentication; a refused caller is a call as well."""
-    told = EventValue()
+    told = Recorder()
     with serve_here(
         counter(), access=Access(authenticator=Claimed()), observers=[Telling(told)]
     ) as address:
@@ -210,12 +212,12 @@ def test_an_observer_that_fails_breaks_no_call() -> None:
     """Whoever watches cannot break what it watches."""
 
     class Broken:
-        def fail(self, call: Call) -> None:
+        def fail(self, call: RpcCall) -> None:
             raise RuntimeError("broken")
 
         started = received = sent = ended = fail
 
-    told = EventValue()
+    told = Recorder()
     with serve_here(counter(), observers=[Broken(), Telling(told)]) as address:
         with varserve.connect(address) as client:
             assert client.read_variable("counter", "v").value.tolist() == [1, 1, 1]
@@ -243,7 +245,7 @@ def test_a_trace_is_taken_from_a_traceparent_that_is_one(given: Any, expected: s
 
 def test_calls_at_once_are_told_apart() -> None:
     """What is noted of a call, from its worker's thread too, is noted of no other."""
-    told = EventValue()
+    told = Recorder()
     models = 4
     with serve_here(counter(), observers=[Telling(told)]) as address:
         start = threading.Barrier(models)

@@ -21,7 +21,7 @@ from varserve.tensors import DTYPES, from_tensor, numpy_dtype
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import summary_pb2
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.rpc.services import model_service
+from varserve_service.rpc.services import reads
 
 TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
 ENVELOPE = 64 * 1024  # what a unary message has beside what is counted
@@ -257,7 +257,7 @@ def test_work_ends_with_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
         return made[-1]
 
     monkeypatch.setattr(fakes, "reduced", slow)
-    monkeypatch.setattr(model_service, "Event", event)
+    monkeypatch.setattr(reads, "Event", event)
     large = FakeVariable("large", np.zeros(3 * 2**20, np.int8))
     with (
         serve_here(counter(large), threads_per_model=1) as address,

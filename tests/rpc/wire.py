@@ -12,7 +12,9 @@ from google.protobuf.message_factory import GetMessageClass
 
 from varserve.reasons import DETAILS_KEY, STATUS_OF_REASON, Failure, read_details
 from varserve.v1 import model_service_pb2 as pb
+from varserve_service.rpc.methods import METHODS as TABLE
 
+ROWS = {row.method.name: row for row in TABLE}
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"]
 METHODS = {method.name: method for method in SERVICE.methods}
 REQUESTS = {name: GetMessageClass(method.input_type) for name, method in METHODS.items()}

@@ -29,6 +29,9 @@ MAX_RANK = 254
 MAX_ELEMENTS = (2**63 - 1) // 16
 
 
+_STRINGS_AT_ONCE = 4096
+
+
 class TensorError(ValueError):
     """A value is not one that the contract carries. `reason` is the name of an ErrorReason."""
 
@@ -306,9 +309,9 @@ def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
     there before anything is allocated.
     """
     name = from_wire_dtype(tensor.dtype)
+    count = element_count(tensor.shape)
+    check_numpy_rank(tensor.shape)
     shape = tuple(tensor.shape)
-    count = element_count(shape)
-    check_numpy_rank(shape)
     if name == STRING:
         if tensor.data:
             raise TensorError("LENGTH_MISMATCH", "a string tensor has bytes in `data`")
@@ -318,7 +321,11 @@ def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
                 f"shape {_brief(shape)} needs {count} strings, found {len(tensor.strings)}",
             )
         strings = np.empty(count, dtype=object)
-        strings[:] = tensor.strings
+        # In pieces: numpy lets no other thread run while it takes one.
+        for start in range(0, count, _STRINGS_AT_ONCE):
+            strings[start : start + _STRINGS_AT_ONCE] = tensor.strings[
+                start : start + _STRINGS_AT_ONCE
+            ]
         return strings.reshape(shape)
     if tensor.strings:
         raise TensorError("LENGTH_MISMATCH", f"a {name} tensor has elements in `strings`")

@@ -113,6 +113,10 @@ class Policy:
             found = self._known[subject, model] = self.would_know(subject, model)
         return found
 
+    def grants(self, subject: str, verb: Verb) -> bool:
+        """Whether a rule gives the subject this verb on anything, whether it exists or not."""
+        return any(verb in rule.verbs and rule.subjects(subject) for rule in self._rules)
+
     def would_know(self, subject: str, model: str) -> bool:
         """The same, not remembered: for names that a caller made up."""
         return any(rule.subjects(subject) and rule.models(model) for rule in self._rules)

@@ -3,9 +3,10 @@
 from .authorization.access import OPEN, Access
 from .authorization.auditing import Auditing
 from .authorization.authentication import CallerAuthenticator
-from .entry.admission import Limit
-from .entry.observing import methods
-from .server import Server, ServerOptions
+from .calls.admission import Limit
+from .methods import methods
+from .options import ServerOptions
+from .server import Server
 from .serving.batching import BatchOptions, batching_problem
 from .serving.warm_up import run_everything, run_requests
 

@@ -147,11 +147,7 @@ class Leases:
     def _find(self, revision: int) -> _Lease:
         lease = self._leases.get(revision)
         if lease is None:
-            raise RequestError(
-                Reason.LEASE_NOT_FOUND,
-                f"no lease {revision}: it has ended, or the write at that revision came with none",
-                lease=revision,
-            )
+            raise lease_not_found(revision)
         return lease
 
     def _wait(self) -> None:
@@ -174,6 +170,15 @@ class Leases:
         with self._changed:
             # It may have been renewed meanwhile.
             lease.end = max(lease.end, time.monotonic() + _RETRY_SECONDS)
+
+
+def lease_not_found(lease: int) -> RequestError:
+    """The failure of a call that names a lease which does not exist."""
+    return RequestError(
+        Reason.LEASE_NOT_FOUND,
+        f"no lease {lease}: it has ended, or the write at that revision came with none",
+        lease=lease,
+    )
 
 
 def _both_whole(one: Held, other: Held) -> bool:

@@ -1,1 +1,1 @@
-"""Whether a call may be, by what it names, and what is written down of it."""
+"""Whether a call is allowed: who makes it, what it needs, and what is recorded of it."""

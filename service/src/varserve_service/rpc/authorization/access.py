@@ -1,4 +1,4 @@
-"""How callers are let in, in one piece: what the service is given before it listens.
+"""The security setup of a server: what it is given before it listens.
 
 Knows the parts by their types alone.
 """
@@ -14,17 +14,17 @@ import grpc
 from varserve_service.access.certificates import ServerIdentity
 from varserve_service.access.policy import Policy
 from varserve_service.reloading import ReloadedFiles
-from varserve_service.rpc.entry.identity import Authenticator
+from varserve_service.rpc.calls.call import Authenticator
 
 from .auditing import Auditing
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Without `tls` connections are in plaintext, without an authenticator callers have no names,
-    without a policy everybody may do everything, and without an audit nothing is audited.
+    """Without `tls` connections are in plaintext. Without an authenticator callers have no names.
+    Without a policy every caller has full access. Without `auditing` nothing is audited.
 
-    `policy` gives the one that holds now.
+    `policy` gives the policy that is in force now.
     """
 
     tls: ReloadedFiles[ServerIdentity] | None = None
@@ -37,25 +37,25 @@ OPEN = Access()
 
 
 def server_credentials(tls: ReloadedFiles[ServerIdentity]) -> grpc.ServerCredentials:
-    """TLS whose new connections take the files as they are now; those that there are go on.
+    """TLS credentials. New connections use the files as they are now; open connections go on.
 
-    With client authorities, whoever connects must show a certificate of theirs.
+    With client authorities, a client must present a certificate that one of them has signed.
     """
 
-    def configuration(found: ServerIdentity) -> Any:
+    def configuration(identity: ServerIdentity) -> Any:
         return grpc.ssl_server_certificate_configuration(
-            [(found.key, found.chain)], found.client_authorities
+            [(identity.key, identity.chain)], identity.client_authorities
         )
 
     used = tls.current
 
     def fetch() -> Any:
         nonlocal used
-        found = tls.current
-        if found is used:
+        current = tls.current
+        if current is used:
             return None
-        used = found
-        return configuration(found)
+        used = current
+        return configuration(current)
 
     return grpc.dynamic_ssl_server_credentials(
         configuration(used),

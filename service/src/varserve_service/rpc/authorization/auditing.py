@@ -1,16 +1,12 @@
-"""What the audit log says of a call: who, from where, what, and what became of it. Never a value.
+"""The audit log's lines: who called, from where, what was named, and the outcome. Never a value.
 
 Owns the lines' fields (docs/access.md describes them) and the moment at which each is written.
-Knows gRPC's contexts and commits; the file is the log's.
+Knows calls and commits; the file is the log's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -23,32 +19,18 @@ from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.commits import Changed, Commit, CommitListener
 from varserve_service.core.ports.messages import Header
 from varserve_service.core.values.summaries import hash_of
-from varserve_service.rpc.entry.identity import Context, subject_of
+from varserve_service.rpc.calls.audit_record import AuditRecord
+from varserve_service.rpc.calls.call import RpcCall
 
-from .requirements import Requirements, names_of
+from .refusal_sampler import RefusalSampler
+from .requirements import Requirements
 
 log = structlog.get_logger("varserve.audit")
 
 _DENIALS = {Reason.UNAUTHENTICATED.value, Reason.PERMISSION_DENIED.value}
-# Of what a caller sent and nobody checked.
+# Bounds for what a caller sent and nobody has checked.
 _MAX_NAMES = 100
 _MAX_NAME = 200
-
-
-@dataclass(slots=True, eq=False)
-class Record:
-    """A call that may leave a line."""
-
-    fields: dict[str, Any]
-    writes: bool = False
-    told: bool = False
-    names: dict[str, Any] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-
-
-# A call's own: gRPC has a task for each.
-_record: ContextVar[Record | None] = ContextVar("record", default=None)
-_auditing: ContextVar[Auditing | None] = ContextVar("auditing", default=None)
 
 
 class Auditing:
@@ -56,30 +38,29 @@ class Auditing:
 
     def __init__(self, log: AuditLog) -> None:
         self._log = log
+        self._unauthenticated = RefusalSampler(self._sum_up)
 
-    @contextmanager
-    def recording(
-        self, method: str, asked: Requirements, subject: str, context: Context
-    ) -> Iterator[Record]:
-        """The record of the call that the running task answers."""
-        model, variables, function = names_of(asked.needs)
-        record = Record(_fields(method, subject, context))
-        record.fields["request_id"] = asked.request_id[:_MAX_NAME]
+    def record(self, call: RpcCall, requirements: Requirements) -> AuditRecord:
+        """The record of a call, by what its request names."""
+        model, variables, function = requirements.names()
+        record = AuditRecord(_fields(call))
+        record.fields["request_id"] = requirements.request_id[:_MAX_NAME]
         record.details = {
             key: value[:_MAX_NAME] if isinstance(value, str) else value
-            for key, value in asked.details.items()
+            for key, value in requirements.details.items()
         }
         record.names = {
             "model": model[:_MAX_NAME],
             "variables": [name[:_MAX_NAME] for name in variables[:_MAX_NAMES]],
             "function": function[:_MAX_NAME],
         }
-        _record.set(record)
-        _auditing.set(self)
-        yield record
+        return record
 
     async def ready(self) -> None:
-        """Nothing is done while what was done cannot be told. Raises AUDIT_LOG_UNAVAILABLE."""
+        """Nothing is changed while earlier lines cannot be written.
+
+        Raises RequestError AUDIT_LOG_UNAVAILABLE.
+        """
         if self._log.owed:
             try:
                 await asyncio.to_thread(self._log.check)
@@ -90,39 +71,42 @@ class Auditing:
                     "the audit log cannot be written; nothing was changed by this call",
                 ) from None
 
-    async def done(self, record: Record, answer: Any) -> None:
-        """A call that was to write has come to its end, maybe without a commit of its own."""
-        if record.told:
+    async def done(self, record: AuditRecord, response: Any) -> None:
+        """A write has succeeded, maybe without a commit of its own."""
+        if record.written:
             return
         details = record.details
-        header = getattr(answer, "header", None)
-        if details and header is not None:  # the version that was meant, also where none was named
+        header = getattr(response, "header", None)
+        if details and header is not None:  # the resolved version, also where none was named
             details = details | {"version": header.version, "epoch": header.epoch}
         await self._write(_line(record.fields, "OK", record.names | details), done=True)
 
-    def cut_off(self, record: Record) -> None:
-        """The caller has gone. What has begun on a thread is done, and a commit tells of itself."""
-        if record.told:
+    def cut_off(self, record: AuditRecord) -> None:
+        """The caller has gone. What has begun on a thread is done; a commit writes its own line."""
+        if record.written:
             return
-        line = _line(record.fields, "CANCELLED", record.names | record.details)
-        loop = asyncio.get_running_loop()
-        writing = loop.run_in_executor(None, partial(self._log.write, line, done=True))
-        # What cannot be written is owed: the log refuses the next write until it is.
-        writing.add_done_callback(lambda written: written.cancelled() or written.exception())
+        self._write_behind(_line(record.fields, "CANCELLED", record.names | record.details))
 
-    async def failed(self, method: str, context: Context, failure: Failure) -> None:
-        """A call that has failed leaves a line if it was denied or was to write."""
-        record = _record.get()
+    async def failed(self, call: RpcCall, failure: Failure) -> None:
+        """A failed call leaves a line if it was denied or was to write."""
+        record = call.audit
         if failure.reason not in _DENIALS and (record is None or not record.writes):
             return
         if failure.reason == Reason.AUDIT_LOG_UNAVAILABLE.value:
             return  # the log has it, or nothing was done
-        fields = record.fields if record else _fields(method, subject_of(context), context)
+        if failure.reason == Reason.UNAUTHENTICATED.value and not self._unauthenticated.take():
+            return
+        fields = record.fields if record else _fields(call)
         names = record.names | record.details if record else {}
         try:
             await self._write(_line(fields, failure.reason, names), done=False)
         except RequestError as error:
             log.error("refusal not audited", reason=failure.reason, error=error.message)
+
+    def _sum_up(self, count: int, seconds: float) -> None:
+        fields = {"subject": "", "peer": "", "method": "", "request_id": ""}
+        line = _line(fields, Reason.UNAUTHENTICATED.value, {"count": count, "seconds": seconds})
+        self._write_behind(line, done=False)
 
     async def _write(self, line: dict[str, Any], *, done: bool) -> None:
         try:
@@ -130,17 +114,23 @@ class Auditing:
         except AuditError as error:
             raise _unavailable(error) from None
 
-    def on_commit(self, record: Record) -> CommitListener:
-        """Tells of the call's commit, on the thread that made it."""
+    def _write_behind(self, line: dict[str, Any], *, done: bool = True) -> None:
+        loop = asyncio.get_running_loop()
+        writing = loop.run_in_executor(None, partial(self._log.write, line, done=done))
+        # A line of something done is owed: the log refuses the next write until it is written.
+        writing.add_done_callback(lambda written: written.cancelled() or written.exception())
 
-        def tell(header: Header, commit: Commit) -> None:
-            record.told = True
+    def listener(self, record: AuditRecord) -> CommitListener:
+        """Writes the line of the call's commit, on the thread that made it."""
+
+        def on_commit(header: Header, commit: Commit) -> None:
+            record.written = True
             self._commit(record.fields, record.names.get("function", ""), header, commit)
 
-        return tell
+        return on_commit
 
     def expired(self, header: Header, commit: Commit) -> None:
-        """Tells of a lease that ended by itself."""
+        """Writes the line of a lease that expired."""
         fields = {"subject": "", "peer": "", "method": "LeaseExpired", "request_id": ""}
         self._commit(fields, "", header, commit)
 
@@ -149,7 +139,7 @@ class Auditing:
     ) -> None:
         names = {
             "model": header.model,
-            "variables": [each.variable.name for each in commit.changed],
+            "variables": [changed.variable.name for changed in commit.changed],
             "function": function,
         }
         line = _line(fields, "OK", names) | {
@@ -157,21 +147,12 @@ class Auditing:
             "epoch": header.epoch,
             "revision_before": commit.revision - 1,
             "revision_after": commit.revision,
-            "changes": [_change(each) for each in commit.changed],
+            "changes": [_change(changed) for changed in commit.changed],
         }
         try:
             self._log.write(line, done=True)
         except AuditError as error:
             raise _unavailable(error, revision=commit.revision) from None
-
-
-def listener_of(context: Context) -> CommitListener | None:
-    """What must be told of the call's commit; None where nothing is audited.
-
-    To be asked on the event loop, in the task that answers the call.
-    """
-    auditing, record = _auditing.get(), _record.get()
-    return auditing.on_commit(record) if auditing and record else None
 
 
 def _unavailable(error: AuditError, **metadata: object) -> RequestError:
@@ -185,8 +166,13 @@ def _unavailable(error: AuditError, **metadata: object) -> RequestError:
     )
 
 
-def _fields(method: str, subject: str, context: Context) -> dict[str, Any]:
-    return {"subject": subject, "peer": context.peer(), "method": method, "request_id": ""}
+def _fields(call: RpcCall) -> dict[str, Any]:
+    return {
+        "subject": call.subject,
+        "peer": call.peer,
+        "method": call.method.name,
+        "request_id": "",
+    }
 
 
 def _line(fields: dict[str, Any], outcome: str, names: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Who calls, by what the connection and the call bring: a client certificate, a bearer token.
+"""Authentication: the caller's name from a bearer token or a client certificate.
 
-Knows gRPC's contexts. What a certificate or a token is worth is decided in `access`.
+Knows gRPC's contexts. Whether a certificate or a token is valid is decided in `access`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from varserve_service.access.certificates import CertifiedSubject, certified_sub
 from varserve_service.access.subjects import CredentialError
 from varserve_service.access.tokens import Tokens, subject_of_token
 from varserve_service.core.errors import Reason, RequestError
-from varserve_service.rpc.entry.identity import Context
+from varserve_service.rpc.calls.call import Context
 
 _HEADER = "authorization"
 _SCHEME = "bearer "
@@ -21,9 +21,9 @@ _MAX_CERTIFICATES = 1024
 
 
 class CallerAuthenticator:
-    """A token, where one is sent, tells who calls; else the certificate does.
+    """Takes the caller's name from the token where one is sent, else from the certificate.
 
-    What does not hold is refused, whatever else there is: there is no way back to another name.
+    An invalid credential is refused even if the other one is valid: there is no fallback.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class CallerAuthenticator:
         tokens: Sequence[Tokens],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`certificates`: the connections' are verified, and may tell who calls."""
+        """`certificates`: connections have verified client certificates, which may name callers."""
         self._certificates = certificates
         self._tokens = tuple(tokens)
         self._clock = clock
@@ -62,7 +62,7 @@ class CallerAuthenticator:
             named = self._named[pem] = certified_subject(pem)
             if len(self._named) > _MAX_CERTIFICATES:
                 self._named.popitem(last=False)
-        # It held when the connection began, which may be long ago.
+        # It was valid when the connection began, which may be long ago.
         if self._clock() >= named.expires:
             raise CredentialError("the client certificate has expired")
         return named.subject
@@ -70,12 +70,12 @@ class CallerAuthenticator:
 
 def _token(context: Context) -> str | None:
     """The bearer token, None when there is no credential. Raises CredentialError."""
-    found = [value for key, value in context.invocation_metadata() or () if key == _HEADER]
-    if not found:
+    values = [value for key, value in context.invocation_metadata() or () if key == _HEADER]
+    if not values:
         return None
-    if len(found) > 1:
-        raise CredentialError(f"expected one `{_HEADER}`, found {len(found)}")
-    value = found[0]
+    if len(values) > 1:
+        raise CredentialError(f"expected one `{_HEADER}`, found {len(values)}")
+    value = values[0]
     if not isinstance(value, str) or value[: len(_SCHEME)].lower() != _SCHEME:
         raise CredentialError(f"expected `{_HEADER}: Bearer TOKEN`, found another scheme")
     token = value[len(_SCHEME) :].strip()

@@ -1,39 +1,33 @@
-"""Whether a call may be: before its handler runs, by what its request names.
+"""The guard: whether a call is allowed, by what its request names.
 
 Owns how names become the things that the policy knows, so that no other name of a thing gets around
-it, and what a caller who may not is told. Knows live models and the policy; decides nothing itself.
+it, and what a refused caller is told. Knows live models and the policy. It has no state, and a
+decision changes nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from google.protobuf.message_factory import GetMessageClass
-
-from varserve_service.access.policy import KINDS, Kind, Policy, Verb
+from varserve_service.access.policy import KINDS, Kind, Verb
+from varserve_service.core.commit.leases import lease_not_found
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models, bare_name
 from varserve_service.core.ports.loaded_model import VariableSpec
-from varserve_service.core.ports.messages import Description
-from varserve_service.rpc.entry.identity import Context, subject_of
-from varserve_service.rpc.messages.bodies import not_silent
+from varserve_service.rpc.calls.permissions import CallerPermissions
 
-from .auditing import Auditing
 from .requirements import (
-    REQUIREMENTS,
     RequireAll,
     RequireAny,
+    RequireAnyModel,
     RequireLease,
+    Requirement,
     Requirements,
     RequireModel,
     RequireRun,
     RequireVariables,
-    manifest_of,
 )
 
 _SHOWN = 200  # characters of a caller's name that a message repeats
@@ -41,356 +35,216 @@ _SHOWN = 200  # characters of a caller's name that a message repeats
 _THING_VERBS = {kind: [verb for verb in Verb if kind in KINDS[verb]] for kind in Kind}
 
 
-@dataclass(frozen=True, slots=True)
-class CallerPermissions:
-    """What one caller may, by the policy as it was when his call began."""
+class Decision(NamedTuple):
+    """A call is allowed: `model` is the live model that was judged, None where there is none.
 
-    policy: Policy
-    subject: str
-    current: Callable[[], Policy]
-
-    def lists(self, model: str) -> bool:
-        """Whether he may know of a model."""
-        return self.policy.allows(self.subject, Verb.LIST, model, Kind.MODEL)
-
-    def administers(self, model: str) -> bool:
-        """Whether he may load, unload and save a model, be it there or not."""
-        return self.policy.decide(self.subject, Verb.ADMIN, model, Kind.MODEL)
-
-    def variables(self, verb: Verb, live: LiveModel) -> frozenset[str]:
-        """Paths of the variables that he may do this with."""
-        labels = live.timeline.display_names
-        return frozenset(
-            path for path, label in labels.items() if self.may(verb, live, Kind.VARIABLE, label)
-        )
-
-    def functions(self, live: LiveModel, names: Iterable[str]) -> frozenset[str]:
-        """Those of the functions that he may know of."""
-        return frozenset(name for name in names if self.may(Verb.LIST, live, Kind.FUNCTION, name))
-
-    def may(self, verb: Verb, live: LiveModel, kind: Kind, name: str) -> bool:
-        """Whether he may, by the name that the thing is listed under."""
-        return self.policy.allows(self.subject, verb, live.name, kind, name)
-
-    def outdated(self) -> bool:
-        """Whether the policy has changed since."""
-        return self.current() is not self.policy
-
-    def renewed(self) -> CallerPermissions:
-        """What he may by now."""
-        return sight(self.current, self.subject)
-
-    def denied(self, verb: Verb, what: str, **metadata: object) -> RequestError:
-        """He may not do this with what he named."""
-        who = repr(self.subject) if self.subject else "a caller without a name"
-        return RequestError(Reason.PERMISSION_DENIED, f"{who} may not {verb} {what}", **metadata)
-
-
-def shown(found: Description, live: LiveModel, seen: CallerPermissions | None) -> Description:
-    """What a caller may know of a description."""
-    if seen is None:
-        return found
-    paths = seen.variables(Verb.LIST, live)
-    names = seen.functions(live, [spec.name for spec in found.functions])
-    variables = tuple(each for each in found.variables if each.spec.path in paths)
-    functions = tuple(each for each in found.functions if each.name in names)
-    # A policy has no word for what is not served: only a caller who sees all the rest is told.
-    everything = (len(variables), len(functions)) == (len(found.variables), len(found.functions))
-    omissions = found.omissions if everything else ()
-    return replace(found, variables=variables, functions=functions, omissions=omissions)
-
-
-def sight(current: Callable[[], Policy], subject: str) -> CallerPermissions:
-    """What a subject may now."""
-    return CallerPermissions(current(), subject, current)
-
-
-# A call's own: gRPC has a task for each.
-_sight: ContextVar[CallerPermissions | None] = ContextVar("sight", default=None)
-_decided: ContextVar[LiveModel | None] = ContextVar("decided", default=None)
-
-
-def check_decided(live: LiveModel) -> None:
-    """Raises RequestError MODEL_NOT_READY when the call was let in to another version of the model.
-
-    What a name means, and so what the caller may, may not be the same in this one.
+    `writes`: it runs a function that writes variables.
     """
-    decided = _decided.get()
-    if decided is not None and decided is not live:
-        raise RequestError(
-            Reason.MODEL_NOT_READY,
-            f"model {live.name!r} was replaced at this moment; try again",
-            model=live.name,
-        )
 
-
-def sight_of(context: Context) -> CallerPermissions | None:
-    """What the caller may, for handlers that show some of what there is; None: there is no policy.
-
-    To be asked on the event loop, in the task that answers the call.
-    """
-    return _sight.get()
+    model: LiveModel | None
+    writes: bool
 
 
 class Guard:
-    """Stands before every handler."""
+    """Decides about calls. May be used from any thread."""
 
-    def __init__(
-        self,
-        models: Models,
-        policy: Callable[[], Policy] | None = None,
-        auditing: Auditing | None = None,
-        upload_silence: float = 60.0,
-    ) -> None:
-        """`policy` gives the one that holds now. Without it everybody may do everything.
-
-        `upload_silence`: seconds that a stream's manifest is waited for.
-        """
+    def __init__(self, models: Models) -> None:
         self._models = models
-        self._policy = policy
-        self._auditing = auditing
-        self._upload_silence = upload_silence
 
-    def around(self, method: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The handler of a method (its descriptor), or what answers only those who may call it.
+    def decide(self, requirements: Requirements, permissions: CallerPermissions | None) -> Decision:
+        """Whether a call is allowed.
 
-        It is the handler itself where there is neither a policy nor an audit log.
+        Raises RequestError PERMISSION_DENIED, and for what does not exist what the handler would
+        raise. Without a policy (`permissions` is None) everything is allowed, and what does not
+        exist is left to the handler.
         """
-        derive = REQUIREMENTS.get(method.full_name)
-        if derive is None:
-            return _refuse(method.full_name)
-        if self._policy is None and self._auditing is None:
-            return call
-        if method.client_streaming:
+        if permissions is None:
+            return Decision(None, self._runs_writing(requirements))
+        model, writes = None, False
+        for requirement in requirements.requirements:
+            decision = self._decide(requirement, permissions)
+            model = decision.model or model
+            writes = writes or decision.writes
+        return Decision(model, writes)
 
-            async def handle_stream(requests: AsyncIterator[bytes], context: Context) -> Any:
-                messages = aiter(requests)
-                async with not_silent(self._upload_silence):
-                    first = await anext(messages, None)
-                asked = derive(manifest_of(method.full_name, first))
-                assert first is not None
-                return await self._handle(method, asked, call, _again(first, messages), context)
-
-            return handle_stream
-        read = GetMessageClass(method.input_type).FromString
-
-        async def handle(data: bytes, context: Context) -> Any:
-            return await self._handle(method, derive(read(data)), call, data, context)
-
-        return handle
-
-    async def _handle(
-        self,
-        method: Any,
-        asked: Requirements,
-        call: Callable[..., Any],
-        request: Any,
-        context: Context,
-    ) -> Any:
-        subject = subject_of(context)
-        seen = None if self._policy is None else sight(self._policy, subject)
-        _sight.set(seen)
-        auditing = self._auditing
-        if auditing is None:
-            if seen is not None:
-                self.check(asked, seen)
-            return await call(request, context)
-        with auditing.recording(method.name, asked, subject, context) as record:
-            writes = self.check(asked, seen) or asked.writes
-            if not writes:
-                return await call(request, context)
-            record.writes = True
-            await auditing.ready()
-            try:
-                answer = await call(request, context)
-            except asyncio.CancelledError:
-                auditing.cut_off(record)
-                raise
-            await auditing.done(record, answer)
-            return answer
-
-    def check(self, asked: Requirements, seen: CallerPermissions | None) -> bool:
-        """Whether it is a function's run that writes.
-
-        Raises RequestError PERMISSION_DENIED, and as the handler would of what is not there.
-        Without a policy (`seen` is None) raises nothing: the handler finds the same.
-        """
-        if seen is None:
-            try:
-                return any(_written(self._models.find(n.model), n) for n in _runs(asked))
-            except RequestError:
-                return False
-        writes = False
-        for need in asked.needs:
-            match need:
-                case RequireModel():
-                    self._model_need(seen, need)
-                case RequireVariables():
-                    live = self._model(seen, need.verb, need.model)
-                    # Once each: a message has room for the same name half a million times.
-                    for name in dict.fromkeys(need.variables):
-                        _variable(seen, need.verb, live, name)
-                case RequireAll():
-                    live = self._model(seen, need.verb, need.model)
-                    if len(seen.variables(need.verb, live)) < len(live.timeline.display_names):
-                        what = f"every variable of model {_shown(need.model)}; {need.instead}"
-                        raise seen.denied(need.verb, what, model=need.model[:_SHOWN])
-                case RequireAny():
-                    live = self._model(seen, need.verb, need.model)
-                    _some(seen, need.verb, live, need.model)
-                case RequireLease():
-                    live = self._model(seen, Verb.ASSIGN, need.model)
-                    _some(seen, Verb.ASSIGN, live, need.model)
-                    _all(
-                        seen,
-                        live,
-                        live.leases.variables(need.lease, need.epoch),
-                        f"lease {need.lease}",
-                    )
-                case RequireRun():
-                    live = self._model(seen, Verb.RUN, need.model)
-                    _function(seen, live, need.function)
-                    written = _written(live, need)
-                    _all(seen, live, written, f"function {_shown(need.function)}")
-                    writes = writes or bool(written)
-        return writes
-
-    def _model_need(self, seen: CallerPermissions, need: RequireModel) -> None:
-        # By the name that was said where nothing is loaded: an admin may load it.
-        live = self._found(need.model)
-        name = bare_name(need.model) if live is None else live.name
-        ask = seen.policy.decide if live is None else seen.policy.allows
-        if not ask(seen.subject, need.verb, name, Kind.MODEL):
-            raise seen.denied(need.verb, f"model {_shown(need.model)}", model=need.model[:_SHOWN])
-        if need.verb is not Verb.ADMIN:
-            self._model(seen, need.verb, need.model)
-
-    def _found(self, said: str) -> LiveModel | None:
+    def _runs_writing(self, requirements: Requirements) -> bool:
         try:
-            return self._models.find(said)
+            return any(
+                _written(self._models.find(requirement.model), requirement)
+                for requirement in requirements.requirements
+                if isinstance(requirement, RequireRun)
+            )
         except RequestError:
-            return None
+            return False
 
-    def _model(self, seen: CallerPermissions, verb: Verb, said: str) -> LiveModel:
-        """The model, for who may do anything at all with it; others are not told of it."""
+    def _decide(self, requirement: Requirement, permissions: CallerPermissions) -> Decision:
+        written: Sequence[VariableSpec] = ()
+        match requirement:
+            case RequireAnyModel(verb):
+                if not permissions.policy.grants(permissions.subject, verb):
+                    raise permissions.denied(verb, "any model")
+                return Decision(None, False)
+            case RequireModel(verb, name):
+                return Decision(self._decide_model(permissions, requirement), False)
+            case RequireVariables(verb, name, variables):
+                live = self._model(permissions, verb, name)
+                for variable in variables:
+                    _check_variable(permissions, verb, live, variable)
+            case RequireAll(verb, name, instead):
+                live = self._model(permissions, verb, name)
+                if not permissions.allows_paths(verb, live, live.timeline.display_names):
+                    thing = f"every variable of model {_shown(name)}; {instead}"
+                    raise permissions.denied(verb, thing, model=name[:_SHOWN])
+            case RequireAny(verb, name):
+                live = self._model(permissions, verb, name)
+                _check_any(permissions, verb, live, name)
+            case RequireLease(name, lease, epoch):
+                live = self._model(permissions, Verb.ASSIGN, name)
+                _check_any(permissions, Verb.ASSIGN, live, name)
+                held = live.leases.variables(lease, epoch)
+                if not all(_knows(permissions, live, spec) for spec in held):
+                    raise lease_not_found(lease)  # as if it did not exist
+                _check_all(permissions, live, held, f"lease {lease}")
+            case RequireRun(name, function):
+                live = self._model(permissions, Verb.RUN, name)
+                _check_function(permissions, live, function)
+                written = _written(live, requirement)
+                _check_all(permissions, live, written, f"function {_shown(function)}")
+        return Decision(live, bool(written))
+
+    def _decide_model(
+        self, permissions: CallerPermissions, requirement: RequireModel
+    ) -> LiveModel | None:
+        verb, name = requirement.verb, requirement.model
         try:
-            live = self._models.find(said)
+            live = self._models.find(name)
+        except RequestError:
+            live = None
+        # By the caller's name for it where nothing is loaded: an admin may load it.
+        listed, ask = (
+            (bare_name(name), permissions.policy.decide)
+            if live is None
+            else (live.name, permissions.policy.allows)
+        )
+        if not ask(permissions.subject, verb, listed, Kind.MODEL):
+            thing = f"{requirement.thing or 'model'} {_shown(name)}"
+            raise permissions.denied(verb, thing, model=name[:_SHOWN])
+        # Administration itself finds out what there is.
+        return None if verb is Verb.ADMIN else self._model(permissions, verb, name)
+
+    def _model(self, permissions: CallerPermissions, verb: Verb, name: str) -> LiveModel:
+        """The model, for a caller that may do anything with it; others do not learn of it."""
+        try:
+            live = self._models.find(name)
         except RequestError as error:
-            if not seen.policy.would_know(seen.subject, bare_name(said)):
-                raise _model_denied(seen, verb, said) from None
+            if not permissions.policy.would_know(permissions.subject, bare_name(name)):
+                raise _model_denied(permissions, verb, name) from None
             if error.reason is not Reason.MODEL_NOT_FOUND:
                 raise
-            # Not as the registry says it: that lists the models that there are.
+            # Not the registry's own text, which lists all models.
             raise RequestError(
-                Reason.MODEL_NOT_FOUND, f"no model {_shown(said)}", model=said[:_SHOWN]
+                Reason.MODEL_NOT_FOUND, f"no model {_shown(name)}", model=name[:_SHOWN]
             ) from None
-        if not seen.policy.knows(seen.subject, live.name):
-            raise _model_denied(seen, verb, said)
-        _decided.set(live)
+        if not permissions.policy.knows(permissions.subject, live.name):
+            raise _model_denied(permissions, verb, name)
         return live
 
 
-def _model_denied(seen: CallerPermissions, verb: Verb, said: str) -> RequestError:
-    return seen.denied(verb, f"anything of model {_shown(said)}", model=said[:_SHOWN])
+def _model_denied(permissions: CallerPermissions, verb: Verb, name: str) -> RequestError:
+    return permissions.denied(verb, f"anything of model {_shown(name)}", model=name[:_SHOWN])
 
 
-def _variable(seen: CallerPermissions, verb: Verb, live: LiveModel, said: str) -> None:
+def _check_variable(permissions: CallerPermissions, verb: Verb, live: LiveModel, name: str) -> None:
     try:
-        # On the event loop: close names, which nobody would be told of, are not worth the time.
-        label = live.timeline.display_names[live.variable(said, suggest=False).path]
+        # Similar names are not looked for: nobody would be told of them.
+        label = live.timeline.display_names[live.variable(name, suggest=False).path]
     except RequestError as error:
-        if error.reason is Reason.NAME_AMBIGUOUS and _lists_all_of(seen, live, said):
+        if error.reason is Reason.NAME_AMBIGUOUS and _lists_all_of(permissions, live, name):
             raise
         label = None
-    _decide(seen, verb, live, Kind.VARIABLE, said, label)
+    _check_thing(permissions, verb, live, Kind.VARIABLE, name, label)
 
 
-def _lists_all_of(seen: CallerPermissions, live: LiveModel, said: str) -> bool:
-    """Whether he may know of all variables of a name, as the refusal of one that fits two tells."""
+def _lists_all_of(permissions: CallerPermissions, live: LiveModel, name: str) -> bool:
+    """Whether the caller may know of all variables of a name, which NAME_AMBIGUOUS lists."""
     return all(
-        seen.may(Verb.LIST, live, Kind.VARIABLE, live.timeline.display_names[spec.path])
+        permissions.allows_variable(Verb.LIST, live, live.timeline.display_names[spec.path])
         for spec in live.specs
-        if said in (spec.name, spec.path)
+        if name in (spec.name, spec.path)
     )
 
 
-def _function(seen: CallerPermissions, live: LiveModel, said: str) -> None:
+def _check_function(permissions: CallerPermissions, live: LiveModel, name: str) -> None:
     try:
-        name = live.function(said, suggest=False).name
+        label = live.function(name, suggest=False).name
     except RequestError:
-        name = None
-    _decide(seen, Verb.RUN, live, Kind.FUNCTION, said, name)
+        label = None
+    _check_thing(permissions, Verb.RUN, live, Kind.FUNCTION, name, label)
 
 
-def _decide(
-    seen: CallerPermissions, verb: Verb, live: LiveModel, kind: Kind, said: str, name: str | None
+def _check_thing(
+    permissions: CallerPermissions,
+    verb: Verb,
+    live: LiveModel,
+    kind: Kind,
+    name: str,
+    label: str | None,
 ) -> None:
-    """Raises unless he may. `name` is what the thing that he said is listed under, None for none.
+    """Raises unless the caller has the verb on a thing.
 
-    What he is told follows from what he may with names alone: a thing that he may do nothing with
-    is as one that is not there.
+    `label` is what the thing of this name is listed under, None where there is none. The refusal
+    follows from the caller's permissions on names alone: a thing on which the caller has no verb
+    looks like one that does not exist.
     """
-    if name is not None:
-        if seen.may(verb, live, kind, name):
+    if label is not None:
+        if permissions.may(verb, live, kind, label):
             return
-        if any(seen.may(each, live, kind, name) for each in _THING_VERBS[kind]):
-            raise _denied(seen, verb, live, kind, said)
-    policy, subject = seen.policy, seen.subject
-    if any(policy.decide(subject, each, live.name, kind, said) for each in _THING_VERBS[kind]):
+        if any(permissions.may(other, live, kind, label) for other in _THING_VERBS[kind]):
+            raise _thing_denied(permissions, verb, live, kind, name)
+    policy, subject = permissions.policy, permissions.subject
+    if any(policy.decide(subject, other, live.name, kind, name) for other in _THING_VERBS[kind]):
         reason = Reason.VARIABLE_NOT_FOUND if kind is Kind.VARIABLE else Reason.FUNCTION_NOT_FOUND
-        metadata = {"model": live.name, str(kind): said[:_SHOWN]}
-        raise RequestError(reason, f"model {live.name!r} has no {kind} {_shown(said)}", **metadata)
-    raise _denied(seen, verb, live, kind, said)
+        metadata = {"model": live.name, str(kind): name[:_SHOWN]}
+        raise RequestError(reason, f"model {live.name!r} has no {kind} {_shown(name)}", **metadata)
+    raise _thing_denied(permissions, verb, live, kind, name)
 
 
-def _denied(
-    seen: CallerPermissions, verb: Verb, live: LiveModel, kind: Kind, said: str
+def _thing_denied(
+    permissions: CallerPermissions, verb: Verb, live: LiveModel, kind: Kind, name: str
 ) -> RequestError:
-    metadata = {"model": live.name, str(kind): said[:_SHOWN]}
-    return seen.denied(verb, f"{kind} {_shown(said)} of model {live.name!r}", **metadata)
+    metadata = {"model": live.name, str(kind): name[:_SHOWN]}
+    return permissions.denied(verb, f"{kind} {_shown(name)} of model {live.name!r}", **metadata)
 
 
-def _some(seen: CallerPermissions, verb: Verb, live: LiveModel, said: str) -> None:
-    if not seen.variables(verb, live):
-        raise seen.denied(verb, f"any variable of model {_shown(said)}", model=said[:_SHOWN])
+def _check_any(permissions: CallerPermissions, verb: Verb, live: LiveModel, name: str) -> None:
+    labels = live.timeline.display_names.values()
+    if not any(permissions.allows_variable(verb, live, label) for label in labels):
+        thing = f"any variable of model {_shown(name)}"
+        raise permissions.denied(verb, thing, model=name[:_SHOWN])
 
 
-def _all(
-    seen: CallerPermissions, live: LiveModel, specs: Sequence[VariableSpec], whose: str
+def _check_all(
+    permissions: CallerPermissions, live: LiveModel, specs: Sequence[VariableSpec], writer: str
 ) -> None:
-    labels = live.timeline.display_names
-    if not all(seen.may(Verb.ASSIGN, live, Kind.VARIABLE, labels[spec.path]) for spec in specs):
-        # Without their names, which he may not know.
-        what = f"every variable that {whose} of model {live.name!r} writes"
-        raise seen.denied(Verb.ASSIGN, what, model=live.name)
+    if not permissions.allows_paths(Verb.ASSIGN, live, [spec.path for spec in specs]):
+        # Without the variables' names, which the caller may not know.
+        thing = f"every variable that {writer} of model {live.name!r} writes"
+        raise permissions.denied(Verb.ASSIGN, thing, model=live.name)
 
 
-def _runs(asked: Requirements) -> Sequence[RequireRun]:
-    return [need for need in asked.needs if isinstance(need, RequireRun)]
+def _knows(permissions: CallerPermissions, live: LiveModel, spec: VariableSpec) -> bool:
+    label = live.timeline.display_names[spec.path]
+    verbs = _THING_VERBS[Kind.VARIABLE]
+    return any(permissions.allows_variable(verb, live, label) for verb in verbs)
 
 
-def _written(live: LiveModel, need: RequireRun) -> Sequence[VariableSpec]:
-    """What the run writes. Raises RequestError for arguments that mean no overload."""
-    spec = live.function(need.function, suggest=False)
+def _written(live: LiveModel, requirement: RequireRun) -> Sequence[VariableSpec]:
+    """What the run writes. Raises RequestError for arguments that fit no overload."""
+    spec = live.function(requirement.function, suggest=False)
     if not any(overload.writes for overload in spec.overloads):
         return ()
-    overload = spec.overloads[live.check_run(need.function, *need.arguments())]
+    overload = spec.overloads[live.check_run(requirement.function, *requirement.arguments())]
     return [live.variable(path) for path in overload.writes]
-
-
-def _refuse(method: str) -> Callable[..., Any]:
-    async def refuse(request: Any, context: Context) -> Any:
-        raise RequestError(
-            Reason.PERMISSION_DENIED, f"nobody may call {method}: what it needs is not listed"
-        )
-
-    return refuse
-
-
-async def _again(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for message in rest:
-        yield message
 
 
 def _shown(name: str) -> str:

@@ -1,7 +1,8 @@
-"""What each RPC needs, by what its request names: the one table that access is decided from.
+"""What a request requires of its caller, derived from what it names.
 
-A method that is not in it is denied to everybody. Knows the contract's messages, and neither who
-calls nor what he may.
+One function for each request type; the table of methods (`rpc/methods.py`) says which is used
+where. Names are as the caller gave them. Knows the contract's messages; knows neither callers nor
+policies.
 """
 
 from __future__ import annotations
@@ -12,22 +13,26 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from varserve import frames
 from varserve_service.access.policy import Verb
 from varserve_service.core.model.registry import STABLE
 from varserve_service.core.ports.loaded_model import Constant
 from varserve_service.rpc.messages import translate
-from varserve_service.rpc.messages.bodies import ClaimedTensor
-
-# Names are as the caller gave them.
 
 
 @dataclass(frozen=True, slots=True)
 class RequireModel:
-    """The verb on the model itself."""
+    """The verb on the model itself. `thing`: what was named, where that is not a model."""
 
     verb: Verb
     model: str
+    thing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RequireAnyModel:
+    """The verb on at least one thing of any model; the handler shows no others."""
+
+    verb: Verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class RequireVariables:
 
 @dataclass(frozen=True, slots=True)
 class RequireAll:
-    """The verb on every variable of the model; `instead` says what needs less."""
+    """The verb on every variable of the model; `instead` says what requires less."""
 
     verb: Verb
     model: str
@@ -70,191 +75,183 @@ Arguments: TypeAlias = tuple[Mapping[str, np.ndarray[Any, Any]], Mapping[str, Co
 
 @dataclass(frozen=True, slots=True)
 class RequireRun:
-    """`run` on the function, and `assign` on all that the overload of the arguments writes."""
+    """`run` on the function, and `assign` on every variable that the chosen overload writes.
+
+    Of the `arguments` only dtypes, shapes and constants are looked at.
+    """
 
     model: str
     function: str
     arguments: Callable[[], Arguments]
 
 
-Need: TypeAlias = (
-    RequireModel | RequireVariables | RequireAll | RequireAny | RequireLease | RequireRun
+Requirement: TypeAlias = (
+    RequireModel
+    | RequireAnyModel
+    | RequireVariables
+    | RequireAll
+    | RequireAny
+    | RequireLease
+    | RequireRun
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a request needs, and under which id. `writes`: it changes something if it succeeds.
+    """All requirements of one request. `writes`: it changes something if it succeeds.
 
-    `details` are what else of it is to be told, in the audit log's fields.
+    `request_id` and `details` are recorded in the audit log.
     """
 
-    needs: Sequence[Need]
+    requirements: Sequence[Requirement]
     writes: bool = False
     request_id: str = ""
     details: Mapping[str, str | int] = field(default_factory=dict)
 
+    @property
+    def walks_model(self) -> bool:
+        """Whether to decide takes a look at all variables of a model."""
+        return any(isinstance(each, RequireAny | RequireAll) for each in self.requirements)
 
-def _list_models(request: Any) -> Requirements:
-    return Requirements(())  # who is known may ask; the handler shows what he may see
+    def names(self) -> tuple[str, list[str], str]:
+        """The model, the variables and the function that the request names."""
+        model, variables, function = "", dict[str, None](), ""
+        for requirement in self.requirements:
+            if isinstance(requirement, RequireAnyModel):
+                continue
+            model = requirement.model
+            if isinstance(requirement, RequireVariables):
+                variables.update(dict.fromkeys(requirement.variables))
+            elif isinstance(requirement, RequireRun):
+                function = requirement.function
+        return model, list(variables), function
 
 
-def _get_model(request: Any) -> Requirements:
+def list_models(request: Any) -> Requirements:
+    """ListModels: the handler lists what the caller may know of."""
+    return Requirements([RequireAnyModel(Verb.LIST)])
+
+
+def get_model(request: Any) -> Requirements:
+    """GetModel."""
     return Requirements([RequireModel(Verb.LIST, request.model)])
 
 
-def _read_variable(request: Any) -> Requirements:
+def read_variable(request: Any) -> Requirements:
+    """ReadVariable."""
     return Requirements([RequireVariables(Verb.READ, request.model, [request.variable])])
 
 
-def _read_variables(request: Any) -> Requirements:
-    return Requirements(
-        [RequireVariables(Verb.READ, request.model, [r.variable for r in request.reads])]
-    )
+def read_variables(request: Any) -> Requirements:
+    """ReadVariables."""
+    names = _variables_of(request.reads)
+    return Requirements([RequireVariables(Verb.READ, request.model, names)])
 
 
-def _summarize(request: Any) -> Requirements:
-    selections = request.selections
-    needs = [
-        RequireVariables(Verb.SUMMARIZE, request.model, [each.variable for each in selections])
+def summarize_variables(request: Any) -> Requirements:
+    """SummarizeVariables. Summaries of parts, and by chosen edges, can single out elements."""
+    requirements = [
+        RequireVariables(Verb.SUMMARIZE, request.model, _variables_of(request.selections))
     ]
-    # The mean of one element is its value: by regions a whole variable could be read.
-    parts = [each.variable for each in selections if each.HasField("region")]
-    if parts:
-        needs.append(RequireVariables(Verb.READ, request.model, parts))
-    return Requirements(needs)
+    edges = request.histogram.HasField("low") or request.histogram.HasField("high")
+    revealed = [s.variable for s in request.selections if edges or s.HasField("region")]
+    if revealed:
+        requirements.append(RequireVariables(Verb.READ, request.model, revealed))
+    return Requirements(requirements)
 
 
-def _assign_variable(request: Any) -> Requirements:
-    needs = [RequireVariables(Verb.ASSIGN, request.model, [request.variable])]
+def assign_variable(request: Any) -> Requirements:
+    """AssignVariable; to read the value back is a read."""
+    requirements = [RequireVariables(Verb.ASSIGN, request.model, [request.variable])]
     if request.read_back:
-        needs.append(RequireVariables(Verb.READ, request.model, [request.variable]))
-    return Requirements(needs, True, request.request_id)
+        requirements.append(RequireVariables(Verb.READ, request.model, [request.variable]))
+    return Requirements(requirements, True, request.request_id)
 
 
-def _assign_variables(manifest: Any) -> Requirements:
-    names = [entry.variable for entry in manifest.entries]
-    return Requirements(
-        [RequireVariables(Verb.ASSIGN, manifest.model, names)], True, manifest.request_id
-    )
+def assign_variables(manifest: Any) -> Requirements:
+    """AssignVariables, by its manifest."""
+    names = _variables_of(manifest.entries)
+    requirements = [RequireVariables(Verb.ASSIGN, manifest.model, names)]
+    return Requirements(requirements, True, manifest.request_id)
 
 
-def _run_function(request: Any) -> Requirements:
+def run_function(request: Any) -> Requirements:
+    """RunFunction."""
+
     def arguments() -> Arguments:
-        return translate.inputs(request.inputs), translate.constants(request.constants)
+        return translate.input_outlines(request.inputs), translate.constants(request.constants)
 
-    needs = [RequireRun(request.model, request.function, arguments)]
-    return Requirements(needs, request_id=request.request_id)
+    requirement = RequireRun(request.model, request.function, arguments)
+    return Requirements([requirement], request_id=request.request_id)
 
 
-def _stream_run_function(manifest: Any) -> Requirements:
+def stream_run_function(manifest: Any) -> Requirements:
+    """StreamRunFunction, by its manifest."""
+
     def arguments() -> Arguments:
-        inputs = {
-            named.name: ClaimedTensor(f"input {named.name[:200]!r}", named.tensor).placeholder()
-            for named in manifest.inputs
-        }
+        inputs = {named.name: translate.outline(named.tensor) for named in manifest.inputs}
         return inputs, translate.constants(manifest.constants)
 
-    needs = [RequireRun(manifest.model, manifest.function, arguments)]
-    return Requirements(needs, request_id=manifest.request_id)
+    requirement = RequireRun(manifest.model, manifest.function, arguments)
+    return Requirements([requirement], request_id=manifest.request_id)
 
 
-def _watch(request: Any) -> Requirements:
+def watch(request: Any) -> Requirements:
+    """WatchVariables and ListCommits: the handler shows what the caller may watch."""
     return Requirements([RequireAny(Verb.WATCH, request.model)])
 
 
-def _revert(request: Any) -> Requirements:
+def revert_commits(request: Any) -> Requirements:
+    """RevertCommits."""
     names = list(request.variables)
-    need = (
+    requirement = (
         RequireVariables(Verb.ASSIGN, request.model, names)
         if names
         else RequireAll(Verb.ASSIGN, request.model, "name the variables to revert")
     )
-    return Requirements([need], True, request.request_id)
+    return Requirements([requirement], True, request.request_id)
 
 
-def _lease(request: Any) -> Requirements:
+def renew_lease(request: Any) -> Requirements:
+    """RenewLease."""
     return Requirements([RequireLease(request.model, request.lease, request.epoch)])
 
 
-def _end_lease(request: Any) -> Requirements:
+def revoke_lease(request: Any) -> Requirements:
+    """RevokeLease."""
     return Requirements([RequireLease(request.model, request.lease, request.epoch)], True)
 
 
-def _load(request: Any) -> Requirements:
+def load_model(request: Any) -> Requirements:
+    """LoadModel."""
     version = {"version": request.version} if request.HasField("version") else {}
-    needs = [RequireModel(Verb.ADMIN, request.model)]
-    return Requirements(needs, True, details={"label": request.label or STABLE} | version)
+    requirements = [RequireModel(Verb.ADMIN, request.model)]
+    return Requirements(requirements, True, details={"label": request.label or STABLE} | version)
 
 
-def _unload(request: Any) -> Requirements:
-    return Requirements(
-        [RequireModel(Verb.ADMIN, request.model)], True, details={"label": request.label}
-    )
+def unload_model(request: Any) -> Requirements:
+    """UnloadModel."""
+    requirements = [RequireModel(Verb.ADMIN, request.model)]
+    return Requirements(requirements, True, details={"label": request.label})
 
 
-def _save(request: Any) -> Requirements:
-    name, version, _ = request.folder.partition("/")
-    # In a repository it is a version of the model of that name.
-    needs = [RequireModel(Verb.ADMIN, name)] if version else []
-    needs.append(RequireModel(Verb.ADMIN, request.model))
-    return Requirements(needs, True, details={"folder": request.folder})
+def save_model(request: Any) -> Requirements:
+    """SaveModel. The folder's name is judged like a model's: a repository would serve it as one."""
+    name = request.folder.partition("/")[0]
+    requirements = [
+        RequireModel(Verb.ADMIN, name, "a folder named like model"),
+        RequireModel(Verb.ADMIN, request.model),
+    ]
+    return Requirements(requirements, True, details={"folder": request.folder})
 
 
-def _list_versions(request: Any) -> Requirements:
-    # Of all models: the handler shows what he may administer.
-    return Requirements([RequireModel(Verb.ADMIN, request.model)] if request.model else [])
+def list_versions(request: Any) -> Requirements:
+    """ListVersions; of all models, the handler lists those that the caller administers."""
+    if request.model:
+        return Requirements([RequireModel(Verb.ADMIN, request.model)])
+    return Requirements([RequireAnyModel(Verb.ADMIN)])
 
 
-_MODELS = "varserve.v1.ModelService."
-_ADMIN = "varserve.v1.AdminService."
-
-REQUIREMENTS: Mapping[str, Callable[[Any], Requirements]] = {
-    f"{_MODELS}ListModels": _list_models,
-    f"{_MODELS}GetModel": _get_model,
-    f"{_MODELS}ReadVariable": _read_variable,
-    f"{_MODELS}ReadVariables": _read_variables,
-    f"{_MODELS}SummarizeVariables": _summarize,
-    f"{_MODELS}AssignVariable": _assign_variable,
-    f"{_MODELS}AssignVariables": _assign_variables,
-    f"{_MODELS}RunFunction": _run_function,
-    f"{_MODELS}StreamRunFunction": _stream_run_function,
-    f"{_MODELS}WatchVariables": _watch,
-    f"{_MODELS}ListCommits": _watch,
-    f"{_MODELS}RevertCommits": _revert,
-    f"{_MODELS}RenewLease": _lease,
-    f"{_MODELS}RevokeLease": _end_lease,
-    f"{_ADMIN}LoadModel": _load,
-    f"{_ADMIN}UnloadModel": _unload,
-    f"{_ADMIN}SaveModel": _save,
-    f"{_ADMIN}ListVersions": _list_versions,
-}
-"""By the method's full name. A call whose requests stream is told by its manifest."""
-
-FIRST: Mapping[str, Callable[[bytes], Any]] = {
-    f"{_MODELS}AssignVariables": frames.assign_variables_request,
-    f"{_MODELS}StreamRunFunction": frames.stream_run_function_request,
-}
-"""What reads the messages of a call whose requests stream, as the handler does."""
-
-
-def manifest_of(method: str, message: bytes | None) -> Any:
-    """The manifest that must open a stream. Raises RequestError REQUEST_MALFORMED."""
-    if message is None:
-        raise translate.malformed("expected a manifest first, found the end of the stream")
-    found = FIRST[method](message)
-    if isinstance(found, frames.ChunkFrame) or not found.HasField("manifest"):
-        raise translate.malformed("expected a manifest first, found another message")
-    return found.manifest
-
-
-def names_of(needs: Iterable[Need]) -> tuple[str, list[str], str]:
-    """The model, the variables and the function that needs name, as the caller gave them."""
-    model, variables, function = "", dict[str, None](), ""
-    for need in needs:
-        model = need.model
-        if isinstance(need, RequireVariables):
-            variables.update(dict.fromkeys(need.variables))
-        elif isinstance(need, RequireRun):
-            function = need.function
-    return model, list(variables), function
+def _variables_of(selections: Iterable[Any]) -> list[str]:
+    """The variables that are named, each once: a message has room for half a million names."""
+    return list(dict.fromkeys(selection.variable for selection in selections))

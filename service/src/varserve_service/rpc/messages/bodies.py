@@ -18,7 +18,7 @@ from varserve.v1 import tensor_pb2
 from varserve_service.core.arrays.buffers import aligned_empty
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import Value
-from varserve_service.rpc.entry.identity import Context
+from varserve_service.rpc.calls.call import RpcCall
 
 from . import translate
 
@@ -144,7 +144,7 @@ class Download:
         self._messages = frames.body_messages(_dropping(parts), chunk_bytes)
         self._first = next(self._messages, None)
 
-    async def send(self, context: Context, executor: Executor) -> None:
+    async def send(self, call: RpcCall, executor: Executor) -> None:
         """Write the body's chunks: while one travels, the next is made ready on a thread."""
         loop = asyncio.get_running_loop()
         message, self._first = self._first, None
@@ -152,10 +152,10 @@ class Download:
         try:
             for _ in range(self._count - 1):
                 upcoming = loop.run_in_executor(executor, next, self._messages)
-                await context.write(message)
+                await call.write(message)
                 message = await upcoming
             if message is not None:
-                await context.write(message)
+                await call.write(message)
         finally:
             if upcoming is not None:
                 upcoming.cancel()

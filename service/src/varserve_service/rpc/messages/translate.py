@@ -1,11 +1,13 @@
-"""Messages into the core's words and back.
+"""Messages into the core's types and back.
 
-Every function that reads a message trusts nothing in it, and raises RequestError or TensorError.
+Functions that read a message trust nothing in it, and raise RequestError or TensorError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,11 +32,13 @@ from varserve_service.core.ports.loaded_model import (
     Value,
 )
 from varserve_service.core.ports.messages import Conditions, Description, Header
-from varserve_service.rpc.entry.observing import note
 
 MAX_REQUEST_ID_BYTES = 128
 MAX_ORIGIN_MESSAGE_BYTES = 1024
 MAX_LEASE_SECONDS = 86_400.0
+
+PAGE = 4096
+"""Elements that are worked through in one piece, while no other thread runs."""
 
 _OPERATIONS = {
     model_service_pb2.ASSIGN_OPERATION_UNSPECIFIED: Operation.SET,
@@ -83,8 +87,14 @@ def region(request: Any) -> Region | None:
         return None
     part = request.region.WhichOneof("part")
     if part == "rows":
-        return Rows(np.array(request.region.rows.indices, dtype=np.int64))
+        return Rows(_indices(request.region.rows.indices))
     if part == "slices":
+        count = len(request.region.slices.dimensions)
+        if count > tensors.MAX_RANK:
+            raise RequestError(
+                Reason.REGION_INVALID,
+                f"region: expected at most {tensors.MAX_RANK} slices, found {count}",
+            )
         return Slices(
             tuple(
                 Slice(s.start, s.stop if s.HasField("stop") else None, s.step or 1)
@@ -92,6 +102,14 @@ def region(request: Any) -> Region | None:
             )
         )
     raise malformed("region: expected slices or rows, found neither")
+
+
+def _indices(repeated: Sequence[int]) -> np.ndarray[Any, Any]:
+    """Row indices as an array, a page at a time: numpy lets no other thread run meanwhile."""
+    indices = np.empty(len(repeated), np.int64)
+    for start in range(0, len(indices), PAGE):
+        indices[start : start + PAGE] = repeated[start : start + PAGE]
+    return indices
 
 
 def dtype(request: Any) -> str | None:
@@ -110,10 +128,18 @@ def conditions(request: Any) -> Conditions:
 
 
 def check_request_id(request_id: str) -> None:
-    """Note it. Raises RequestError REQUEST_MALFORMED for one that is too long to be remembered."""
+    """Raises RequestError REQUEST_MALFORMED for one that is too long to be remembered."""
     if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
         raise malformed(f"request_id: expected at most {MAX_REQUEST_ID_BYTES} bytes")
-    note(request_id=request_id)
+
+
+def fingerprint(message: Any, checksums: Sequence[int] = ()) -> bytes:
+    """A digest of everything that a write asks for; `checksums` are of its body's chunks."""
+    if not message.request_id:
+        return b""
+    digest = hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16)
+    digest.update(struct.pack(f"<{len(checksums)}I", *checksums))
+    return digest.digest()
 
 
 def write_request(request_id: str, fingerprint: bytes) -> WriteRequest | None:
@@ -164,6 +190,25 @@ def inputs(messages: Mapping[str, tensor_pb2.Tensor]) -> dict[str, np.ndarray[An
     return found
 
 
+def input_outlines(messages: Mapping[str, tensor_pb2.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    """Arrays of the inputs' dtypes and shapes, by flat name, without their values."""
+    outlines = {}
+    for name, message in messages.items():
+        try:
+            outlines[name] = outline(message)
+        except tensors.TensorError as error:
+            raise named(error, f"input {name[:200]!r}") from None
+    return outlines
+
+
+def outline(message: tensor_pb2.Tensor | tensor_pb2.TensorHeader) -> np.ndarray[Any, Any]:
+    """An array of a tensor's dtype and shape that takes no memory. Raises TensorError."""
+    dtype = tensors.from_wire_dtype(message.dtype)
+    tensors.element_count(message.shape)
+    tensors.check_numpy_rank(message.shape)
+    return np.broadcast_to(np.empty((), tensors.numpy_dtype(dtype)), tuple(message.shape))
+
+
 def too_large(thing: str, nbytes: int, limit: int) -> RequestError:
     """A value that does not fit into one message."""
     return RequestError(
@@ -193,7 +238,9 @@ def tensor(value: Value) -> tensor_pb2.Tensor:
     """A Tensor of a value that fits into one message."""
     message = tensor_pb2.Tensor(dtype=tensors.wire_dtype(value.dtype), shape=value.shape)
     if value.dtype == tensors.STRING:
-        message.strings.extend(value.numpy().reshape(-1).tolist())
+        strings = value.numpy().reshape(-1)
+        for start in range(0, len(strings), PAGE):
+            message.strings.extend(strings[start : start + PAGE].tolist())
     else:
         message.data = bytes(value.buffer(0, value.nbytes))
     return message

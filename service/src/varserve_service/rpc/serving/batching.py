@@ -22,7 +22,7 @@ from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.loaded_model import FunctionSpec, TensorSpec
 from varserve_service.core.ports.messages import Header
-from varserve_service.rpc.entry.load_shedding import LoadShedder, too_many
+from varserve_service.rpc.calls.load_shedding import LoadShedder, too_many
 
 from .workers import Workers
 

@@ -1,7 +1,7 @@
-"""What stands before each live model: its threads, batchers, watchers, and the calls in progress.
+"""What serves each live model: its threads, batchers, watchers, and the calls in progress.
 
 A call stays with the version that it began on, whatever the model's name means meanwhile. Used from
-the event loop alone. Knows the core; nothing of what a call does.
+the event loop alone. Knows the core; knows nothing of what a call does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
-from varserve_service.rpc.authorization.guard import check_decided
-from varserve_service.rpc.entry.observing import note
+from varserve_service.rpc.calls.call import RpcCall
 
 from .batching import Batcher, BatchOptions
 from .watching import Hub
@@ -160,14 +159,14 @@ class Serving:
         return left
 
     @contextmanager
-    def use(self, name: str, *, watch: bool = False) -> Iterator[Served]:
+    def use(self, call: RpcCall, name: str, *, watch: bool = False) -> Iterator[Served]:
         """The version that a name means now, for one call, in progress until this ends.
 
         Raises RequestError MODEL_NOT_FOUND, MODEL_NOT_READY.
         """
         live = self._models.find(name)
-        check_decided(live)
+        call.check_model(live)
         served = self._served[live]
-        note(model=served.live.name, version=served.live.version)
+        call.note(model=live.name, version=live.version)
         with served.use(watch=watch):
             yield served

@@ -1,7 +1,7 @@
 """Watch streams: from the core's chain of events to the watchers' connections.
 
-One hub for each model brings its threads' news to the event loop, once for any number of commits
-and watchers; a watcher is a coroutine. Knows gRPC and the core.
+One hub for each model wakes the event loop after commits, once for any number of commits and
+watchers; a watcher is a coroutine. Knows calls and the core.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from varserve_service.core.errors import RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.timeline import Batch
 from varserve_service.core.ports.messages import Header
-from varserve_service.rpc.entry.identity import identify_again
+from varserve_service.rpc.authorization.watch_permit import WatchPermit
+from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.messages.history_messages import WatchFilter, bookmark, event_messages
 
-from .calls import Context
 from .workers import Workers
 
-# Seconds after which a watch is asked again for the credential that it began with.
-_IDENTIFIED_SECONDS = 1.0
-# Events whose messages are kept for the watchers that want the same of them.
+# Changes of one commit that are encoded on the event loop; more, and values, on a thread.
+_PAGE_CHANGES = 100
+# Events whose messages are kept for the watchers with the same filter.
 _KEPT_EVENTS = 8
 
 
@@ -77,22 +77,22 @@ class Hub:
         if self._closed is not None:
             raise self._closed()
 
-    async def messages(self, event: Event, wish: WatchFilter) -> list[bytes]:
-        """An event as those want it who wish the same; made once for all of them."""
-        key = (event.revision, wish)
+    async def messages(self, event: Event, wanted: WatchFilter) -> list[bytes]:
+        """The messages of an event for a filter; made once for all watchers that have it."""
+        key = (event.revision, wanted)
         found = self._encoded.get(key)
         if found is None:
-            self._encoded[key] = found = self._encode(event, wish)
+            self._encoded[key] = found = self._encode(event, wanted)
             if len(self._encoded) > _KEPT_EVENTS:
                 self._encoded.popitem(last=False)
         # Shielded: a watcher that goes away must not take it from the others.
         return found.result() if found.done() else await asyncio.shield(found)
 
-    def _encode(self, event: Event, wish: WatchFilter) -> asyncio.Future[list[bytes]]:
+    def _encode(self, event: Event, wanted: WatchFilter) -> asyncio.Future[list[bytes]]:
         labels = self._live.timeline.display_names
-        make = partial(event_messages, event, wish, self._live.header, labels, self._max_bytes)
-        if wish.values or wish.previous:
-            # Values may have to come from a device: on a thread.
+        make = partial(event_messages, event, wanted, self._live.header, labels, self._max_bytes)
+        if wanted.values or wanted.previous or len(event.changes) > _PAGE_CHANGES:
+            # Values may have to come from a device.
             return self._loop.run_in_executor(self._senders, make)
         found = self._loop.create_future()
         found.set_result(make())
@@ -106,27 +106,26 @@ class Watch:
         self,
         live: LiveModel,
         hub: Hub,
-        context: Context,
-        wish: WatchFilter,
+        call: RpcCall,
+        wanted: WatchFilter,
         bookmark_seconds: float,
-        check: Callable[[], None],
+        permit: WatchPermit,
     ) -> None:
-        """`check` is asked before each message, and raises when the watch may not go on."""
+        """`permit` is asked before each message whether the watch may go on."""
         self._live = live
         self._hub = hub
-        self._context = context
-        self._wish = wish
+        self._call = call
+        self._filter = wanted
         self._bookmark_seconds = bookmark_seconds
-        self._check = check
+        self._permit = permit
         self._watcher: Watcher | None = None
         self._ended = False
         self._sent = 0.0
-        self._identified = 0.0
 
-    async def run(
-        self, after: int | None, epoch: str, workers: Workers, deadline: float | None
-    ) -> None:
+    async def run(self, after: int | None, epoch: str, workers: Workers) -> None:
         """Send events until the caller goes away. Raises RequestError."""
+        deadline = self._call.deadline
+        self._workers = workers
 
         def look() -> Batch:
             batch = self._live.timeline.watch(after, epoch, deadline)
@@ -178,14 +177,12 @@ class Watch:
         )
 
     async def _send(self, event: Event) -> None:
-        for message in await self._hub.messages(event, self._wish):
+        for message in await self._hub.messages(event, self._filter):
             await self._write(message)
 
     async def _write(self, message: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._identified >= _IDENTIFIED_SECONDS:
-            await identify_again(self._context)
-            self._identified = loop.time()
-        self._check()
-        await self._context.write(message)
-        self._sent = loop.time()
+        await self._call.judge_again()
+        if self._permit.outdated:
+            await self._workers.run(self._permit.check, self._call.deadline)
+        await self._call.write(message)
+        self._sent = asyncio.get_running_loop().time()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.threads import ModelThread
-from varserve_service.rpc.entry.load_shedding import LoadShedder, too_many
+from varserve_service.rpc.calls.load_shedding import LoadShedder, too_many
 
 T = TypeVar("T")
 

@@ -1,8 +1,8 @@
-"""Who is let in: how many calls, and bytes of their bodies, may be in progress at once.
+"""Admission: how many calls, and bytes of their bodies, may be in progress at once.
 
-Owns the limits by verb and by subject. It refuses at once and keeps nobody waiting: calls wait in
-one place only, the queue of the model that they are for (`workers`). Knows the core's errors; knows
-nothing of gRPC or of what a call does. Used from the event loop alone.
+Owns the limits by verb and by subject. A call beyond a limit is refused at once; calls wait in one
+place only, the queue of their model (`workers`). Knows the core's errors; knows nothing of gRPC or
+of what a call does. Used from the event loop alone.
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
+from varserve_service.access.policy import Verb
 from varserve_service.core.errors import Reason, RequestError
 
-from .verbs import ADMIN, ASSIGN, LIST, READ, RUN, SUMMARIZE, VERB_OF_METHOD, VERBS, WATCH
+from .method import Method
 
 DEFAULT_CALLS = {
-    LIST: 256,
-    READ: 1024,
-    SUMMARIZE: 64,
-    ASSIGN: 512,
-    RUN: 1024,
-    WATCH: 10_000,
-    ADMIN: 8,
+    Verb.LIST: 256,
+    Verb.READ: 1024,
+    Verb.SUMMARIZE: 64,
+    Verb.ASSIGN: 512,
+    Verb.RUN: 1024,
+    Verb.WATCH: 10_000,
+    Verb.ADMIN: 8,
 }
 """Calls of a verb in progress at once, where nothing else is set."""
-
-# It is done on the event loop, at once; were it refused, a lease would end because others are busy.
-_ALWAYS_ADMITTED = "RenewLease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +76,17 @@ class _Use:
 class Admission:
     """The limits of one service, and what is in progress under them.
 
-    A subject is who calls, as authentication found it; "" is nobody in particular: such callers
-    cannot be told apart, so that the limits by subject are not for them.
+    A subject is the caller's name by authentication. Callers without a name cannot be told apart,
+    so that the limits by subject do not apply to them.
     """
 
     def __init__(self, limits: Mapping[str, Limit], staging_bytes: int) -> None:
         """`limits` by verb; `staging_bytes`: bytes of all bodies that are in progress at once."""
         self._staging_bytes = staging_bytes
         self._bounds = {
-            verb: _bound(verb, limits.get(verb, Limit()), staging_bytes) for verb in VERBS
+            verb: _bound(verb, limits.get(verb, Limit()), staging_bytes) for verb in Verb
         }
-        self._verbs = {verb: _Use() for verb in VERBS}
+        self._verbs = {verb: _Use() for verb in Verb}
         self._subjects: dict[tuple[str, str], _Use] = {}
         self._staged = 0
 
@@ -105,12 +103,12 @@ class Admission:
         """Calls of a verb that may be in progress at once."""
         return self._bounds[verb].calls
 
-    def admit(self, method: str, subject: str) -> Admitted:
+    def admit(self, method: Method, subject: str) -> Admitted:
         """Let a call in until the block ends. Raises RequestError TOO_MANY_REQUESTS."""
-        verb = VERB_OF_METHOD[method]
+        verb = _verb_of(method)
         use, bound = self._verbs[verb], self._bounds[verb]
         own = self._subjects.get((verb, subject)) if subject else None
-        if method != _ALWAYS_ADMITTED:
+        if not method.always_admitted:
             if own is not None and own.calls >= bound.calls_per_subject:
                 raise _too_many(verb, own.calls, bound.calls_per_subject, subject)
             if use.calls >= bound.calls:
@@ -131,12 +129,12 @@ class Admission:
                 del self._subjects[admitted.verb, admitted.subject]
 
     @contextmanager
-    def stage(self, method: str, subject: str, nbytes: int) -> Iterator[None]:
+    def stage(self, method: Method, subject: str, nbytes: int) -> Iterator[None]:
         """Hold bytes while a body arrives and is used; its call has been admitted.
 
         Raises RequestError TOO_MANY_REQUESTS, and VALUE_TOO_LARGE for more than ever fits.
         """
-        verb = VERB_OF_METHOD[method]
+        verb = _verb_of(method)
         use, bound = self._verbs[verb], self._bounds[verb]
         own = self._subjects.get((verb, subject)) if subject else None
         if own is not None and own.nbytes + nbytes > bound.nbytes_per_subject:
@@ -147,14 +145,14 @@ class Admission:
             raise _too_large(nbytes, self._staged, self._staging_bytes)
         uses = [use] if own is None else [use, own]
         self._staged += nbytes
-        for each in uses:
-            each.nbytes += nbytes
+        for held in uses:
+            held.nbytes += nbytes
         try:
             yield
         finally:
             self._staged -= nbytes
-            for each in uses:
-                each.nbytes -= nbytes
+            for held in uses:
+                held.nbytes -= nbytes
 
 
 class Admitted:
@@ -178,6 +176,11 @@ class Admitted:
         traceback: TracebackType | None,
     ) -> None:
         self._admission.leave(self)
+
+
+def _verb_of(method: Method) -> Verb:
+    assert method.verb is not None
+    return method.verb
 
 
 def _too_many(verb: str, found: int, limit: int, subject: str = "") -> RequestError:

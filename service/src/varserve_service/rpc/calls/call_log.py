@@ -1,4 +1,4 @@
-"""One line in the log for each call: what, to whom, how long, how it ended. Never a value."""
+"""One log line for each call: method, model, duration and outcome. Never a value."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import logging
 
 import structlog
 
-from .observing import Call, CallObserver
+from .call import RpcCall
+from .observers import CallObserver
 
 log = structlog.get_logger("varserve.calls")
 _stdlib = logging.getLogger("varserve.calls")
 
 
 class CallLog(CallObserver):
-    """Calls are logged at `level`, refused ones at INFO if that is less."""
+    """Logs calls at `level`, and refused ones at INFO at least."""
 
     def __init__(self, level: str) -> None:
         self._level = logging.getLevelNamesMapping()[level.upper()]
 
-    def ended(self, call: Call) -> None:
+    def ended(self, call: RpcCall) -> None:
         """Write the line."""
         level = max(self._level, logging.INFO) if call.reason else self._level
         if not _stdlib.isEnabledFor(level):
             return
-        found = {
+        fields = {
             "method": call.method.name,
             "model": call.model,
             "version": call.version,
@@ -36,5 +37,5 @@ class CallLog(CallObserver):
             level,
             "call",
             seconds=round(call.seconds, 6),
-            **{key: value for key, value in found.items() if value not in ("", None)},
+            **{key: value for key, value in fields.items() if value not in ("", None)},
         )

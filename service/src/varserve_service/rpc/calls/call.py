@@ -1,0 +1,274 @@
+"""One RPC in progress: everything that is known of it, in one object that every step is given.
+
+Owns the call's gRPC context. Authentication, the guard and the handlers fill in what they find out;
+observers are told of the same object.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol
+
+import grpc
+import structlog
+
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import CommitListener
+
+from .audit_record import AuditRecord
+from .method import Method
+from .observers import Observers, trace_id_of
+from .permissions import CallerPermissions
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# A client whose deadline passes hangs up a moment before the server's own clock says so.
+_CLOCK_SKEW = 0.1
+# Seconds after which a call that goes on is judged again.
+_RECHECK_SECONDS = 1.0
+
+
+class Authenticator(Protocol):
+    """Tells who a caller is."""
+
+    async def subject(self, context: Context) -> str:
+        """The caller's name, never empty. Raises RequestError UNAUTHENTICATED.
+
+        Called on the event loop, which it must not hold up.
+        """
+        ...
+
+
+class CallerGone(Exception):
+    """The client has hung up: nothing that is sent reaches it."""
+
+
+class RpcCall:
+    """One call.
+
+    What a client may have chosen is bounded in length. `model` is the name of a model that is
+    served, empty until the call has found one, with its `version`; `revision` is the one that the
+    call was answered at. `trace_id` is 32 hexadecimal digits, or empty. `deadline` is in seconds of
+    `time.monotonic`; None where there is none. `permissions` is None where there is no policy.
+    `authorized_model` is the live model that the guard judged. `read_bytes` counts bytes of
+    variables' values in the answer.
+    """
+
+    __slots__ = (
+        "_context",
+        "_ended",
+        "_messages",
+        "_observers",
+        "_rechecked_at",
+        "_requests",
+        "audit",
+        "authorized_model",
+        "code",
+        "commit_listener",
+        "deadline",
+        "metadata",
+        "method",
+        "model",
+        "permissions",
+        "read_bytes",
+        "reason",
+        "recheck",
+        "request_id",
+        "revision",
+        "seconds",
+        "started_at",
+        "subject",
+        "trace_id",
+        "version",
+    )
+
+    def __init__(
+        self,
+        method: Method,
+        observers: Observers,
+        context: Context | None = None,
+        messages: AsyncIterable[bytes] | None = None,
+    ) -> None:
+        """`messages`: those of a streaming request."""
+        self.method = method
+        self._observers = observers
+        self._context = context
+        self._requests = messages
+        self._messages: AsyncIterator[bytes] | None = None
+        self._ended = False
+        self.metadata: tuple[tuple[str, str | bytes], ...] = ()
+        self.started_at = time.monotonic()
+        self.deadline: float | None = None
+        if context is not None:
+            self.metadata = tuple(context.invocation_metadata() or ())
+            remaining = context.time_remaining()
+            if remaining is not None:
+                self.deadline = self.started_at + remaining
+        self.trace_id = trace_id_of(self.metadata)
+        self.subject = ""
+        self.permissions: CallerPermissions | None = None
+        self.authorized_model: LiveModel | None = None
+        self.audit: AuditRecord | None = None
+        self.commit_listener: CommitListener | None = None
+        self.recheck: Callable[[], Awaitable[None]] | None = None
+        self._rechecked_at = self.started_at
+        self.model = ""
+        self.version: int | None = None
+        self.revision: int | None = None
+        self.request_id = ""
+        self.read_bytes = 0
+        self.seconds = 0.0
+        self.code = grpc.StatusCode.OK
+        self.reason = ""
+
+    def nested(self, method: Method) -> RpcCall:
+        """A call of the same caller that came inside this one's stream."""
+        call = RpcCall(method, self._observers)
+        call._context, call.metadata, call.trace_id = self._context, self.metadata, self.trace_id
+        call.subject, call.deadline = self.subject, self.deadline
+        return call
+
+    # The connection.
+
+    @property
+    def context(self) -> Context:
+        """gRPC's own."""
+        assert self._context is not None
+        return self._context
+
+    @property
+    def peer(self) -> str:
+        """The address that the call comes from, as gRPC writes it."""
+        return "" if self._context is None else self._context.peer()
+
+    def __aiter__(self) -> RpcCall:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next message of a streaming request."""
+        if self._messages is None:
+            assert self._requests is not None
+            self._messages = aiter(self._requests)
+        message = await anext(self._messages)
+        self.tell("received")
+        return message
+
+    async def accept(self, *metadata: tuple[str, str]) -> None:
+        """Send the initial metadata. Raises CallerGone."""
+        try:
+            await self.context.send_initial_metadata(metadata)
+        except Exception as error:
+            raise self._gone(error) from error
+
+    async def write(self, message: Any) -> None:
+        """Send one message of a streaming response. Raises CallerGone."""
+        try:
+            await self.context.write(message)
+        except Exception as error:
+            raise self._gone(error) from error
+        self.tell("sent")
+
+    def _gone(self, error: Exception) -> Exception:
+        """gRPC has several errors for a client that has hung up; any other error is a defect."""
+        return CallerGone() if self.context.done() or _by_grpc(error) else error
+
+    # What is known.
+
+    def start(self) -> None:
+        """The call begins, in the task that answers it."""
+        self.tell("started")
+        if self.trace_id:
+            structlog.contextvars.bind_contextvars(trace_id=self.trace_id)
+        if self.method.kind in ("unary", "server_stream"):
+            self.tell("received")
+
+    def note(
+        self,
+        *,
+        model: str | None = None,
+        version: int | None = None,
+        revision: int | None = None,
+        request_id: str | None = None,
+        read_bytes: int = 0,
+    ) -> None:
+        """Add to what is known of the call. From any thread that works for it.
+
+        `model` must be the name of a model that is served, never what a client calls it.
+        """
+        if model is not None:
+            self.model = model
+        if version is not None:
+            self.version = version
+        if revision is not None:
+            self.revision = revision
+        if request_id:
+            self.request_id = request_id
+            structlog.contextvars.bind_contextvars(request_id=request_id)
+        self.read_bytes += read_bytes
+
+    def note_header(self, header: Any) -> None:
+        """Note the StateHeader of an answer."""
+        self.note(model=header.model, version=header.version, revision=header.revision)
+
+    def answered(self, response: Any) -> None:
+        """The handler has returned, with a message, or None after a stream."""
+        header = getattr(response, "header", None)
+        if header is not None:
+            self.note_header(header)
+        if response is not None:
+            self.tell("sent")
+
+    def refused(self, code: grpc.StatusCode, reason: str) -> None:
+        """The call has failed."""
+        self.code, self.reason = code, reason
+
+    def cancelled(self) -> None:
+        """The caller has gone, or its deadline has passed."""
+        late = self.deadline is not None and self.deadline - time.monotonic() <= _CLOCK_SKEW
+        self.code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+
+    def end(self) -> None:
+        """The call is over. Again: nothing."""
+        if self._ended:
+            return
+        self._ended = True
+        self.seconds = time.monotonic() - self.started_at
+        self.tell("ended")
+
+    def tell(self, event: str) -> None:
+        """Tell the observers what has happened."""
+        self._observers.tell(event, self)
+
+    # What the call may do.
+
+    def check_model(self, live: LiveModel) -> None:
+        """Raises RequestError MODEL_NOT_READY when the guard judged another version of the model.
+
+        What a name means, and so what the caller may do, may differ in this one.
+        """
+        if self.authorized_model is not None and self.authorized_model is not live:
+            raise RequestError(
+                Reason.MODEL_NOT_READY,
+                f"model {live.name!r} was replaced at this moment; try again",
+                model=live.name,
+            )
+
+    async def judge_again(self, *, at_once: bool = False) -> None:
+        """Judge a call that has gone on for a while again: its credential, and what it may do.
+
+        At most once a second, unless `at_once`. Raises RequestError UNAUTHENTICATED,
+        PERMISSION_DENIED.
+        """
+        if self.recheck is None:
+            return
+        now = time.monotonic()
+        if at_once or now - self._rechecked_at >= _RECHECK_SECONDS:
+            self._rechecked_at = now
+            await self.recheck()
+
+
+def _by_grpc(error: Exception) -> bool:
+    """Whether gRPC itself raised this: ExecuteBatchError has no public name."""
+    return isinstance(error, grpc.aio.BaseError)

@@ -1,0 +1,103 @@
+"""What handlers work with: the models that are served, threads, limits and caches.
+
+Knows the core and `serving`; knows nothing of single RPCs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from varserve.v1 import model_service_pb2 as pb
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models
+from varserve_service.core.ports.administration import Administration
+from varserve_service.rpc.calls.admission import Admission
+from varserve_service.rpc.calls.call import RpcCall
+from varserve_service.rpc.messages import translate
+from varserve_service.rpc.serving.read_cache import ReadCache
+from varserve_service.rpc.serving.served import Served, Serving
+from varserve_service.rpc.serving.workers import Workers
+
+T = TypeVar("T")
+
+# What a unary response needs beside the bytes of its tensors, and an event beside its changes.
+_ENVELOPE_BYTES = 64 * 1024
+# Selections, or writes, of one request, where the model has fewer variables: its lock is held
+# meanwhile.
+_MAX_ITEMS = 10_000
+# Items of one request that are checked on the event loop; more, on a thread.
+_PAGE_ITEMS = 64
+# Seconds at shutdown for watchers to take note that it is over.
+_CLOSE_SECONDS = 1.0
+
+
+@dataclass(eq=False)
+class Backend:
+    """Everything that handlers share.
+
+    Blocking work happens on a model's own workers, lists on `lister`, what changes models on
+    `admin_workers`; responses are encoded on `senders`.
+    """
+
+    models: Models
+    serving: Serving
+    lister: Workers
+    senders: ThreadPoolExecutor
+    admission: Admission
+    read_cache: ReadCache
+    limits: pb.TransferLimits
+    upload_silence: float
+    bookmark_seconds: float
+    administration: Administration | None = None
+    admin_workers: Workers | None = None
+    watches: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The most bytes of values in one message."""
+        return self.limits.message_bytes - _ENVELOPE_BYTES
+
+    async def run_on_model(
+        self, call: RpcCall, name: str, work: Callable[[LiveModel, float | None], T]
+    ) -> T:
+        """Do `work` on a thread of the model that a name means now."""
+        with self.serving.use(call, name) as served:
+            return await served.run(work, call.deadline)
+
+    async def prepare(self, served: Served, count: int, work: Callable[[], T], call: RpcCall) -> T:
+        """Check or translate `count` items: on the event loop if they are few, else on a thread."""
+        if count <= _PAGE_ITEMS:
+            return work()
+        return await served.workers.run(work, call.deadline)
+
+    def close(self) -> None:
+        """End the threads that are no model's own."""
+        self.lister.close()
+        if self.admin_workers is not None:
+            self.admin_workers.close()
+        self.senders.shutdown(wait=False, cancel_futures=True)
+
+    async def end_watches(self) -> None:
+        """End all watches: each is told, and one that does not listen is cut off."""
+        for served in self.serving.all:
+            served.end_watches(_shutting_down)
+        if self.watches:
+            _, deaf = await asyncio.wait(set(self.watches), timeout=_CLOSE_SECONDS)
+            for task in deaf:
+                task.cancel()
+
+
+def check_count(field_name: str, count: int, live: LiveModel) -> None:
+    """Raises RequestError REQUEST_MALFORMED for none, or more items than one request may have."""
+    most = max(_MAX_ITEMS, len(live.timeline.display_names))
+    if count > most:
+        raise translate.malformed(f"{field_name}: expected at most {most}, found {count}")
+
+
+def _shutting_down() -> RequestError:
+    return RequestError(Reason.SHUTTING_DOWN, "the service is shutting down; watch again elsewhere")

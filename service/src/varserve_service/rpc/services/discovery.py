@@ -1,0 +1,70 @@
+"""ListModels and GetModel."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from varserve.v1 import model_service_pb2 as pb
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Status
+from varserve_service.rpc.calls.call import RpcCall
+from varserve_service.rpc.calls.permissions import CallerPermissions
+from varserve_service.rpc.messages import translate
+
+from .backend import Backend
+
+# Seconds that a list waits for a model that a write holds.
+_PATIENCE = 0.5
+
+
+async def list_models(
+    backend: Backend, request: pb.ListModelsRequest, call: RpcCall
+) -> pb.ListModelsResponse:
+    """ListModels."""
+    permissions = call.permissions
+
+    def work() -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(
+            models=[
+                _summary(status, permissions)
+                for status in backend.models.statuses
+                if permissions is None or permissions.lists(status.name)
+            ]
+        )
+
+    return await backend.lister.run(work, call.deadline)
+
+
+async def get_model(
+    backend: Backend, request: pb.GetModelRequest, call: RpcCall
+) -> pb.GetModelResponse:
+    """GetModel."""
+    permissions = call.permissions
+
+    def work(live: LiveModel, deadline: float | None) -> pb.GetModelResponse:
+        description = live.describe(deadline)
+        if permissions is not None:
+            description = permissions.visible(description, live)
+        return translate.model(backend.models.status(live), description, backend.limits)
+
+    return await backend.run_on_model(call, request.model, work)
+
+
+def _summary(status: Status, permissions: CallerPermissions | None) -> Any:
+    live = status.live
+    if live is None:
+        return translate.summary(status, None)
+    try:
+        description = live.describe(time.monotonic() + _PATIENCE)
+    except RequestError as error:
+        if error.reason is Reason.MODEL_NOT_READY:  # unloaded at this moment
+            return translate.summary(status, None)
+        if error.reason is not Reason.DEADLINE_EXCEEDED:
+            raise
+        # A write holds it, for minutes maybe: the others are listed nevertheless.
+        description = live.outline()
+    if permissions is not None:
+        description = permissions.visible(description, live)
+    return translate.summary(status, description)

@@ -1,0 +1,140 @@
+"""AssignVariable, AssignVariables and RevertCommits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from varserve import frames
+from varserve.v1 import history_pb2
+from varserve.v1 import model_service_pb2 as pb
+from varserve_service.core.change.writes import Write
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.messages import Read
+from varserve_service.rpc.calls.call import RpcCall
+from varserve_service.rpc.messages import translate
+from varserve_service.rpc.messages.bodies import ClaimedTensor, total_bytes
+
+from .backend import Backend, check_count
+from .uploads import receive
+
+
+async def assign_variable(
+    backend: Backend, request: pb.AssignVariableRequest, call: RpcCall
+) -> pb.AssignVariableResponse:
+    """AssignVariable."""
+    if not request.HasField("value"):
+        raise translate.malformed("value: expected a tensor, found none")
+    _note(call, request)
+
+    def work(live: LiveModel, deadline: float | None) -> pb.AssignVariableResponse:
+        region = translate.region(request)
+        write = Write(
+            request.variable,
+            translate.operation(request.operation),
+            translate.inputs({"value": request.value})["value"],
+            region,
+            translate.optional(request, "if_revision_match"),
+        )
+        answer = live.assign(
+            [write],
+            conditions=translate.conditions(request),
+            request=translate.write_request(request.request_id, translate.fingerprint(request)),
+            origin=translate.origin(request, call.subject),
+            on_commit=call.commit_listener,
+            lease_seconds=translate.lease_seconds(request),
+            read_back=Read(request.variable, region) if request.read_back else None,
+            max_read_back_bytes=backend.max_message_bytes,
+            deadline=deadline,
+        )
+        response = pb.AssignVariableResponse(header=translate.header(answer.header))
+        for value in answer.values.values():
+            response.value.CopyFrom(translate.tensor(value))
+        return response
+
+    return await backend.run_on_model(call, request.model, work)
+
+
+async def assign_variables(
+    backend: Backend, manifest: pb.AssignManifest, call: RpcCall
+) -> pb.AssignVariablesResponse:
+    """AssignVariables."""
+    if not manifest.entries:
+        raise translate.malformed("entries: expected at least one, found none")
+    _note(call, manifest)
+    origin = translate.origin(manifest, call.subject)
+    lease_seconds = translate.lease_seconds(manifest)
+    with backend.serving.use(call, manifest.model) as served:
+        live, count = served.live, len(manifest.entries)
+        check_count("entries", count, live)
+
+        def check() -> list[ClaimedTensor]:
+            claimed = [
+                ClaimedTensor(f"variable {entry.variable[:200]!r}", entry.tensor)
+                for entry in manifest.entries
+            ]
+            live.check(writes([claim.placeholder() for claim in claimed]))
+            return claimed
+
+        def writes(arrays: Sequence[np.ndarray[Any, Any]]) -> list[Write]:
+            return [
+                Write(
+                    entry.variable,
+                    translate.operation(entry.operation),
+                    array,
+                    translate.region(entry),
+                    translate.optional(entry, "if_revision_match"),
+                )
+                for entry, array in zip(manifest.entries, arrays, strict=True)
+            ]
+
+        claimed = await backend.prepare(served, count, check, call)
+        total = total_bytes(claimed, backend.limits.body_bytes)
+        with backend.admission.stage(call.method, call.subject, total):
+            upload = await receive(
+                backend, call, claimed, frames.assign_variables_request, live.memory.host
+            )
+
+            def work(live: LiveModel, deadline: float | None) -> pb.AssignVariablesResponse:
+                fingerprint = translate.fingerprint(manifest, upload.checksums)
+                answer = live.assign(
+                    writes(upload.arrays()),
+                    conditions=translate.conditions(manifest),
+                    request=translate.write_request(manifest.request_id, fingerprint),
+                    origin=origin,
+                    on_commit=call.commit_listener,
+                    lease_seconds=lease_seconds,
+                    deadline=deadline,
+                )
+                return pb.AssignVariablesResponse(header=translate.header(answer.header))
+
+            return await served.run(work, call.deadline)
+
+
+async def revert_commits(
+    backend: Backend, request: history_pb2.RevertCommitsRequest, call: RpcCall
+) -> history_pb2.RevertCommitsResponse:
+    """RevertCommits."""
+    _note(call, request)
+
+    def work(live: LiveModel, deadline: float | None) -> history_pb2.RevertCommitsResponse:
+        check_count("variables", len(request.variables), live)
+        answer = live.revert(
+            request.to_revision,
+            request.variables,
+            conditions=translate.conditions(request),
+            request=translate.write_request(request.request_id, translate.fingerprint(request)),
+            origin=translate.origin(request, call.subject),
+            on_commit=call.commit_listener,
+            deadline=deadline,
+        )
+        return history_pb2.RevertCommitsResponse(header=translate.header(answer.header))
+
+    return await backend.run_on_model(call, request.model, work)
+
+
+def _note(call: RpcCall, request: Any) -> None:
+    translate.check_request_id(request.request_id)
+    call.note(request_id=request.request_id)
