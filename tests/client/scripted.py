@@ -53,10 +53,7 @@ def model_reply() -> pb.GetModelResponse:
 
     def function(name: str, **more: Any) -> model_pb2.FunctionSpec:
         overload = model_pb2.Overload(inputs=inputs, outputs=outputs, **more)
-        parameter = model_pb2.Parameter(name="x", kind=1)
-        return model_pb2.FunctionSpec(
-            name=name, path=name, kind=2, overloads=[overload], parameters=[parameter]
-        )
+        return model_pb2.FunctionSpec(name=name, path=name, kind=2, overloads=[overload])
 
     return pb.GetModelResponse(
         header=HEADER,
@@ -67,8 +64,8 @@ def model_reply() -> pb.GetModelResponse:
             )
         ],
         functions=[
-            function("pure", reads=[0]),
-            function("writes", writes=[0]),
+            function("pure", reads=["v"]),
+            function("writes", writes=["v"]),
             function("elsewhere", changes_other_state=True),
             model_pb2.FunctionSpec(name="key", path="signatures/key", kind=1),
             model_pb2.FunctionSpec(name="./key", path="key", kind=2),

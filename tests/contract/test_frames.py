@@ -44,7 +44,7 @@ def chunk_of(rng: random.Random) -> tensor_pb2.Chunk:
 
 def manifest_of(name: str, rng: random.Random) -> Any:
     header = tensor_pb2.TensorHeader(dtype=1, shape=[rng.randrange(300)], byte_length=4)
-    named = pb.NamedTensorHeader(name="x" * rng.randrange(200), tensor=header)
+    named = tensor_pb2.NamedTensorHeader(name="x" * rng.randrange(200), tensor=header)
     match name:
         case "ReadVariablesResponse":
             entry = pb.ReadEntry(variable="é" * rng.randrange(70), tensor=header)

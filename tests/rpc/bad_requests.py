@@ -46,7 +46,7 @@ def in_header(rng: random.Random, reasons: str, **fields: Any) -> Case:
     bad = header(**fields)
     if rng.random() < 0.5:
         return case("AssignVariables", manifest(entry(tensor=bad)), reasons=reasons)
-    named = [pb.NamedTensorHeader(name="x", tensor=bad)]
+    named = [tensor_pb2.NamedTensorHeader(name="x", tensor=bad)]
     return case("StreamRunFunction", run_manifest(inputs=named), reasons=reasons)
 
 
@@ -373,7 +373,7 @@ def wrong_inputs(rng: random.Random) -> Case:
     )
     if rng.random() < 0.5:
         return case("RunFunction", run(inputs=inputs), reasons="INPUT_MISMATCH OVERLOAD_MISMATCH")
-    named = [pb.NamedTensorHeader(name=name, tensor=header()) for name in inputs]
+    named = [tensor_pb2.NamedTensorHeader(name=name, tensor=header()) for name in inputs]
     reasons = "INPUT_MISMATCH OVERLOAD_MISMATCH"
     if rng.random() < 0.2:
         named, reasons = [*named, *named, named[0]] if named else named, reasons

@@ -58,7 +58,7 @@ def manifest(*entries: pb.AssignEntry, **fields: Any) -> pb.AssignVariablesReque
 
 
 def run_manifest(**fields: Any) -> pb.StreamRunFunctionRequest:
-    named = [pb.NamedTensorHeader(name="x", tensor=header())]
+    named = [tensor_pb2.NamedTensorHeader(name="x", tensor=header())]
     return pb.StreamRunFunctionRequest(
         manifest=pb.RunManifest(**{"model": MODEL, "function": "total", "inputs": named} | fields)
     )

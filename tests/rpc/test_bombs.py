@@ -28,6 +28,7 @@ from tests.rpc.requests import (
 from tests.rpc.wire import Wire, connected
 from tests.serving import serve_here
 from varserve.v1 import model_service_pb2 as pb
+from varserve.v1 import tensor_pb2
 
 MIB = 2**20
 LIMIT_SECONDS = 0.005
@@ -45,8 +46,8 @@ BIG_SHAPES = {
 }
 
 
-def in_header(**fields: Any) -> list[pb.NamedTensorHeader]:
-    return [pb.NamedTensorHeader(name="x", tensor=header(**fields))]
+def in_header(**fields: Any) -> list[tensor_pb2.NamedTensorHeader]:
+    return [tensor_pb2.NamedTensorHeader(name="x", tensor=header(**fields))]
 
 
 def shape_bombs() -> Iterator[tuple[str, str, Any, set[str]]]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from varserve.v1 import model_service_pb2
+from varserve.v1 import inspection_pb2, model_service_pb2
 
 ACCEPTED_KEY = "varserve-accepted"
 """In the initial metadata of an uploading call: the manifest was accepted, the body may come."""
@@ -216,6 +216,20 @@ def stream_run_function_response(
 ) -> ChunkFrame | model_service_pb2.StreamRunFunctionResponse:
     """A deserializer for StreamRunFunctionResponse. Raises DecodeError for what is not protobuf."""
     return read_chunk(message) or _parsed(model_service_pb2.StreamRunFunctionResponse, message)
+
+
+def inspect_function_request(
+    message: bytes,
+) -> ChunkFrame | inspection_pb2.InspectFunctionRequest:
+    """A deserializer for InspectFunctionRequest. Raises DecodeError for what is not protobuf."""
+    return read_chunk(message) or _parsed(inspection_pb2.InspectFunctionRequest, message)
+
+
+def inspect_function_response(
+    message: bytes,
+) -> ChunkFrame | inspection_pb2.InspectFunctionResponse:
+    """A deserializer for InspectFunctionResponse. Raises DecodeError for what is not protobuf."""
+    return read_chunk(message) or _parsed(inspection_pb2.InspectFunctionResponse, message)
 
 
 def _parsed(cls: Any, message: bytes) -> Any:

@@ -68,7 +68,7 @@ class Xla(BaseModel):
     )
 
 
-Verb = Literal["list", "read", "summarize", "assign", "run", "watch", "admin"]
+Verb = Literal["list", "read", "summarize", "assign", "run", "inspect", "watch", "admin"]
 
 
 class VerbLimit(BaseModel):

@@ -11,16 +11,20 @@ from typing import Any
 
 import numpy.typing as npt
 
+from varserve.tensors import Array
+
 from . import operations
 from .handles.base import Connection, D_co, Defaults, operation
 from .handles.cache import ModelCache
 from .handles.models import Model
 from .handles.watches import PATIENCE, Watch, watching
+from .operations.inspections import Wanted, summary_options
 from .operations.methods import Scope
 from .operations.reads import Read, SummaryOptions, cast_dtype
 from .transport.calls import Budget, Op
 from .transport.drivers import Async, Sync
 from .values.arguments import prepare_run
+from .values.inspections import InnerTensors, Inspection, Patch
 from .values.options import ReadOptions, WriteOptions, new_request_id
 from .values.regions import Index, Reads, Rows, regions_of, resolve
 from .values.results import Commit, Commits, Outputs, Reading, Snapshot
@@ -142,6 +146,63 @@ class Client(Connection[D_co]):
             SummaryOptions(bins, range, content_hash),
             ReadOptions(at_revision, epoch),
         )
+
+    @operation
+    def list_tensors(
+        self,
+        model: str,
+        function: str,
+        patterns: Sequence[str] = (),
+        *,
+        overload: int = 0,
+        timeout: float | None = None,
+    ) -> Op[InnerTensors]:
+        """ListTensors: the tensors in the middle of a function; see `Function.tensors`."""
+        scope = Scope(model, self._budget(timeout))
+        return operations.list_tensors(scope, function, patterns, overload)
+
+    @operation
+    def inspect_function(
+        self,
+        model: str,
+        function: str,
+        inputs: Mapping[str, npt.ArrayLike],
+        constants: Mapping[str, Any] | None = None,
+        *,
+        probes: Sequence[str] = (),
+        summarize: bool | int | None = None,
+        patches: Mapping[str, Patch | Array] | None = None,
+        assume: Mapping[str, Array] | None = None,
+        at_revision: int | None = None,
+        epoch: str = "",
+        gradients_of: str = "",
+        wrt: Sequence[str] = (),
+        find_non_finite: bool = False,
+        profile: bool = False,
+        continue_after_assertion: bool = False,
+        open_xla: bool = False,
+        timeout: float | None = None,
+    ) -> Op[Inspection]:
+        """InspectFunction: a look at one run of a function; see `Function.inspect`.
+
+        Values are arrays of the dtypes that the service expects.
+        """
+        wanted = Wanted(
+            probes,
+            summary_options(summarize),
+            patches or {},
+            assume or {},
+            gradients_of,
+            wrt,
+            find_non_finite,
+            profile,
+            continue_after_assertion,
+            open_xla,
+        )
+        run = prepare_run(function, inputs, constants or {}, (), repeatable=True)
+        scope = yield from self._scope(model, self._budget(timeout))
+        options = ReadOptions(at_revision, epoch)
+        return (yield from operations.inspect_function(scope, run, wanted, options))
 
     @operation
     def assign_variable(

@@ -15,12 +15,14 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     │   ├── NameAmbiguous
     │   ├── ChecksumMismatch            bytes changed on the way, twice
     │   ├── RequestIdReused
-    │   └── CastUnsupported             not as the dtype that was asked for
+    │   ├── CastUnsupported             not as the dtype that was asked for
+    │   └── PatchUnsupported            only floating-point tensors can be patched
     ├── NotFound (KeyError)
     │   ├── ModelNotFound
     │   ├── VariableNotFound
     │   ├── FunctionNotFound
-    │   └── LeaseNotFound               the lease has ended
+    │   ├── LeaseNotFound               the lease has ended
+    │   └── TensorNotFound              no inner tensor of this name
     ├── Conflict                        somebody else was first: read again, decide again
     │   ├── RevisionMismatch            .current_revision
     │   └── EpochMismatch
@@ -28,6 +30,12 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     │   ├── VariableUninitialized
     │   ├── AnswerNotKept
     │   ├── FunctionFailed
+    │   ├── CheckFailed                 .outputs: what the check of a commit gave
+    │   ├── TensorNotRun                in a branch that was not taken
+    │   ├── TensorInsideXla             ask with open_xla
+    │   ├── GradientUnavailable
+    │   ├── StateNotCopyable            the function changes more than variables
+    │   ├── InspectionUnsupported
     │   ├── ModelLoadFailed             what was served before goes on
     │   ├── ModelNotAllowed
     │   ├── SaveExists                  nothing is ever overwritten
@@ -48,7 +56,8 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     │   ├── TooManyRequests
     │   ├── WatchTooSlow                .resume_revision
     │   ├── OutOfMemory
-    │   └── StateStoreFull
+    │   ├── StateStoreFull
+    │   └── InspectionTooLarge          ask for summaries
     ├── DeadlineExceeded (TimeoutError)
     ├── AccessDenied                    who calls may not do this
     │   └── Unauthenticated             no credential, or one that does not hold
@@ -187,6 +196,12 @@ class CastUnsupported(InvalidRequest):
     reason = "CAST_UNSUPPORTED"
 
 
+class PatchUnsupported(InvalidRequest):
+    """Only floating-point tensors inside a function can be patched."""
+
+    reason = "PATCH_UNSUPPORTED"
+
+
 class NotFound(VarserveError, KeyError):
     """The thing named is not there."""
 
@@ -215,6 +230,12 @@ class LeaseNotFound(NotFound):
     """The lease has ended, or there was none."""
 
     reason = "LEASE_NOT_FOUND"
+
+
+class TensorNotFound(NotFound):
+    """The function has no inner tensor of this name; the message has close ones."""
+
+    reason = "TENSOR_NOT_FOUND"
 
 
 class Conflict(VarserveError):
@@ -262,6 +283,42 @@ class FunctionFailed(FailedPrecondition):
     """TensorFlow refused to run the function on these inputs or this state. Nothing changed."""
 
     reason = "FUNCTION_FAILED"
+
+
+class CheckFailed(FailedPrecondition):
+    """The check that a commit carries did not pass. Nothing changed, and nobody saw the values."""
+
+    reason = "CHECK_FAILED"
+
+
+class TensorNotRun(FailedPrecondition):
+    """The inner tensor was not computed: its branch was not taken, or its loop had no iteration."""
+
+    reason = "TENSOR_NOT_RUN"
+
+
+class TensorInsideXla(FailedPrecondition):
+    """The inner tensor is in a call that XLA runs as one. Ask with `open_xla`."""
+
+    reason = "TENSOR_INSIDE_XLA"
+
+
+class GradientUnavailable(FailedPrecondition):
+    """There is no such gradient; the message says why."""
+
+    reason = "GRADIENT_UNAVAILABLE"
+
+
+class StateNotCopyable(FailedPrecondition):
+    """The function changes state that is no variable, which no inspection can copy."""
+
+    reason = "STATE_NOT_COPYABLE"
+
+
+class InspectionUnsupported(FailedPrecondition):
+    """The function is built in a way that cannot be looked into; the message says which."""
+
+    reason = "INSPECTION_UNSUPPORTED"
 
 
 class ModelLoadFailed(FailedPrecondition):
@@ -416,6 +473,12 @@ class StateStoreFull(ResourceExhausted):
     """The service's disk has no room to keep a write. Nothing was changed."""
 
     reason = "STATE_STORE_FULL"
+
+
+class InspectionTooLarge(ResourceExhausted):
+    """The inspection would keep more, or run longer, than the service allows. Ask for summaries."""
+
+    reason = "INSPECTION_TOO_LARGE"
 
 
 class DeadlineExceeded(VarserveError, TimeoutError):

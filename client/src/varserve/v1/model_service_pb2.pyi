@@ -1,4 +1,5 @@
 from varserve.v1 import history_pb2 as _history_pb2
+from varserve.v1 import inspection_pb2 as _inspection_pb2
 from varserve.v1 import model_pb2 as _model_pb2
 from varserve.v1 import summary_pb2 as _summary_pb2
 from varserve.v1 import tensor_pb2 as _tensor_pb2
@@ -33,30 +34,26 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[_model_pb2.ModelSummary, _Mapping]]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ("model", "page_token")
+    __slots__ = ("model",)
     MODEL_FIELD_NUMBER: _ClassVar[int]
-    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     model: str
-    page_token: str
-    def __init__(self, model: _Optional[str] = ..., page_token: _Optional[str] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("header", "summary", "variables", "functions", "limits", "omissions", "next_page_token")
+    __slots__ = ("header", "summary", "variables", "functions", "limits", "omissions")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     VARIABLES_FIELD_NUMBER: _ClassVar[int]
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     OMISSIONS_FIELD_NUMBER: _ClassVar[int]
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     header: _model_pb2.StateHeader
     summary: _model_pb2.ModelSummary
     variables: _containers.RepeatedCompositeFieldContainer[_model_pb2.VariableSpec]
     functions: _containers.RepeatedCompositeFieldContainer[_model_pb2.FunctionSpec]
     limits: TransferLimits
     omissions: _containers.RepeatedCompositeFieldContainer[_model_pb2.Omission]
-    next_page_token: str
-    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., summary: _Optional[_Union[_model_pb2.ModelSummary, _Mapping]] = ..., variables: _Optional[_Iterable[_Union[_model_pb2.VariableSpec, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_model_pb2.FunctionSpec, _Mapping]]] = ..., limits: _Optional[_Union[TransferLimits, _Mapping]] = ..., omissions: _Optional[_Iterable[_Union[_model_pb2.Omission, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., summary: _Optional[_Union[_model_pb2.ModelSummary, _Mapping]] = ..., variables: _Optional[_Iterable[_Union[_model_pb2.VariableSpec, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_model_pb2.FunctionSpec, _Mapping]]] = ..., limits: _Optional[_Union[TransferLimits, _Mapping]] = ..., omissions: _Optional[_Iterable[_Union[_model_pb2.Omission, _Mapping]]] = ...) -> None: ...
 
 class TransferLimits(_message.Message):
     __slots__ = ("message_bytes", "chunk_bytes", "body_bytes")
@@ -351,21 +348,13 @@ class RunManifest(_message.Message):
     model: str
     function: str
     request_id: str
-    inputs: _containers.RepeatedCompositeFieldContainer[NamedTensorHeader]
+    inputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.NamedTensorHeader]
     constants: _containers.MessageMap[str, _model_pb2.Constant]
     outputs: _containers.RepeatedScalarFieldContainer[str]
     if_model_revision_match: int
     if_epoch_match: str
     message: str
-    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[NamedTensorHeader, _Mapping]]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
-
-class NamedTensorHeader(_message.Message):
-    __slots__ = ("name", "tensor")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    TENSOR_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    tensor: _tensor_pb2.TensorHeader
-    def __init__(self, name: _Optional[str] = ..., tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class StreamRunFunctionResponse(_message.Message):
     __slots__ = ("result", "chunk")
@@ -380,5 +369,5 @@ class RunResult(_message.Message):
     HEADER_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     header: _model_pb2.StateHeader
-    outputs: _containers.RepeatedCompositeFieldContainer[NamedTensorHeader]
-    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[NamedTensorHeader, _Mapping]]] = ...) -> None: ...
+    outputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.NamedTensorHeader]
+    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ...) -> None: ...

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from varserve.v1 import history_pb2 as varserve_dot_v1_dot_history__pb2
+from varserve.v1 import inspection_pb2 as varserve_dot_v1_dot_inspection__pb2
 from varserve.v1 import model_service_pb2 as varserve_dot_v1_dot_model__service__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -95,6 +96,16 @@ class ModelServiceStub(object):
                 request_serializer=varserve_dot_v1_dot_model__service__pb2.StreamRunFunctionRequest.SerializeToString,
                 response_deserializer=varserve_dot_v1_dot_model__service__pb2.StreamRunFunctionResponse.FromString,
                 _registered_method=True)
+        self.ListTensors = channel.unary_unary(
+                '/varserve.v1.ModelService/ListTensors',
+                request_serializer=varserve_dot_v1_dot_inspection__pb2.ListTensorsRequest.SerializeToString,
+                response_deserializer=varserve_dot_v1_dot_inspection__pb2.ListTensorsResponse.FromString,
+                _registered_method=True)
+        self.InspectFunction = channel.stream_stream(
+                '/varserve.v1.ModelService/InspectFunction',
+                request_serializer=varserve_dot_v1_dot_inspection__pb2.InspectFunctionRequest.SerializeToString,
+                response_deserializer=varserve_dot_v1_dot_inspection__pb2.InspectFunctionResponse.FromString,
+                _registered_method=True)
         self.WatchVariables = channel.unary_stream(
                 '/varserve.v1.ModelService/WatchVariables',
                 request_serializer=varserve_dot_v1_dot_history__pb2.WatchVariablesRequest.SerializeToString,
@@ -149,10 +160,8 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Describes one model: all its variables and functions, and how to transfer large values. A
-        description that does not fit into one message comes in pages, one for each call.
-        Errors: EPOCH_MISMATCH (the page that the token means is of another state, or of what another
-        caller may see: begin with the first page).
+        """Describes one model: all its variables and functions, and how to transfer large values.
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,7 +221,7 @@ class ModelServiceServicer(object):
         `varserve-accepted`: a client may wait for that, so as not to send a body in vain. A client that
         sends nothing for longer than the operator allows is given up with DEADLINE_EXCEEDED.
         Errors: those of AssignVariable except MESSAGE_TOO_LARGE, and CHUNK_INVALID, CHECKSUM_MISMATCH,
-        VALUE_TOO_LARGE.
+        VALUE_TOO_LARGE, CHECK_FAILED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -236,6 +245,33 @@ class ModelServiceServicer(object):
         chunks of its body and closes its side; the server answers with a manifest and chunks.
         The initial metadata, and what becomes of a client that sends nothing, is as of AssignVariables.
         Errors: those of RunFunction except MESSAGE_TOO_LARGE, and CHUNK_INVALID, CHECKSUM_MISMATCH,
+        VALUE_TOO_LARGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTensors(self, request, context):
+        """Lists the tensors in the middle of a function: what InspectFunction can look at.
+        Errors: FUNCTION_NOT_FOUND, NAME_AMBIGUOUS, OVERLOAD_MISMATCH, TENSOR_NOT_FOUND,
+        INSPECTION_UNSUPPORTED, INSPECTION_TOO_LARGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InspectFunction(self, request_iterator, context):
+        """Runs a function once and tells what happens inside: inner tensors, printed lines, the first
+        number that is not finite, gradients, times; on other values of variables and of inner tensors if
+        that is asked for. It is never a commit: a function that writes does so on private copies. The
+        client sends a manifest and the chunks of its body and closes its side; the server answers with a
+        result, parts and the chunks of the body.
+        The initial metadata, and what becomes of a client that sends nothing, is as of AssignVariables.
+        Errors: FUNCTION_NOT_FOUND, VARIABLE_NOT_FOUND, TENSOR_NOT_FOUND, NAME_AMBIGUOUS, INPUT_MISMATCH,
+        OVERLOAD_MISMATCH, DTYPE_UNSUPPORTED, DTYPE_MISMATCH, SHAPE_MISMATCH, LENGTH_MISMATCH,
+        PATCH_UNSUPPORTED, TENSOR_INSIDE_XLA, TENSOR_NOT_RUN, GRADIENT_UNAVAILABLE, STATE_NOT_COPYABLE,
+        INSPECTION_UNSUPPORTED, INSPECTION_TOO_LARGE, VARIABLE_UNINITIALIZED, FUNCTION_FAILED,
+        EPOCH_MISMATCH, REVISION_COMPACTED, REVISION_IN_FUTURE, CHUNK_INVALID, CHECKSUM_MISMATCH,
         VALUE_TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -339,6 +375,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.StreamRunFunction,
                     request_deserializer=varserve_dot_v1_dot_model__service__pb2.StreamRunFunctionRequest.FromString,
                     response_serializer=varserve_dot_v1_dot_model__service__pb2.StreamRunFunctionResponse.SerializeToString,
+            ),
+            'ListTensors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTensors,
+                    request_deserializer=varserve_dot_v1_dot_inspection__pb2.ListTensorsRequest.FromString,
+                    response_serializer=varserve_dot_v1_dot_inspection__pb2.ListTensorsResponse.SerializeToString,
+            ),
+            'InspectFunction': grpc.stream_stream_rpc_method_handler(
+                    servicer.InspectFunction,
+                    request_deserializer=varserve_dot_v1_dot_inspection__pb2.InspectFunctionRequest.FromString,
+                    response_serializer=varserve_dot_v1_dot_inspection__pb2.InspectFunctionResponse.SerializeToString,
             ),
             'WatchVariables': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchVariables,
@@ -624,6 +670,60 @@ class ModelService(object):
             '/varserve.v1.ModelService/StreamRunFunction',
             varserve_dot_v1_dot_model__service__pb2.StreamRunFunctionRequest.SerializeToString,
             varserve_dot_v1_dot_model__service__pb2.StreamRunFunctionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTensors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/varserve.v1.ModelService/ListTensors',
+            varserve_dot_v1_dot_inspection__pb2.ListTensorsRequest.SerializeToString,
+            varserve_dot_v1_dot_inspection__pb2.ListTensorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectFunction(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/varserve.v1.ModelService/InspectFunction',
+            varserve_dot_v1_dot_inspection__pb2.InspectFunctionRequest.SerializeToString,
+            varserve_dot_v1_dot_inspection__pb2.InspectFunctionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,14 @@ class TensorHeader(_message.Message):
     byte_length: int
     def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., byte_length: _Optional[int] = ...) -> None: ...
 
+class NamedTensorHeader(_message.Message):
+    __slots__ = ("name", "tensor")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    tensor: TensorHeader
+    def __init__(self, name: _Optional[str] = ..., tensor: _Optional[_Union[TensorHeader, _Mapping]] = ...) -> None: ...
+
 class Chunk(_message.Message):
     __slots__ = ("offset", "crc32c", "data")
     OFFSET_FIELD_NUMBER: _ClassVar[int]

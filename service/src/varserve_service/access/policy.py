@@ -20,6 +20,7 @@ class Verb(StrEnum):
     SUMMARIZE = "summarize"
     ASSIGN = "assign"
     RUN = "run"
+    INSPECT = "inspect"
     WATCH = "watch"
     ADMIN = "admin"
 
@@ -39,6 +40,7 @@ KINDS: dict[Verb, frozenset[Kind]] = {
     Verb.ASSIGN: frozenset({Kind.VARIABLE}),
     Verb.WATCH: frozenset({Kind.VARIABLE}),
     Verb.RUN: frozenset({Kind.FUNCTION}),
+    Verb.INSPECT: frozenset({Kind.FUNCTION}),
     Verb.ADMIN: frozenset({Kind.MODEL}),
 }
 """What each verb is about."""

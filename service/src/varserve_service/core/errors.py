@@ -36,6 +36,7 @@ class Reason(StrEnum):
     FUNCTION_NOT_FOUND = auto()
     NAME_AMBIGUOUS = auto()
     LEASE_NOT_FOUND = auto()
+    TENSOR_NOT_FOUND = auto()
     REVISION_MISMATCH = auto()
     EPOCH_MISMATCH = auto()
     VARIABLE_UNINITIALIZED = auto()
@@ -43,6 +44,7 @@ class Reason(StrEnum):
     FUNCTION_FAILED = auto()
     REVISION_COMPACTED = auto()
     REVISION_IN_FUTURE = auto()
+    CHECK_FAILED = auto()
     MODEL_NOT_READY = auto()
     SHUTTING_DOWN = auto()
     MESSAGE_TOO_LARGE = auto()
@@ -61,6 +63,13 @@ class Reason(StrEnum):
     SAVE_UNSUPPORTED = auto()
     SAVE_FAILED = auto()
     NOT_CONFIGURED = auto()
+    TENSOR_NOT_RUN = auto()
+    TENSOR_INSIDE_XLA = auto()
+    PATCH_UNSUPPORTED = auto()
+    GRADIENT_UNAVAILABLE = auto()
+    STATE_NOT_COPYABLE = auto()
+    INSPECTION_UNSUPPORTED = auto()
+    INSPECTION_TOO_LARGE = auto()
 
 
 class RequestError(Exception):

@@ -15,13 +15,13 @@ from varserve_service.access.policy import Verb
 from .authorization import requirements
 from .calls.method import Method
 from .dispatch import MAX_FIELDS, Row
-from .services import admin, discovery, history, leases, reads, runs, writes
+from .services import admin, discovery, history, inspection, leases, reads, runs, writes
 
 MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 ADMIN_SERVICE = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
 
 # As many items as a model has variables; the handler knows how many that is.
-_ITEMS: Final = 10 * MAX_FIELDS
+_ITEMS: Final = MAX_FIELDS
 # Arguments of a function; the handler knows how many it has.
 _ARGUMENTS: Final = 10_000
 _PATTERNS: Final = history.MAX_PATTERNS
@@ -96,6 +96,30 @@ METHODS: Final = (
         runs.stream_run_function,
         opening=frames.stream_run_function_request,
         bounds={"inputs": _ARGUMENTS, "constants": _ARGUMENTS, "outputs": _ARGUMENTS},
+    ),
+    Row.of(
+        MODEL_SERVICE,
+        "ListTensors",
+        Verb.INSPECT,
+        requirements.list_tensors,
+        inspection.list_tensors,
+        bounds={"patterns": inspection.MAX_NAMES},
+    ),
+    Row.of(
+        MODEL_SERVICE,
+        "InspectFunction",
+        Verb.INSPECT,
+        requirements.inspect_function,
+        inspection.inspect_function,
+        opening=frames.inspect_function_request,
+        bounds={
+            "inputs": _ARGUMENTS,
+            "constants": _ARGUMENTS,
+            "assume": _ITEMS,
+            "probes": inspection.MAX_NAMES,
+            "patches": inspection.MAX_NAMES,
+            "wrt": inspection.MAX_NAMES,
+        },
     ),
     Row.of(
         MODEL_SERVICE,

@@ -18,17 +18,11 @@ from varserve_service.core.ports.loaded_model import (
 from .copies import find_copies
 from .dtypes import SUPPORTED
 from .effects import EffectsAnalysis
-from .functions import Callee, CallEffects, SavedFunction
+from .functions import Callee, CallEffects, LookInto, SavedFunction
 from .object_graph import Nodes, is_function, is_polymorphic, own_name
 from .placement import Placement
 from .runtime import function_definition, release
-from .signatures import (
-    Undescribable,
-    describe,
-    distinct,
-    function_parameters,
-    signature_parameters,
-)
+from .signatures import Undescribable, describe, distinct
 
 _SIGNATURES = "signatures/"
 
@@ -83,7 +77,10 @@ def _free(path: str, taken: Mapping[str, object]) -> str:
 
 
 def find_functions(
-    nodes: Nodes, variables: Mapping[str, FoundVariable], placement: Placement
+    nodes: Nodes,
+    variables: Mapping[str, FoundVariable],
+    placement: Placement,
+    look_into: LookInto,
 ) -> tuple[list[SavedFunction], set[str], list[Omission]]:
     """The functions that are served, the paths of variables that they access sparsely, and what is
     not served, with the reason.
@@ -105,15 +102,11 @@ def find_functions(
         omissions += (Omission(OmissionKind.FUNCTION, path, reason) for reason in reasons)
         if not callees:
             continue
-        overloads = tuple(callee.overload for callee in callees)
+        kind, name = FunctionKind.FUNCTION, f"./{path}" if path in keys else path
         if path.startswith(_SIGNATURES):
             kind, name = FunctionKind.SIGNATURE, path.removeprefix(_SIGNATURES)
-            parameters = signature_parameters(overloads)
-        else:
-            kind, name = FunctionKind.FUNCTION, f"./{path}" if path in keys else path
-            parameters = function_parameters(node)
-        spec = FunctionSpec(name, path, kind, overloads, parameters)
-        functions.append(SavedFunction(spec, callees, placement))
+        spec = FunctionSpec(name, path, kind, tuple(callee.overload for callee in callees))
+        functions.append(SavedFunction(spec, callees, placement, look_into))
     return functions, effects.sparse, omissions
 
 

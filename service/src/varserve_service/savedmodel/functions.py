@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from varserve_service.core.arrays.shapes import fits, shape_text
 from varserve_service.core.errors import FunctionFailed, OutOfMemory
+from varserve_service.core.inspection.ports import Inspector
 from varserve_service.core.ports.loaded_model import FunctionSpec, Overload, Value
 
 from .placement import Placement
@@ -57,13 +58,25 @@ class Callee:
         return replace(self, compiled=compiled)
 
 
-class SavedFunction:
-    """Implements the core's Function over the concrete functions of one restored function."""
+LookInto: TypeAlias = Callable[[str, Callee], Inspector]
+"""Makes what looks into one concrete function, by the function's name."""
 
-    def __init__(self, spec: FunctionSpec, callees: Sequence[Callee], placement: Placement) -> None:
+
+class SavedFunction:
+    """Implements the core's Inspectable over the concrete functions of one restored function."""
+
+    def __init__(
+        self,
+        spec: FunctionSpec,
+        callees: Sequence[Callee],
+        placement: Placement,
+        look_into: LookInto,
+    ) -> None:
         self._spec = spec
         self._callees = tuple(callees)
         self._placement = placement
+        self._look_into = look_into
+        self._inspectors: dict[int, Inspector] = {}
 
     @property
     def spec(self) -> FunctionSpec:
@@ -77,6 +90,12 @@ class SavedFunction:
     def replace(self, callees: Sequence[Callee]) -> None:
         """Call these from now on: the same overloads, called another way. Before it is served."""
         self._callees = tuple(callees)
+
+    def inspector(self, overload: int) -> Inspector:
+        if overload not in self._inspectors:
+            inspector = self._look_into(self._spec.name, self._callees[overload])
+            self._inspectors.setdefault(overload, inspector)
+        return self._inspectors[overload]
 
     def stage(
         self, overload: int, inputs: Mapping[str, np.ndarray[Any, Any]]

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from varserve_service.core.ports.loaded_model import (
 
 from .discovery import find_functions, find_variables
 from .functions import SavedFunction
+from .inspection import Insides, SavedInspector, Sources
 from .object_graph import names_of, walk
 from .placement import Placement
 from .signatures import partial_shape
@@ -111,7 +113,11 @@ def load(
     root = _restore(name, path, placement)
     nodes = list(walk(root))
     variables, unserved = find_variables(root, nodes)
-    functions, sparse, unserved_functions = find_functions(nodes, variables, placement)
+    insides = Insides.of(
+        placement, {key: found.variable for key, found in variables.items()}, Sources(path)
+    )
+    look_into = partial(SavedInspector, insides=insides)
+    functions, sparse, unserved_functions = find_functions(nodes, variables, placement, look_into)
     omissions = [*unserved, *unserved_functions]
     for omission in omissions:
         _log.info(

@@ -14,6 +14,7 @@ from tensorflow.core.function.polymorphism import function_type as function_type
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.client import pywrap_tf_session as session
 from tensorflow.python.eager import context
+from tensorflow.python.ops import script_ops
 
 FlatCall: TypeAlias = Callable[[list[tf.Tensor]], Sequence[tf.Tensor]]
 
@@ -126,3 +127,56 @@ def release(variable: tf.Variable) -> None:
     with tf.device(variable.handle.device):
         nothing = tf.zeros([0], variable.dtype)
         tf.raw_ops.AssignVariableOp(resource=variable.handle, value=nothing)
+
+
+def reference_reader(node: Any) -> Callable[[], tf.Tensor]:
+    """What reads a reference variable of TensorFlow 1, by the node of its VariableV2."""
+    shared_name = node.attr["shared_name"].s.decode() or node.name
+    container = node.attr["container"].s.decode()
+    shape = tf.TensorShape(node.attr["shape"].shape)
+    dtype = tf.as_dtype(node.attr["dtype"].type)
+
+    @tf.function(autograph=False, input_signature=[])
+    def read() -> Any:
+        reference = tf.raw_ops.VariableV2(
+            shape=shape, dtype=dtype, container=container, shared_name=shared_name
+        )
+        return tf.identity(reference)
+
+    call: FlatCall | None = None
+
+    def current() -> tf.Tensor:
+        nonlocal call
+        if call is None:
+            call = flat_call(read.get_concrete_function())
+        (tensor,) = call([])
+        return tensor
+
+    return current
+
+
+def call_by_name(name: bytes, inputs: list[tf.Tensor], count: int) -> Sequence[tf.Tensor]:
+    """Call a registered function with all its inputs in order; `count` is that of its outputs."""
+    return context.context().call_function(name, inputs, count) or ()
+
+
+def name_of(call: FlatCall) -> str:
+    """The name of the function that a flat call calls."""
+    name = call.keep.inference_fn.name  # type: ignore[attr-defined]
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def register_function(definition: Any) -> None:
+    """Let this process know a FunctionDef."""
+    context.context().add_function_def(definition)
+
+
+def unregister_functions(names: Sequence[str]) -> None:
+    """Forget registered functions; what the runtime made of them goes with them."""
+    for name in names:
+        context.context().remove_function(name)
+
+
+def register_python(function: Callable[..., Any]) -> str:
+    """The token by which a PyFunc calls a Python function, as long as the function lives."""
+    return str(script_ops._py_funcs.insert(function))

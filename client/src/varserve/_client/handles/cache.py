@@ -15,6 +15,7 @@ import numpy as np
 
 from varserve import tensors
 from varserve._client import errors, operations
+from varserve._client.operations.inspections import Wanted
 from varserve._client.operations.methods import Scope
 from varserve._client.operations.models import get_model
 from varserve._client.operations.reads import Dtype, Read, SummaryOptions
@@ -22,6 +23,7 @@ from varserve._client.transport.bodies import fits_no_more
 from varserve._client.transport.calls import Budget, Op
 from varserve._client.transport.forks import GATE
 from varserve._client.values.arguments import Run
+from varserve._client.values.inspections import Inspection
 from varserve._client.values.names import Lookup
 from varserve._client.values.options import ReadOptions, WriteOptions
 from varserve._client.values.regions import Part
@@ -261,6 +263,15 @@ class ModelCache:
             outputs = yield from operations.stream_run_function(self.scope(budget), run, options)
         self.learn(outputs.header)
         return outputs
+
+    def inspect(
+        self, run: Run, wanted: Wanted, budget: Budget, options: ReadOptions
+    ) -> Op[Inspection]:
+        """A look at a run of a function."""
+        found = yield from operations.inspect_function(self.scope(budget), run, wanted, options)
+        if options.at_revision is None:
+            self.learn(found.header)
+        return found
 
     def _outputs_fit(self, function: str) -> bool:
         """Whether it is certain that the outputs fit into one message."""

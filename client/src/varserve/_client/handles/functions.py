@@ -8,12 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from varserve import tensors
+from varserve._client import errors, operations
+from varserve._client.operations.inspections import Wanted, summary_options
+from varserve._client.operations.models import get_model
 from varserve._client.transport.calls import Op
-from varserve._client.values.arguments import Run, bind, positional
-from varserve._client.values.results import Outputs
+from varserve._client.values.arguments import Given, Run, bind, positional
+from varserve._client.values.inspections import Comparison, InnerTensors, Inspection, Patch
+from varserve._client.values.options import ReadOptions
+from varserve._client.values.results import Commit, Outputs, Snapshot, revision_of
 from varserve._client.values.specs import FunctionKind, FunctionSpec, Overload
+from varserve.tensors import Array
 
 from .base import D_co, ModelHandle, operation
+from .cache import ModelCache
+from .comparing import ComparedSide, Side, compare_sides
 
 
 class Function(ModelHandle[D_co]):
@@ -79,6 +91,158 @@ class Function(ModelHandle[D_co]):
         """
         return self._run(inputs, outputs, if_revision_match, timeout, message)
 
+    @operation
+    def tensors(
+        self, *patterns: str, overload: int = 0, timeout: float | None = None
+    ) -> Op[InnerTensors]:
+        """The tensors in the middle of the function, in an order of computation.
+
+        patterns: names, or patterns with `*`, `?` and `[ab]`: `"model_1/conv2d*"`; none for all.
+        overload: which of `overloads`.
+
+        Raises TensorNotFound, NameAmbiguous, InspectionUnsupported.
+        """
+        scope = self._cache.scope(self._budget(timeout))
+        return operations.list_tensors(scope, self.name, patterns, overload)
+
+    @operation
+    def inspect(
+        self,
+        given: Mapping[str, Any] | None = None,
+        /,
+        *,
+        probe: str | Sequence[str] = (),
+        summarize: bool | int | None = None,
+        patch: Mapping[str, Patch | npt.ArrayLike] | None = None,
+        assume: Mapping[str, npt.ArrayLike] | None = None,
+        at_revision: int | Snapshot | Commit | None = None,
+        find_non_finite: bool = False,
+        gradients_of: str = "",
+        wrt: str | Sequence[str] = (),
+        profile: bool = False,
+        on_assert: str = "fail",
+        open_xla: bool = False,
+        timeout: float | None = None,
+        **inputs: Any,
+    ) -> Op[Inspection]:
+        """Run the function once and see what happens inside. It is never a commit.
+
+        given, inputs: as of `function(**inputs)`; `given` is for names that Python does not allow
+            here, or that are one of the arguments below.
+        probe: names or patterns of inner tensors whose values to give, as `tensors` lists them.
+        summarize: give the probes in a few numbers each instead; a number, with a histogram of so
+            many bins.
+        patch: by name of an inner tensor, what replaces it: `varserve.zero()`, `varserve.scale(k)`
+            or an array of its dtype and shape.
+        assume: values of variables, by name, for this run alone.
+        at_revision: run on the values of that revision, as far as the service keeps it.
+        find_non_finite: find the first inner tensor that is not finite.
+        gradients_of: the output whose sum to differentiate with respect to each of `wrt`, which are
+            names of inputs, variables and inner tensors.
+        profile: tell how long each operation takes.
+        on_assert: `"fail"`, or `"continue"` after an assertion that fails, which is a message then.
+        open_xla: look into what XLA compiles, which may round otherwise.
+
+        Raises TensorNotFound, NameAmbiguous, TensorInsideXla, TensorNotRun, PatchUnsupported,
+        GradientUnavailable, StateNotCopyable, InspectionTooLarge, FunctionFailed, and what a call
+        and a read at a revision raise.
+        """
+        if on_assert not in ("fail", "continue"):
+            raise errors.InvalidRequest(
+                f"on_assert: expected 'fail' or 'continue', found {errors.shown(on_assert)}"
+            )
+        yield from self._refreshed(timeout)
+        run = self._bound({**(given or {}), **inputs})
+        wanted = Wanted(
+            probes=_names(probe),
+            summary=summary_options(summarize),
+            patches={name: _patch(name, each) for name, each in (patch or {}).items()},
+            assume=self._assumed(assume or {}),
+            gradients_of=gradients_of,
+            wrt=_names(wrt),
+            find_non_finite=find_non_finite,
+            profile=profile,
+            continue_after_assertion=on_assert == "continue",
+            open_xla=open_xla,
+        )
+        nbytes = run.nbytes + sum(each.nbytes for each in wanted.values)
+        revision, epoch = revision_of(at_revision)
+        if revision is not None:
+            epoch = epoch or self._cache.header.epoch
+        options = ReadOptions(revision, epoch)
+        budget = self._budget(timeout, nbytes)
+        return (yield from self._cache.inspect(run, wanted, budget, options))
+
+    @operation
+    def compare(
+        self,
+        given: Mapping[str, Any] | None = None,
+        /,
+        *,
+        left: Side = None,
+        right: Side = None,
+        probe: str | Sequence[str] = "*",
+        max_bytes: int = 64 << 20,
+        timeout: float | None = None,
+        **inputs: Any,
+    ) -> Op[Comparison]:
+        """Run the function on two sides and tell where they part.
+
+        left, right: each one of None (the state of now), a revision, a snapshot or commit, the name
+            of another model (`"m@canary"`), or a mapping of values to assume.
+        probe: which inner tensors to compare.
+        max_bytes: of values to fetch, to work out how far the tensors that differ are apart. First
+            all are compared by their hashes, which moves no tensor.
+
+        Raises as `inspect`, and ModelNotFound, FunctionNotFound.
+        """
+        yield from self._refreshed(timeout)
+        sides = []
+        for side in (left, right):
+            sides.append((yield from self._side(side, {**(given or {}), **inputs}, timeout)))
+        return (yield from compare_sides(sides[0], sides[1], _names(probe), max_bytes))
+
+    def given(self, *args: Any, **inputs: Any) -> Given:
+        """The function with its inputs, to be run later: what a transaction takes for its check."""
+        run = self._bound({**positional(self.spec, args, inputs), **inputs})
+        return Given(self._cache.header.model, run)
+
+    def _side(
+        self, side: Side, inputs: Mapping[str, Any], timeout: float | None
+    ) -> Op[ComparedSide]:
+        cache, run = self._cache, self._bound(inputs)
+        assume: dict[str, Array] = {}
+        revision, epoch = None, ""
+        if isinstance(side, str):
+            budget = self._budget(timeout)
+            cache = ModelCache((yield from get_model(side, budget)), side)
+            found = cache.functions.find(self.name)
+            arrays, constants = bind(found, inputs)
+            run = Run(found.name, arrays, constants)
+        elif isinstance(side, Mapping):
+            assume = self._assumed(side)
+        else:
+            revision, epoch = revision_of(side)
+            epoch = epoch or ("" if revision is None else cache.header.epoch)
+        nbytes = run.nbytes + sum(each.nbytes for each in assume.values())
+        scope = cache.scope(self._budget(timeout, nbytes))
+        return ComparedSide(scope, run, assume, ReadOptions(revision, epoch))
+
+    def _bound(self, given: Mapping[str, Any]) -> Run:
+        arrays, constants = bind(self.spec, given)
+        return Run(self.spec.name, arrays, constants)
+
+    def _assumed(self, assume: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
+        """Whole values of variables, in their dtypes, by the names of the wire."""
+        known = self._cache.variables
+        values = {}
+        for name, value in assume.items():
+            spec = known.find(name)
+            with errors.about(f"variable {name!r}", variable=name):
+                array = tensors.as_array(value, tensors.dtype_name(spec.dtype))
+            values[known.key(spec.path)] = array
+        return values
+
     def _run(
         self,
         given: Mapping[str, Any],
@@ -129,3 +293,16 @@ class Functions(ModelHandle[D_co], Mapping[str, Function[D_co]]):
 
     def __repr__(self) -> str:
         return "\n".join([f"{len(self)} functions:", *(f"  {each!r}" for each in self.values())])
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _patch(name: str, patch: Patch | npt.ArrayLike) -> Patch | Array:
+    if isinstance(patch, Patch):
+        return patch
+    with errors.about(f"patch of {name!r}", tensor=name):
+        # Only floating-point tensors can be patched: numbers without a dtype are of the usual one.
+        is_typed = hasattr(patch, "dtype") or hasattr(patch, "__array__")
+        return tensors.as_array(patch if is_typed else np.asarray(patch, np.float32))

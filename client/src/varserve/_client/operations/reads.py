@@ -166,14 +166,21 @@ def summarize_variables(
     return Summaries(
         specs.header(reply.header),
         {
-            key: _summary(entry, read.part)
+            key: summary_of(
+                entry.summary,
+                entry.variable,
+                entry.variable_revision,
+                read.part.shown_sizes(entry.summary.shape),
+            )
             for (key, read), entry in zip(reads.items(), reply.entries, strict=True)
         },
     )
 
 
-def _summary(entry: pb.SummaryEntry, part: Part) -> Summary:
-    message = entry.summary
+def summary_of(
+    message: summary_pb2.Summary, name: str, revision: int, shape: tuple[int, ...] | None = None
+) -> Summary:
+    """What is called so, in a few numbers. `shape`: as it is shown; None: the message's own."""
     histogram = None
     if message.HasField("histogram"):
         histogram = Histogram(
@@ -183,10 +190,10 @@ def _summary(entry: pb.SummaryEntry, part: Part) -> Summary:
             message.histogram.above,
         )
     return Summary(
-        variable=entry.variable,
-        variable_revision=entry.variable_revision,
+        variable=name,
+        variable_revision=revision,
         dtype=tensors.numpy_dtype(tensors.from_wire_dtype(message.dtype)),
-        shape=part.shown_sizes(message.shape),
+        shape=tuple(message.shape) if shape is None else shape,
         nbytes=message.byte_length,
         count=message.count,
         nans=message.nans,

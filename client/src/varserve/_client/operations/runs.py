@@ -15,7 +15,7 @@ from varserve._client.values.arguments import Run
 from varserve._client.values.options import WriteOptions
 from varserve._client.values.results import Outputs
 from varserve._client.values.specs import Constant
-from varserve.v1 import model_pb2
+from varserve.v1 import model_pb2, tensor_pb2
 from varserve.v1 import model_service_pb2 as pb
 
 from .methods import Scope, method
@@ -46,7 +46,7 @@ def stream_run_function(scope: Scope, run: Run, options: WriteOptions) -> Op[Out
     manifest = build(
         pb.RunManifest,
         inputs=[
-            build(pb.NamedTensorHeader, name=name, tensor=tensors.to_header(each))
+            build(tensor_pb2.NamedTensorHeader, name=name, tensor=tensors.to_header(each))
             for name, each in run.inputs.items()
         ],
         **_fields(scope.model, run),
@@ -67,9 +67,14 @@ def _fields(model: str, run: Run) -> dict[str, Any]:
     return {
         "model": model,
         "function": run.function,
-        "constants": {name: _constant(name, each) for name, each in run.constants.items()},
+        "constants": constants_of(run),
         "outputs": run.outputs,
     }
+
+
+def constants_of(run: Run) -> dict[str, model_pb2.Constant]:
+    """The constants of a call, by name."""
+    return {name: _constant(name, each) for name, each in run.constants.items()}
 
 
 _CONSTANT_KINDS = {type(None): "none", bool: "bool", int: "int", float: "float", str: "string"}

@@ -40,6 +40,7 @@ from varserve_service.core.ports.messages import (
 )
 
 from .assigning import Assigning, ReadBack
+from .inspecting import Inspecting
 from .leasing import Leasing
 from .overloads import choose
 from .parts import Options, Parts
@@ -77,6 +78,8 @@ class LiveModel:
         """Its history, and its watchers."""
         self.leases = Leasing(self._parts, on_expiry)
         """Its writes that expire."""
+        self.inspecting = Inspecting(self._parts, self.timeline)
+        """Its functions, looked into."""
         self._assigning = Assigning(self._parts, self._reading, self.leases)
 
     # What it is.

@@ -16,6 +16,7 @@ from varserve_service.core.commit.replay import replay
 from varserve_service.core.commit.revisions import Revisions
 from varserve_service.core.commit.watchers import Watchers
 from varserve_service.core.errors import Reason
+from varserve_service.core.inspection.ports import DEFAULT_LIMITS, InspectionLimits
 from varserve_service.core.memory import MemoryBudget, ModelMemory
 from varserve_service.core.ports.journal import Journal
 from varserve_service.core.ports.loaded_model import Function, LoadedModel, Variable
@@ -29,7 +30,7 @@ class Options(TypedDict, total=False):
     """What a live model is given beside what was loaded. Left out or None: one of its own.
 
     With a `journal`, the model takes up what that kept. `host_memory` is what the process may take;
-    without it nothing is refused beforehand.
+    without it nothing is refused beforehand. `inspection_limits` are those of one inspection.
     """
 
     lock: ReadersWriterLock | None
@@ -39,6 +40,7 @@ class Options(TypedDict, total=False):
     journal: Journal | None
     observer: Observer
     host_memory: MemoryBudget | None
+    inspection_limits: InspectionLimits
 
 
 class Parts:
@@ -49,6 +51,7 @@ class Parts:
         self.loaded = loaded
         self.journal = options.get("journal")
         self.observer = options.get("observer", UNOBSERVED)
+        self.inspection_limits = options.get("inspection_limits", DEFAULT_LIMITS)
         self.lock = options.get("lock") or ReadersWriterLock(self.observer)
         self.memory = _memory_of(loaded, options.get("host_memory") or MemoryBudget("host"))
         history, watchers = options.get("history"), options.get("watchers")

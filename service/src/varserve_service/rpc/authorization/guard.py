@@ -22,6 +22,7 @@ from .requirements import (
     RequireAll,
     RequireAny,
     RequireAnyModel,
+    RequireInspect,
     RequireLease,
     Requirement,
     Requirements,
@@ -105,9 +106,13 @@ class Guard:
                 if not all(_knows(permissions, live, spec) for spec in held):
                     raise lease_not_found(lease)  # as if it did not exist
                 _check_all(permissions, live, held, f"lease {lease}")
+            case RequireInspect(name, function):
+                live = self._model(permissions, Verb.INSPECT, name)
+                _check_function(permissions, Verb.INSPECT, live, function)
+                _check_used(permissions, live, requirement)
             case RequireRun(name, function):
                 live = self._model(permissions, Verb.RUN, name)
-                _check_function(permissions, live, function)
+                _check_function(permissions, Verb.RUN, live, function)
                 written = _written(live, requirement)
                 _check_all(permissions, live, written, f"function {_shown(function)}")
         return Decision(live, bool(written))
@@ -174,12 +179,12 @@ def _lists_all_of(permissions: CallerPermissions, live: LiveModel, name: str) ->
     )
 
 
-def _check_function(permissions: CallerPermissions, live: LiveModel, name: str) -> None:
+def _check_function(permissions: CallerPermissions, verb: Verb, live: LiveModel, name: str) -> None:
     try:
         label = live.function(name, suggest=False).name
     except RequestError:
         label = None
-    _check_thing(permissions, Verb.RUN, live, Kind.FUNCTION, name, label)
+    _check_thing(permissions, verb, live, Kind.FUNCTION, name, label)
 
 
 def _check_thing(
@@ -230,6 +235,20 @@ def _check_all(
         # Without the variables' names, which the caller may not know.
         thing = f"every variable that {writer} of model {live.name!r} writes"
         raise permissions.denied(Verb.ASSIGN, thing, model=live.name)
+
+
+def _check_used(
+    permissions: CallerPermissions, live: LiveModel, requirement: RequireInspect
+) -> None:
+    if requirement.arguments is None:
+        return
+    spec = live.function(requirement.function, suggest=False)
+    overload = spec.overloads[live.check_run(requirement.function, *requirement.arguments())]
+    if not permissions.allows_paths(Verb.READ, live, (*overload.reads, *overload.writes)):
+        # Without the variables' names, which the caller may not know.
+        function = _shown(requirement.function)
+        thing = f"every variable that function {function} of model {live.name!r} uses"
+        raise permissions.denied(Verb.READ, thing, model=live.name)
 
 
 def _knows(permissions: CallerPermissions, live: LiveModel, spec: VariableSpec) -> bool:

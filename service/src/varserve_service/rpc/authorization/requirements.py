@@ -85,6 +85,18 @@ class RequireRun:
     arguments: Callable[[], Arguments]
 
 
+@dataclass(frozen=True, slots=True)
+class RequireInspect:
+    """`inspect` on the function, and `read` on every variable that the chosen overload uses.
+
+    Of the `arguments` only dtypes, shapes and constants are looked at. None: nothing is run.
+    """
+
+    model: str
+    function: str
+    arguments: Callable[[], Arguments] | None = None
+
+
 Requirement: TypeAlias = (
     RequireModel
     | RequireAnyModel
@@ -93,6 +105,7 @@ Requirement: TypeAlias = (
     | RequireAny
     | RequireLease
     | RequireRun
+    | RequireInspect
 )
 
 
@@ -122,7 +135,7 @@ class Requirements:
             model = requirement.model
             if isinstance(requirement, RequireVariables):
                 variables.update(dict.fromkeys(requirement.variables))
-            elif isinstance(requirement, RequireRun):
+            elif isinstance(requirement, RequireRun | RequireInspect):
                 function = requirement.function
         return model, list(variables), function
 
@@ -194,6 +207,21 @@ def stream_run_function(manifest: Any) -> Requirements:
 
     requirement = RequireRun(manifest.model, manifest.function, arguments)
     return Requirements([requirement], request_id=manifest.request_id)
+
+
+def list_tensors(request: Any) -> Requirements:
+    """ListTensors: of variables, the handler names those that the caller may know of."""
+    return Requirements([RequireInspect(request.model, request.function)])
+
+
+def inspect_function(manifest: Any) -> Requirements:
+    """InspectFunction, by its manifest."""
+
+    def arguments() -> Arguments:
+        inputs = {named.name: translate.outline(named.tensor) for named in manifest.inputs}
+        return inputs, translate.constants(manifest.constants)
+
+    return Requirements([RequireInspect(manifest.model, manifest.function, arguments)])
 
 
 def watch(request: Any) -> Requirements:

@@ -23,6 +23,7 @@ DEFAULT_CALLS = {
     Verb.SUMMARIZE: 64,
     Verb.ASSIGN: 512,
     Verb.RUN: 1024,
+    Verb.INSPECT: 64,
     Verb.WATCH: 10_000,
     Verb.ADMIN: 8,
 }

@@ -66,11 +66,12 @@ def _check(nbytes: int, limit: int) -> None:
 def entry(found: Entry, summary: Summary) -> model_service_pb2.SummaryEntry:
     """A SummaryEntry."""
     return model_service_pb2.SummaryEntry(
-        variable=found.variable, variable_revision=found.revision, summary=_summary(summary)
+        variable=found.variable, variable_revision=found.revision, summary=summary_message(summary)
     )
 
 
-def _summary(found: Summary) -> summary_pb2.Summary:
+def summary_message(found: Summary) -> summary_pb2.Summary:
+    """A Summary."""
     moments, reduced = found.moments, found.moments.reduced
     lengths = 8 * reduced.count if found.dtype == tensors.STRING else 0
     return summary_pb2.Summary(

@@ -8,6 +8,7 @@ from typing import Any
 
 from varserve import frames, tensors
 from varserve.v1 import model_service_pb2 as pb
+from varserve.v1 import tensor_pb2
 from varserve_service.access.policy import Verb
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
@@ -125,7 +126,7 @@ async def stream_run_function(backend: Backend, manifest: pb.RunManifest, call: 
                 result = pb.RunResult(
                     header=translate.header(answer.header),
                     outputs=[
-                        pb.NamedTensorHeader(name=name, tensor=header)
+                        tensor_pb2.NamedTensorHeader(name=name, tensor=header)
                         for name, header in zip(answer.values, download.headers, strict=True)
                     ],
                 )
