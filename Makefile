@@ -10,12 +10,12 @@ PIP := pip --disable-pip-version-check --no-input -qq
 PYTHON_SOURCES := client service tests proto $(wildcard demo benchmarks)
 # Folders of tests that need no TensorFlow.
 FAST_TESTS := tests/access tests/core tests/rpc tests/client tests/cli tests/contract tests/journal tests/lifecycle \
-	tests/telemetry tests/benchmarks
+	tests/telemetry tests/benchmarks tests/web
 MODEL := .models/basic_pitch/1
 UPGRADE ?=
 SECONDS ?= 1200
 
-.PHONY: help demo serve test test-fast test-fresh test-faults fuzz mutants walks lint types proto proto-check lock bench figures clean
+.PHONY: help demo serve test test-fast test-fresh test-faults fuzz mutants walks lint types proto proto-check lock bench figures pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ mutants: .venv/.mutants ## change the program a little, see which changes no tes
 
 walks: .venv/.installed ## count the functions and files that one call of each kind visits; ARGS=--files
 	@$(BIN)/python -m tests.walks $(ARGS)
+
+pictures: .venv/.installed ## take the pictures of docs/web.md anew; needs Chromium as `chromium`
+	@mkdir -p docs/images
+	@VARSERVE_PICTURES=docs/images $(BIN)/python -m pytest -q tests/web/test_browser.py $(ARGS)
 
 lint: .venv/.installed ## check style, layers, protos and the Dockerfile
 	@$(BIN)/ruff check $(PYTHON_SOURCES)

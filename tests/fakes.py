@@ -25,6 +25,8 @@ from varserve_service.core.ports.loaded_model import (
     Operation,
     OutputSpec,
     Overload,
+    Parameter,
+    ParameterKind,
     TensorSpec,
     Value,
     Variable,
@@ -178,6 +180,10 @@ class FakeFunction:
                     reads,
                     writes,
                 ),
+            ),
+            tuple(
+                Parameter(name, ParameterKind.POSITIONAL)
+                for name in dict.fromkeys(key.split("/")[0] for key in inputs or {})
             ),
         )
 

@@ -53,7 +53,10 @@ def model_reply() -> pb.GetModelResponse:
 
     def function(name: str, **more: Any) -> model_pb2.FunctionSpec:
         overload = model_pb2.Overload(inputs=inputs, outputs=outputs, **more)
-        return model_pb2.FunctionSpec(name=name, path=name, kind=2, overloads=[overload])
+        parameter = model_pb2.Parameter(name="x", kind=1)
+        return model_pb2.FunctionSpec(
+            name=name, path=name, kind=2, overloads=[overload], parameters=[parameter]
+        )
 
     return pb.GetModelResponse(
         header=HEADER,
@@ -64,8 +67,8 @@ def model_reply() -> pb.GetModelResponse:
             )
         ],
         functions=[
-            function("pure", reads=["v"]),
-            function("writes", writes=["v"]),
+            function("pure", reads=[0]),
+            function("writes", writes=[0]),
             function("elsewhere", changes_other_state=True),
             model_pb2.FunctionSpec(name="key", path="signatures/key", kind=1),
             model_pb2.FunctionSpec(name="./key", path="key", kind=2),

@@ -34,7 +34,7 @@ def parts(value: Any) -> list[tuple[str, Any]] | None:
     A mapping's keys in sorted order; the fields of a named tuple, an attrs class or a composite
     tensor; the indices of any other sequence, and of what a class with `__tf_flatten__` gives.
     """
-    if isinstance(value, (str, bytes, bytearray, memoryview)):
+    if isinstance(value, (str, bytes)):
         return None
     if isinstance(value, Mapping):
         return [(str(key), value[key]) for key in _sorted(value)]

@@ -16,7 +16,7 @@ from varserve import (
     VarserveError,
 )
 
-from . import admin, change, compare, follow, look, shell, transfer
+from . import admin, change, compare, follow, look, shell, transfer, web
 from .exits import DEFECT, INTERRUPTED, Failed
 from .session import (
     DEFAULT_ADMIN_SERVER,
@@ -141,6 +141,6 @@ def session_of(ctx: click.Context) -> Session:
     return Session(given, lambda: read_context(config_path(), ctx.params.get("context")))
 
 
-for _room in (look, change, follow, transfer, compare, admin, shell):
+for _room in (look, change, follow, transfer, compare, admin, web, shell):
     for _command in _room.COMMANDS:
         varserve.add_command(_command)

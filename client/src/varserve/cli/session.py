@@ -15,7 +15,7 @@ from typing import Any
 import click
 import tomllib
 
-from varserve import AdminClient, Client, Model, connect, connect_admin
+from varserve import AdminClient, Client, Model, aio, connect, connect_admin
 
 from .exits import Unusable
 from .secure import channel
@@ -165,6 +165,16 @@ class Session:
             server = settings.admin_server or DEFAULT_ADMIN_SERVER
             self._admin = connect_admin(server, **_options(settings))
         return self._admin
+
+    def connect_async(self, token: str | None = None) -> aio.Client:
+        """A client for asyncio, for the caller to close.
+
+        token: of another caller, in place of this session's credentials.
+        """
+        settings = self._settings("server")
+        if token is not None:
+            settings = replace(settings.without_credentials(), token=token)
+        return aio.connect(settings.server or DEFAULT_SERVER, **_options(settings))
 
     def model(self, name: str) -> Model:
         """A model by name."""

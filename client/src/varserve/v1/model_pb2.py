@@ -25,19 +25,21 @@ _sym_db = _symbol_database.Default()
 from varserve.v1 import tensor_pb2 as varserve_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17varserve/v1/model.proto\x12\x0bvarserve.v1\x1a\x18varserve/v1/tensor.proto\"N\n\x0bStateHeader\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\"\xb0\x01\n\x0cModelSummary\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.varserve.v1.StateHeader\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.varserve.v1.ModelState\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x16\n\x0evariable_count\x18\x04 \x01(\x05\x12\x16\n\x0evariable_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06labels\x18\x06 \x03(\t\"8\n\x0cPartialShape\x12\x14\n\x0cunknown_rank\x18\x01 \x01(\x08\x12\x12\n\ndimensions\x18\x02 \x03(\x03\"\xd9\x01\n\x0cVariableSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12$\n\x05\x64type\x18\x03 \x01(\x0e\x32\x15.varserve.v1.DataType\x12(\n\x05shape\x18\x04 \x01(\x0b\x32\x19.varserve.v1.PartialShape\x12\x11\n\ttrainable\x18\x05 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x13\n\x0binitialized\x18\x07 \x01(\x08\x12\x13\n\x0b\x62yte_length\x18\x08 \x01(\x03\x12\x10\n\x08revision\x18\t \x01(\x03\"}\n\x0c\x46unctionSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.varserve.v1.FunctionKind\x12(\n\toverloads\x18\x04 \x03(\x0b\x32\x15.varserve.v1.Overload\"\x98\x01\n\x08Overload\x12&\n\x06inputs\x18\x01 \x03(\x0b\x32\x16.varserve.v1.InputSpec\x12(\n\x07outputs\x18\x02 \x03(\x0b\x32\x17.varserve.v1.OutputSpec\x12\r\n\x05reads\x18\x03 \x03(\t\x12\x0e\n\x06writes\x18\x04 \x03(\t\x12\x1b\n\x13\x63hanges_other_state\x18\x05 \x01(\x08\"\x89\x01\n\tInputSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x06tensor\x18\x02 \x01(\x0b\x32\x17.varserve.v1.TensorSpecH\x00\x12)\n\x08\x63onstant\x18\x03 \x01(\x0b\x32\x15.varserve.v1.ConstantH\x00\x12\x10\n\x08optional\x18\x04 \x01(\x08\x42\x06\n\x04kind\"\\\n\nTensorSpec\x12$\n\x05\x64type\x18\x01 \x01(\x0e\x32\x15.varserve.v1.DataType\x12(\n\x05shape\x18\x02 \x01(\x0b\x32\x19.varserve.v1.PartialShape\"\x99\x01\n\x08\x43onstant\x12\x14\n\nnone_value\x18\x01 \x01(\x08H\x00\x12\x14\n\nbool_value\x18\x02 \x01(\x08H\x00\x12\x13\n\tint_value\x18\x03 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x04 \x01(\x01H\x00\x12\x16\n\x0cstring_value\x18\x05 \x01(\tH\x00\x12\x14\n\nrepr_value\x18\x06 \x01(\tH\x00\x42\x07\n\x05value\"C\n\nOutputSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06tensor\x18\x02 \x01(\x0b\x32\x17.varserve.v1.TensorSpec\"Q\n\x08Omission\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.varserve.v1.OmissionKind\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t*\x8c\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04*f\n\x0c\x46unctionKind\x12\x1d\n\x19\x46UNCTION_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46UNCTION_KIND_SIGNATURE\x10\x01\x12\x1a\n\x16\x46UNCTION_KIND_FUNCTION\x10\x02*e\n\x0cOmissionKind\x12\x1d\n\x19OMISSION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16OMISSION_KIND_VARIABLE\x10\x01\x12\x1a\n\x16OMISSION_KIND_FUNCTION\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17varserve/v1/model.proto\x12\x0bvarserve.v1\x1a\x18varserve/v1/tensor.proto\"N\n\x0bStateHeader\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\"\xb0\x01\n\x0cModelSummary\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.varserve.v1.StateHeader\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.varserve.v1.ModelState\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x16\n\x0evariable_count\x18\x04 \x01(\x05\x12\x16\n\x0evariable_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06labels\x18\x06 \x03(\t\"8\n\x0cPartialShape\x12\x14\n\x0cunknown_rank\x18\x01 \x01(\x08\x12\x12\n\ndimensions\x18\x02 \x03(\x03\"\xd9\x01\n\x0cVariableSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12$\n\x05\x64type\x18\x03 \x01(\x0e\x32\x15.varserve.v1.DataType\x12(\n\x05shape\x18\x04 \x01(\x0b\x32\x19.varserve.v1.PartialShape\x12\x11\n\ttrainable\x18\x05 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x13\n\x0binitialized\x18\x07 \x01(\x08\x12\x13\n\x0b\x62yte_length\x18\x08 \x01(\x03\x12\x10\n\x08revision\x18\t \x01(\x03\"\xa9\x01\n\x0c\x46unctionSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.varserve.v1.FunctionKind\x12(\n\toverloads\x18\x04 \x03(\x0b\x32\x15.varserve.v1.Overload\x12*\n\nparameters\x18\x05 \x03(\x0b\x32\x16.varserve.v1.Parameter\"C\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.varserve.v1.ParameterKind\"\x98\x01\n\x08Overload\x12&\n\x06inputs\x18\x01 \x03(\x0b\x32\x16.varserve.v1.InputSpec\x12(\n\x07outputs\x18\x02 \x03(\x0b\x32\x17.varserve.v1.OutputSpec\x12\r\n\x05reads\x18\x03 \x03(\x05\x12\x0e\n\x06writes\x18\x04 \x03(\x05\x12\x1b\n\x13\x63hanges_other_state\x18\x05 \x01(\x08\"\x89\x01\n\tInputSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x06tensor\x18\x02 \x01(\x0b\x32\x17.varserve.v1.TensorSpecH\x00\x12)\n\x08\x63onstant\x18\x03 \x01(\x0b\x32\x15.varserve.v1.ConstantH\x00\x12\x10\n\x08optional\x18\x04 \x01(\x08\x42\x06\n\x04kind\"\\\n\nTensorSpec\x12$\n\x05\x64type\x18\x01 \x01(\x0e\x32\x15.varserve.v1.DataType\x12(\n\x05shape\x18\x02 \x01(\x0b\x32\x19.varserve.v1.PartialShape\"\x99\x01\n\x08\x43onstant\x12\x14\n\nnone_value\x18\x01 \x01(\x08H\x00\x12\x14\n\nbool_value\x18\x02 \x01(\x08H\x00\x12\x13\n\tint_value\x18\x03 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x04 \x01(\x01H\x00\x12\x16\n\x0cstring_value\x18\x05 \x01(\tH\x00\x12\x14\n\nrepr_value\x18\x06 \x01(\tH\x00\x42\x07\n\x05value\"C\n\nOutputSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06tensor\x18\x02 \x01(\x0b\x32\x17.varserve.v1.TensorSpec\"Q\n\x08Omission\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.varserve.v1.OmissionKind\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t*\x8c\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04*f\n\x0c\x46unctionKind\x12\x1d\n\x19\x46UNCTION_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46UNCTION_KIND_SIGNATURE\x10\x01\x12\x1a\n\x16\x46UNCTION_KIND_FUNCTION\x10\x02*\x87\x01\n\rParameterKind\x12\x1e\n\x1aPARAMETER_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19PARAMETER_KIND_POSITIONAL\x10\x01\x12\x1b\n\x17PARAMETER_KIND_VARIADIC\x10\x02\x12\x1a\n\x16PARAMETER_KIND_KEYWORD\x10\x03*e\n\x0cOmissionKind\x12\x1d\n\x19OMISSION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16OMISSION_KIND_VARIABLE\x10\x01\x12\x1a\n\x16OMISSION_KIND_FUNCTION\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'varserve.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=1428
-  _globals['_MODELSTATE']._serialized_end=1568
-  _globals['_FUNCTIONKIND']._serialized_start=1570
-  _globals['_FUNCTIONKIND']._serialized_end=1672
-  _globals['_OMISSIONKIND']._serialized_start=1674
-  _globals['_OMISSIONKIND']._serialized_end=1775
+  _globals['_MODELSTATE']._serialized_start=1542
+  _globals['_MODELSTATE']._serialized_end=1682
+  _globals['_FUNCTIONKIND']._serialized_start=1684
+  _globals['_FUNCTIONKIND']._serialized_end=1786
+  _globals['_PARAMETERKIND']._serialized_start=1789
+  _globals['_PARAMETERKIND']._serialized_end=1924
+  _globals['_OMISSIONKIND']._serialized_start=1926
+  _globals['_OMISSIONKIND']._serialized_end=2027
   _globals['_STATEHEADER']._serialized_start=66
   _globals['_STATEHEADER']._serialized_end=144
   _globals['_MODELSUMMARY']._serialized_start=147
@@ -46,18 +48,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARTIALSHAPE']._serialized_end=381
   _globals['_VARIABLESPEC']._serialized_start=384
   _globals['_VARIABLESPEC']._serialized_end=601
-  _globals['_FUNCTIONSPEC']._serialized_start=603
-  _globals['_FUNCTIONSPEC']._serialized_end=728
-  _globals['_OVERLOAD']._serialized_start=731
-  _globals['_OVERLOAD']._serialized_end=883
-  _globals['_INPUTSPEC']._serialized_start=886
-  _globals['_INPUTSPEC']._serialized_end=1023
-  _globals['_TENSORSPEC']._serialized_start=1025
-  _globals['_TENSORSPEC']._serialized_end=1117
-  _globals['_CONSTANT']._serialized_start=1120
-  _globals['_CONSTANT']._serialized_end=1273
-  _globals['_OUTPUTSPEC']._serialized_start=1275
-  _globals['_OUTPUTSPEC']._serialized_end=1342
-  _globals['_OMISSION']._serialized_start=1344
-  _globals['_OMISSION']._serialized_end=1425
+  _globals['_FUNCTIONSPEC']._serialized_start=604
+  _globals['_FUNCTIONSPEC']._serialized_end=773
+  _globals['_PARAMETER']._serialized_start=775
+  _globals['_PARAMETER']._serialized_end=842
+  _globals['_OVERLOAD']._serialized_start=845
+  _globals['_OVERLOAD']._serialized_end=997
+  _globals['_INPUTSPEC']._serialized_start=1000
+  _globals['_INPUTSPEC']._serialized_end=1137
+  _globals['_TENSORSPEC']._serialized_start=1139
+  _globals['_TENSORSPEC']._serialized_end=1231
+  _globals['_CONSTANT']._serialized_start=1234
+  _globals['_CONSTANT']._serialized_end=1387
+  _globals['_OUTPUTSPEC']._serialized_start=1389
+  _globals['_OUTPUTSPEC']._serialized_end=1456
+  _globals['_OMISSION']._serialized_start=1458
+  _globals['_OMISSION']._serialized_end=1539
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,13 @@ class FunctionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FUNCTION_KIND_SIGNATURE: _ClassVar[FunctionKind]
     FUNCTION_KIND_FUNCTION: _ClassVar[FunctionKind]
 
+class ParameterKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PARAMETER_KIND_UNSPECIFIED: _ClassVar[ParameterKind]
+    PARAMETER_KIND_POSITIONAL: _ClassVar[ParameterKind]
+    PARAMETER_KIND_VARIADIC: _ClassVar[ParameterKind]
+    PARAMETER_KIND_KEYWORD: _ClassVar[ParameterKind]
+
 class OmissionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OMISSION_KIND_UNSPECIFIED: _ClassVar[OmissionKind]
@@ -35,6 +42,10 @@ MODEL_STATE_FAILED: ModelState
 FUNCTION_KIND_UNSPECIFIED: FunctionKind
 FUNCTION_KIND_SIGNATURE: FunctionKind
 FUNCTION_KIND_FUNCTION: FunctionKind
+PARAMETER_KIND_UNSPECIFIED: ParameterKind
+PARAMETER_KIND_POSITIONAL: ParameterKind
+PARAMETER_KIND_VARIADIC: ParameterKind
+PARAMETER_KIND_KEYWORD: ParameterKind
 OMISSION_KIND_UNSPECIFIED: OmissionKind
 OMISSION_KIND_VARIABLE: OmissionKind
 OMISSION_KIND_FUNCTION: OmissionKind
@@ -98,16 +109,26 @@ class VariableSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., path: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Union[PartialShape, _Mapping]] = ..., trainable: bool = ..., device: _Optional[str] = ..., initialized: bool = ..., byte_length: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class FunctionSpec(_message.Message):
-    __slots__ = ("name", "path", "kind", "overloads")
+    __slots__ = ("name", "path", "kind", "overloads", "parameters")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     OVERLOADS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     path: str
     kind: FunctionKind
     overloads: _containers.RepeatedCompositeFieldContainer[Overload]
-    def __init__(self, name: _Optional[str] = ..., path: _Optional[str] = ..., kind: _Optional[_Union[FunctionKind, str]] = ..., overloads: _Optional[_Iterable[_Union[Overload, _Mapping]]] = ...) -> None: ...
+    parameters: _containers.RepeatedCompositeFieldContainer[Parameter]
+    def __init__(self, name: _Optional[str] = ..., path: _Optional[str] = ..., kind: _Optional[_Union[FunctionKind, str]] = ..., overloads: _Optional[_Iterable[_Union[Overload, _Mapping]]] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ...) -> None: ...
+
+class Parameter(_message.Message):
+    __slots__ = ("name", "kind")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: ParameterKind
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[ParameterKind, str]] = ...) -> None: ...
 
 class Overload(_message.Message):
     __slots__ = ("inputs", "outputs", "reads", "writes", "changes_other_state")
@@ -118,10 +139,10 @@ class Overload(_message.Message):
     CHANGES_OTHER_STATE_FIELD_NUMBER: _ClassVar[int]
     inputs: _containers.RepeatedCompositeFieldContainer[InputSpec]
     outputs: _containers.RepeatedCompositeFieldContainer[OutputSpec]
-    reads: _containers.RepeatedScalarFieldContainer[str]
-    writes: _containers.RepeatedScalarFieldContainer[str]
+    reads: _containers.RepeatedScalarFieldContainer[int]
+    writes: _containers.RepeatedScalarFieldContainer[int]
     changes_other_state: bool
-    def __init__(self, inputs: _Optional[_Iterable[_Union[InputSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputSpec, _Mapping]]] = ..., reads: _Optional[_Iterable[str]] = ..., writes: _Optional[_Iterable[str]] = ..., changes_other_state: bool = ...) -> None: ...
+    def __init__(self, inputs: _Optional[_Iterable[_Union[InputSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputSpec, _Mapping]]] = ..., reads: _Optional[_Iterable[int]] = ..., writes: _Optional[_Iterable[int]] = ..., changes_other_state: bool = ...) -> None: ...
 
 class InputSpec(_message.Message):
     __slots__ = ("name", "tensor", "constant", "optional")

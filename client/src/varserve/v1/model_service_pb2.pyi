@@ -34,26 +34,30 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[_model_pb2.ModelSummary, _Mapping]]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ("model",)
+    __slots__ = ("model", "page_token")
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     model: str
-    def __init__(self, model: _Optional[str] = ...) -> None: ...
+    page_token: str
+    def __init__(self, model: _Optional[str] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("header", "summary", "variables", "functions", "limits", "omissions")
+    __slots__ = ("header", "summary", "variables", "functions", "limits", "omissions", "next_page_token")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     VARIABLES_FIELD_NUMBER: _ClassVar[int]
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     OMISSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     header: _model_pb2.StateHeader
     summary: _model_pb2.ModelSummary
     variables: _containers.RepeatedCompositeFieldContainer[_model_pb2.VariableSpec]
     functions: _containers.RepeatedCompositeFieldContainer[_model_pb2.FunctionSpec]
     limits: TransferLimits
     omissions: _containers.RepeatedCompositeFieldContainer[_model_pb2.Omission]
-    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., summary: _Optional[_Union[_model_pb2.ModelSummary, _Mapping]] = ..., variables: _Optional[_Iterable[_Union[_model_pb2.VariableSpec, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_model_pb2.FunctionSpec, _Mapping]]] = ..., limits: _Optional[_Union[TransferLimits, _Mapping]] = ..., omissions: _Optional[_Iterable[_Union[_model_pb2.Omission, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., summary: _Optional[_Union[_model_pb2.ModelSummary, _Mapping]] = ..., variables: _Optional[_Iterable[_Union[_model_pb2.VariableSpec, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_model_pb2.FunctionSpec, _Mapping]]] = ..., limits: _Optional[_Union[TransferLimits, _Mapping]] = ..., omissions: _Optional[_Iterable[_Union[_model_pb2.Omission, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class TransferLimits(_message.Message):
     __slots__ = ("message_bytes", "chunk_bytes", "body_bytes")

@@ -160,8 +160,10 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Describes one model: all its variables and functions, and how to transfer large values.
-        Errors: none of its own.
+        """Describes one model: all its variables and functions, and how to transfer large values. A
+        description that does not fit into one message comes in pages, one for each call.
+        Errors: EPOCH_MISMATCH (the page that the token means is of another state, or of what another
+        caller may see: begin with the first page).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,8 +52,10 @@ MAX_METADATA_BYTES = 200
 # that no longer than for a thread. A field takes two bytes at least.
 _PAGE_FIELDS = 500
 _PAGE_BYTES = 2 * _PAGE_FIELDS
-# Fields of one request; to decode as many takes milliseconds.
-MAX_FIELDS = 200_000
+# Fields of one request, where no model is so large that a request about all of its variables has
+# more. To decode as many takes milliseconds.
+MAX_FIELDS = 100_000
+_FIELDS_PER_VARIABLE = 8
 # Variables of a model beyond which a look at all of them is a thread's work.
 _PAGE_VARIABLES = 1_000
 
@@ -270,9 +272,10 @@ class Dispatcher:
         )
 
         def decode() -> Any:
-            if large and count_fields(data, row.descriptor.input_type, MAX_FIELDS) > MAX_FIELDS:
+            most = max(MAX_FIELDS, _FIELDS_PER_VARIABLE * self._most_variables())
+            if large and count_fields(data, row.descriptor.input_type, most) > most:
                 raise translate.malformed(
-                    f"the request has more than {MAX_FIELDS} fields; send several requests"
+                    f"the request has more than {most} fields; send several requests"
                 )
             request = row.decode(data)
             row.check_bounds(request)

@@ -21,7 +21,7 @@ MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 ADMIN_SERVICE = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
 
 # As many items as a model has variables; the handler knows how many that is.
-_ITEMS: Final = MAX_FIELDS
+_ITEMS: Final = 10 * MAX_FIELDS
 # Arguments of a function; the handler knows how many it has.
 _ARGUMENTS: Final = 10_000
 _PATTERNS: Final = history.MAX_PATTERNS

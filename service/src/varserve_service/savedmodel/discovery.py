@@ -22,7 +22,13 @@ from .functions import Callee, CallEffects, LookInto, SavedFunction
 from .object_graph import Nodes, is_function, is_polymorphic, own_name
 from .placement import Placement
 from .runtime import function_definition, release
-from .signatures import Undescribable, describe, distinct
+from .signatures import (
+    Undescribable,
+    describe,
+    distinct,
+    function_parameters,
+    signature_parameters,
+)
 
 _SIGNATURES = "signatures/"
 
@@ -102,10 +108,14 @@ def find_functions(
         omissions += (Omission(OmissionKind.FUNCTION, path, reason) for reason in reasons)
         if not callees:
             continue
-        kind, name = FunctionKind.FUNCTION, f"./{path}" if path in keys else path
+        overloads = tuple(callee.overload for callee in callees)
         if path.startswith(_SIGNATURES):
             kind, name = FunctionKind.SIGNATURE, path.removeprefix(_SIGNATURES)
-        spec = FunctionSpec(name, path, kind, tuple(callee.overload for callee in callees))
+            parameters = signature_parameters(overloads)
+        else:
+            kind, name = FunctionKind.FUNCTION, f"./{path}" if path in keys else path
+            parameters = function_parameters(node)
+        spec = FunctionSpec(name, path, kind, overloads, parameters)
         functions.append(SavedFunction(spec, callees, placement, look_into))
     return functions, effects.sparse, omissions
 

@@ -5,6 +5,7 @@ Owns which flat name belongs to which argument of the graph. Knows nothing of ru
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,8 @@ from varserve_service.core.ports.loaded_model import (
     InputSpec,
     OutputSpec,
     Overload,
+    Parameter,
+    ParameterKind,
     TensorSpec,
 )
 
@@ -24,6 +27,13 @@ from .dtypes import SUPPORTED
 from .flat_names import constant, flatten
 from .functions import Callee, CallEffects
 from .runtime import flat_call, keyword_order
+
+_KINDS = {
+    inspect.Parameter.POSITIONAL_ONLY: ParameterKind.POSITIONAL,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD: ParameterKind.POSITIONAL,
+    inspect.Parameter.VAR_POSITIONAL: ParameterKind.VARIADIC,
+    inspect.Parameter.KEYWORD_ONLY: ParameterKind.KEYWORD,
+}
 
 
 class Undescribable(Exception):
@@ -100,6 +110,25 @@ def distinct(callees: Sequence[Callee]) -> list[Callee]:
         key = tuple((spec, type(getattr(spec.kind, "value", None))) for spec in inputs)
         kept.setdefault(key, replace(callee, overload=replace(callee.overload, inputs=inputs)))
     return list(kept.values())
+
+
+def function_parameters(node: Any) -> tuple[Parameter, ...]:
+    """The arguments of a restored function, as Python gives them."""
+    if node.function_type is None:
+        # A function without a structure takes its tensors by position or by name.
+        names = node._arg_keywords or ()
+        return tuple(Parameter(name, ParameterKind.POSITIONAL) for name in names)
+    parameters = node.function_type.parameters.values()
+    return tuple(
+        Parameter(each.name, _KINDS[each.kind]) for each in parameters if each.kind in _KINDS
+    )
+
+
+def signature_parameters(overloads: Sequence[Overload]) -> tuple[Parameter, ...]:
+    """The arguments of a signature: by name, but for one that is alone."""
+    names = [spec.name for spec in overloads[0].inputs]
+    kind = ParameterKind.POSITIONAL if len(names) == 1 else ParameterKind.KEYWORD
+    return tuple(Parameter(name, kind) for name in names)
 
 
 def partial_shape(shape: tf.TensorShape) -> PartialShape:

@@ -17,6 +17,8 @@ from .requests import build
 
 LIST_MODELS = method("ListModels")
 GET_MODEL = method("GetModel")
+# How often a description is begun anew while models are replaced.
+_DESCRIPTIONS = 5
 CHECK_HEALTH = Method("/grpc.health.v1.Health/Check", bytes)
 
 _SERVING = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse(status=SERVING)
@@ -30,9 +32,27 @@ def list_models(budget: Budget) -> Op[list[ModelSummary]]:
 
 
 def get_model(model: str, budget: Budget) -> Op[ModelSpec]:
-    """GetModel."""
-    reply = yield from attempt(Call(GET_MODEL, build(pb.GetModelRequest, model=model), budget))
-    return specs.model(reply)
+    """GetModel: all pages of it, anew when the model is replaced between two of them."""
+    for attempts_left in reversed(range(_DESCRIPTIONS)):
+        try:
+            return specs.model((yield from _pages(model, budget)))
+        except errors.EpochMismatch:
+            if not attempts_left:
+                raise
+    raise AssertionError("the last attempt answers or raises")
+
+
+def _pages(model: str, budget: Budget) -> Op[pb.GetModelResponse]:
+    request = build(pb.GetModelRequest, model=model)
+    whole: pb.GetModelResponse = yield from attempt(Call(GET_MODEL, request, budget))
+    while whole.next_page_token:
+        request = build(pb.GetModelRequest, model=model, page_token=whole.next_page_token)
+        page = yield from attempt(Call(GET_MODEL, request, budget))
+        whole.variables.extend(page.variables)
+        whole.functions.extend(page.functions)
+        whole.omissions.extend(page.omissions)
+        whole.next_page_token = page.next_page_token
+    return whole
 
 
 def wait_ready(service: str, budget: Budget) -> Op[None]:

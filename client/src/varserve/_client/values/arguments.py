@@ -5,16 +5,16 @@ Owns which flat inputs a call has. Which overload fits, the service decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from varserve import tensors
+from varserve import structures, tensors
 from varserve._client import errors
 from varserve.tensors import Array
 
-from .specs import Constant, FunctionKind, FunctionSpec, InputSpec, TensorSpec
+from .specs import Constant, FunctionSpec, InputSpec, ParameterKind, TensorSpec
 
 
 class Run(NamedTuple):
@@ -55,24 +55,32 @@ def prepare_run(
     return Run(function, arrays, given, tuple(outputs), repeatable)
 
 
-def positional(
-    spec: FunctionSpec, args: tuple[Any, ...], inputs: Mapping[str, Any]
-) -> dict[str, Any]:
+def positional(spec: FunctionSpec, args: Sequence[Any], inputs: Collection[str]) -> dict[str, Any]:
+    """The arguments that are given by position, by name. Raises InputMismatch.
+
+    inputs: the names that are given beside them.
+    """
     if not args:
         return {}
-    shortest = min(spec.arguments, key=len)
-    names = shortest[: len(args)]
-    ordered = spec.kind is not FunctionKind.SIGNATURE or len(shortest) == 1
-    alike = all(each[: len(args)] == names for each in spec.arguments)
-    if not ordered or len(names) < len(args) or not alike:
+    names = [each.name for each in spec.parameters if each.kind is ParameterKind.POSITIONAL]
+    rest = [each.name for each in spec.parameters if each.kind is ParameterKind.VARIADIC]
+    if len(args) > len(names) and not rest:
+        most = f"at most {len(names)} by position" if names else "its inputs by name"
         raise errors.InputMismatch(
-            f"function {spec.name!r} takes its inputs by name: {', '.join(spec.inputs)}",
+            f"function {spec.name!r} takes {most}, found {len(args)}; "
+            f"expected inputs: {', '.join(spec.inputs) or 'none'}",
             metadata={"function": spec.name},
         )
-    for name in names:
-        if name in inputs:
-            raise errors.InputMismatch(f"function {spec.name!r}: input {name!r} is given twice")
-    return dict(zip(names, args, strict=True))
+    given = dict(zip(names, args, strict=False))
+    if len(args) > len(names):
+        given[rest[0]] = tuple(args[len(names) :])
+    for name in given:
+        if any(each == name or each.startswith(f"{name}/") for each in inputs):
+            raise errors.InputMismatch(
+                f"function {spec.name!r}: input {name!r} is given twice",
+                metadata={"function": spec.name, "input": name},
+            )
+    return given
 
 
 def bind(
@@ -85,7 +93,7 @@ def bind(
     kinds = spec.inputs
     arrays: dict[str, Array] = {}
     constants: dict[str, Constant] = {}
-    for name, value in _flat(given, kinds):
+    for name, value in _flat(spec, given).items():
         if name not in kinds:
             raise errors.InputMismatch(
                 f"function {spec.name!r} has no input {name!r}{errors.suggestion(name, kinds)}",
@@ -101,15 +109,71 @@ def bind(
     return arrays, constants
 
 
-def _flat(given: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The leaves of nested arguments, named as the service names them: `batch/mask`, `z/0`."""
-    for name, value in given.items():
-        nested = isinstance(value, (Mapping, list, tuple)) and name not in known
-        if nested and any(each.startswith(f"{name}/") for each in known):
-            items = value.items() if isinstance(value, Mapping) else enumerate(value)
-            yield from _flat({f"{name}/{key}": item for key, item in items}, known)
+def _flat(spec: FunctionSpec, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of the arguments, named as the service names them: `batch/mask`, `z/0`.
+
+    A list may be a tensor in one overload and a structure of tensors in another. As in TensorFlow,
+    it is the structure when its elements are tensors already, and the tensor when they are not.
+    """
+    candidates: list[dict[str, Any]] = []
+    for names in dict.fromkeys(tuple(i.name for i in each.inputs) for each in spec.overloads):
+        leaves = _leaves(given.items(), _Names(names))
+        if leaves is not None:
+            candidates.append(leaves)
+    if candidates:
+        return min(candidates, key=lambda leaves: (_holds_tensors(leaves.values()), len(leaves)))
+    # No overload has just these. What is said of it speaks of the names that there are.
+    return dict(_closest(given.items(), _Names(spec.inputs)))
+
+
+class _Names:
+    """The flat names of an overload, and of the structures that they are in."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.leaves = frozenset(names)
+        self.structures = frozenset(
+            name[:end]
+            for name in self.leaves
+            for end, character in enumerate(name)
+            if character == "/"
+        )
+
+
+def _leaves(items: Iterable[tuple[str, Any]], names: _Names) -> dict[str, Any] | None:
+    """Leaves by name; None where these names have no place for a part."""
+    found: dict[str, Any] = {}
+    for name, value in items:
+        if name in names.leaves:
+            found[name] = value
+            continue
+        parts = structures.parts(value)
+        if parts is None or (parts and name not in names.structures):
+            return None
+        below = _leaves(((structures.join(name, part), item) for part, item in parts), names)
+        if below is None:
+            return None
+        found |= below
+    return found
+
+
+def _closest(items: Iterable[tuple[str, Any]], names: _Names) -> Iterator[tuple[str, Any]]:
+    """Leaves by name, as far as any overload has a place for them."""
+    for name, value in items:
+        parts = structures.parts(value)
+        if name in names.structures and name not in names.leaves and parts is not None:
+            below = ((structures.join(name, part), item) for part, item in parts)
+            yield from _closest(below, names)
         else:
             yield name, value
+
+
+def _holds_tensors(values: Iterable[Any]) -> bool:
+    """Whether any is a list of tensors, which a structure would have taken apart."""
+    return any(
+        isinstance(value, (list, tuple))
+        and any(hasattr(each, "dtype") or hasattr(each, "__array__") for each in value)
+        for value in values
+    )
 
 
 def _constant(inputs: Sequence[InputSpec], value: Any) -> Constant | None:

@@ -7,9 +7,10 @@ and each of a large model's thousands in a fraction of a dataclass's time. Knows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,6 +35,25 @@ class ModelState(StrEnum):
     READY = "ready"
     UNLOADING = "unloading"
     FAILED = "failed"
+
+
+class ParameterKind(StrEnum):
+    """How a call gives an argument."""
+
+    UNSPECIFIED = "unspecified"
+    POSITIONAL = "positional"
+    """By position or by name."""
+    VARIADIC = "variadic"
+    """All further arguments that are given by position."""
+    KEYWORD = "keyword"
+    """By name alone."""
+
+
+class Parameter(NamedTuple):
+    """An argument of a function: the first part of the flat names of its inputs."""
+
+    name: str
+    kind: ParameterKind
 
 
 class FunctionKind(StrEnum):
@@ -156,6 +176,7 @@ class FunctionSpec:
     path: str
     kind: FunctionKind
     overloads: tuple[Overload, ...]
+    parameters: tuple[Parameter, ...] = ()
 
     @cached_property
     def inputs(self) -> Mapping[str, tuple[InputSpec, ...]]:
@@ -165,14 +186,6 @@ class FunctionSpec:
             for each in overload.inputs:
                 found[each.name] = (*found.get(each.name, ()), each)
         return found
-
-    @cached_property
-    def arguments(self) -> frozenset[tuple[str, ...]]:
-        """Each order in which an overload takes its arguments; `a/0` and `a/1` are of one, `a`."""
-        return frozenset(
-            tuple(dict.fromkeys(each.name.split("/")[0] for each in overload.inputs))
-            for overload in self.overloads
-        )
 
     @cached_property
     def may_write(self) -> bool:
@@ -265,7 +278,7 @@ def model(message: model_service_pb2.GetModelResponse) -> ModelSpec:
         header=header(message.header),
         summary=summary(message.summary),
         variables=tuple(_variable(each) for each in message.variables),
-        functions=tuple(_function(each) for each in message.functions),
+        functions=tuple(_functions(message)),
         limits=TransferLimits(
             limits.message_bytes or default.message_bytes,
             limits.chunk_bytes or default.chunk_bytes,
@@ -314,21 +327,35 @@ def _variable(message: model_pb2.VariableSpec) -> VariableSpec:
     )
 
 
-def _function(message: model_pb2.FunctionSpec) -> FunctionSpec:
-    return FunctionSpec(
-        name=message.name,
-        path=message.path,
-        kind=member(FunctionKind, "FUNCTION_KIND_", model_pb2.FunctionKind, message.kind),
-        overloads=tuple(
-            Overload(
-                inputs=tuple(_input(item) for item in each.inputs),
-                outputs=tuple(OutputSpec(item.name, _tensor(item.tensor)) for item in each.outputs),
-                reads=tuple(each.reads),
-                writes=tuple(each.writes),
-                changes_other_state=each.changes_other_state,
-            )
-            for each in message.overloads
-        ),
+def _functions(message: model_service_pb2.GetModelResponse) -> Iterator[FunctionSpec]:
+    """The functions, each of them whole: a page may end within one."""
+    names = [each.name for each in message.variables]
+    for _, parts in groupby(message.functions, lambda each: each.path):
+        first, *rest = parts
+        yield FunctionSpec(
+            name=first.name,
+            path=first.path,
+            kind=member(FunctionKind, "FUNCTION_KIND_", model_pb2.FunctionKind, first.kind),
+            overloads=tuple(
+                _overload(each, names) for part in (first, *rest) for each in part.overloads
+            ),
+            parameters=tuple(
+                Parameter(
+                    each.name,
+                    member(ParameterKind, "PARAMETER_KIND_", model_pb2.ParameterKind, each.kind),
+                )
+                for each in first.parameters
+            ),
+        )
+
+
+def _overload(message: model_pb2.Overload, names: Sequence[str]) -> Overload:
+    return Overload(
+        inputs=tuple(_input(each) for each in message.inputs),
+        outputs=tuple(OutputSpec(each.name, _tensor(each.tensor)) for each in message.outputs),
+        reads=tuple(names[index] for index in message.reads),
+        writes=tuple(names[index] for index in message.writes),
+        changes_other_state=message.changes_other_state,
     )
 
 

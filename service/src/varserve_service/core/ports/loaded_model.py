@@ -103,6 +103,22 @@ class Overload:
     changes_other_state: bool = False
 
 
+class ParameterKind(Enum):
+    """How a call in Python gives an argument."""
+
+    POSITIONAL = "positional"
+    VARIADIC = "variadic"
+    KEYWORD = "keyword"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """An argument of a function: the first part of the flat names of its inputs."""
+
+    name: str
+    kind: ParameterKind
+
+
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
     """What stays true of a function while its model is loaded."""
@@ -111,6 +127,7 @@ class FunctionSpec:
     path: str
     kind: FunctionKind
     overloads: tuple[Overload, ...]
+    parameters: tuple[Parameter, ...] = ()
 
 
 class OmissionKind(Enum):

@@ -24,7 +24,7 @@ from varserve_service.core.inspection.ports import (
 )
 from varserve_service.core.ports.loaded_model import Value
 
-from . import summary_messages, translate
+from . import descriptions, summary_messages, translate
 
 MAX_NAMES = 1_000
 # Characters of one name or pattern. To compile one takes the square of them in open brackets.
@@ -112,7 +112,7 @@ def inner_tensor(found: InnerTensor, visible: Iterable[str]) -> pb.InnerTensor:
         path=found.path,
         op=found.op,
         dtype=tensors.wire_dtype(found.dtype),
-        shape=translate.partial_shape(found.shape),
+        shape=descriptions.partial_shape(found.shape),
         place=_PLACES[found.place],
         variables=visible,
         source=found.source,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,23 +15,14 @@ import numpy as np
 from varserve import tensors
 from varserve.v1 import model_pb2, model_service_pb2, tensor_pb2
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
-from varserve_service.core.arrays.shapes import PartialShape
 from varserve_service.core.errors import Reason, RequestError
-from varserve_service.core.model.registry import Status
 from varserve_service.core.ports.commits import Origin, WriteRequest
 from varserve_service.core.ports.loaded_model import (
     Constant,
-    FunctionKind,
-    FunctionSpec,
-    InputSpec,
-    ModelState,
-    OmissionKind,
     Operation,
-    Overload,
-    TensorSpec,
     Value,
 )
-from varserve_service.core.ports.messages import Conditions, Description, Header
+from varserve_service.core.ports.messages import Conditions, Header
 
 MAX_REQUEST_ID_BYTES = 128
 MAX_ORIGIN_MESSAGE_BYTES = 1024
@@ -45,23 +36,6 @@ _OPERATIONS = {
     model_service_pb2.ASSIGN_OPERATION_SET: Operation.SET,
     model_service_pb2.ASSIGN_OPERATION_ADD: Operation.ADD,
     model_service_pb2.ASSIGN_OPERATION_SUB: Operation.SUB,
-}
-
-_STATES = {
-    ModelState.LOADING: model_pb2.MODEL_STATE_LOADING,
-    ModelState.READY: model_pb2.MODEL_STATE_READY,
-    ModelState.UNLOADING: model_pb2.MODEL_STATE_UNLOADING,
-    ModelState.FAILED: model_pb2.MODEL_STATE_FAILED,
-}
-
-_KINDS = {
-    FunctionKind.SIGNATURE: model_pb2.FUNCTION_KIND_SIGNATURE,
-    FunctionKind.FUNCTION: model_pb2.FUNCTION_KIND_FUNCTION,
-}
-
-_OMITTED = {
-    OmissionKind.VARIABLE: model_pb2.OMISSION_KIND_VARIABLE,
-    OmissionKind.FUNCTION: model_pb2.OMISSION_KIND_FUNCTION,
 }
 
 
@@ -257,128 +231,7 @@ def region_message(found: Region) -> tensor_pb2.Region:
     return tensor_pb2.Region(slices=tensor_pb2.Slices(dimensions=slices))
 
 
-def state(found: ModelState) -> model_pb2.ModelState:
-    """A ModelState."""
-    return _STATES[found]
-
-
-def summary(status: Status, found: Description | None) -> model_pb2.ModelSummary:
-    """A ModelSummary; `found` is None for what is not in memory."""
-    message = model_pb2.ModelSummary(state=_STATES[status.state], labels=status.labels)
-    if found is None:
-        message.header.MergeFrom(model_pb2.StateHeader(model=status.name, version=status.version))
-        return message
-    message.header.MergeFrom(header(found.header))
-    message.device = found.device
-    message.variable_count = len(found.variables)
-    message.variable_bytes = sum(_nbytes(v.spec.dtype, v.shape) for v in found.variables)
-    return message
-
-
-def model(
-    status: Status, found: Description, limits: model_service_pb2.TransferLimits
-) -> model_service_pb2.GetModelResponse:
-    """A GetModelResponse."""
-    names = {variable.spec.path: variable.spec.name for variable in found.variables}
-    return model_service_pb2.GetModelResponse(
-        header=header(found.header),
-        summary=summary(status, found),
-        variables=[
-            model_pb2.VariableSpec(
-                name=v.spec.name,
-                path=v.spec.path,
-                dtype=tensors.wire_dtype(v.spec.dtype),
-                shape=partial_shape(v.spec.shape),
-                trainable=v.spec.trainable,
-                device=v.spec.device,
-                initialized=v.shape is not None,
-                byte_length=_nbytes(v.spec.dtype, v.shape),
-                revision=v.revision,
-            )
-            for v in found.variables
-        ],
-        functions=[_function(spec, names) for spec in found.functions],
-        omissions=[
-            model_pb2.Omission(kind=_OMITTED[each.kind], path=each.path, reason=each.reason)
-            for each in found.omissions
-        ],
-        limits=limits,
-    )
-
-
 def least_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes that a value of this dtype and shape takes at least: strings may take more."""
     itemsize = 8 if dtype == tensors.STRING else tensors.numpy_dtype(dtype).itemsize
     return tensors.element_count(shape) * itemsize
-
-
-def _nbytes(dtype: str, shape: tuple[int, ...] | None) -> int:
-    if shape is None or dtype == tensors.STRING:
-        return 0
-    return tensors.element_count(shape) * tensors.numpy_dtype(dtype).itemsize
-
-
-def partial_shape(shape: PartialShape) -> model_pb2.PartialShape:
-    """A PartialShape."""
-    if shape is None:
-        return model_pb2.PartialShape(unknown_rank=True)
-    return model_pb2.PartialShape(dimensions=[-1 if size is None else size for size in shape])
-
-
-def _function(spec: FunctionSpec, names: Mapping[str, str]) -> model_pb2.FunctionSpec:
-    return model_pb2.FunctionSpec(
-        name=spec.name,
-        path=spec.path,
-        kind=_KINDS[spec.kind],
-        overloads=[_overload(overload, names) for overload in spec.overloads],
-    )
-
-
-def _overload(overload: Overload, names: Mapping[str, str]) -> model_pb2.Overload:
-    return model_pb2.Overload(
-        inputs=[_input(spec) for spec in overload.inputs],
-        outputs=[
-            model_pb2.OutputSpec(name=output.name, tensor=_tensor_spec(output.tensor))
-            for output in overload.outputs
-        ],
-        reads=_sorted_names(overload.reads, names),
-        writes=_sorted_names(overload.writes, names),
-        changes_other_state=overload.changes_other_state,
-    )
-
-
-def _sorted_names(paths: Iterable[str], names: Mapping[str, str]) -> list[str]:
-    return sorted(names[path] for path in paths if path in names)
-
-
-def _input(spec: InputSpec) -> model_pb2.InputSpec:
-    if isinstance(spec.kind, TensorSpec):
-        return model_pb2.InputSpec(
-            name=spec.name, tensor=_tensor_spec(spec.kind), optional=spec.optional
-        )
-    return model_pb2.InputSpec(
-        name=spec.name, constant=_constant(spec.kind), optional=spec.optional
-    )
-
-
-def _constant(constant: Constant) -> model_pb2.Constant:
-    value = constant.value
-    match value:
-        case str() if constant.is_repr:
-            return model_pb2.Constant(repr_value=value)
-        case None:
-            return model_pb2.Constant(none_value=True)
-        case bool():
-            return model_pb2.Constant(bool_value=value)
-        case int():
-            return model_pb2.Constant(int_value=value)
-        case float():
-            return model_pb2.Constant(float_value=value)
-        case str():
-            return model_pb2.Constant(string_value=value)
-
-
-def _tensor_spec(spec: TensorSpec) -> model_pb2.TensorSpec:
-    return model_pb2.TensorSpec(
-        dtype=tensors.wire_dtype(spec.dtype), shape=partial_shape(spec.shape)
-    )

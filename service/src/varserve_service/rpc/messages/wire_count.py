@@ -39,14 +39,21 @@ def count_fields(data: bytes, descriptor: Any, limit: int) -> int:
             count += 1
             if count > limit:
                 return count
-            tag, position = _varint(data, position, end)
+            tag = data[position]
+            position += 1
+            if tag > 0x7F:
+                tag, position = _varint(data, position - 1, end)
             kind = tag & 7
-            if kind == _LENGTH:
-                length, position = _varint(data, position, end)
-                inner = submessages.get(tag >> 3)
-                if inner is not None:
-                    pending.append((_submessages(inner), position, min(position + length, end)))
-                position += length
+            if kind == _LENGTH and position < end:
+                length = data[position]
+                position += 1
+                if length > 0x7F:
+                    length, position = _varint(data, position - 1, end)
+                if length:
+                    inner = submessages.get(tag >> 3)
+                    if inner is not None:
+                        pending.append((_submessages(inner), position, min(position + length, end)))
+                    position += length
             elif kind == _VARINT:
                 _, position = _varint(data, position, end)
             elif kind == _FIXED32:

@@ -11,7 +11,7 @@ from functools import partial
 from varserve.v1 import admin_service_pb2 as pb
 from varserve_service.core.ports.administration import Administration, KnownVersion, SaveFormat
 from varserve_service.rpc.calls.call import RpcCall
-from varserve_service.rpc.messages import translate
+from varserve_service.rpc.messages import descriptions, translate
 from varserve_service.rpc.serving.workers import Workers
 
 from .backend import Backend
@@ -86,7 +86,7 @@ def _administration(backend: Backend) -> tuple[Administration, Workers]:
 def _version(known: KnownVersion) -> pb.ModelVersion:
     return pb.ModelVersion(
         header=translate.header(known.header),
-        state=None if known.state is None else translate.state(known.state),
+        state=None if known.state is None else descriptions.state(known.state),
         labels=known.labels,
         error=known.error,
         loadable=known.loadable,

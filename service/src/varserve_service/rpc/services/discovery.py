@@ -11,7 +11,7 @@ from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Status
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.calls.permissions import CallerPermissions
-from varserve_service.rpc.messages import translate
+from varserve_service.rpc.messages import descriptions
 
 from .backend import Backend
 
@@ -47,7 +47,13 @@ async def get_model(
         description = live.describe(deadline)
         if permissions is not None:
             description = permissions.visible(description, live)
-        return translate.model(backend.models.status(live), description, backend.limits)
+        return descriptions.page(
+            backend.models.status(live),
+            description,
+            backend.limits,
+            request.page_token,
+            backend.max_message_bytes,
+        )
 
     return await backend.run_on_model(call, request.model, work)
 
@@ -55,16 +61,16 @@ async def get_model(
 def _summary(status: Status, permissions: CallerPermissions | None) -> Any:
     live = status.live
     if live is None:
-        return translate.summary(status, None)
+        return descriptions.summary(status, None)
     try:
         description = live.describe(time.monotonic() + _PATIENCE)
     except RequestError as error:
         if error.reason is Reason.MODEL_NOT_READY:  # unloaded at this moment
-            return translate.summary(status, None)
+            return descriptions.summary(status, None)
         if error.reason is not Reason.DEADLINE_EXCEEDED:
             raise
         # A write holds it, for minutes maybe: the others are listed nevertheless.
         description = live.outline()
     if permissions is not None:
         description = permissions.visible(description, live)
-    return translate.summary(status, description)
+    return descriptions.summary(status, description)

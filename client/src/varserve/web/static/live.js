@@ -1,0 +1,66 @@
+// Follows the model's commits while a page is open, and loads anew what they changed.
+"use strict";
+
+const live = document.getElementById("live");
+const source = document.body.dataset.events;
+
+async function reload(names) {
+  const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+  if (!answer.ok) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const table = document.querySelector("#variables tbody");
+  if (table) {
+    for (const row of page.querySelectorAll("#variables tbody tr")) {
+      if (!names.has(row.dataset.variable)) continue;
+      const old = table.querySelector(`tr[data-variable="${CSS.escape(row.dataset.variable)}"]`);
+      if (!old) continue;
+      old.replaceWith(row);
+      row.classList.add("changed");
+      setTimeout(() => row.classList.remove("changed"), 4000);
+    }
+    return;
+  }
+  // A page on which somebody types is left alone.
+  const typing = document.activeElement && document.activeElement.closest("main form");
+  if (typing) return;
+  document.querySelector("main").replaceWith(page.querySelector("main"));
+  const title = document.querySelector("main h1[data-variable]");
+  if (title && names.has(title.dataset.variable)) {
+    title.classList.add("changed");
+    setTimeout(() => title.classList.remove("changed"), 4000);
+  }
+}
+
+if (source) {
+  const events = new EventSource(source);
+  let pending = null;
+  let names = new Set();
+  events.addEventListener("open", (event) => {
+    live.textContent = "live";
+    if (event.data && JSON.parse(event.data).revision > Number(document.body.dataset.revision)) location.reload();
+  });
+  events.addEventListener("commit", (event) => {
+    const commit = JSON.parse(event.data);
+    document.getElementById("revision").textContent = commit.revision;
+    document.body.dataset.revision = commit.revision;
+    live.textContent = `live · ${commit.kind}${commit.message ? ": " + commit.message : ""}`;
+    if (commit.more) return location.reload();
+    commit.variables.forEach((name) => names.add(name));
+    // Commits that come together are shown together.
+    pending ??= setTimeout(() => {
+      const gathered = names;
+      names = new Set();
+      pending = null;
+      reload(gathered);
+    }, 150);
+  });
+  const lost = () => { live.textContent = "not connected, trying again"; };
+  events.addEventListener("lost", lost);
+  events.onerror = lost;
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.target.matches("input, textarea")) return;
+  const field = document.querySelector('[data-shortcut="/"]');
+  if (field) { event.preventDefault(); field.focus(); }
+});

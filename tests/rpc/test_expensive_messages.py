@@ -1,0 +1,181 @@
+"""No message, however expensive and whoever sends it, holds up the health of another connection."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from tests.rpc.expensive_messages import LIMIT, Expensive, delimited, expensive_messages
+from varserve.v1 import model_service_pb2 as pb
+from varserve_service.rpc.methods import METHODS, MODEL_SERVICE
+
+# Seconds beyond what a plain message of the same size takes.
+ALLOWED = 0.05
+# A machine with other work on it stops for longer than that by itself, at times: the plain message
+# is measured again beside each further try.
+TRIES = 8
+CALLERS = {"allowed": "boss", "denied": "some", "without a name": ""}
+KNOWN = {
+    "model": b"m",
+    "variable": b"v",
+    "function": b"f",
+    "request_id": b"",
+}
+OTHERS = [
+    health_pb2.DESCRIPTOR.services_by_name["Health"],
+    reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
+]
+
+
+class Case(NamedTuple):
+    """One message to a method."""
+
+    method: Any
+    message: Expensive
+
+    @property
+    def name(self) -> str:
+        return f"{self.method.name}: {self.message.name}"
+
+
+def cases() -> Iterator[Case]:
+    methods = [row.descriptor for row in METHODS]
+    methods = [method for method in methods if method.containing_service is MODEL_SERVICE] + [
+        method for service in OTHERS for method in service.methods
+    ]
+    for method in methods:
+        for message in expensive_messages(method.input_type, KNOWN):
+            yield Case(method, message)
+    words = MODEL_SERVICE.methods_by_name["RunFunction"]
+    yield Case(words, Expensive("strings that the function takes", _many_words()))
+
+
+def _many_words() -> bytes:
+    request = pb.RunFunctionRequest(model="m", function="words")
+    tensor = request.inputs["x"]
+    tensor.dtype = 7  # type: ignore[assignment]
+    tensor.strings.extend([b""] * (LIMIT // 2 - 100))
+    tensor.shape.append(len(tensor.strings))
+    return request.SerializeToString()
+
+
+class Service:
+    """The service in its process, and a connection whose health is watched."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.insecure_channel(
+            address, options=[("grpc.use_local_subchannel_pool", 1)]
+        )
+        self._check = self._channel.unary_unary("/grpc.health.v1.Health/Check")
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def delay(self, method: Any, data: bytes, caller: str) -> float:
+        """Send a message; the longest that a health check took until it was answered."""
+        done = threading.Event()
+
+        def send() -> None:
+            try:
+                with grpc.insecure_channel(
+                    self.address, options=[("grpc.use_local_subchannel_pool", 1)]
+                ) as channel:
+                    _send(channel, method, data, caller)
+            finally:
+                done.set()
+
+        self._check(b"", timeout=30)
+        sending = threading.Thread(target=send)
+        sending.start()
+        worst = 0.0
+        while not done.is_set():
+            started = time.monotonic()
+            self._check(b"", timeout=60)
+            worst = max(worst, time.monotonic() - started)
+        sending.join()
+        return worst
+
+
+def _send(channel: grpc.Channel, method: Any, data: bytes, caller: str) -> None:
+    kind = "_".join(
+        "stream" if streaming else "unary"
+        for streaming in (method.client_streaming, method.server_streaming)
+    )
+    call = getattr(channel, kind)(f"/{method.containing_service.full_name}/{method.name}")
+    request: Any = iter([data]) if method.client_streaming else data
+    try:
+        answer = call(request, metadata=(("name", caller),) if caller else (), timeout=30)
+        if method.server_streaming:
+            next(answer)
+            answer.cancel()
+    except (grpc.RpcError, StopIteration):
+        pass
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.rpc.expensive_server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    service = Service(process.stdout.readline().strip())
+    try:
+        yield service
+    finally:
+        service.close()
+        process.stdin.close()
+        assert process.wait(60) == 0
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_no_message_holds_up_health(service: Service, caller: str) -> None:
+    """For every field of every request filled with as many elements as a message has room for."""
+    value = pb.AssignVariableRequest(model="m", variable="bytes")
+    value.value.dtype = 4  # type: ignore[assignment]
+    value.value.shape.append(LIMIT - 64)
+    value.value.data = bytes(LIMIT - 64)
+    assign = MODEL_SERVICE.methods_by_name["AssignVariable"]
+    plain = value.SerializeToString()
+    name = CALLERS[caller]
+    usual = max(service.delay(assign, plain, name) for _ in range(3))
+    slow, sent = {}, 0
+    for method, message in cases():
+        sent += 1
+        least = service.delay(method, message.data, name)
+        for _ in range(TRIES):
+            if least <= usual + ALLOWED:
+                break
+            usual = max(usual, service.delay(assign, plain, name))
+            least = min(least, service.delay(method, message.data, name))
+        else:
+            slow[f"{method.name}: {message.name}"] = round(least, 3)
+    assert not slow, f"plain: {usual:.3f} seconds"
+    assert sent > 100
+
+
+def test_a_stream_opens_with_its_manifest() -> None:
+    """The streaming requests of the contract are enumerated through their manifests."""
+    names = {case.name for case in cases()}
+    for method, filled in (
+        ("AssignVariables", "AssignManifest.entries distinct"),
+        ("StreamRunFunction", "RunManifest.constants distinct"),
+        ("RunFunction", "RunFunctionRequest.inputs distinct"),
+        ("SummarizeVariables", "Rows.indices packed"),
+    ):
+        assert any(name.startswith(method) and name.endswith(filled) for name in names), method
+    assert delimited(1, b"") == b"\x0a\x00"
