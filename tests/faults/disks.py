@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,43 @@ def small_disk(path: Path) -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", str(path)], check=True, timeout=120)
+
+
+class LoopDisk:
+    """An ext4 file system in a file, whose power can be cut; skipped where it cannot be mounted."""
+
+    _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN
+    _NO_LOG_FLUSH = struct.pack("I", 2)
+
+    def __init__(self, path: Path) -> None:
+        self._image, self.path = path.with_name(f"{path.name}.image"), path
+        path.mkdir()
+        with self._image.open("wb") as file:
+            file.truncate(64 * 2**20)
+        make = ["mkfs.ext4", "-q", "-F", str(self._image)]
+        try:
+            subprocess.run(make, check=True, capture_output=True, timeout=60)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"an ext4 file system cannot be made here: {error}")
+
+    def __enter__(self) -> LoopDisk:
+        # What is not synced stays in memory: the kernel would write it after some seconds.
+        mount = ["mount", "-o", "loop,commit=300", str(self._image), str(self.path)]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode:
+            pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", str(self.path)], check=True, timeout=60)
+
+    def cut_power(self) -> None:
+        """From now on nothing is written; what was not synced is lost with the next mount."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, self._SHUTDOWN, self._NO_LOG_FLUSH)
+        finally:
+            os.close(descriptor)
 
 
 def fill(path: Path) -> None:

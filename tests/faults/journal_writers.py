@@ -96,7 +96,7 @@ def main(directory: Path, writers: int, commits: int) -> None:
                 number += 1
 
     if writers == 1:
-        Compactor.wake_when_due = _compact_here  # type: ignore[method-assign]
+        compact_on_the_writers_thread()
     with kept(directory, lambda: model(writers), **OPTIONS) as (live, _):
         say("ready", live.header.revision)
         if writers == 1:
@@ -110,9 +110,14 @@ def main(directory: Path, writers: int, commits: int) -> None:
     say("done")
 
 
-def _compact_here(compactor: Compactor) -> None:
-    if compactor.is_due():
-        compactor.try_to_compact()
+def compact_on_the_writers_thread() -> None:
+    """So that the calls of a process come in one order."""
+
+    def compact(compactor: Compactor) -> None:
+        if compactor.is_due():
+            compactor.try_to_compact()
+
+    Compactor.wake_when_due = compact  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

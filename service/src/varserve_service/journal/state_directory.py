@@ -130,7 +130,7 @@ class StateDirectory:
         with told_apart(folder):
             make_folder(aside.parent.absolute())
             folder.rename(aside)
-            sync_folder(folder.parent)
+            # Before the old name goes for good, which happens when the new state's folder is made.
             sync_folder(aside.parent)
         log.warning("state moved aside", model=model, reason=str(error), aside=str(aside))
 
