@@ -50,6 +50,7 @@ class Told:
         self.tried: Counter[int] = Counter()
         self.acknowledged: Counter[int] = Counter()
         self.refused = 0
+        self.ready = False
         self.done = False
 
     def hear(self, line: str) -> str:
@@ -63,7 +64,7 @@ class Told:
             case ["done"]:
                 self.done = True
             case ["ready", _]:
-                pass
+                self.ready = True
             case _:
                 raise AssertionError(line)
         return line
@@ -201,6 +202,9 @@ class FailingDisk:
             # The sizes of a few rows differ from run to run, and so does the number of calls.
             assert told.done, where
             assert calls.count("\n") < number, where
+        else:
+            assert process.returncode in expected_ends(call, kind, told), where
+            assert "is damaged" not in said, where
         try:
             check(directory, 1, told)
             # Nothing is broken for good: it goes on from here.
@@ -216,6 +220,22 @@ class FailingDisk:
         assert_nothing_left_over(directory)
         shutil.rmtree(directory)
         trace.unlink()
+
+
+def expected_ends(call: str, kind: str, told: Told) -> set[int]:
+    """How a process may end after a fault."""
+    if kind == "kill":
+        return {-9}
+    if not told.ready:
+        return {1, 0} if call in ("unlink", "open", "openat") else {1}  # it could not even begin
+    if call == "unlink":
+        return {0}  # a file is left over
+    if call in ("open", "openat"):
+        return {0, EXIT_DISK_FAILED}  # a look at a folder may fail and be made again
+    if kind == "EIO":
+        return {EXIT_DISK_FAILED}
+    # SQLite tells a full disk from a failing one at a write, not at a sync.
+    return {0, EXIT_DISK_FAILED} if call in ("fsync", "fdatasync", "ftruncate") else {0}
 
 
 def assert_nothing_left_over(directory: Path) -> None:
@@ -276,3 +296,49 @@ def test_a_sync_that_fails_once_ends_the_process(tmp_path: Path, number: int) ->
         assert process.returncode not in (0, EXIT_DISK_FAILED)  # it could not even begin
         assert told.tried[0] == 0
     check(tmp_path / "state", 1, told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["fsync", "fdatasync", "pwrite64", "rename"])
+def test_a_failing_disk_ends_the_process_whatever_the_call(tmp_path: Path, call: str) -> None:
+    """EIO at a sync, a write or a rename, of the log or of a value: exit code 3."""
+    disk = FailingDisk(tmp_path)
+    numbers = [number for name, number in disk.calls(CALL_KINDS[call]) if name == call]
+    # Past those of the start; the script's last calls close the state.
+    for number in (numbers[len(numbers) // 2], numbers[2 * len(numbers) // 3]):
+        disk.fault(call, number, "EIO")
+
+
+CALL_KINDS = {call: kind for kind, calls in CALLS.items() for call in calls}
+
+
+@pytest.mark.slow
+def test_a_read_that_fails_is_not_called_damage(tmp_path: Path) -> None:
+    """A start over a state whose disk fails at the Nth read says so, and changes nothing."""
+    strace, state, told = which_strace(), tmp_path / "state", Told()
+    process = started(state, 1, COMMITS)
+    for line in process.communicate(timeout=300)[0].splitlines():
+        told.hear(line)
+    assert told.done
+    refused, number = 0, 0
+    for number in range(1, 400, 4):
+        trace = tmp_path / "trace"
+        wrapper = [strace, "-f", "-qq", "--seccomp-bpf", "-o", str(trace), "-P", str(state)]
+        wrapper += [item for path in readable(state) for item in ("-P", str(path))]
+        wrapper += ["-e", "trace=pread64,preadv"]
+        wrapper += ["-e", f"inject=pread64,preadv:error=EIO:when={number}"]
+        process = started(state, 1, COMMITS, wrapper)
+        _, said = process.communicate(timeout=300)
+        if "INJECTED" not in trace.read_text():
+            break
+        refused += process.returncode == 1
+        assert process.returncode in (1, EXIT_DISK_FAILED), said
+        assert "the disk reported an error" in said or "the process ends" in said, said
+        assert "is damaged" not in said, said
+        check(state, 1, told)
+    assert number > 20
+    assert refused > 4
+
+
+def readable(state: Path) -> list[Path]:
+    return [path for path in state.rglob("*") if path.is_file()]

@@ -213,7 +213,7 @@ def test_a_file_that_cannot_be_opened_is_not_damaged(
             patch.setattr(os, "open", failing)
         said = refused(tmp_path, make)
     assert os.strerror(number) in said
-    assert "Nothing says that the state is damaged" in said
+    assert "The state is as it was" in said
     assert content(tmp_path) == before
     begin_again = kept(tmp_path, make)
     with begin_again as (live, _):

@@ -14,7 +14,7 @@ from pathlib import Path
 from varserve_service.core.errors import JournalError, StateStoreFull
 
 from .disk import end_process, exists, rename, sync_folder
-from .failures import Cause, StateUnavailable, cause_of, refusal, told_apart, unwritable
+from .failures import Cause, StateUnavailable, cause_of, told_apart, unwritable
 from .schema import create_tables
 
 _HARMLESS = {Cause.READ_ONLY, Cause.NO_ACCESS, Cause.BUSY, Cause.NO_MEMORY}
@@ -81,12 +81,15 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Read while no transaction is open. Raises JournalError, StateUnavailable."""
+        """Read, outside a transaction, what was verified before. Raises StateUnavailable."""
         with self._lock:
             try:
                 yield self._connection
             except sqlite3.Error as error:
-                raise refusal(self.path, error) from error
+                raise StateUnavailable(
+                    f"{self.path} cannot be used: {error}, though it could be read a moment ago: "
+                    f"{Cause.DISK_FAILED.value}, then start again"
+                ) from error
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:

@@ -26,6 +26,7 @@ from varserve_service.core.errors import JournalError, StateStoreFull
 
 from .disk import end_process, log, sync_folder
 from .failures import Cause, cause_of, refusal, unwritable
+from .presence import is_gone
 from .records import TensorRecord
 
 Array = np.ndarray[Any, Any]
@@ -168,8 +169,8 @@ class PayloadFiles:
                     return []
                 with os.scandir(self._folder) as entries:
                     inodes = {entry.name: entry.inode() for entry in entries}
-            except OSError:
-                return [self._folder]
+            except OSError as error:
+                return [self._folder] if is_gone(error) else []
             missing = [
                 self._folder / name
                 for name, inode in self._needed.items()

@@ -22,7 +22,14 @@ class Presence:
 
     def missing(self) -> list[Path]:
         """The paths that do not name the same file any more."""
-        return [path for path, opened in self._ids.items() if _now(path) != opened]
+        return [path for path, opened in self._ids.items() if not _is(path, opened)]
+
+
+def _is(path: Path, opened: FileId) -> bool:
+    try:
+        return file_id(path.stat()) == opened
+    except OSError as error:
+        return not is_gone(error)
 
 
 def file_id(stat: os.stat_result) -> FileId:
@@ -30,8 +37,6 @@ def file_id(stat: os.stat_result) -> FileId:
     return stat.st_dev, stat.st_ino
 
 
-def _now(path: Path) -> FileId | None:
-    try:
-        return file_id(path.stat())
-    except OSError:
-        return None
+def is_gone(error: OSError) -> bool:
+    """Whether a look failed because there is no such file, and not because it could not be done."""
+    return isinstance(error, FileNotFoundError | NotADirectoryError)

@@ -93,7 +93,7 @@ class StateDirectory:
             return self._try(loaded, make)
         except StateUnavailable as error:
             raise StateUnavailable(
-                f"model {loaded.name!r}: {error}. Nothing says that the state is damaged"
+                f"model {loaded.name!r}: {error}. The state is as it was"
             ) from error
         except JournalError as error:
             if not self._reset:

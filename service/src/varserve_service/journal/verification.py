@@ -7,7 +7,9 @@ connection.
 
 from __future__ import annotations
 
+import re
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,7 +17,7 @@ from varserve_service.core.errors import JournalError
 
 from . import records
 from .disk import exists
-from .failures import refusal
+from .failures import Cause, cause_of, refusal
 from .rows import STATE_KEY, answer_key, base_key, commit_key, next_base_checksum
 from .schema import OtherFormat, check_format
 
@@ -28,7 +30,14 @@ def verify(path: Path, acknowledged: int) -> None:
     """
     try:
         if exists(path):
-            _verify(path, acknowledged)
+            try:
+                _verify(path, acknowledged)
+            except sqlite3.DatabaseError as error:
+                if cause_of(error) is not Cause.DAMAGED:
+                    raise
+                # SQLite calls some reads that failed damage.
+                _read_through(path)
+                _verify(path, acknowledged)
         else:
             _compare(path, acknowledged, 0)
     except OtherFormat as error:
@@ -37,6 +46,15 @@ def verify(path: Path, acknowledged: int) -> None:
         raise refusal(path, error) from error
 
 
+def _read_through(path: Path) -> None:
+    """Read a log and its write-ahead log. Raises OSError when the disk does not give them."""
+    for name in (path, path.with_name(f"{path.name}-wal")):
+        with suppress(FileNotFoundError), name.open("rb", buffering=0) as file:
+            while file.read(2**20):
+                pass
+
+
+_ERROR_CODE = re.compile(r"error code=(\d+)")
 _never_closed: list[sqlite3.Connection] = []
 
 
@@ -70,13 +88,24 @@ def _read_only(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _check_pages(connection: sqlite3.Connection) -> None:
+    problems = "; ".join(str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)"))
+    if problems == "ok":
+        return
+    # A page that cannot be read is among the problems, with SQLite's code for the failure.
+    for code in map(int, _ERROR_CODE.findall(problems)):
+        error = sqlite3.OperationalError(problems)
+        error.sqlite_errorcode = code
+        if cause_of(error) is not Cause.DAMAGED:
+            raise error
+    raise ValueError(problems)
+
+
 def _last_commit(connection: sqlite3.Connection) -> int:
     if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         return 0
     check_format(connection)
-    problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
-    if problems != ["ok"]:
-        raise ValueError("; ".join(problems))
+    _check_pages(connection)
     row = connection.execute("SELECT record, payload, crc FROM state").fetchone()
     if row is None:
         return 0
