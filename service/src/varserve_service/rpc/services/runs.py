@@ -2,30 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
-from varserve import frames, tensors
+from varserve import frames
+from varserve.tensors import Array
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import tensor_pb2
 from varserve_service.access.policy import Verb
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.loaded_model import FunctionSpec
-from varserve_service.core.ports.messages import UNCONDITIONAL
+from varserve_service.core.ports.commits import UNKNOWN_ORIGIN, Origin, WriteRequest
+from varserve_service.core.ports.loaded_model import Constant, FunctionSpec, Value
+from varserve_service.core.ports.messages import UNCONDITIONAL, Conditions, Header, sent_bytes
+from varserve_service.core.values.host_value import HostValue
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.messages import translate
 from varserve_service.rpc.messages.bodies import ClaimedTensor, Download, total_bytes
-from varserve_service.rpc.serving.batching import Ran
 
 from .backend import Backend
 from .uploads import receive
 
+T = TypeVar("T")
+
+# Outputs of at most so many bytes are put into a message on the event loop.
+_QUICK_BYTES = 1 << 20
 # So many inputs are looked at whatever the function has, so that a refusal can name them.
 _FEW_INPUTS = 64
 # Failures whose text comes from the model's state: it may name variables, and show values.
 _REVEALING = (Reason.FUNCTION_FAILED, Reason.VARIABLE_UNINITIALIZED)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a function, whatever protocol it is asked for in.
+
+    `outputs`: those that are wanted; none: all of them. `request`: what makes this run the same run
+    when it comes again.
+    """
+
+    model: str
+    function: str
+    outputs: Sequence[str] = ()
+    constants: Mapping[str, Constant] = field(default_factory=dict)
+    conditions: Conditions = UNCONDITIONAL
+    request: WriteRequest | None = None
+    origin: Origin = UNKNOWN_ORIGIN
+
+    @property
+    def can_be_batched(self) -> bool:
+        """A call that wants anything of its own has a run of its own."""
+        return not (self.constants or self.outputs or self.conditions != UNCONDITIONAL)
 
 
 async def run_function(
@@ -33,54 +63,86 @@ async def run_function(
 ) -> pb.RunFunctionResponse:
     """RunFunction."""
     _note(call, request)
-    conditions = translate.conditions(request)
-    with backend.serving.use(call, request.model) as served:
-        function = served.live.function(request.function)
-        _check_inputs(function, len(request.inputs), len(request.constants))
-        batcher = served.batcher(request.function)
-        # A call that wants anything of its own has a run of its own.
-        if batcher and not (request.constants or request.outputs or conditions != UNCONDITIONAL):
-            count = sum(len(message.strings) for message in request.inputs.values())
-            inputs = await backend.prepare(
-                served, count, lambda: translate.inputs(request.inputs), call
-            )
-            with _discreet(call, served.live, function):
-                ran = await batcher.run(inputs, call.deadline)
-            if ran is not None:
-                return _batch_response(backend, request.function, ran)
+    fingerprint = translate.fingerprint(request)
+    run = Run(
+        request.model,
+        request.function,
+        request.outputs,
+        translate.constants(request.constants),
+        translate.conditions(request),
+        translate.write_request(request.request_id, fingerprint),
+        translate.origin(request, call.subject),
+    )
 
-        def work(live: LiveModel, deadline: float | None) -> pb.RunFunctionResponse:
+    def respond(header: Header, values: Mapping[str, Value]) -> pb.RunFunctionResponse:
+        response = pb.RunFunctionResponse(header=translate.header(header))
+        for name, value in values.items():
+            response.outputs.add(name=name, tensor=translate.tensor(value))
+        return response
+
+    return await execute(
+        backend,
+        call,
+        run,
+        lambda: translate.inputs(request.inputs),
+        respond,
+        inputs=len(request.inputs),
+        strings=sum(len(message.strings) for message in request.inputs.values()),
+        max_output_bytes=backend.max_message_bytes,
+    )
+
+
+async def execute(
+    backend: Backend,
+    call: RpcCall,
+    run: Run,
+    decode: Callable[[], dict[str, Array]],
+    respond: Callable[[Header, Mapping[str, Value]], T],
+    *,
+    inputs: int,
+    strings: int,
+    max_output_bytes: int,
+) -> T:
+    """Run a function, in a batch where it is batched, and return what `respond` makes of it.
+
+    `decode` gives the inputs, of which there are `inputs`, with so many `strings` in them.
+    """
+    with backend.serving.use(call, run.model) as served:
+        function = served.live.function(run.function)
+        _check_inputs(function, inputs, len(run.constants))
+        batcher = served.batcher(run.function)
+        if batcher and run.can_be_batched:
+            arrays = await backend.prepare(served, strings, decode, call)
+            with _discreet(call, served.live, function):
+                ran = await batcher.run(arrays, call.deadline)
+            if ran is not None:
+                values = {name: HostValue(array) for name, array in ran.outputs.items()}
+                nbytes = sum(sent_bytes(value) for value in values.values())
+                if nbytes > max_output_bytes:
+                    raise translate.too_large(
+                        f"function {run.function!r}", nbytes, max_output_bytes
+                    )
+                if nbytes <= _QUICK_BYTES:
+                    return respond(ran.header, values)
+                return await served.workers.run(partial(respond, ran.header, values), call.deadline)
+
+        def work(live: LiveModel, deadline: float | None) -> T:
             with _discreet(call, live, function):
                 answer = live.run(
-                    request.function,
-                    translate.inputs(request.inputs),
-                    translate.constants(request.constants),
-                    outputs=request.outputs,
-                    conditions=conditions,
-                    request=translate.write_request(
-                        request.request_id, translate.fingerprint(request)
-                    ),
-                    origin=translate.origin(request, call.subject),
+                    run.function,
+                    decode(),
+                    run.constants,
+                    outputs=run.outputs,
+                    conditions=run.conditions,
+                    request=run.request,
+                    origin=run.origin,
                     on_commit=call.commit_listener,
-                    max_output_bytes=backend.max_message_bytes,
+                    max_output_bytes=max_output_bytes,
                     deadline=deadline,
                 )
-            response = pb.RunFunctionResponse(header=translate.header(answer.header))
-            for name, value in answer.values.items():
-                response.outputs.add(name=name, tensor=translate.tensor(value))
-            return response
+            return respond(answer.header, answer.values)
 
         return await served.run(work, call.deadline)
-
-
-def _batch_response(backend: Backend, function: str, ran: Ran) -> pb.RunFunctionResponse:
-    response = pb.RunFunctionResponse(header=translate.header(ran.header))
-    nbytes = sum(tensors.body_length(array) for array in ran.outputs.values())
-    if nbytes > backend.max_message_bytes:
-        raise translate.too_large(f"function {function!r}", nbytes, backend.max_message_bytes)
-    for name, array in ran.outputs.items():
-        response.outputs.add(name=name, tensor=tensors.to_tensor(array))
-    return response
 
 
 async def stream_run_function(backend: Backend, manifest: pb.RunManifest, call: RpcCall) -> None:
