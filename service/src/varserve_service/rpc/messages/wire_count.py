@@ -7,10 +7,15 @@ nothing of what a request means.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 _VARINT, _FIXED64, _LENGTH, _GROUP_START, _GROUP_END, _FIXED32 = range(6)
+
+
+# Fields between two pauses: about a millisecond.
+_PAUSE_FIELDS = 1000
 
 
 @cache
@@ -23,46 +28,54 @@ def _submessages(descriptor: Any) -> dict[int, Any]:
     }
 
 
-def count_fields(data: bytes, descriptor: Any, limit: int) -> int:
+def count_fields(
+    data: bytes, descriptor: Any, limit: int, pause: Callable[[], None] | None = None
+) -> int:
     """The fields of a request and of the messages inside it; the counting stops beyond `limit`.
 
     Fields of messages that have no messages in them (a tensor, a list of rows) are not counted:
     these are decoded quickly whatever their number. What is no valid message is left to the
-    decoder.
+    decoder. `pause` is called once in a while.
     """
     count = 0
-    # Messages that are still to be looked at: their types, and where they begin and end.
-    pending = [(_submessages(descriptor), 0, len(data))]
-    while pending:
-        submessages, position, end = pending.pop()
-        while position < end:
-            count += 1
-            if count > limit:
+    submessages, position, end = _submessages(descriptor), 0, len(data)
+    # The messages around the one that is looked at: their types, and where they end.
+    around: list[tuple[dict[int, Any], int]] = []
+    while True:
+        if position >= end:
+            if not around:
                 return count
-            tag = data[position]
+            submessages, end = around.pop()
+            continue
+        count += 1
+        if count > limit:
+            return count
+        if pause is not None and not count % _PAUSE_FIELDS:
+            pause()
+        tag = data[position]
+        position += 1
+        if tag > 0x7F:
+            tag, position = _varint(data, position - 1, end)
+        kind = tag & 7
+        if kind == _LENGTH and position < end:
+            length = data[position]
             position += 1
-            if tag > 0x7F:
-                tag, position = _varint(data, position - 1, end)
-            kind = tag & 7
-            if kind == _LENGTH and position < end:
-                length = data[position]
-                position += 1
-                if length > 0x7F:
-                    length, position = _varint(data, position - 1, end)
-                if length:
-                    inner = submessages.get(tag >> 3)
-                    if inner is not None:
-                        pending.append((_submessages(inner), position, min(position + length, end)))
-                    position += length
-            elif kind == _VARINT:
-                _, position = _varint(data, position, end)
-            elif kind == _FIXED32:
-                position += 4
-            elif kind == _FIXED64:
-                position += 8
-            elif kind not in (_GROUP_START, _GROUP_END):
-                break
-    return count
+            if length > 0x7F:
+                length, position = _varint(data, position - 1, end)
+            inner = submessages.get(tag >> 3)
+            if inner is None:
+                position += length
+            elif length:
+                around.append((submessages, end))
+                submessages, end = _submessages(inner), min(position + length, end)
+        elif kind == _VARINT:
+            _, position = _varint(data, position, end)
+        elif kind == _FIXED32:
+            position += 4
+        elif kind == _FIXED64:
+            position += 8
+        elif kind not in (_GROUP_START, _GROUP_END):
+            return count
 
 
 def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
