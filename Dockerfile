@@ -52,7 +52,8 @@ EXPOSE 8500
 # It finds the port in VARSERVE_HEALTH_PORT, else VARSERVE_PORT, and asks in plaintext: with a certificate, set the first.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5m \
     CMD ["varserve-service", "health"]
-ENTRYPOINT ["varserve-service"]
+# An init comes first: a signal to the first process is lost as long as that has no handler for it.
+ENTRYPOINT ["dumb-init", "--", "varserve-service"]
 # In plaintext, since an image has no certificate: whoever runs it keeps others off its network, or gives it one
 # (VARSERVE_TLS_CERT, VARSERVE_TLS_KEY), which wins over --insecure.
 CMD ["serve", "--host", "0.0.0.0", "--insecure", "--model-repository", "/models"]

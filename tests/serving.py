@@ -78,19 +78,21 @@ class ServiceProcess:
         environment: dict[str, str] | None = None,
         module: str = "varserve_service",
         open_files: tuple[int, int] | None = None,
+        program: Sequence[str] = (),
     ):
         """`module`: what is run instead of the service itself. `open_files`: the soft and the hard
-        limit of its file descriptors.
+        limit of its file descriptors. `program`: starts the service, with $PYTHON, in place of
+        Python itself.
         """
         self._log = log.open("ab")
         self.log = log
         self.admin_address = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, "serve", "--port", "0", *arguments],
+            [*(program or (sys.executable, "-m", module)), "serve", "--port", "0", *arguments],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=os.environ | (environment or {}),
+            env=os.environ | {"PYTHON": sys.executable} | (environment or {}),
             preexec_fn=open_files and partial(setrlimit, RLIMIT_NOFILE, open_files),
         )
         try:

@@ -18,8 +18,8 @@ from tests.conftest import DEMO_MODEL
 from tests.rpc.certified import Place
 from tests.rpc.models import counter
 from tests.serving import serve_here
-from varserve_service.__main__ import main
 from varserve_service.bootstrap.loading import Loader
+from varserve_service.command_line import main
 from varserve_service.core.errors import ModelLoadError, Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models

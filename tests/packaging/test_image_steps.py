@@ -30,11 +30,10 @@ def files(folder: Path) -> dict[Path, tuple[int, int]]:
     }
 
 
-def program(image: Image) -> str:
-    """The image's entry point, as its own PATH finds it."""
-    (name,) = image.entrypoint
-    found = shutil.which(name, path=image.environment["PATH"])
-    assert found == str(image.place("/opt/varserve/bin") / name)
+def program(image: Image, *command: str) -> list[str]:
+    """A command whose programs are the image's own, as its PATH finds them."""
+    found = [shutil.which(part, path=image.environment["PATH"]) or part for part in command]
+    assert found[0] == str(image.place("/opt/varserve/bin") / command[0])
     return found
 
 
@@ -63,9 +62,11 @@ def test_service_runs_from_the_image(image: Image, model_folder: Callable[[str],
     shutil.copytree(model_folder("counter"), repository / "counter" / "1")
     before = files(image.place("/opt/varserve"))
     here = {"/models": str(repository), "0.0.0.0": "127.0.0.1"}
-    command = [program(image), *(here.get(part, part) for part in image.command), "--port", "0"]
+    arguments = (here.get(part, part) for part in image.command)
+    command = [*program(image, *image.entrypoint), *arguments, "--port", "0"]
+    assert "dumb-init" in command[0]
     with serving(command, cwd=image.place("."), environment=image.environment) as address:
-        health = [program(image), *image.health[1:]]
+        health = program(image, *image.health)
         told = image.environment | {"VARSERVE_PORT": address.rpartition(":")[2]}
         run(health, environment=told)
     run(health, environment=told, status=1)

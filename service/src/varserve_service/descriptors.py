@@ -21,18 +21,6 @@ _TCP_TABLES = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
 _RETRY_SECONDS = 0.05
 
 
-def open_standard_streams() -> None:
-    """Open descriptors 0 to 2 where they are closed.
-
-    Otherwise the first file that is opened gets such a number, and what a library writes to
-    standard error ends up in it.
-    """
-    # A new descriptor is the lowest free one: this stops at the first one above.
-    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(opened, True)
-    os.close(opened)
-
-
 def raise_limit() -> int:
     """Raise the soft limit to the hard one. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

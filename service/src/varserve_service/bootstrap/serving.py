@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from typing import NoReturn
 
@@ -24,10 +23,8 @@ from varserve_service.lifecycle import (
     Poller,
 )
 from varserve_service.logs import configure_logs
-from varserve_service.rpc import (
-    Server,
-    methods,
-)
+from varserve_service.process_start import STOP_SIGNALS, stop_requested
+from varserve_service.rpc import Server, methods
 from varserve_service.settings import Settings
 from varserve_service.telemetry import Sources, Telemetry
 
@@ -95,11 +92,13 @@ def share_descriptors(settings: Settings) -> ConnectionShares:
 async def run_server(
     models: Models, settings: Settings, loader: Loader, security: Security, telemetry: Telemetry
 ) -> bool:
-    """Serve until SIGTERM or SIGINT. Returns whether all work in progress was finished."""
+    """Serve until a stop signal. Returns whether all work in progress was finished."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop.set)
+    if stop_requested():
+        stop.set()
     shares = share_descriptors(settings)
     server = Server(
         models, server_options(settings, shares), security.access, telemetry.call_observers
@@ -143,19 +142,11 @@ async def run_server(
     return finished
 
 
-def _end_before_ready(signum: int, frame: object) -> NoReturn:
-    # Without a handler of its own, the first process of a container does not end by a signal.
-    log.info("stopped before it was ready", signal=signal.Signals(signum).name)
-    os._exit(0)
-
-
 def serve(settings: Settings) -> NoReturn:
     """Load the models, serve them until a signal says stop, and end the process."""
     configure_logs(settings.log_level)
     keep_what_is_freed()
     sys.setswitchinterval(SWITCH_SECONDS)
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, _end_before_ready)
     security = set_up_security(settings)
     telemetry = start_telemetry(settings, security)
     auditing = security.access.auditing
@@ -163,10 +154,12 @@ def serve(settings: Settings) -> NoReturn:
     models = loader.load_all()
     warm_up(models, settings, batch_options(settings))
     finished = uvloop.run(run_server(models, settings, loader, security, telemetry))
-    log.info("stopped", finished=finished)
-    telemetry.close()
-    # Everything that was acknowledged is done. Taking TensorFlow down in good order needs seconds
-    # that Kubernetes does not give, and would wait for kernels that cannot be stopped.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    try:
+        log.info("stopped", finished=finished)
+        telemetry.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        # Everything that was acknowledged is done. Taking TensorFlow down in good order needs
+        # seconds that Kubernetes does not give, and would wait for kernels that cannot be stopped.
+        os._exit(0)

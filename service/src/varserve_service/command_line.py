@@ -1,0 +1,99 @@
+"""What the command `varserve-service` can do, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import grpc
+import pydantic
+import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from .bootstrap import serve as serve_settings
+from .core.errors import JournalError, ModelLoadError
+from .flags import given, settings_options
+from .repository import RepositoryError
+from .settings import health_address, load_settings
+
+EXIT_CANNOT_SERVE = 2
+
+
+@click.group()
+@click.version_option(package_name="varserve-service")
+def main() -> None:
+    """Opens the live state of TensorFlow SavedModels over gRPC."""
+
+
+@main.command()
+@click.option("--config", type=click.Path(path_type=Path), help="YAML file of these settings.")
+@settings_options
+def serve(config: Path | None, **flags: Any) -> None:
+    """Serve models until a signal says stop.
+
+    Every option can also be set as VARSERVE_NAME in the environment (models as a JSON object) or
+    as `name: value` in the file of --config. Sizes are in bytes, times in seconds.
+    """
+    try:
+        serve_settings(load_settings(given(flags), config))
+    except pydantic.ValidationError as error:
+        for problem in error.errors():
+            setting = ".".join(str(part) for part in problem["loc"])
+            message = problem["msg"].removeprefix("Value error, ")
+            _complain(f"setting {setting}: {message}, found {problem['input']!r}")
+        _give_up()
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow":
+            raise
+        _complain(str(error))
+        _give_up()
+    except (
+        JournalError,
+        ModelLoadError,
+        RepositoryError,
+        OSError,
+        ValueError,
+        yaml.YAMLError,
+    ) as error:
+        _complain(str(error))
+        _give_up()
+
+
+@main.command()
+@click.option(
+    "--address",
+    default=lambda: health_address(os.environ),
+    show_default="this machine, at $VARSERVE_HEALTH_PORT, else $VARSERVE_PORT, else 8500",
+    help="HOST:PORT.",
+)
+@click.option("--service", default="", help="A model's name; the whole service if not given.")
+@click.option("--timeout", default=2.0, show_default=True, help="Seconds to wait.")
+def health(address: str, service: str, timeout: float) -> None:
+    """Exit with 0 when the service at an address is serving, else with 1. Asks in plaintext."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            response = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout
+            )
+        except grpc.RpcError as error:
+            _complain(f"{address}: {error.code().name}")
+            sys.exit(1)
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+    click.echo(status)
+    sys.exit(0 if response.status == health_pb2.HealthCheckResponse.SERVING else 1)
+
+
+def _give_up() -> NoReturn:
+    # At once: by now TensorFlow may be loaded, and taking it down in good order takes seconds.
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(EXIT_CANNOT_SERVE)
+
+
+def _complain(message: str) -> None:
+    click.echo(f"varserve-service: {message}", err=True)
