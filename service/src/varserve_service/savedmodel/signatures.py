@@ -114,7 +114,7 @@ def distinct(callees: Sequence[Callee]) -> list[Callee]:
 
 def function_parameters(node: Any) -> tuple[Parameter, ...]:
     """The arguments of a restored function, as Python gives them."""
-    if node.function_type is None:
+    if node.function_type is None or getattr(node, "structured_input_signature", ()) is None:
         # A function without a structure takes its tensors by position or by name.
         names = node._arg_keywords or ()
         return tuple(Parameter(name, ParameterKind.POSITIONAL) for name in names)
