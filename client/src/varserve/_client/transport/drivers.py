@@ -199,10 +199,13 @@ class Async(Driver):
     async def _take(self, step: Step) -> Any:
         if isinstance(step, Sleep):
             return await asyncio.sleep(step.seconds)
-        self._enter_loop()
         if isinstance(step, Close):
             channel = self._hang_up()
-            return channel and await channel.close()
+            # A channel whose loop has ended cannot be waited for, and ends with the object.
+            if channel is not None and self._loop is asyncio.get_running_loop():
+                await channel.close()
+            return None
+        self._enter_loop()
         if isinstance(step, Receive):
             message = await step.stream.read()
             return None if message is grpc.aio.EOF else message
