@@ -15,7 +15,7 @@ MODEL := .models/basic_pitch/1
 UPGRADE ?=
 SECONDS ?= 1200
 
-.PHONY: help demo serve test test-fast test-fresh test-faults fuzz mutants walks lint types proto proto-check lock bench figures pictures clean
+.PHONY: help demo serve test test-fast test-fresh test-versions test-faults fuzz mutants walks lint types proto proto-check lock bench figures pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-fresh: ## run `make demo` and `make test` in a new, minimal Debian 12; need
 
 test-faults: .venv/.installed ## run the tests of crashes, races and failing disks at length, within an hour
 	@$(BIN)/python -m pytest -m full $(ARGS)
+
+test-versions: .venv/.installed ## run the client's tests on every Python from 3.10 and every protobuf from 4.25
+	@$(BIN)/python -m pytest tests/packaging/test_versions.py -m "versions or slow" $(ARGS)
 
 fuzz: .venv/.fuzz ## feed made-up bytes to what reads the contract's, for SECONDS=1200
 	@$(BIN)/python -m tests.fuzz.fuzz_contract -max_total_time=$(SECONDS) -max_len=512 -timeout=10 $(ARGS)

@@ -20,9 +20,10 @@ def until(condition: Callable[[], object], seconds: float = 30, pause: float = 0
 
 async def until_async(condition: Callable[[], object], seconds: float = 30) -> None:
     """The same while the event loop of the test runs."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 (no event announces it)
-            await asyncio.sleep(0.002)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not true within {seconds} seconds"
+        await asyncio.sleep(0.002)
 
 
 def join(threads: Iterable[threading.Thread], seconds: float = 60) -> None:

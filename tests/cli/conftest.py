@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import varserve
-from tests.client.conftest import CHUNK_BYTES, MESSAGE_BYTES, fake_model
+from tests.client.served import CHUNK_BYTES, MESSAGE_BYTES, fake_model
 from tests.serving import serve_here
 from varserve.cli.app import varserve as command_line
 from varserve_service.core.model.live_model import LiveModel

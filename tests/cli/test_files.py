@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import varserve
-from tests.client.conftest import fake_model
+from tests.client.served import fake_model
 from tests.fakes import FakeModel, FakeVariable
 from tests.serving import serve_here
 from varserve.cli import stored

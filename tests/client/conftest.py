@@ -1,73 +1,67 @@
-"""A service over numpy fakes on a real socket, with limits so small that a kilobyte is large."""
+"""A client of a service over numpy fakes.
+
+In an environment that has the client alone, `VARSERVE_SERVICE_PYTHON` names an interpreter that has
+the service; what needs it in this process is left out there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 import varserve
-from tests.fakes import FakeFunction, FakeModel, FakeVariable
-from tests.serving import serve_here
-from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.loaded_model import Omission, OmissionKind, TensorSpec
+from tests.waiting import read_line
 
 from .scripted import Scripted
 
-MESSAGE_BYTES = 128 << 10
-CHUNK_BYTES = 1 << 10
+ALONE = find_spec("varserve_service") is None
+HERE = Path(__file__).parent
+collect_ignore = [
+    each.name for each in HERE.glob("test_*.py") if ALONE and "varserve_service" in each.read_text()
+]
 
 
-def fake_model() -> FakeModel:
-    """Variables of every kind that the client treats differently, and a few functions."""
-    weights = FakeVariable("weights", np.arange(60, dtype=np.float32).reshape(3, 4, 5))
-    counter = FakeVariable("counter", np.array(7, dtype=np.int64))
+Service = Callable[[], AbstractContextManager[str]]
 
-    def double(x: np.ndarray) -> dict[str, np.ndarray]:
-        return {"y": x * 2, "half/0": x / 2}
 
-    def spread(n: np.ndarray) -> dict[str, np.ndarray]:
-        return {"ones": np.ones(int(n), np.float32)}
+@pytest.fixture(scope="session")
+def elsewhere() -> Iterator[Service]:
+    """Serves a new model of fakes in another process, and the last one no more."""
+    command = [os.environ.get("VARSERVE_SERVICE_PYTHON", sys.executable)]
+    with subprocess.Popen(
+        [*command, "-m", "tests.client.served"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=HERE.parents[1],
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
 
-    def divide(x: np.ndarray) -> dict[str, np.ndarray]:
-        raise ZeroDivisionError("division by zero")
+        @contextmanager
+        def serve() -> Iterator[str]:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            yield read_line(process)
 
-    vector = TensorSpec("float32", (None,))
-    return FakeModel(
-        [
-            weights,
-            counter,
-            FakeVariable("table", np.zeros((1000, 4), np.float32)),
-            FakeVariable("large", np.arange(100_003, dtype=np.float64)),
-            FakeVariable("labels", np.array([b"a", b"bb", b"ccc"], dtype=object)),
-            FakeVariable("novel", np.array([b"x" * 20_000] * 9, dtype=object)),
-            FakeVariable("flag", np.array([True, False])),
-            FakeVariable("unset", None, shape=(2,)),
-            FakeVariable("growing", np.zeros((2, 3), np.float32), shape=(None, 3)),
-            FakeVariable("twin", np.zeros(1, np.float32), path="left/twin"),
-            FakeVariable("kernel", np.zeros(1, np.float32), path="layers/0/kernel"),
-        ],
-        [
-            FakeFunction(
-                "double", double, inputs={"x": vector}, outputs={"y": vector, "half/0": vector}
-            ),
-            FakeFunction(
-                "spread",
-                spread,
-                inputs={"n": TensorSpec("int32", ())},
-                outputs={"ones": vector},
-            ),
-            FakeFunction("divide", divide, inputs={"x": vector}, outputs={"y": vector}),
-        ],
-        omissions=[Omission(OmissionKind.FUNCTION, "datasets", "its input 'x' is a variant")],
-    )
+        yield serve
+        process.stdin.close()
 
 
 @pytest.fixture
-def address() -> Iterator[str]:
-    model = LiveModel(fake_model())
-    with serve_here(model, message_bytes=MESSAGE_BYTES, chunk_bytes=CHUNK_BYTES) as address:
+def address(request: pytest.FixtureRequest) -> Iterator[str]:
+    if ALONE:
+        served: Service = request.getfixturevalue("elsewhere")
+    else:
+        from .served import served
+    with served() as address:
         yield address
 
 

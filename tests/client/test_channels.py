@@ -20,7 +20,7 @@ from tests.serving import serve_here
 from varserve._client.transport.endpoint import channel_options
 from varserve_service.core.model.live_model import LiveModel
 
-from .conftest import fake_model
+from .served import fake_model
 
 
 def target(*addresses: str) -> str:

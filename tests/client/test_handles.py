@@ -10,8 +10,6 @@ import pytest
 
 import varserve
 
-from .conftest import CHUNK_BYTES
-
 
 def test_models(client: varserve.Client) -> None:
     """models() lists what is served, and model() has its state without asking again."""
@@ -20,7 +18,7 @@ def test_models(client: varserve.Client) -> None:
     assert (summary.name, summary.state, summary.variable_count) == ("fake", "ready", 11)
     assert (model.name, model.version, model.revision, model.device) == ("fake", 1, 0, "CPU:0")
     assert model.epoch == summary.epoch
-    assert model.limits.chunk_bytes == CHUNK_BYTES
+    assert model.limits.chunk_bytes == 1 << 10
     kind = varserve.OmissionKind.FUNCTION
     assert model.omissions == (varserve.Omission(kind, "datasets", "its input 'x' is a variant"),)
 

@@ -21,8 +21,8 @@ from varserve_service.core.commit.history import History
 from varserve_service.core.commit.watchers import EventLimits, Watchers
 from varserve_service.core.model.live_model import LiveModel
 
-from .conftest import CHUNK_BYTES, MESSAGE_BYTES, fake_model
 from .scripted import Scripted, fail, reply, status
+from .served import CHUNK_BYTES, MESSAGE_BYTES, fake_model
 
 
 def bookmark(revision: int, epoch: str = "e") -> history_pb2.WatchVariablesResponse:

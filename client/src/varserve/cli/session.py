@@ -7,6 +7,7 @@ context says of who calls is for the servers that it names, and for no other.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -19,6 +20,11 @@ from varserve import AdminClient, Client, Model, aio, connect, connect_admin
 
 from .exits import Unusable
 from .secure import channel
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 DEFAULT_SERVER = "localhost:8500"
 DEFAULT_ADMIN_SERVER = "localhost:8502"

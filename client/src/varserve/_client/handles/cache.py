@@ -21,7 +21,7 @@ from varserve._client.operations.models import get_model
 from varserve._client.operations.reads import Dtype, Read, SummaryOptions
 from varserve._client.transport.bodies import fits_no_more
 from varserve._client.transport.calls import Budget, Op
-from varserve._client.transport.forks import GATE
+from varserve._client.transport.forks import GATE, Renewable
 from varserve._client.values.arguments import Run
 from varserve._client.values.inspections import Inspection
 from varserve._client.values.names import Lookup
@@ -44,7 +44,7 @@ _UNARY_BYTES = 256 << 10
 _MESSAGE_OVERHEAD = 64 << 10
 
 
-class ModelCache:
+class ModelCache(Renewable):
     """One model as last seen.
 
     `asked`: the name that every call asks by, which may have a label. Answers have the model's own.

@@ -16,7 +16,7 @@ from varserve._client.operations.commits import WATCH_VARIABLES
 from varserve._client.operations.methods import Scope
 from varserve._client.transport.calls import Budget, Call, Op, Open, Receive, Sleep
 from varserve._client.transport.drivers import Async, Sync
-from varserve._client.transport.forks import GATE
+from varserve._client.transport.forks import GATE, Renewable
 from varserve._client.transport.retries import RECONNECT
 from varserve._client.values import specs
 from varserve._client.values.results import Event
@@ -35,7 +35,7 @@ _MAY_PASS = (
 )
 
 
-class Watch(Handle[D_co]):
+class Watch(Handle[D_co], Renewable):
     """The commits of a model, as they happen: iterate it, with `for` or `async for`.
 
     Each commit comes once, whole and in order, and none is left out: when the connection breaks,

@@ -21,7 +21,7 @@ from varserve.tensors import TensorError
 from .calls import Call, Close, Op, Open, Receive, Sleep, Step
 from .endpoint import Endpoint
 from .failures import failure_of
-from .forks import GATE
+from .forks import GATE, Renewable
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ def _step(go_on: Callable[[Any], Step], given: Any) -> Step:
         raise errors.from_reason(error.reason, error.message) from None
 
 
-class Driver:
+class Driver(Renewable):
     """What both drivers share: the channel, opened at the first call."""
 
     module: Any
@@ -121,7 +121,7 @@ class Sync(Driver):
             return channel and channel.close()
         if isinstance(step, Receive):
             return GATE.receive(step.stream)
-        GATE.check(asyncio=False)
+        GATE.check()
         call = step.call if isinstance(step, Open) else step
         stub, options = self._prepared(call)
         request = call.request() if call.method.streams_requests else call.request
@@ -171,6 +171,11 @@ class Async(Driver):
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def polls(self) -> bool:  # type: ignore[override]
+        """The channel is open."""
+        return self._channel is not None
 
     async def run(self, op: Op[T]) -> T:
         """The result of an operation. Raises VarserveError."""
@@ -232,7 +237,7 @@ class Async(Driver):
 
         Raises InvalidRequest where that loop and its calls may go on beside this one.
         """
-        GATE.check(asyncio=True)
+        GATE.check()
         loop = asyncio.get_running_loop()
         with self._lock:
             if self._loop is loop:

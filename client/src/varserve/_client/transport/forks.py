@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakSet
 
 from varserve._client import errors
@@ -21,8 +21,11 @@ _LONGEST_WAIT = 5.0
 """Seconds that a fork waits for calls in progress."""
 
 
-class Renewable(Protocol):
-    """Has locks or streams that a child must not share with its parent."""
+class Renewable:
+    """Has locks, channels or streams that a child must not share with its parent."""
+
+    polls = False
+    """gRPC has a thread for it that never leaves gRPC."""
 
     def _after_fork(self) -> None:
         """This is a forked child: replace them."""
@@ -36,32 +39,25 @@ class Gate:
         self._inside = 0
         self._forking = 0
         self._streams: set[Any] = set()
-        self._renewables: WeakSet[Any] = WeakSet()
+        self._renewables: WeakSet[Renewable] = WeakSet()
         self._abandoned: list[Any] = []
-        self._asyncio_opened = False
         self.forked = False
         """This process is a forked child."""
         self._broken = ""
-        self._asyncio_broken = False
 
     def renew_in_child(self, renewable: Renewable) -> None:
-        """`renewable._after_fork()` is called in each forked child."""
+        """`renewable` is told of each fork in the child."""
         self._renewables.add(renewable)
 
     def abandon(self, inherited: Any) -> None:
         """Keep what belongs to the parent from being destroyed here: gRPC would wait for it."""
         self._abandoned.append(inherited)
 
-    def check(self, *, asyncio: bool) -> None:
+    def check(self) -> None:
         """Raises FailedPrecondition where gRPC would hang, in a child that was forked too early."""
-        if asyncio:
-            self._asyncio_opened = True
-        problem = self._broken or (
-            asyncio and self._asyncio_broken and "an asyncio client was open"
-        )
-        if problem:
+        if self._broken:
             raise errors.FailedPrecondition(
-                f"this process was forked while {problem}, and gRPC would hang in it: start "
+                f"this process was forked while {self._broken}, and gRPC would hang in it: start "
                 "processes with 'spawn' or 'forkserver'",
                 reason="FORKED",
             )
@@ -119,7 +115,8 @@ class Gate:
             self._broken = "a call of another thread was in progress"
         elif os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "1").lower() in ("0", "false", "no"):
             self._broken = "GRPC_ENABLE_FORK_SUPPORT was off"
-        self._asyncio_broken = self._asyncio_opened
+        elif any(each.polls for each in self._renewables):
+            self._broken = "an asyncio client was open"
         self.forked = True
         self._changed = threading.Condition(threading.Lock())
         self._inside = self._forking = 0

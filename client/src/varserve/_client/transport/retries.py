@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple
 
-from .forks import GATE
+from .forks import GATE, Renewable
 
 # A client begins with so many retries in hand, and never has more.
 _MOST = 10.0
@@ -35,7 +35,7 @@ CONTEND = Backoff(0.001, 0.1)
 """After another caller was faster to write."""
 
 
-class Throttle:
+class Throttle(Renewable):
     """Retries that all calls of one client share. May be used from any thread.
 
     With a service that is only briefly busy every call may come again. Under lasting overload
