@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from varserve_service.access import policy as policy_module
 from varserve_service.access.policy import Kind, Verb
 from varserve_service.access.policy_file import PolicyError, read_policy
 from varserve_service.reloading import ReloadedFiles
@@ -153,3 +154,26 @@ def test_the_example_of_the_documentation() -> None:
     assert not may("ann@example.org", Verb.READ, "conv2d_1/kernel")
     assert policy.allows("root", Verb.ADMIN, "basic_pitch", Kind.MODEL)
     assert not policy.allows(trainer, Verb.ADMIN, "basic_pitch", Kind.MODEL)
+
+
+def test_remembered_decisions_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many callers and names come, no more than so many are kept; all stay right."""
+    monkeypatch.setattr(policy_module, "_MAX_DECISIONS", 4)
+    policy = read_policy(GOOD)
+    for number in range(20):
+        subject = "a" if number % 2 else f"s{number}"
+        assert policy.allows(subject, Verb.READ, "m", Kind.VARIABLE, "v") is (subject == "a")
+        assert policy.knows(subject, "m") is (subject == "a")
+        assert len(policy._decided) <= 4
+        assert len(policy._known) <= 4
+    assert policy._decided
+    assert policy._known
+
+
+def test_names_that_a_caller_made_up_are_not_remembered() -> None:
+    """Only what exists takes room."""
+    policy = read_policy(GOOD)
+    for number in range(20):
+        policy.decide("a", Verb.READ, "m", Kind.VARIABLE, f"made-up-{number}")
+        policy.would_know("a", f"made-up-{number}")
+    assert (len(policy._decided), len(policy._known)) == (0, 0)

@@ -31,6 +31,7 @@ from tests.access.issuing import (
 )
 from tests.rpc.certified import expired
 from varserve_service.access import keys as keys_module
+from varserve_service.access import tokens as tokens_module
 from varserve_service.access.keys import KeyAddress, KeyFile, check_url, key_set
 from varserve_service.access.subjects import CredentialError
 from varserve_service.access.token_file import read_tokens
@@ -187,6 +188,18 @@ def test_a_token_that_held_before(jwks: Path) -> None:
     write(jwks, [jwk(OTHER, "one")])
     assert keys.file.reload()
     assert "signature is wrong" in refusal(found, long)
+
+
+def test_tokens_that_are_known_have_a_bound(jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tokens come, no more than so many are kept, and each is still worth the same."""
+    monkeypatch.setattr(tokens_module, "_MAX_KNOWN", 3)
+    found = tokens(jwks)
+    issued = [token(sub=f"s{number}") for number in range(8)]
+    for _ in range(2):
+        for number, text in enumerate(issued):
+            assert subject(found, text) == f"s{number}"
+            assert len(found._known) <= 3
+    assert found._known
 
 
 @pytest.mark.parametrize("algorithms", [(), ("none",), ("HS256",), ("RS256", "HS512"), ("rs256",)])

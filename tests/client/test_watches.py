@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import grpc
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 import varserve
 from tests.serving import serve_here
-from tests.waiting import until
+from tests.waiting import join, until
 from varserve.v1 import history_pb2, model_pb2
 from varserve_service.core.commit.history import History
 from varserve_service.core.commit.watchers import EventLimits, Watchers
@@ -23,6 +24,15 @@ from varserve_service.core.model.live_model import LiveModel
 
 from .scripted import Scripted, fail, reply, status
 from .served import CHUNK_BYTES, MESSAGE_BYTES, fake_model
+
+# Set when an answer that says nothing shall end.
+ENDED = threading.Event()
+
+
+def silent(requests: list[bytes], context: grpc.ServicerContext) -> list[bytes]:
+    """An answer that does not come until then."""
+    ENDED.wait(30)
+    return []
 
 
 def bookmark(revision: int, epoch: str = "e") -> history_pb2.WatchVariablesResponse:
@@ -190,6 +200,36 @@ def test_it_ends_with_its_time_or_when_it_is_closed(model: varserve.Model) -> No
     timer.start()
     assert list(watch) == []
     timer.join(60)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        silent,
+        status(grpc.StatusCode.UNAVAILABLE),
+        reply(bookmark(3)),
+    ],
+    ids=["silent", "refused", "ended"],
+)
+def test_it_is_closed_by_another_thread_whatever_it_waits_for(
+    scripted: Scripted, answer: Any
+) -> None:
+    """For its first message, for its next turn to connect, or for an event: its iteration ends."""
+    ENDED.clear()
+    scripted.script["WatchVariables"] = [reply(bookmark(3)), *[answer] * 1000]
+    with varserve.connect(scripted.address) as client:
+        watch = client.watch_variables("m", values=False, patience=3600)
+        events: list[object] = []
+        reading = threading.Thread(target=lambda: events.extend(watch))
+        reading.start()
+        until(lambda: len(scripted.requests.get("WatchVariables", ())) >= 2)
+        watch.close()
+        try:
+            join([reading], 10)
+        finally:
+            ENDED.set()
+        assert events == []
+        assert list(watch) == []
 
 
 def test_a_slow_reader_misses_nothing() -> None:

@@ -72,7 +72,7 @@ WRITES: dict[str, Callable[[LiveModel, float], object]] = {
     "add": lambda live, deadline: live.assign([Write("b", ADD, ONE)], deadline=deadline),
     "run": lambda live, deadline: live.run("write", {}, {}, deadline=deadline),
     "revert": lambda live, deadline: live.revert(0, deadline=deadline),
-    "revoke": lambda live, deadline: live.revoke_lease(1, deadline=deadline),
+    "revoke": lambda live, deadline: live.leases.revoke(1, deadline=deadline),
 }
 READS: dict[str, Callable[[LiveModel, float], object]] = {
     "read": lambda live, deadline: live.read([Read("a")], deadline=deadline),
@@ -135,7 +135,7 @@ def test_one_that_leads_and_gives_up_leaves_the_others_in_the_queue() -> None:
     with held(journal, exclusively=False) as (live, _):
         leader = threading.Thread(target=lambda: given_up_in_time(live, WRITES["set"], 2))
         leader.start()
-        until(lambda: len(live._committer._queue) == 1)
+        until(lambda: len(live._parts.committer._queue) == 1)
 
         def follow() -> None:
             done.append(live.assign([Write("b", SET, ONE)]).header.revision)
@@ -143,7 +143,7 @@ def test_one_that_leads_and_gives_up_leaves_the_others_in_the_queue() -> None:
         followers = [threading.Thread(target=follow) for _ in range(3)]
         for follower in followers:
             follower.start()
-        until(lambda: len(live._committer._queue) == 4)
+        until(lambda: len(live._parts.committer._queue) == 4)
         join([leader], BOUND)
         assert done == []
     join(followers)

@@ -16,9 +16,11 @@ from varserve.v1 import tensor_pb2
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import Commit, WriteRequest
 from varserve_service.core.ports.loaded_model import Operation, TensorSpec
 from varserve_service.core.ports.messages import Read
+from varserve_service.journal import StateDirectory
 
 SET, ADD = Operation.SET, Operation.ADD
 DTYPES = [from_wire_dtype(n) for name, n in tensor_pb2.DataType.items() if n]
@@ -238,3 +240,22 @@ def test_the_history_comes_back_too(tmp_path: Path, in_place: bool) -> None:
         live.assign([Write("a", SET, np.zeros(1, np.float32), Rows(np.array([0])))])
         assert told(live.timeline.commits(1_000).commits)[1:] == before
         assert value_of(live, "a").tolist() == [0, *value[1:]]
+
+
+def test_a_lease_does_not_outlive_its_model(tmp_path: Path) -> None:
+    """A model that is closed takes its leases back; the state on disk has what was before them."""
+    directory = StateDirectory(tmp_path)
+    live, _ = directory.take_up(one_variable, LiveModel)
+    live.assign([Write("v", Operation.SET, np.full(3, 1, np.float32))])
+    live.assign([Write("v", Operation.SET, np.full(3, 2, np.float32))], lease_seconds=3600)
+    assert value_of(live, "v").tolist() == [2, 2, 2]
+    live.close()
+    directory.close()
+    with kept(tmp_path, one_variable) as (live, _):
+        assert value_of(live, "v").tolist() == [1, 1, 1]
+        assert live.header.revision == 3
+        assert live.leases.table.revisions == []
+
+
+def one_variable() -> FakeModel:
+    return FakeModel([FakeVariable("v", np.zeros(3, np.float32))])

@@ -42,7 +42,7 @@ class Workers:
         self._max_pending = max_pending
         self._pending = 0
         self._shedder = LoadShedder()
-        self._closed: Callable[[], BaseException] | None = None
+        self._closed: Callable[[], BaseException | None] | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = [ModelThread(self._serve, f"varserve-{name}-{n}") for n in range(threads)]
         for thread in self._threads:
@@ -58,11 +58,11 @@ class Workers:
 
         Work whose deadline has passed, or whose caller has gone, when its turn comes is dropped.
         Work that has begun is finished. Raises RequestError TOO_MANY_REQUESTS, also where the turn
-        would come too late for the deadline; DEADLINE_EXCEEDED; what `close` was given; and
-        whatever `work` raises.
+        would come too late for the deadline; DEADLINE_EXCEEDED; what `close` was given, or
+        CancelledError; and whatever `work` raises.
         """
         if self._closed is not None:
-            raise self._closed()
+            raise self._closed() or asyncio.CancelledError
         if self._pending >= min(len(self._threads), self._max_pending):
             turns = (self._pending + 1 - len(self._threads)) / len(self._threads)
             waiting = f"{self._pending} calls are in progress or waiting for {self._name!r}"
@@ -76,11 +76,12 @@ class Workers:
         return await answer
 
     def close(self, why: Callable[[], BaseException] | None = None) -> None:
-        """Take no more work; what waits is told `why` or dropped, what runs goes on.
+        """Take no more work.
 
-        From the event loop.
+        What waits, or comes later, is told `why` or cancelled; what runs goes on. From the event
+        loop.
         """
-        self._closed = why
+        self._closed = why or (lambda: None)
         try:
             while True:
                 job = self._jobs.get_nowait()
