@@ -130,6 +130,22 @@ def test_an_interrupted_pull_leaves_nothing(
     assert file.read_bytes() == b"before"
 
 
+def test_push_says_beforehand_when_it_cannot_be_undone(tmp_path: Path) -> None:
+    """A push that replaces more than the history keeps warns, and its commit is listed."""
+    variable = FakeVariable("a", np.zeros(100, np.float32))
+    file = tmp_path / "a.safetensors"
+    for max_bytes, warned in ((399, True), (400, False)):
+        live = LiveModel(FakeModel([variable]), history=History(max_bytes=max_bytes))
+        save_file({"a": np.ones(100, np.float32)}, file)
+        with serve_here(live) as address:
+            for arguments, code in ((("--dry-run",), None), (("-m", "all of it"), 0)):
+                code = (1 if warned else 0) if code is None else code
+                done = invoke("-s", address, "push", "fake", str(file), *arguments, code=code)
+                assert ("cannot be undone" in done.stderr) is warned
+            assert "all of it" in invoke("-s", address, "history", "fake").stdout
+            invoke("-s", address, "revert", "fake", "0", code=4 if warned else 0)
+
+
 def test_push_is_whole_or_not_at_all(cli: Cli, tmp_path: Path) -> None:
     """One tensor that does not fit, or is no variable, or a condition that fails: nothing."""
     file = tmp_path / "x.safetensors"

@@ -41,7 +41,7 @@ class MemoryJournal:
     def base(self) -> Iterator[Any]:
         return iter(())
 
-    commits = answers = base
+    records = commits = answers = base
 
     def start(self) -> None:
         pass

@@ -20,12 +20,18 @@ from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.history import History
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.commits import CommitKind, Origin, WriteRequest
+from varserve_service.core.ports.commits import Commit, CommitKind, Origin, WriteRequest
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.core.ports.messages import Conditions, Read
 
 IN_PLACE = pytest.mark.parametrize("in_place", [False, True])
 ROWS = [Rows(np.array([2, 0])), Rows(np.array([1])), Rows(np.array([0, 1]))]
+
+
+def with_values(live: LiveModel) -> list[Commit]:
+    """The commits whose values are kept, the newest first."""
+    history = live.timeline._history
+    return list(history.after(history.oldest))[::-1]
 
 
 def at(live: LiveModel, name: str, revision: int, region: Any = None) -> list[float]:
@@ -62,7 +68,7 @@ def test_what_is_kept_of_a_region_does_not_hold_the_whole(in_place: bool) -> Non
             kept += [*answer.values.values()]
     live.leases.revoke(4)
     live.revert(4)
-    commits = live.timeline.commits(100).commits
+    commits = with_values(live)
     kept += [each.previous for commit in commits for each in commit.changed]
     assert (len(commits), len(kept)) == (6, 10)
     assert [each for each in kept if isinstance(each, FakePart)] == []
@@ -82,7 +88,7 @@ def test_a_change_that_was_overtaken_tells_what_it_replaced(in_place: bool) -> N
 
     with mock.patch.object(Plan, "work_out", overtaken):
         live.assign([Write("a", ADD, array(1), ROWS[1])])
-    (last, _) = live.timeline.commits(2).commits
+    (last, _) = with_values(live)
     assert last.changed[0].previous is not None
     assert last.changed[0].previous.numpy().tolist() == [5]
     assert last.changed[0].value.numpy().tolist() == [6]
@@ -160,7 +166,7 @@ def test_of_an_embedding_rows_are_taken_and_not_the_whole(monkeypatch: pytest.Mo
     )
     assert table.array is not None
     assert table.array[[7, 900]].tolist() == [[6, 6], [2, 2]]
-    ((told,),) = [commit.changed for commit in live.timeline.commits(1).commits]
+    ((told,),) = [commit.changed for commit in with_values(live)[:1]]
     assert isinstance(told.region, Rows)
     assert told.region.indices.tolist() == [7, 900]
     assert at(live, "a", 1, two_rows) == [[0, 0], [1, 1]]
@@ -215,7 +221,7 @@ def test_a_revert_writes_no_more_rows_than_were_written() -> None:
         live.assign([Write("table", ADD, value, Rows(np.array(rows)))])
     live.revert(0)
     assert not value_of(live, "table").any()
-    (commit,) = live.timeline.commits(1).commits
+    commit = with_values(live)[0]
     (changed,) = commit.changed
     assert isinstance(changed.region, Rows)
     assert changed.region.indices.tolist() == [3, 5, 900]
@@ -297,6 +303,21 @@ def test_a_commit_too_large_to_be_kept_leaves_no_gap() -> None:
     live.assign([Write("a", SET, array(1, 1, 1))])
     assert refusal(at, live, "a", 0).reason is Reason.REVISION_COMPACTED
     assert at(live, "a", 1) == [1, 1, 1]
+
+
+def test_the_record_of_a_commit_outlives_its_values() -> None:
+    """Who, when, why and what are kept by count; only values are bounded by bytes."""
+    history = History(max_commits=3, max_bytes=11)
+    live = LiveModel(FakeModel([FakeVariable("a", array(0, 0, 0))]), history=history)
+    for n in range(1, 5):
+        live.assign([Write("a", SET, array(n, n, n))], origin=Origin("ann", f"number {n}"))
+    page = live.timeline.commits(10)
+    told = [(c.revision, c.origin.subject, c.origin.message) for c in page.commits]
+    assert told == [(n, "ann", f"number {n}") for n in (4, 3, 2)]
+    assert [[(w.path, w.nbytes) for w in c.writes] for c in page.commits] == [[("a", 12)]] * 3
+    assert (page.oldest, page.max_bytes) == (4, 11)
+    assert len(history) == 0
+    assert refusal(live.revert, 3).reason is Reason.REVISION_COMPACTED
 
 
 def test_commits_are_listed_by_page_and_pattern() -> None:

@@ -26,14 +26,15 @@ def kept(
     *,
     reset: bool = False,
     restored: bool = False,
+    live: Callable[..., LiveModel] = LiveModel,
     **options: Any,
 ) -> Iterator[tuple[LiveModel, SqliteJournal]]:
     """A model with its state from a state directory, as a start of the service makes it."""
     directory = StateDirectory(path, JournalOptions(**options), reset=reset, restored=restored)
     try:
-        live, journal = directory.take_up(make, LiveModel)
+        model, journal = directory.take_up(make, live)
         try:
-            yield live, journal
+            yield model, journal
         finally:
             journal.close()
     finally:

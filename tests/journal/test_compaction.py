@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ import numpy as np
 import pytest
 
 from tests.core.test_leases import until
+from tests.core.test_live_model import refusal
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, named_by_rows, value_of
 from varserve_service.core.arrays.patches import Elements, fold
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
 from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.history import History
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.commits import WriteRequest
+from varserve_service.core.ports.commits import Origin, WriteRequest
 from varserve_service.core.ports.journal import KeptChange
 from varserve_service.core.ports.loaded_model import Operation
 from varserve_service.core.ports.messages import Read
@@ -136,6 +139,39 @@ def test_a_compacted_journal_gives_the_same_state(
         named = journal_files(tmp_path / "compacted", lambda: model(in_place))
         assert {path.name for path in payloads} == named
         assert len(payloads) <= 5 + 4
+
+
+def test_the_record_of_every_commit_stays_when_values_go(tmp_path: Path) -> None:
+    """By count alone, in memory and after a restart; values are bounded by their bytes."""
+
+    def make() -> FakeModel:
+        return FakeModel([FakeVariable("v", np.zeros(1000, np.float32))])
+
+    def listed(live: LiveModel) -> list[Any]:
+        return list(live.timeline.commits(100).commits)
+
+    options = {"history_commits": 8, "history_bytes": 10_000}
+    history = History(8, 10_000)
+    with kept(tmp_path, make, live=partial(LiveModel, history=history), **options) as (
+        live,
+        journal,
+    ):
+        for number in range(1, 13):
+            live.assign(
+                [Write("v", SET, np.full(1000, number, np.float32))],
+                request=WriteRequest(f"r{number}", b""),
+                origin=Origin("ann", f"number {number}"),
+            )
+            if number in (4, 11, 12):
+                journal._compactor.compact()
+        assert journal.horizon == 10
+        before = listed(live)
+        assert [commit.revision for commit in before] == list(range(12, 4, -1))
+    history = History(8, 10_000)
+    with kept(tmp_path, make, live=partial(LiveModel, history=history), **options) as (live, _):
+        assert listed(live) == before
+        assert live.timeline.commits(1).oldest == 10
+        assert refusal(live.revert, 9).reason is Reason.REVISION_COMPACTED
 
 
 def payloads(directory: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.core.test_history import with_values
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.journal.kept import Array, kept, value_of
 from varserve.tensors import from_wire_dtype, numpy_dtype
@@ -233,12 +234,12 @@ def test_the_history_comes_back_too(tmp_path: Path, in_place: bool) -> None:
         live.assign([Write("a", ADD, np.ones(6, np.float32))])
         live.assign([Write("a", SET, np.full(2, 9, np.float32), Rows(np.array([4, 1])))])
         live.assign([Write("a", ADD, np.ones(2, np.float32), Slices((Slice(1, 5, 3),)))])
-        before = told(live.timeline.commits(1_000).commits)
+        before = told(with_values(live))
         value = value_of(live, "a").tolist()
     with kept(tmp_path, make) as (live, _):
-        assert told(live.timeline.commits(1_000).commits) == before
+        assert told(with_values(live)) == before
         live.assign([Write("a", SET, np.zeros(1, np.float32), Rows(np.array([0])))])
-        assert told(live.timeline.commits(1_000).commits)[1:] == before
+        assert told(with_values(live))[1:] == before
         assert value_of(live, "a").tolist() == [0, *value[1:]]
 
 

@@ -113,6 +113,11 @@ def line(text: str) -> None:
     click.echo(plain(text))
 
 
+def warning(text: str) -> None:
+    """A line on standard error, for people."""
+    console(errors=True).print(plain(f"warning: {text}"), soft_wrap=True)
+
+
 def document(content: object) -> None:
     """One JSON document, on a line."""
     click.echo(json.dumps(content, allow_nan=False))

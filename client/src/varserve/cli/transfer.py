@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from varserve import Model
+from varserve import AccessDenied, Model
 from varserve._client.transport.bodies import telling
 from varserve._client.values.names import names_matching
 from varserve.tensors import Array
@@ -132,8 +132,10 @@ def push(
         raise Unusable(f"{file}: no tensor of it is a variable of model {model!r}")
     if dry_run:
         compared = compare(found, stored, names, timeout=session.timeout)
+        _warn_if_final(session, found, names)
         _show_plan(session, compared, file)
         return
+    _warn_if_final(session, found, names)
     arrays: dict[str, Array] = {}
     for name in names:
         tensor = stored.find(found.variables[name].spec, name)
@@ -168,6 +170,21 @@ def _in_file(
         if wanted is None or variable.path in wanted:
             names.append(name)
     return names, [key for key in stored.tensors if key not in used]
+
+
+def _warn_if_final(session: Session, model: Model, names: list[str]) -> None:
+    """Say before a push that it cannot be undone, where the history keeps less than it replaces."""
+    try:
+        kept = session.client.list_commits(model.name, limit=1, timeout=session.timeout)
+    except AccessDenied:
+        return  # whoever may not read the history may not revert either
+    replaced = sum(model.variables[name].nbytes for name in names)
+    if replaced > kept.history_bytes:
+        output.warning(
+            f"this push cannot be undone: it replaces {output.size(replaced)}, and the service "
+            f"keeps {output.size(kept.history_bytes)} of replaced values (its setting "
+            "history_bytes). `varserve pull` keeps a copy of the values as they are"
+        )
 
 
 def _show_plan(session: Session, compared: Any, file: Path) -> None:

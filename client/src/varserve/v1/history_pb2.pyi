@@ -95,14 +95,16 @@ class ListCommitsRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., before_revision: _Optional[int] = ..., patterns: _Optional[_Iterable[str]] = ..., max_commits: _Optional[int] = ...) -> None: ...
 
 class ListCommitsResponse(_message.Message):
-    __slots__ = ("header", "commits", "oldest_revision")
+    __slots__ = ("header", "commits", "oldest_revision", "history_bytes")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     COMMITS_FIELD_NUMBER: _ClassVar[int]
     OLDEST_REVISION_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     header: _model_pb2.StateHeader
     commits: _containers.RepeatedCompositeFieldContainer[CommitEntry]
     oldest_revision: int
-    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., commits: _Optional[_Iterable[_Union[CommitEntry, _Mapping]]] = ..., oldest_revision: _Optional[int] = ...) -> None: ...
+    history_bytes: int
+    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., commits: _Optional[_Iterable[_Union[CommitEntry, _Mapping]]] = ..., oldest_revision: _Optional[int] = ..., history_bytes: _Optional[int] = ...) -> None: ...
 
 class CommitEntry(_message.Message):
     __slots__ = ("info", "variables", "variable_count", "byte_length")

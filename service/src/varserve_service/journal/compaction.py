@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from .rows import (
     change_record,
     commit_key,
     files_of,
+    history_key,
     indices_key,
     next_base_checksum,
     read_change,
@@ -173,7 +175,7 @@ class Compactor:
             return horizon
 
     def _move_to(self, horizon: int) -> None:
-        gone, kept = self._read(horizon)
+        gone, kept, history = self._read(horizon)
         base, written = self._base_at(gone, kept)
         checksum = 0
         for path in sorted(kept | base):
@@ -187,6 +189,8 @@ class Compactor:
                     [(path, *row.encoded()) for path, row in base.items()],
                 )
                 connection.execute("DELETE FROM commits WHERE revision <= ?", (horizon,))
+                connection.executemany("INSERT INTO history VALUES (?, ?, ?, ?)", history)
+                connection.execute("DELETE FROM history WHERE revision <= ?", (self._last_gone(),))
                 write_state(connection, state)
         except BaseException:
             self._files.remove(written)
@@ -201,9 +205,17 @@ class Compactor:
         before = _named(each.record for each in kept.values())
         self._files.remove((before | _named(each.record for each in gone)) - named)
 
-    def _read(self, horizon: int) -> tuple[list[_Change], dict[str, _Change]]:
-        """The changes up to the new horizon, and the base as it is by path."""
+    def _last_gone(self) -> int:
+        """The last commit of which not even the record stays."""
+        with self._counting:
+            return self._commits[-1][0] - self._options.history_commits
+
+    def _read(
+        self, horizon: int
+    ) -> tuple[list[_Change], dict[str, _Change], list[tuple[Any, ...]]]:
+        """The changes up to the new horizon, the base by path, and the new rows of `history`."""
         gone: list[_Change] = []
+        history: list[tuple[Any, ...]] = []
         with self._database.reading() as connection:
             for revision, record, payload, crc in connection.execute(
                 "SELECT revision, record, payload, crc FROM commits WHERE revision <= ? "
@@ -212,13 +224,15 @@ class Compactor:
             ):
                 row = records.decode(commit_key(revision), record, payload, crc)
                 gone += [_Change(revision, each, payload, crc) for each in row.record["changes"]]
+                remains = Row(history_key(revision), records.history_record(row.record), b"")
+                history.append((revision, *remains.encoded()))
             kept = {}
             for path, record, payload, crc in connection.execute(
                 "SELECT path, record, payload, crc FROM base"
             ):
                 row = records.decode(base_key(path), record, payload, crc)
                 kept[path] = _Change(row.record["revision"], row.record["change"], payload, crc)
-        return gone, kept
+        return gone, kept, history
 
     def _base_at(
         self, gone: Sequence[_Change], kept: Mapping[str, _Change]

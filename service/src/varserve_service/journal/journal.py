@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from varserve_service.core.ports.commits import CommitKind, Origin
+from varserve_service.core.ports.commits import CommitKind, CommitRecord, Origin
 from varserve_service.core.ports.journal import Entry, KeptAnswer, KeptBase, KeptChange, KeptCommit
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.core.ports.messages import sent_bytes
@@ -35,6 +35,7 @@ from .rows import (
     change_record,
     commit_key,
     files_of,
+    history_key,
     read_change,
     write_state,
 )
@@ -137,6 +138,11 @@ class SqliteJournal:
             row = self._decode(base_key(path), *columns)
             self._files.need(files_of([row.record["change"]["value"]]))
             yield KeptBase(row.record["revision"], self._change(row.record["change"], row.payload))
+
+    def records(self) -> Iterator[CommitRecord]:
+        for revision, *columns in self._rows("history", "revision, record, payload, crc"):
+            row = self._decode(history_key(revision), *columns)
+            yield records.read_history(revision, row.record)
 
     def commits(self) -> Iterator[KeptCommit]:
         last = self.horizon

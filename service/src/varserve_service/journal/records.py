@@ -13,7 +13,14 @@ from crc32c import crc32c
 
 from varserve_service.core.arrays.patches import Elements, Part
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
-from varserve_service.core.ports.commits import Commit, WriteRequest
+from varserve_service.core.ports.commits import (
+    Commit,
+    CommitKind,
+    CommitRecord,
+    Origin,
+    WriteRequest,
+    WrittenBytes,
+)
 
 Record = dict[str, Any]
 TensorRecord = dict[str, Any]
@@ -56,6 +63,31 @@ def commit_record(commit: Commit, changes: list[Record]) -> Record:
         "request": request_record(commit.request),
         "changes": changes,
     }
+
+
+def history_record(record: Record) -> Record:
+    """What remains of the record of a commit when its values are dropped."""
+    request = record["request"]
+    return {
+        "time": record["time"],
+        "kind": record["kind"],
+        "subject": record["subject"],
+        "message": record["message"],
+        "request_id": "" if request is None else request["id"],
+        "writes": [[change["path"], change["value"]["bytes"]] for change in record["changes"]],
+    }
+
+
+def read_history(revision: int, record: Record) -> CommitRecord:
+    """The commit of a row of `history`."""
+    return CommitRecord(
+        revision,
+        record["time"],
+        CommitKind(record["kind"]),
+        Origin(record["subject"], record["message"]),
+        record["request_id"],
+        tuple(WrittenBytes(path, nbytes) for path, nbytes in record["writes"]),
+    )
 
 
 def request_record(request: WriteRequest | None) -> Record | None:

@@ -27,6 +27,11 @@ def commit_key(revision: int) -> str:
     return f"commit {revision}"
 
 
+def history_key(revision: int) -> str:
+    """Key of a row of `history`: a commit without its values."""
+    return f"history {revision}"
+
+
 def answer_key(revision: int, time: int) -> str:
     """Key of a row of `answers`."""
     return f"answer {revision} {time}"

@@ -16,6 +16,7 @@ _APPLICATION = int.from_bytes(b"vars")
 _TABLES = {
     "state": {"id": "INTEGER PRIMARY KEY CHECK (id = 1)"},
     "base": {"path": "TEXT PRIMARY KEY"},
+    "history": {"revision": "INTEGER PRIMARY KEY"},
     "commits": {"revision": "INTEGER PRIMARY KEY"},
     "answers": {"revision": "INTEGER PRIMARY KEY", "time": "INTEGER NOT NULL"},
 }

@@ -18,7 +18,14 @@ from varserve_service.core.errors import JournalError
 from . import records
 from .disk import exists
 from .failures import Cause, cause_of, refusal
-from .rows import STATE_KEY, answer_key, base_key, commit_key, next_base_checksum
+from .rows import (
+    STATE_KEY,
+    answer_key,
+    base_key,
+    commit_key,
+    history_key,
+    next_base_checksum,
+)
 from .schema import OtherFormat, check_format
 
 
@@ -119,6 +126,16 @@ def _last_commit(connection: sqlite3.Connection) -> int:
     if base != state["base"]:
         raise ValueError("the base is not the one that was written")
     last = int(state["horizon"])
+    history = None
+    for revision, *columns in connection.execute(
+        "SELECT revision, record, payload, crc FROM history ORDER BY revision"
+    ):
+        if history is not None and revision != history + 1:
+            raise ValueError(f"expected the record of commit {history + 1}, found {revision}")
+        records.decode(history_key(revision), *columns)
+        history = revision
+    if history not in (None, last):
+        raise ValueError(f"expected records up to commit {last}, found those up to {history}")
     for revision, *columns in connection.execute(
         "SELECT revision, record, payload, crc FROM commits ORDER BY revision"
     ):

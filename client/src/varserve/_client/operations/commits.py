@@ -57,7 +57,7 @@ def list_commits(
         ListedCommit(_info(each.info), tuple(each.variables), each.variable_count, each.byte_length)
         for each in reply.commits
     ]
-    return Commits(specs.header(reply.header), commits, reply.oldest_revision)
+    return Commits(specs.header(reply.header), commits, reply.oldest_revision, reply.history_bytes)
 
 
 def watch_request(

@@ -143,12 +143,21 @@ class Commits(OfState, list[ListedCommit]):
     """Commits, the newest first."""
 
     def __init__(
-        self, header: StateHeader, commits: Iterable[ListedCommit], oldest_revision: int
+        self,
+        header: StateHeader,
+        commits: Iterable[ListedCommit],
+        oldest_revision: int,
+        history_bytes: int,
     ) -> None:
         super().__init__(commits)
         self.header = header
         self.oldest_revision = oldest_revision
-        """The oldest revision that can still be read, reverted to and watched from."""
+        """The oldest revision that can still be read, reverted to and watched from.
+
+        Commits up to it are listed as well; the history has dropped their values.
+        """
+        self.history_bytes = history_bytes
+        """Bytes of values that the history keeps; what replaces more cannot be reverted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,5 +1,8 @@
 """The last commits of a model, and by them what each variable was at an earlier revision.
 
+The record of a commit stays until too many commits follow it. Its values go earlier, when all
+together take too many bytes.
+
 Knows commits, and nothing of locks: the caller holds the model's, exclusive to add, shared to look.
 """
 
@@ -7,19 +10,20 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
-from varserve_service.core.ports.commits import Changed, Commit
+from varserve_service.core.ports.commits import Changed, Commit, CommitRecord
 
 
 class History:
-    """The last commits, oldest first, bounded by count and by the bytes that only they keep."""
+    """The last commits, oldest first: `max_commits` records, values of at most `max_bytes`."""
 
     def __init__(self, max_commits: int = 10_000, max_bytes: int = 256 * 2**20) -> None:
         self._max_commits = max_commits
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._oldest = 0
+        self._records: deque[CommitRecord] = deque()  # of commits whose values are gone
         self._commits: deque[Commit] = deque()
         self._nbytes = 0
         self._last_time: int | None = None
@@ -27,20 +31,25 @@ class History:
         self._writes: defaultdict[str, deque[int]] = defaultdict(deque)
         self._written_before: dict[str, int] = {}
 
-    def begin(self, oldest: int, written: Mapping[str, int]) -> None:
+    def begin(
+        self, oldest: int, written: Mapping[str, int], records: Iterable[CommitRecord] = ()
+    ) -> None:
         """Begin at a revision, before any commit is added.
 
-        `written`: revisions of the last writes by variable path; who is not named has none.
+        `written`: revisions of the last writes by variable path; other variables have none.
+        `records`: of the commits up to that revision, oldest first.
         """
         self._oldest = oldest
+        self._records.extend(records)
         self._written_before = dict(written)
 
     def __len__(self) -> int:
+        """How many commits are kept with their values."""
         return len(self._commits)
 
     @property
     def oldest(self) -> int:
-        """The oldest revision that is known: what every variable was then and ever after."""
+        """The oldest revision at which, and after which, every variable's value is known."""
         return self._oldest
 
     @property
@@ -49,12 +58,14 @@ class History:
         return self._last_time
 
     @property
-    def newest_first(self) -> Iterator[Commit]:
-        """The commits that are kept."""
-        return reversed(self._commits)
+    def newest_first(self) -> Iterator[CommitRecord]:
+        """The record of every commit that is kept, with or without its values."""
+        for commit in reversed(self._commits):
+            yield commit.record()
+        yield from reversed(self._records)
 
     def add(self, commit: Commit) -> None:
-        """Keep a commit, and let go of the oldest that are too many or too large."""
+        """Keep a commit. The oldest records go when they are too many, values when too large."""
         if not self._commits:
             self._oldest = commit.revision - 1
         self._commits.append(commit)
@@ -62,21 +73,25 @@ class History:
         self._nbytes += commit.nbytes
         for changed in commit.changed:
             self._writes[changed.variable.path].append(commit.revision)
-        while self._commits and (
-            len(self._commits) > self._max_commits or self._nbytes > self._max_bytes
-        ):
-            self._forget()
+        while self._commits and self._nbytes > self.max_bytes:
+            self._records.append(self._drop_values().record())
+        while len(self._records) + len(self._commits) > self._max_commits:
+            if self._records:
+                self._records.popleft()
+            else:
+                self._drop_values()
 
-    def _forget(self) -> None:
+    def _drop_values(self) -> Commit:
         commit = self._commits.popleft()
         self._nbytes -= commit.nbytes
         self._oldest = commit.revision
         for changed in commit.changed:
             path = changed.variable.path
             self._written_before[path] = self._writes[path].popleft()
+        return commit
 
     def reaches(self, revision: int) -> bool:
-        """Whether every commit after this revision is kept, up to the last."""
+        """Whether the values of every commit after this revision are kept."""
         return revision >= self._oldest
 
     def after(self, revision: int) -> Iterator[Commit]:

@@ -43,7 +43,7 @@ def replay(
         _find(restored, base.change).write(base.change)
         written[base.change.path] = base.revision
     current = journal.horizon
-    history.begin(current, written)
+    history.begin(current, written, journal.records())
     for kept in journal.commits():
         changed = tuple(_find(restored, change).write(change) for change in kept.changes)
         current = kept.revision

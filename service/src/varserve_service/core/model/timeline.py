@@ -18,7 +18,7 @@ from varserve_service.core.change.past import Past, Reversal, reversal
 from varserve_service.core.commit.watchers import Event, Watcher, event_of
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.memory import Reservation
-from varserve_service.core.ports.commits import Changed, Commit
+from varserve_service.core.ports.commits import Changed, CommitRecord
 from varserve_service.core.ports.loaded_model import Value, Variable
 from varserve_service.core.ports.messages import Admit, Conditions, Entry, Header, Read, Snapshot
 from varserve_service.core.values.casts import check_cast, sent_as
@@ -33,11 +33,16 @@ _BATCH_BYTES = 16 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some commits, the newest first. `oldest`: the oldest revision that the history reaches."""
+    """The records of some commits, the newest first.
+
+    `oldest`: the oldest revision that the values of the history reach. `max_bytes`: bytes of values
+    that the history keeps.
+    """
 
     header: Header
-    commits: tuple[Commit, ...]
+    commits: tuple[CommitRecord, ...]
     oldest: int
+    max_bytes: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,16 +192,17 @@ class Timeline:
         deadline: float | None = None,
     ) -> Page:
         """At most `limit` commits before a revision that changed one of the variables."""
-        found: list[Commit] = []
+        page: list[CommitRecord] = []
         with self._lock.shared(deadline):
             for commit in self._history.newest_first:
-                if len(found) == limit:
+                if len(page) == limit:
                     break
                 if (before is None or commit.revision < before) and (
-                    paths is None or any(c.variable.path in paths for c in commit.changed)
+                    paths is None or any(write.path in paths for write in commit.writes)
                 ):
-                    found.append(commit)
-            return Page(self._revisions.header, tuple(found), self._history.oldest)
+                    page.append(commit)
+            history = self._history
+            return Page(self._revisions.header, tuple(page), history.oldest, history.max_bytes)
 
     def watch(self, after: int | None, epoch: str = "", deadline: float | None = None) -> Batch:
         """The next events after a revision, or, when there are none before the present, a watcher.

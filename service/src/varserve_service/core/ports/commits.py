@@ -65,6 +65,29 @@ class Changed:
         return previous if self.region is None else previous + self.value.nbytes
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenBytes:
+    """That a commit wrote a variable, and the bytes of the value that it left."""
+
+    path: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecord:
+    """Who made a commit, when, why and to what, without its values.
+
+    `time` is in nanoseconds since 1970; `request_id` may be empty.
+    """
+
+    revision: int
+    time: int
+    kind: CommitKind
+    origin: Origin
+    request_id: str
+    writes: tuple[WrittenBytes, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Commit:
     """One atomic change of one or more variables.
@@ -84,6 +107,17 @@ class Commit:
     def nbytes(self) -> int:
         """Bytes of memory that keeping this commit takes."""
         return sum(changed.nbytes for changed in self.changed)
+
+    def record(self) -> CommitRecord:
+        """What remains of the commit when its values are dropped."""
+        return CommitRecord(
+            self.revision,
+            self.time,
+            self.kind,
+            self.origin,
+            self.request.id if self.request is not None else "",
+            tuple(WrittenBytes(each.variable.path, each.value.nbytes) for each in self.changed),
+        )
 
 
 CommitListener: TypeAlias = Callable[[Header, Commit], None]

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from varserve_service.core.arrays.patches import Array, Part
 
-from .commits import Commit, CommitKind, Origin, WriteRequest
+from .commits import Commit, CommitKind, CommitRecord, Origin, WriteRequest
 from .loaded_model import Value
 
 
@@ -102,6 +102,10 @@ class Journal(Protocol):
         ...
 
     def base(self) -> Iterator[KeptBase]: ...
+
+    def records(self) -> Iterator[CommitRecord]:
+        """The last commits up to the horizon, without their values, oldest first."""
+        ...
 
     def commits(self) -> Iterator[KeptCommit]:
         """Every commit after the horizon, without a gap, oldest first."""

@@ -12,7 +12,7 @@ from varserve import tensors
 from varserve.v1 import history_pb2, tensor_pb2
 from varserve_service.core.commit.watchers import ChangeEvent, Event, EventValue
 from varserve_service.core.model.timeline import Page
-from varserve_service.core.ports.commits import Commit, CommitKind
+from varserve_service.core.ports.commits import CommitKind, CommitRecord
 from varserve_service.core.ports.messages import Header
 
 from . import translate
@@ -28,7 +28,7 @@ _KINDS = {
 }
 
 
-def _info(commit: Commit | Event, request_id: str) -> history_pb2.CommitInfo:
+def _info(commit: CommitRecord | Event, request_id: str) -> history_pb2.CommitInfo:
     return history_pb2.CommitInfo(
         revision=commit.revision,
         time_unix_nanos=commit.time,
@@ -45,16 +45,18 @@ def page(found: Page, labels: Mapping[str, str], max_bytes: int) -> history_pb2.
     It tells of the variables that have a label.
     """
     response = history_pb2.ListCommitsResponse(
-        header=translate.header(found.header), oldest_revision=found.oldest
+        header=translate.header(found.header),
+        oldest_revision=found.oldest,
+        history_bytes=found.max_bytes,
     )
     room = max_bytes
     for commit in found.commits:
-        changed = [each for each in commit.changed if each.variable.path in labels]
+        writes = [write for write in commit.writes if write.path in labels]
         entry = history_pb2.CommitEntry(
-            info=_info(commit, commit.request.id if commit.request is not None else ""),
-            variables=[labels[each.variable.path] for each in changed[:MAX_NAMES]],
-            variable_count=len(changed),
-            byte_length=sum(each.value.nbytes for each in changed),
+            info=_info(commit, commit.request_id),
+            variables=[labels[write.path] for write in writes[:MAX_NAMES]],
+            variable_count=len(writes),
+            byte_length=sum(write.nbytes for write in writes),
         )
         room -= entry.ByteSize()
         if room < 0 and response.commits:
