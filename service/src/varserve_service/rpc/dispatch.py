@@ -367,7 +367,7 @@ class Dispatcher:
         self._preparing.shutdown(wait=False, cancel_futures=True)
 
 
-class UnknownMethods(grpc.GenericRpcHandler):
+class UnknownMethods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """Has no method; observes every call that no handler before it has."""
 
     def __init__(self, observers: Observers) -> None:
@@ -429,3 +429,4 @@ async def _abort(context: Context, failure: Failure) -> NoReturn:
     await context.abort(
         short.status, short.message, trailing_metadata=((DETAILS_KEY, short.details()),)
     )
+    raise AssertionError("abort raises")

@@ -81,7 +81,7 @@ class CastValue:
         size = self._itemsize
         first, last = start // size, -(-stop // size)
         data = self._elements(first, last).view(np.uint8)
-        return memoryview(data)[start - first * size : stop - first * size]
+        return data.data[start - first * size : stop - first * size]
 
     def reduce(self, start: int, stop: int) -> Sequence[Reduced]:
         return reduced(self._elements(start, stop))

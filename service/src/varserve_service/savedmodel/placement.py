@@ -47,7 +47,8 @@ class Placement:
 
     def scope(self) -> AbstractContextManager[Any]:
         """Within it, this thread creates variables and runs operations on the device."""
-        return tf.device(self.logical)
+        scope: AbstractContextManager[Any] = tf.device(self.logical)
+        return scope
 
     def memory(self) -> Room | None:
         """Room in the device's own memory; None on the host, or where TensorFlow does not tell."""

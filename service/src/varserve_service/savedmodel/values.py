@@ -145,7 +145,7 @@ class TensorValue:
             return self._device_bytes(start, stop)
         if self._bytes is None:
             self._bytes = host_array(self._tensor).reshape(-1).view(np.uint8)
-        return memoryview(self._bytes)[start:stop]
+        return self._bytes.data[start:stop]
 
     def _device_bytes(self, start: int, stop: int) -> memoryview:
         """Copy whole elements around the bytes from the device, and cut."""
@@ -155,7 +155,7 @@ class TensorValue:
             data = host_array(self._device_part(first, last)).view(np.uint8)
         except tf.errors.ResourceExhaustedError as error:
             raise self._no_memory("bring to the host") from error
-        return memoryview(data)[start - first * size : stop - first * size]
+        return data.data[start - first * size : stop - first * size]
 
     def _no_memory(self, purpose: str) -> OutOfMemory:
         return OutOfMemory(f"no memory on the device to {purpose} a value of {self._nbytes} bytes")
@@ -272,7 +272,8 @@ def cut(whole: tf.Tensor, region: Region, *, own: bool = False) -> TensorValue |
     if isinstance(region, Rows):
         part = np.take(array, region.indices, axis=0)
     else:
-        view = array[(*region.index(), ...)]
+        index: Any = (*region.index(), ...)
+        view = array[index]
         part = (aligned_copy(view) if own else np.ascontiguousarray(view)).reshape(view.shape)
     part.flags.writeable = False
     return HostValue(part)

@@ -53,7 +53,7 @@ class _Bound:
     nbytes_per_subject: int
 
 
-def _bound(verb: str, limit: Limit, staging_bytes: int) -> _Bound:
+def _bound(verb: Verb, limit: Limit, staging_bytes: int) -> _Bound:
     calls = limit.calls or DEFAULT_CALLS[verb]
     nbytes = limit.nbytes or staging_bytes
     return _Bound(
@@ -96,11 +96,11 @@ class Admission:
         """Bytes of bodies that are held now."""
         return self._staged
 
-    def calls(self, verb: str) -> int:
+    def calls(self, verb: Verb) -> int:
         """Calls of a verb that are in progress now."""
         return self._verbs[verb].calls
 
-    def most_calls(self, verb: str) -> int:
+    def most_calls(self, verb: Verb) -> int:
         """Calls of a verb that may be in progress at once."""
         return self._bounds[verb].calls
 
@@ -161,7 +161,7 @@ class Admitted:
 
     __slots__ = ("_admission", "own", "subject", "verb")
 
-    def __init__(self, admission: Admission, verb: str, subject: str, own: _Use | None) -> None:
+    def __init__(self, admission: Admission, verb: Verb, subject: str, own: _Use | None) -> None:
         self._admission = admission
         self.verb = verb
         self.subject = subject
@@ -184,7 +184,7 @@ def _verb_of(method: Method) -> Verb:
     return method.verb
 
 
-def _too_many(verb: str, found: int, limit: int, subject: str = "") -> RequestError:
+def _too_many(verb: Verb, found: int, limit: int, subject: str = "") -> RequestError:
     whose = f" of {subject[:200]!r}" if subject else ""
     return RequestError(
         Reason.TOO_MANY_REQUESTS,

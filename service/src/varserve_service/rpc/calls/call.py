@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 import structlog
@@ -22,7 +22,7 @@ from .method import Method
 from .observers import Observers, trace_id_of
 from .permissions import CallerPermissions
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 # A client whose deadline passes hangs up a moment before the server's own clock says so.
 _CLOCK_SKEW = 0.1

@@ -29,19 +29,19 @@ class CallObserver(Protocol):
 
     def started(self, call: RpcCall) -> None:
         """A call has begun; `method`, `metadata`, `started_at` and `trace_id` are known."""
-        ...
+        return
 
     def received(self, call: RpcCall) -> None:
         """A request message has arrived."""
-        ...
+        return
 
     def sent(self, call: RpcCall) -> None:
         """A response message is on its way to the client."""
-        ...
+        return
 
     def ended(self, call: RpcCall) -> None:
         """The call was answered, refused or cancelled; everything is known."""
-        ...
+        return
 
 
 class Observers:

@@ -64,7 +64,8 @@ class ReadCache:
         call.note(read_bytes=answer.nbytes)
         # Two parts of one message: protobuf merges the fields of one with those of the other.
         response = pb.ReadVariableResponse(header=translate.header(header))
-        return response.SerializeToString() + answer.body
+        header_bytes: bytes = response.SerializeToString()
+        return header_bytes + answer.body
 
     def keep(
         self,

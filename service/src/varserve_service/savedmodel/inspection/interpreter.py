@@ -200,7 +200,9 @@ class Interpreter:
         kind = step.kind
         if kind is Kind.PRINT:
             text = messages.printed(inputs[0])
-            self._say(MessageKind.PRINT, name, at, text, **step.text)
+            self._say(
+                MessageKind.PRINT, name, at, text, stream=step.text["stream"], end=step.text["end"]
+            )
             return []
         if kind is Kind.LEGACY_PRINT:
             text = messages.legacy_printed(step.text["message"], inputs[1:])

@@ -14,8 +14,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
+from varserve_service.core.arrays.shapes import PartialShape
 from varserve_service.core.errors import Reason, RequestError
-from varserve_service.core.ports.loaded_model import PartialShape
 from varserve_service.savedmodel.placement import Placement
 from varserve_service.savedmodel.runtime import function_definition, reference_reader
 

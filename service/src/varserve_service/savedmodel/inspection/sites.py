@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from varserve_service.core.arrays.shapes import PartialShape
 from varserve_service.core.errors import Reason
 from varserve_service.core.inspection.ports import InnerTensor, Place
-from varserve_service.core.ports.loaded_model import PartialShape
 from varserve_service.savedmodel.dtypes import SUPPORTED
 from varserve_service.savedmodel.signatures import partial_shape
 
@@ -105,9 +105,10 @@ class Tree:
         self._variables = {
             each.path: (each.dtype.name, partial_shape(each.shape))
             for each in captures
-            if each.path
+            if each.path and each.dtype is not None
         }
-        paths = [None] * len(feeds) + [each.path for each in captures]
+        paths: list[str | None] = [None for _ in feeds]
+        paths += [each.path for each in captures]
         origins = dict(zip(plan.arguments, paths, strict=True))
         self._enter(self.root, (), origins, 0)
         self.root.first = 0
