@@ -311,3 +311,53 @@ def test_a_crash_at_any_step_of_a_compaction_is_harmless(tmp_path: Path) -> None
             assert live.header.revision == 19
             journal._compactor.compact()
             assert values(live) == expected
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("inline_bytes", [0, 256 * 2**10])
+def test_commits_go_on_from_a_base_of_single_elements(
+    tmp_path: Path, in_place: bool, inline_bytes: int
+) -> None:
+    """A base of overlapping regions and later commits on it come back, with what they replaced.
+
+    The later ones write rows, a slice and the whole; each can be reverted after the restart.
+    """
+
+    def make() -> FakeModel:
+        array = np.arange(20, dtype=np.float32).reshape(5, 4)
+        return FakeModel([FakeVariable("v", array, in_place=in_place)])
+
+    def regions() -> list[Write]:
+        column, corner = Slices((Slice(), Slice(1, 2))), Slices((Slice(0, 2), Slice(0, 2)))
+        rows = Rows(np.array([4, 1]))
+        return [
+            Write("v", SET, np.full((5, 1), 50, np.float32), column),
+            Write("v", SET, np.full((2, 2), 60, np.float32), corner),
+            Write("v", SET, np.full((2, 4), 70, np.float32), rows),
+            Write("v", SET, np.full((5, 1), 80, np.float32), column),
+            Write("v", SET, np.full((5, 4), 90, np.float32)),
+        ]
+
+    options = {"inline_bytes": inline_bytes}
+    states: list[Any] = [value_of(LiveModel(make()), "v").tolist()]
+    with kept(tmp_path, make, history_commits=3, **options) as (live, journal):
+        for write in regions():
+            live.assign([write])
+            states.append(value_of(live, "v").tolist())
+        journal._compactor.compact()
+        assert journal.horizon == 2
+        ((part,),) = [[base.change.part for base in journal.base()]]
+        assert isinstance(part, Elements)
+    for _ in range(2):
+        with kept(tmp_path, make, **options) as (live, _):
+            assert live.header.revision == 5
+            for revision in range(2, 6):
+                (entry,) = live.timeline.read([Read("v")], revision).entries
+                assert entry.value.numpy().tolist() == states[revision]
+    with kept(tmp_path, make, **options) as (live, _):
+        live.revert(3)
+        assert value_of(live, "v").tolist() == states[3]
+        live.revert(2)
+        assert value_of(live, "v").tolist() == states[2]
+    with kept(tmp_path, make, **options) as (live, _):
+        assert value_of(live, "v").tolist() == states[2]
