@@ -166,3 +166,33 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         varserve.connect("localhost:1", tls=varserve.Tls(ca=tmp_path / "absent.pem"))
     with pytest.raises(varserve.InvalidRequest, match="together"):
         varserve.connect("localhost:1", tls=varserve.Tls(cert=tmp_path / "cert.pem"))
+
+
+@pytest.mark.parametrize("kilobytes", [8, 9, 12, 16])
+def test_a_large_token_always_comes_through(address: str, bearer: Bearer, kilobytes: int) -> None:
+    """A token of a size has one outcome: up to 16 KiB every call with it is answered."""
+    token = "x" * (kilobytes << 10)
+    with varserve.connect(address, token=token, metadata=[("other", "y" * 4096)]) as client:
+        for _ in range(30):
+            assert client.models()
+    assert set(bearer.seen) == {f"Bearer {token}"}
+
+
+def test_a_token_that_is_too_large_is_not_sent(address: str) -> None:
+    """One byte more than 16 KiB is refused by the client, with both sizes."""
+    with pytest.raises(varserve.InvalidRequest, match="at most 16384 bytes, found 16385"):
+        varserve.connect(address, token="x" * ((16 << 10) + 1))
+    with (
+        varserve.connect(address, token=lambda: "x" * (32 << 10)) as client,
+        pytest.raises(varserve.InvalidRequest, match="at most 16384 bytes"),
+    ):
+        client.models()
+
+
+def test_headers_that_are_too_large_are_always_refused(address: str) -> None:
+    """More than 32 KiB of headers have one outcome, too."""
+    metadata = [("authorization", "Bearer " + "x" * (33 << 10))]
+    with varserve.connect(address, metadata=metadata, retries=0) as client:
+        for _ in range(20):
+            with pytest.raises(varserve.ResourceExhausted):
+                client.models()

@@ -33,7 +33,7 @@ class ConnectOptions:
     retries: how often a call that may safely be repeated is, within its timeout.
     tls: whom to believe and what to show; True: as public authorities say; False: plaintext.
     token: a bearer token, or a function that gives the present one, which is asked before every
-        attempt of every call and must be quick. Without TLS only to loopback. At most 12 KiB.
+        attempt of every call and must be quick. Without TLS only to loopback. At most 16 KiB.
     credentials: of gRPC, where `tls` does not say it.
     metadata: sent with every call.
     options: gRPC channel arguments, after the client's own.

@@ -65,6 +65,10 @@ class ServerOptions:
     """Seconds that the calls of such a connection get; None: all that they need."""
 
 
+METADATA_BYTES = 32 << 10
+"""Headers that a call may have, in bytes as HTTP/2 counts them. Clients send tokens of 16 KiB."""
+
+
 def channel_options(options: ServerOptions, connections: int) -> Sequence[tuple[str, Any]]:
     """gRPC's arguments for a server that has at most so many connections."""
     return (
@@ -72,6 +76,9 @@ def channel_options(options: ServerOptions, connections: int) -> Sequence[tuple[
         ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.max_connection_idle_ms", _milliseconds(options.connection_idle)),
         ("grpc.server_handshake_timeout_ms", _milliseconds(options.connection_handshake)),
+        # Two limits, between which gRPC refuses at random: with one value a size has one outcome.
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.max_receive_message_length", options.message_bytes),
         ("grpc.max_send_message_length", options.message_bytes),
         # A second server on the same port must fail, not share its connections.

@@ -62,6 +62,10 @@ def _read(path: PathLike | None) -> bytes | None:
         raise errors.InvalidRequest(f"tls: expected a path, found {errors.shown(path)}") from None
 
 
+TOKEN_BYTES = 16 << 10
+"""A service takes 32 KiB of headers with a call, this token among them."""
+
+
 def check_token(token: Token | None, target: str, encrypted: bool) -> None:
     """Raises InvalidRequest where others could read the token on its way, or it is none."""
     if token is None:
@@ -77,9 +81,13 @@ def check_token(token: Token | None, target: str, encrypted: bool) -> None:
 def authorization(token: Token) -> tuple[str, str]:
     """The metadata that carries a token. Raises InvalidRequest for what cannot be one."""
     text: object = token if isinstance(token, str) else token()
-    # As text of a header it has neither spaces nor line ends, those of the file it came from say.
+    # As text of a header it has no spaces and no line ends, such as those of a file it came from.
     if not isinstance(text, str) or not text or not text.isascii() or not text.isprintable():
         raise errors.InvalidRequest("token: expected printable ASCII characters")
     if " " in text:
         raise errors.InvalidRequest("token: expected no spaces, and none of `Bearer ` before it")
+    if len(text) > TOKEN_BYTES:
+        raise errors.InvalidRequest(
+            f"token: expected at most {TOKEN_BYTES} bytes, found {len(text)}"
+        )
     return "authorization", f"Bearer {text}"

@@ -32,7 +32,7 @@ _LOST = re.compile(
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 _AMBIGUOUS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)
 # HTTP statuses that a proxy gives while the service behind it cannot be reached.
-_PASSING = ("408", "429", "499", "500", "502", "503", "504", "520")
+_PASSING = ("408", "429", "499", "502", "503", "504")
 
 
 def failure_of(error: BaseException, target: str, closed: bool) -> errors.VarserveError | None:
