@@ -17,6 +17,7 @@ from varserve_service.core.arrays.reductions import Counted, Reduced, counted, r
 from varserve_service.core.arrays.regions import Region, Rows
 from varserve_service.core.errors import FunctionFailed, OutOfMemory
 from varserve_service.core.memory import Room
+from varserve_service.core.ports.function_messages import MessageListener
 from varserve_service.core.ports.loaded_model import (
     FunctionKind,
     FunctionSpec,
@@ -187,7 +188,12 @@ class FakeFunction:
             ),
         )
 
-    def stage(self, overload: int, inputs: Mapping[str, Array]) -> Callable[[], dict[str, Value]]:
+    def stage(
+        self,
+        overload: int,
+        inputs: Mapping[str, Array],
+        on_message: MessageListener | None = None,
+    ) -> Callable[[], dict[str, Value]]:
         assert overload == 0
 
         def run() -> dict[str, Value]:

@@ -273,3 +273,15 @@ async def test_asyncio(address: str) -> None:
         seen = await function.inspect(x=ONES, probe="layer/relu")
         assert np.asarray(seen.probes["layer/relu"]).shape == (2, 3)
         assert (await function.compare(x=ONES)).first is None
+
+
+def test_a_plain_run_gives_its_lines(model: varserve.Model) -> None:
+    """A call gives what the function printed where that is asked for, on a stream as well."""
+    loop = model.functions["loop"]
+    found = loop.call({"n": 3}, messages=True)
+    assert [str(each) for each in found.messages] == [f"step {i} square {i * i}" for i in range(3)]
+    assert loop.call({"n": 3}).messages == ()
+    assert [str(m) for m in model.functions["add"].call({"n": 1}, messages=True).messages] == [
+        "count is now 1"
+    ]
+    assert model.revision == 1

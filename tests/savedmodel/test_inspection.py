@@ -13,11 +13,11 @@ import pytest
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.inspection.ports import (
     InspectionLimits,
-    MessageKind,
     Patch,
     PatchKind,
     SummarySpec,
 )
+from varserve_service.core.ports.function_messages import MessageKind
 from varserve_service.core.ports.loaded_model import LoadedModel
 from varserve_service.core.values.summaries import HistogramSpec
 

@@ -83,14 +83,13 @@ from ._client.handles.variables import Region, Variable, Variables
 from ._client.handles.watches import Watch
 from ._client.transport.credentials import Tls
 from ._client.transport.traces import trace
+from ._client.values.function_messages import FunctionMessage, MessageKind
 from ._client.values.inspections import (
     Comparison,
-    FunctionMessage,
     InnerTensor,
     InnerTensors,
     Inspection,
     Iterations,
-    MessageKind,
     NonFinite,
     OperationTime,
     Patch,

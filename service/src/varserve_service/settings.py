@@ -264,6 +264,15 @@ class Settings(BaseSettings):
     xla: dict[str, dict[str, Xla]] = Field(
         default_factory=dict, description="by model and function: compile with XLA at the start"
     )
+    print_to_stderr: bool = Field(
+        False, description="write what functions print to the service's own streams"
+    )
+    inspection_bytes: int = Field(
+        256 * MIB, ge=0, description="bytes of the inner tensors that one inspection may give"
+    )
+    inspection_operations: int = Field(
+        5_000_000, ge=1, description="operations that one inspection may execute"
+    )
     warm_up: bool = Field(
         False, description="before ready, run every function that changes nothing on zeros"
     )

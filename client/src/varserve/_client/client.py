@@ -280,6 +280,7 @@ class Client(Connection[D_co]):
         *,
         constants: Mapping[str, Value] | None = None,
         outputs: Sequence[str] = (),
+        messages: bool = False,
         repeatable: bool = False,
         request_id: str | None = None,
         if_model_revision_match: int | None = None,
@@ -291,11 +292,12 @@ class Client(Connection[D_co]):
 
         inputs: arrays of the inputs' dtypes, by flat name. repeatable: the function changes
         nothing, or variables only; then a call is sent again when its connection broke.
+        messages: give the lines that it prints, as `Outputs.messages`.
         Raises MessageTooLarge: then `stream_run_function`.
         """
         return operations.run_function(
             Scope(model, self._budget(timeout)),
-            prepare_run(function, inputs, constants or {}, outputs, repeatable),
+            prepare_run(function, inputs, constants or {}, outputs, repeatable, messages),
             _write_options(
                 request_id,
                 if_model_revision_match,
@@ -313,6 +315,7 @@ class Client(Connection[D_co]):
         *,
         constants: Mapping[str, Value] | None = None,
         outputs: Sequence[str] = (),
+        messages: bool = False,
         repeatable: bool = False,
         request_id: str | None = None,
         if_model_revision_match: int | None = None,
@@ -321,7 +324,7 @@ class Client(Connection[D_co]):
         timeout: float | None = None,
     ) -> Op[Outputs]:
         """StreamRunFunction: `run_function` with inputs and outputs of any size."""
-        run = prepare_run(function, inputs, constants or {}, outputs, repeatable)
+        run = prepare_run(function, inputs, constants or {}, outputs, repeatable, messages)
         scope = yield from self._scope(model, self._budget(timeout, run.nbytes))
         options = _write_options(
             request_id,

@@ -272,7 +272,7 @@ class AssignVariablesResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ...) -> None: ...
 
 class RunFunctionRequest(_message.Message):
-    __slots__ = ("model", "function", "request_id", "inputs", "constants", "outputs", "if_model_revision_match", "if_epoch_match", "message")
+    __slots__ = ("model", "function", "request_id", "inputs", "constants", "outputs", "if_model_revision_match", "if_epoch_match", "message", "messages")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -296,6 +296,7 @@ class RunFunctionRequest(_message.Message):
     IF_MODEL_REVISION_MATCH_FIELD_NUMBER: _ClassVar[int]
     IF_EPOCH_MATCH_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     model: str
     function: str
     request_id: str
@@ -305,15 +306,18 @@ class RunFunctionRequest(_message.Message):
     if_model_revision_match: int
     if_epoch_match: str
     message: str
-    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    messages: bool
+    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., messages: bool = ...) -> None: ...
 
 class RunFunctionResponse(_message.Message):
-    __slots__ = ("header", "outputs")
+    __slots__ = ("header", "outputs", "messages")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     header: _model_pb2.StateHeader
     outputs: _containers.RepeatedCompositeFieldContainer[NamedTensor]
-    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ...) -> None: ...
+    messages: _containers.RepeatedCompositeFieldContainer[_inspection_pb2.FunctionMessage]
+    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ..., messages: _Optional[_Iterable[_Union[_inspection_pb2.FunctionMessage, _Mapping]]] = ...) -> None: ...
 
 class NamedTensor(_message.Message):
     __slots__ = ("name", "tensor")
@@ -332,7 +336,7 @@ class StreamRunFunctionRequest(_message.Message):
     def __init__(self, manifest: _Optional[_Union[RunManifest, _Mapping]] = ..., chunk: _Optional[_Union[_tensor_pb2.Chunk, _Mapping]] = ...) -> None: ...
 
 class RunManifest(_message.Message):
-    __slots__ = ("model", "function", "request_id", "inputs", "constants", "outputs", "if_model_revision_match", "if_epoch_match", "message")
+    __slots__ = ("model", "function", "request_id", "inputs", "constants", "outputs", "if_model_revision_match", "if_epoch_match", "message", "messages")
     class ConstantsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -349,6 +353,7 @@ class RunManifest(_message.Message):
     IF_MODEL_REVISION_MATCH_FIELD_NUMBER: _ClassVar[int]
     IF_EPOCH_MATCH_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     model: str
     function: str
     request_id: str
@@ -358,7 +363,8 @@ class RunManifest(_message.Message):
     if_model_revision_match: int
     if_epoch_match: str
     message: str
-    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    messages: bool
+    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., messages: bool = ...) -> None: ...
 
 class StreamRunFunctionResponse(_message.Message):
     __slots__ = ("result", "chunk")
@@ -369,9 +375,11 @@ class StreamRunFunctionResponse(_message.Message):
     def __init__(self, result: _Optional[_Union[RunResult, _Mapping]] = ..., chunk: _Optional[_Union[_tensor_pb2.Chunk, _Mapping]] = ...) -> None: ...
 
 class RunResult(_message.Message):
-    __slots__ = ("header", "outputs")
+    __slots__ = ("header", "outputs", "messages")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     header: _model_pb2.StateHeader
     outputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.NamedTensorHeader]
-    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ...) -> None: ...
+    messages: _containers.RepeatedCompositeFieldContainer[_inspection_pb2.FunctionMessage]
+    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ..., messages: _Optional[_Iterable[_Union[_inspection_pb2.FunctionMessage, _Mapping]]] = ...) -> None: ...

@@ -10,6 +10,7 @@ import structlog
 from varserve_service.core.commit.history import History
 from varserve_service.core.commit.idempotency import IdempotencyCache
 from varserve_service.core.errors import ModelLoadError, RequestError
+from varserve_service.core.inspection.ports import InspectionLimits
 from varserve_service.core.memory import MemoryBudget
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import STABLE, Models
@@ -147,6 +148,7 @@ class Loader:
             version=source.version,
             placement=self.placement,
             xla={name: each.rows for name, each in xla.items()},
+            print_to_stderr=self._settings.print_to_stderr,
         )
         make = partial(
             _live,
@@ -200,6 +202,9 @@ def _live(
         on_expiry=on_expiry,
         host_memory=host_memory(settings.memory_limit, settings.memory_reserve),
         observer=telemetry.model(loaded.name, loaded.version),
+        inspection_limits=InspectionLimits(
+            settings.inspection_bytes, settings.inspection_operations
+        ),
     )
 
 

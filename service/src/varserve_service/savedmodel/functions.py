@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +14,7 @@ import tensorflow as tf
 from varserve_service.core.arrays.shapes import fits, shape_text
 from varserve_service.core.errors import FunctionFailed, OutOfMemory
 from varserve_service.core.inspection.ports import Inspector
+from varserve_service.core.ports.function_messages import MessageListener
 from varserve_service.core.ports.loaded_model import FunctionSpec, Overload, Value
 
 from .placement import Placement
@@ -29,6 +31,14 @@ class CallEffects:
     changes_other_state: bool
 
 
+class Prints(Protocol):
+    """What is done with what a function prints."""
+
+    def call(self, inputs: list[tf.Tensor], on_message: MessageListener | None) -> Any:
+        """Call it flat; without a listener its prints are dropped."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A call through XLA, and the captures that follow its inputs."""
@@ -43,7 +53,7 @@ class Callee:
 
     `feeds` are the names of its tensor inputs in the order of its arguments, `defaults` tensors
     for those that a call may leave out, `captures` what follows them. `compiled` is what to call
-    instead where the inputs have just these shapes.
+    instead where the inputs have just these shapes. `printing`: it prints, and is called by this.
     """
 
     overload: Overload
@@ -52,10 +62,15 @@ class Callee:
     defaults: Mapping[str, tf.Tensor]
     captures: tuple[tf.Tensor, ...]
     compiled: Mapping[tuple[tuple[int, ...], ...], Compiled] = field(default_factory=dict)
+    printing: Prints | None = None
 
     def with_compiled(self, compiled: Mapping[tuple[tuple[int, ...], ...], Compiled]) -> Callee:
         """The same, with what XLA has compiled of it."""
         return replace(self, compiled=compiled)
+
+    def with_printing(self, printing: Prints | None) -> Callee:
+        """The same, called so that what it prints goes nowhere else."""
+        return replace(self, printing=printing)
 
 
 LookInto: TypeAlias = Callable[[str, Callee], Inspector]
@@ -98,7 +113,10 @@ class SavedFunction:
         return self._inspectors[overload]
 
     def stage(
-        self, overload: int, inputs: Mapping[str, np.ndarray[Any, Any]]
+        self,
+        overload: int,
+        inputs: Mapping[str, np.ndarray[Any, Any]],
+        on_message: MessageListener | None = None,
     ) -> Callable[[], dict[str, Value]]:
         callee = self._callees[overload]
         arguments = [
@@ -108,6 +126,8 @@ class SavedFunction:
             for name in callee.feeds
         ]
         call, captures = callee.call, callee.captures
+        if callee.printing is not None:
+            call = partial(callee.printing.call, on_message=on_message)
         if callee.compiled:
             shapes = tuple(tuple(each.shape.as_list()) for each in arguments)
             if shapes in callee.compiled:

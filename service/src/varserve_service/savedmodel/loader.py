@@ -24,7 +24,7 @@ from varserve_service.core.ports.loaded_model import (
 
 from .discovery import find_functions, find_variables
 from .functions import SavedFunction
-from .inspection import Insides, SavedInspector, Sources
+from .inspection import Insides, Printing, SavedInspector, Sources
 from .object_graph import names_of, walk
 from .placement import Placement
 from .signatures import partial_shape
@@ -104,10 +104,12 @@ def load(
     version: int = 0,
     placement: Placement,
     xla: Mapping[str, Sequence[int]] | None = None,
+    print_to_stderr: bool = False,
 ) -> SavedModel:
     """Load the SavedModel in the folder `path`.
 
-    `xla`: functions to compile, each with sizes of dimension 0. Loading runs code of the model.
+    `xla`: functions to compile, each with sizes of dimension 0. `print_to_stderr`: what functions
+    print in plain runs goes to the process's own streams. Loading runs code of the model.
     Raises ModelLoadError with a message for the operator.
     """
     root = _restore(name, path, placement)
@@ -127,6 +129,8 @@ def load(
             omission.path,
             omission.reason,
         )
+    if not print_to_stderr:
+        _redirect_prints(functions)
     compile_functions(name, functions, xla or {}, placement)
     names = names_of({path: found.variable for path, found in variables.items()})
     saved = []
@@ -145,6 +149,16 @@ def load(
     prepare(saved)
     fingerprint = fingerprint_of(path)
     return SavedModel(name, version, placement, fingerprint, root, saved, functions, omissions)
+
+
+def _redirect_prints(functions: Sequence[SavedFunction]) -> None:
+    for function in functions:
+        function.replace(
+            [
+                callee.with_printing(Printing.of(callee.call, len(callee.overload.outputs)))
+                for callee in function.callees
+            ]
+        )
 
 
 def fingerprint_of(path: Path) -> str:

@@ -14,10 +14,10 @@ from varserve._client.operations.methods import Scope
 from varserve._client.operations.reads import SummaryOptions
 from varserve._client.transport.calls import Op
 from varserve._client.values.arguments import Run
+from varserve._client.values.function_messages import Iteration
 from varserve._client.values.inspections import (
     Comparison,
     Inspection,
-    Iteration,
     Iterations,
     TensorDifference,
 )

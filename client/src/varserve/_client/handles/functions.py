@@ -78,6 +78,7 @@ class Function(ModelHandle[D_co]):
         inputs: Mapping[str, Any],
         *,
         outputs: Sequence[str] = (),
+        messages: bool = False,
         if_revision_match: int | None = None,
         message: str = "",
         timeout: float | None = None,
@@ -85,11 +86,12 @@ class Function(ModelHandle[D_co]):
         """Run the function. As `function(**inputs)`, for any names: `{"z/0": x}`.
 
         outputs: names of those to send; none for all.
+        messages: give the lines that it prints, as `Outputs.messages`.
         if_revision_match: only if the model is at this revision.
         message: why, for who reads the history of a function that writes.
         timeout: seconds, all in all.
         """
-        return self._run(inputs, outputs, if_revision_match, timeout, message)
+        return self._run(inputs, outputs, if_revision_match, timeout, message, messages)
 
     @operation
     def tensors(
@@ -250,12 +252,13 @@ class Function(ModelHandle[D_co]):
         revision: int | None,
         timeout: float | None,
         message: str = "",
+        messages: bool = False,
     ) -> Op[Outputs]:
         options = self._options(revision, message=message)
         yield from self._refreshed(timeout)
         spec = self.spec
         arrays, constants = bind(spec, given)
-        run = Run(spec.name, arrays, constants, tuple(outputs), spec.repeatable)
+        run = Run(spec.name, arrays, constants, tuple(outputs), spec.repeatable, messages)
         if not spec.may_write:
             options = options._replace(request_id="", message="")
         return (yield from self._cache.run(run, self._budget(timeout, run.nbytes), options))

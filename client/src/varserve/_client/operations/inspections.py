@@ -14,12 +14,10 @@ from varserve._client.transport.calls import Call, Op
 from varserve._client.values import specs
 from varserve._client.values.arguments import Run
 from varserve._client.values.inspections import (
-    FunctionMessage,
     InnerTensor,
     InnerTensors,
     Inspection,
     Iterations,
-    MessageKind,
     NonFinite,
     OperationTime,
     Patch,
@@ -36,7 +34,7 @@ from varserve.v1 import tensor_pb2
 from .methods import Scope, method
 from .reads import SummaryOptions, summary_of
 from .requests import build
-from .runs import constants_of
+from .runs import constants_of, function_message
 
 LIST_TENSORS = method("ListTensors")
 INSPECT_FUNCTION = method("InspectFunction", frames.inspect_function_response)
@@ -251,19 +249,6 @@ def _by_name(found: Mapping[str, list[tuple[tuple[int, ...], Any]]]) -> dict[str
         else:
             named[name] = contents[0][1]
     return named
-
-
-def function_message(message: pb.FunctionMessage) -> FunctionMessage:
-    """A printed line, or a failed check."""
-    return FunctionMessage(
-        specs.member(MessageKind, "FUNCTION_MESSAGE_KIND_", pb.FunctionMessageKind, message.kind),
-        message.op,
-        tuple(message.iteration),
-        message.text,
-        tuple(message.parts),
-        message.stream,
-        message.end,
-    )
 
 
 def _non_finite(result: pb.InspectResult) -> NonFinite | None:

@@ -12,10 +12,11 @@ from varserve._client.transport.bodies import BodyDownload, upload
 from varserve._client.transport.calls import Call, Op
 from varserve._client.values import specs
 from varserve._client.values.arguments import Run
+from varserve._client.values.function_messages import FunctionMessage, MessageKind
 from varserve._client.values.options import WriteOptions
 from varserve._client.values.results import Outputs
 from varserve._client.values.specs import Constant
-from varserve.v1 import model_pb2, tensor_pb2
+from varserve.v1 import inspection_pb2, model_pb2, tensor_pb2
 from varserve.v1 import model_service_pb2 as pb
 
 from .methods import Scope, method
@@ -38,6 +39,7 @@ def run_function(scope: Scope, run: Run, options: WriteOptions) -> Op[Outputs]:
     return Outputs(
         specs.header(reply.header),
         {each.name: tensors.from_tensor(each.tensor) for each in reply.outputs},
+        map(function_message, reply.messages),
     )
 
 
@@ -60,7 +62,23 @@ def stream_run_function(scope: Scope, run: Run, options: WriteOptions) -> Op[Out
     call = Call(STREAM_RUN_FUNCTION, body, scope.budget, receive)
     result, arrays = yield from attempt(call, repeatable=run.repeatable)
     names = [each.name for each in result.outputs]
-    return Outputs(specs.header(result.header), dict(zip(names, arrays, strict=True)))
+    outputs = dict(zip(names, arrays, strict=True))
+    return Outputs(specs.header(result.header), outputs, map(function_message, result.messages))
+
+
+def function_message(message: inspection_pb2.FunctionMessage) -> FunctionMessage:
+    """A printed line, or a failed check."""
+    return FunctionMessage(
+        specs.member(
+            MessageKind, "FUNCTION_MESSAGE_KIND_", inspection_pb2.FunctionMessageKind, message.kind
+        ),
+        message.op,
+        tuple(message.iteration),
+        message.text,
+        tuple(message.parts),
+        message.stream,
+        message.end,
+    )
 
 
 def _fields(model: str, run: Run) -> dict[str, Any]:
@@ -69,6 +87,7 @@ def _fields(model: str, run: Run) -> dict[str, Any]:
         "function": run.function,
         "constants": constants_of(run),
         "outputs": run.outputs,
+        "messages": run.messages,
     }
 
 

@@ -18,13 +18,17 @@ from .specs import Constant, FunctionSpec, InputSpec, ParameterKind, TensorSpec
 
 
 class Run(NamedTuple):
-    """A call of a function. `repeatable`: it may arrive twice without harm."""
+    """A call of a function. `repeatable`: it may arrive twice without harm.
+
+    messages: the answer has what the function prints.
+    """
 
     function: str
     inputs: Mapping[str, Array]
     constants: Mapping[str, Constant]
     outputs: tuple[str, ...] = ()
     repeatable: bool = False
+    messages: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -45,6 +49,7 @@ def prepare_run(
     constants: Mapping[str, Any],
     outputs: Sequence[str],
     repeatable: bool,
+    messages: bool = False,
 ) -> Run:
     """A call of a function of which nothing is known: inputs are arrays of their dtypes."""
     arrays = {}
@@ -52,7 +57,7 @@ def prepare_run(
         with errors.about(f"function {function!r}: input {name!r}", function=function, input=name):
             arrays[name] = tensors.as_array(value)
     given = {name: constant_of(value) for name, value in constants.items()}
-    return Run(function, arrays, given, tuple(outputs), repeatable)
+    return Run(function, arrays, given, tuple(outputs), repeatable, messages)
 
 
 def positional(spec: FunctionSpec, args: Sequence[Any], inputs: Collection[str]) -> dict[str, Any]:

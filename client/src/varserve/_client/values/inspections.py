@@ -12,14 +12,12 @@ from varserve import tensors
 from varserve.tensors import Array
 
 from .enums import StrEnum
+from .function_messages import FunctionMessage, Iteration
 from .results import OfState, Outputs
 from .specs import StateHeader, shape_text
 from .summaries import Summary
 
 T = TypeVar("T")
-
-Iteration: TypeAlias = tuple[int, ...]
-"""One number for each loop around a tensor, the outermost first; empty outside of loops."""
 
 
 class TensorPlace(StrEnum):
@@ -83,34 +81,6 @@ def zero() -> Patch:
 def scale(factor: float) -> Patch:
     """Replaces an inner tensor by `factor` times it."""
     return Patch(float(factor))
-
-
-class MessageKind(StrEnum):
-    """What said something."""
-
-    UNSPECIFIED = "unspecified"
-    PRINT = "print"
-    ASSERTION = "assertion"
-    CHECK_NUMERICS = "check_numerics"
-
-
-class FunctionMessage(NamedTuple):
-    """A line that a function printed, or a check of it that failed.
-
-    `parts` are what a failed assertion was given to show, each as text. `stream` is where a print
-    would have gone, `end` what follows its text.
-    """
-
-    kind: MessageKind
-    op: str
-    iteration: Iteration
-    text: str
-    parts: tuple[str, ...] = ()
-    stream: str = ""
-    end: str = ""
-
-    def __str__(self) -> str:
-        return self.text + self.end.removesuffix("\n")
 
 
 class NonFinite(NamedTuple):

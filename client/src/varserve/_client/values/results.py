@@ -13,6 +13,7 @@ from typing import NamedTuple
 from varserve.tensors import Array
 
 from .enums import StrEnum
+from .function_messages import FunctionMessage
 from .specs import StateHeader
 
 
@@ -98,9 +99,16 @@ class Outputs(OfState, dict[str, Array]):
     the one that the function ran at; for a function that may write, the one that it made.
     """
 
-    def __init__(self, header: StateHeader, outputs: Mapping[str, Array]) -> None:
+    def __init__(
+        self,
+        header: StateHeader,
+        outputs: Mapping[str, Array],
+        messages: Iterable[FunctionMessage] = (),
+    ) -> None:
         super().__init__(outputs)
         self.header = header
+        self.messages = tuple(messages)
+        """The lines that the function printed, where they were asked for."""
 
 
 class CommitKind(StrEnum):

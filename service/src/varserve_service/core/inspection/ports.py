@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from varserve_service.core.arrays.shapes import PartialShape
+from varserve_service.core.ports.function_messages import FunctionMessage, Iteration
 from varserve_service.core.ports.loaded_model import Function, Value
 from varserve_service.core.values.summaries import HistogramSpec, Summary
-
-Iteration: TypeAlias = tuple[int, ...]
-"""One index for each loop around a tensor, the outermost first; empty outside of loops."""
 
 
 class Place(Enum):
@@ -135,31 +133,6 @@ class Probe:
     summary: Summary | None = None
 
 
-class MessageKind(Enum):
-    """What said it."""
-
-    PRINT = "print"
-    ASSERTION = "assertion"
-    CHECK_NUMERICS = "check_numerics"
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One printed line, or one failed check: `parts` are what the check was given to show.
-
-    `stream` is where a print would have gone: `stderr`, `stdout`, `log(info)`, ...
-    `end` is what follows the text.
-    """
-
-    kind: MessageKind
-    op: str
-    iteration: Iteration
-    text: str
-    parts: tuple[str, ...] = ()
-    stream: str = ""
-    end: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class NonFinite:
     """The first tensor, in the order of computation, with elements that are not finite."""
@@ -208,7 +181,7 @@ class Inspected:
     outputs: Mapping[str, Value]
     probes: tuple[Probe, ...] = ()
     not_run: tuple[str, ...] = ()
-    messages: tuple[Message, ...] = ()
+    messages: tuple[FunctionMessage, ...] = ()
     first_non_finite: NonFinite | None = None
     gradients: tuple[Gradient, ...] = ()
     profile: tuple[OperationTime, ...] = ()

@@ -262,13 +262,15 @@ class LiveModel:
         request: WriteRequest | None = None,
         origin: Origin = UNKNOWN_ORIGIN,
         max_output_bytes: int | None = None,
+        messages: bool = False,
         on_commit: CommitListener | None = None,
         deadline: float | None = None,
     ) -> Answer:
         """Run the overload that fits the inputs. Only one that may write is a commit.
 
         `outputs`: names of the outputs to give; empty: all. More than `max_output_bytes` of them
-        is MESSAGE_TOO_LARGE. Raises RequestError.
+        is MESSAGE_TOO_LARGE. `messages`: the answer has what the function prints. Raises
+        RequestError.
         """
         run = Run(
             self._parts,
@@ -278,6 +280,7 @@ class LiveModel:
             Terms(request, conditions, origin, deadline),
             outputs=outputs,
             max_output_bytes=max_output_bytes,
+            messages=messages,
         )
         return run.run(on_commit)
 

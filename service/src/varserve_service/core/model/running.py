@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from varserve_service.core.change.writes import check_initialized
 from varserve_service.core.commit.proposal import Proposal, Terms
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.commits import Changed, CommitKind, CommitListener
+from varserve_service.core.ports.function_messages import FunctionMessage
 from varserve_service.core.ports.loaded_model import Constant, Function, Value, Variable
 from varserve_service.core.ports.messages import Answer, sent_bytes
 
@@ -40,8 +42,11 @@ class Run(Proposal):
         *,
         outputs: Sequence[str],
         max_output_bytes: int | None,
+        messages: bool = False,
     ) -> None:
-        """`outputs`: names of those to give; none: all. `max_output_bytes`: of them together.
+        """`outputs`: names of those to give; none: all. `max_output_bytes`: of all that is given.
+
+        `messages`: the answer has what the function prints.
 
         Raises RequestError.
         """
@@ -51,6 +56,7 @@ class Run(Proposal):
         self._overload = function.spec.overloads[index]
         self._name = function.spec.name
         self._outputs = outputs
+        self._messages: list[FunctionMessage] = []
         self._max_output_bytes = max_output_bytes
         self._check_outputs()
         self._reads = [parts.by_path[path] for path in self._overload.reads]
@@ -59,7 +65,7 @@ class Run(Proposal):
         memory = parts.memory
         staged = 0 if memory.is_host else sum(array.nbytes for array in inputs.values())
         with memory.device.reserve(staged, f"the input of function {self._name!r}"):
-            self._call = function.stage(index, inputs)
+            self._call = function.stage(index, inputs, self._messages.append if messages else None)
 
     def run(self, on_commit: CommitListener | None) -> Answer:
         """Run it, as a commit where it may change something. Raises RequestError."""
@@ -67,10 +73,15 @@ class Run(Proposal):
         if not self._writes and not self._overload.changes_other_state:
             with parts.lock.shared(terms.deadline):
                 parts.revisions.check(terms.conditions)
-                return Answer(parts.revisions.header, self._values())
+                values = self._values()
+                return Answer(parts.revisions.header, values, tuple(self._messages))
         kept = [(v, least_bytes(v.spec.dtype, v.spec.shape)) for v in self._writes]
         with parts.committer.room_to_keep(kept, f"function {self._name!r}"):
-            return parts.committer.commit(self, on_commit)
+            answer = parts.committer.commit(self, on_commit)
+            if not self._messages:
+                return answer
+            # Not a part of the answer that is remembered: a repeated request runs nothing.
+            return replace(answer, messages=tuple(self._messages))
 
     def make(self) -> None:
         copied: Counter[str] = Counter()
@@ -109,7 +120,7 @@ class Run(Proposal):
             self._parts.observer.ran(time.monotonic() - began)
         if self._outputs:
             values = {name: values[name] for name in self._outputs}
-        nbytes = sum(map(sent_bytes, values.values()))
+        nbytes = sum(map(sent_bytes, values.values())) + sum(map(_message_bytes, self._messages))
         if self._max_output_bytes is not None and nbytes > self._max_output_bytes:
             raise RequestError(
                 Reason.MESSAGE_TOO_LARGE,
@@ -129,6 +140,10 @@ class Run(Proposal):
                     f"expected outputs: {', '.join(names) or 'none'}",
                     function=self._name,
                 )
+
+
+def _message_bytes(message: FunctionMessage) -> int:
+    return 4 * len(message.text) + len(message.op) + 64
 
 
 def _copied_bytes(variable: Variable) -> int:

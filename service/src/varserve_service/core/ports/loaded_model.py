@@ -17,6 +17,8 @@ from varserve_service.core.arrays.regions import Region
 from varserve_service.core.arrays.shapes import PartialShape
 from varserve_service.core.memory import Room
 
+from .function_messages import MessageListener
+
 
 class Operation(Enum):
     """How a value changes a variable."""
@@ -262,14 +264,18 @@ class Function(Protocol):
     def spec(self) -> FunctionSpec: ...
 
     def stage(
-        self, overload: int, inputs: Mapping[str, np.ndarray[Any, Any]]
+        self,
+        overload: int,
+        inputs: Mapping[str, np.ndarray[Any, Any]],
+        on_message: MessageListener | None = None,
     ) -> Callable[[], dict[str, Value]]:
         """Bring checked inputs to the device, taking the arrays over; the result runs the function.
 
         `overload` is an index into `spec.overloads`; `inputs` has a value for each of its tensor
-        inputs that is not optional. No lock is needed to stage; running needs the model's lock,
-        exclusive when the overload writes. Running raises FunctionFailed or OutOfMemory; outputs
-        are keyed by the flat names of the overload's outputs.
+        inputs that is not optional. `on_message` is told what the function prints. No lock is
+        needed to stage; running needs the model's lock, exclusive when the overload writes. Running
+        raises FunctionFailed or OutOfMemory; outputs are keyed by the flat names of the overload's
+        outputs.
         """
         ...
 

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from varserve_service.core.arrays.regions import Region
 
+from .function_messages import FunctionMessage
 from .loaded_model import FunctionSpec, Omission, Value, VariableSpec
 
 
@@ -71,10 +72,14 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What a write or run came to. `values` are outputs by name, or what was read back."""
+    """What a write or run came to. `values` are outputs by name, or what was read back.
+
+    `messages`: what the function said, where that was asked for.
+    """
 
     header: Header
     values: Mapping[str, Value] = field(default_factory=dict)
+    messages: tuple[FunctionMessage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,8 +194,7 @@ def run_function(request: Any) -> Requirements:
     def arguments() -> Arguments:
         return translate.input_outlines(request.inputs), translate.constants(request.constants)
 
-    requirement = RequireRun(request.model, request.function, arguments)
-    return Requirements([requirement], request_id=request.request_id)
+    return _run(request, arguments)
 
 
 def stream_run_function(manifest: Any) -> Requirements:
@@ -205,8 +204,14 @@ def stream_run_function(manifest: Any) -> Requirements:
         inputs = {named.name: translate.outline(named.tensor) for named in manifest.inputs}
         return inputs, translate.constants(manifest.constants)
 
-    requirement = RequireRun(manifest.model, manifest.function, arguments)
-    return Requirements([requirement], request_id=manifest.request_id)
+    return _run(manifest, arguments)
+
+
+def _run(request: Any, arguments: Callable[[], Arguments]) -> Requirements:
+    requirements: list[Requirement] = [RequireRun(request.model, request.function, arguments)]
+    if request.messages:  # They tell what the function computes.
+        requirements.append(RequireInspect(request.model, request.function, arguments))
+    return Requirements(requirements, request_id=request.request_id)
 
 
 def list_tensors(request: Any) -> Requirements:

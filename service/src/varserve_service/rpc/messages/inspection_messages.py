@@ -14,14 +14,13 @@ from varserve_service.core.inspection.ports import (
     InnerTensor,
     Inspected,
     Inspection,
-    Message,
-    MessageKind,
     NonFinite,
     Patch,
     PatchKind,
     Place,
     SummarySpec,
 )
+from varserve_service.core.ports.function_messages import FunctionMessage, MessageKind
 from varserve_service.core.ports.loaded_model import Value
 
 from . import descriptions, summary_messages, translate
@@ -174,7 +173,7 @@ def _tensors(found: Inspected, headers: Iterator[Any]) -> Iterator[pb.InspectedT
         yield message
 
 
-def function_message(found: Message) -> pb.FunctionMessage:
+def function_message(found: FunctionMessage) -> pb.FunctionMessage:
     """A FunctionMessage."""
     return pb.FunctionMessage(
         kind=_KINDS[found.kind],

@@ -16,12 +16,14 @@ from varserve_service.access.policy import Verb
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import UNKNOWN_ORIGIN, Origin, WriteRequest
+from varserve_service.core.ports.function_messages import FunctionMessage
 from varserve_service.core.ports.loaded_model import Constant, FunctionSpec, Value
 from varserve_service.core.ports.messages import UNCONDITIONAL, Conditions, Header, sent_bytes
 from varserve_service.core.values.host_value import HostValue
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.messages import translate
 from varserve_service.rpc.messages.bodies import ClaimedTensor, Download, total_bytes
+from varserve_service.rpc.messages.inspection_messages import function_message
 
 from .backend import Backend
 from .uploads import receive
@@ -41,7 +43,7 @@ class Run:
     """One run of a function, whatever protocol it is asked for in.
 
     `outputs`: those that are wanted; none: all of them. `request`: what makes this run the same run
-    when it comes again.
+    when it comes again. `said` takes what the function prints; None: it is not wanted.
     """
 
     model: str
@@ -51,11 +53,13 @@ class Run:
     conditions: Conditions = UNCONDITIONAL
     request: WriteRequest | None = None
     origin: Origin = UNKNOWN_ORIGIN
+    said: list[FunctionMessage] | None = None
 
     @property
     def can_be_batched(self) -> bool:
         """A call that wants anything of its own has a run of its own."""
-        return not (self.constants or self.outputs or self.conditions != UNCONDITIONAL)
+        own = self.constants or self.outputs or self.said is not None
+        return not (own or self.conditions != UNCONDITIONAL)
 
 
 async def run_function(
@@ -72,12 +76,14 @@ async def run_function(
         translate.conditions(request),
         translate.write_request(request.request_id, fingerprint),
         translate.origin(request, call.subject),
+        [] if request.messages else None,
     )
 
     def respond(header: Header, values: Mapping[str, Value]) -> pb.RunFunctionResponse:
         response = pb.RunFunctionResponse(header=translate.header(header))
         for name, value in values.items():
             response.outputs.add(name=name, tensor=translate.tensor(value))
+        response.messages.extend(map(function_message, run.said or ()))
         return response
 
     return await execute(
@@ -136,10 +142,13 @@ async def execute(
                     conditions=run.conditions,
                     request=run.request,
                     origin=run.origin,
+                    messages=run.said is not None,
                     on_commit=call.commit_listener,
                     max_output_bytes=max_output_bytes,
                     deadline=deadline,
                 )
+            if run.said is not None:
+                run.said.extend(answer.messages)
             return respond(answer.header, answer.values)
 
         return await served.run(work, call.deadline)
@@ -181,6 +190,7 @@ async def stream_run_function(backend: Backend, manifest: pb.RunManifest, call: 
                         conditions=translate.conditions(manifest),
                         request=translate.write_request(manifest.request_id, fingerprint),
                         origin=origin,
+                        messages=manifest.messages,
                         on_commit=call.commit_listener,
                         deadline=deadline,
                     )
@@ -191,6 +201,7 @@ async def stream_run_function(backend: Backend, manifest: pb.RunManifest, call: 
                         tensor_pb2.NamedTensorHeader(name=name, tensor=header)
                         for name, header in zip(answer.values, download.headers, strict=True)
                     ],
+                    messages=map(function_message, answer.messages),
                 )
                 return pb.StreamRunFunctionResponse(result=result), download
 

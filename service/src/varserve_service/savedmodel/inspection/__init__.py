@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .inspector import Insides, SavedInspector
+from .printing import Printing
 from .sources import Sources
 
-__all__ = ["Insides", "SavedInspector", "Sources"]
+__all__ = ["Insides", "Printing", "SavedInspector", "Sources"]

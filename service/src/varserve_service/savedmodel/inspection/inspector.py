@@ -16,9 +16,9 @@ from varserve_service.core.inspection.ports import (
     InnerTensor,
     Inspected,
     InspectionLimits,
-    Iteration,
     Selection,
 )
+from varserve_service.core.ports.function_messages import Iteration
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.savedmodel.functions import Callee, failure
 from varserve_service.savedmodel.placement import Placement

@@ -17,11 +17,9 @@ from tensorflow.python.eager import context, execute
 from varserve_service.core.errors import FunctionFailed, Reason, RequestError
 from varserve_service.core.inspection.ports import (
     InspectionLimits,
-    Iteration,
-    Message,
-    MessageKind,
     OperationTime,
 )
+from varserve_service.core.ports.function_messages import FunctionMessage, Iteration, MessageKind
 from varserve_service.savedmodel.functions import failure
 
 from . import messages
@@ -79,7 +77,7 @@ class Interpreter:
         self._opens_xla = opens_xla
         self._runtime = context.context()
         self._operations = 0
-        self.messages: list[Message] = []
+        self.messages: list[FunctionMessage] = []
         self.kept_whole: dict[str, None] = {}
         """Names of the calls that XLA ran as one."""
         self._times: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()
@@ -265,7 +263,7 @@ class Interpreter:
                 function=self._function,
                 limit=self._limits.records,
             )
-        self.messages.append(Message(kind, name, at, text, parts, stream, end))
+        self.messages.append(FunctionMessage(kind, name, at, text, parts, stream, end))
 
     def _failed(
         self,

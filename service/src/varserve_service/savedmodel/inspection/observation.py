@@ -16,13 +16,13 @@ from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.inspection.ports import (
     InnerTensor,
     InspectionLimits,
-    Iteration,
     NonFinite,
     Patch,
     PatchKind,
     Probe,
     Selection,
 )
+from varserve_service.core.ports.function_messages import Iteration
 from varserve_service.core.ports.messages import sent_bytes
 from varserve_service.core.values.summaries import summarize
 from varserve_service.savedmodel.placement import is_host
