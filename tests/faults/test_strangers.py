@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.events import StreamEnded, StreamReset
 
 import varserve
 from tests.serving import ServiceProcess
@@ -31,6 +33,15 @@ OPEN_FILES = 256
 PORTS = ("calls", "admin", "health")
 MORE_THREADS = 8
 REFUSED_CALLS = 2_000
+PUBLIC_AND_NOT = (
+    "/varserve.v1.ModelService/ReadVariable",
+    "/varserve.v1.ModelService/WatchVariables",
+    "/varserve.v1.ModelService/AssignVariables",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/no.such.Service/Method",
+)
 
 
 @contextmanager
@@ -189,6 +200,72 @@ def test_refused_calls_take_no_threads(model_folder: Callable[[str], Path], tmp_
         assert threads_of(process) <= before + MORE_THREADS
         with varserve.connect(process.address, token=TOKEN) as client:
             use_every_thread(client)
+
+
+class HalfMessages(threading.Thread):
+    """A connection whose calls each send all of a message but its last byte, as fast as it can."""
+
+    def __init__(self, address: str, path: str, streams: int, nbytes: int) -> None:
+        super().__init__()
+        host, _, port = address.rpartition(":")
+        self._peer = socket.create_connection((host, int(port)), timeout=2)
+        self._h2 = H2Connection(H2Configuration(client_side=True))
+        self._h2.initiate_connection()
+        self._left = {}
+        for _ in range(streams):
+            stream = self._h2.get_next_available_stream_id()
+            headers = [(":method", "POST"), (":scheme", "http"), (":path", path)]
+            headers += [(":authority", address), ("content-type", "application/grpc")]
+            self._h2.send_headers(stream, [*headers, ("te", "trailers")])
+            self._h2.send_data(stream, struct.pack(">BI", 0, nbytes))
+            self._left[stream] = nbytes - 1
+        self.sent = 0
+
+    def run(self) -> None:
+        """Until everything is sent, or nothing has come for two seconds."""
+        with suppress(TimeoutError):
+            while any(self._left.values()):
+                for stream in list(self._left):
+                    self._send(stream)
+                data = self._peer.recv(2**20)
+                if not data:
+                    return
+                for event in self._h2.receive_data(data):
+                    if isinstance(event, StreamReset | StreamEnded):
+                        self._left.pop(event.stream_id, None)
+
+    def _send(self, stream: int) -> None:
+        while room := min(self._h2.local_flow_control_window(stream), 2**14, self._left[stream]):
+            self._h2.send_data(stream, bytes(room))
+            self._left[stream] -= room
+            self.sent += room
+            self._peer.sendall(self._h2.data_to_send())
+        self._peer.sendall(self._h2.data_to_send())
+
+    def close(self) -> None:
+        self._peer.close()
+
+
+@pytest.mark.parametrize("path", PUBLIC_AND_NOT)
+def test_messages_of_strangers_take_no_memory(
+    path: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """2 GiB in messages that never end, on 512 streams without a token: a quarter at most is held.
+
+    Others are served meanwhile.
+    """
+    with service(model_folder("counter"), tmp_path, "--reflection") as process:
+        before = process.rss_bytes()
+        with ExitStack() as stack:
+            strangers = [HalfMessages(process.address, path, 64, 2**22) for _ in range(8)]
+            for stranger in strangers:
+                stack.callback(stranger.close)
+                stranger.start()
+            join(strangers)
+            assert process.rss_bytes() - before <= 512 * 2**20
+            assert sum(stranger.sent for stranger in strangers) > 2**20, "nothing was tried"
+            with varserve.connect(process.address, token=TOKEN) as client:
+                use_every_thread(client)
 
 
 EXHAUSTED = """

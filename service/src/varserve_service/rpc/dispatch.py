@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -131,11 +131,13 @@ class Dispatcher:
         policy: Callable[[], Policy] | None = None,
         authenticator: Authenticator | None = None,
         auditing: Auditing | None = None,
+        authenticate_first: bool = False,
         upload_silence: float = 60.0,
         most_variables: Callable[[], int] = lambda: 0,
     ) -> None:
         """`backend` is what handlers work with. `policy` gives the one that is in force now.
 
+        `authenticate_first`: strangers can connect, so their messages are not read into memory.
         `upload_silence`: seconds that a stream's first message may take. `most_variables` tells how
         many the largest model has.
         """
@@ -147,6 +149,7 @@ class Dispatcher:
         self._policy = policy
         self._authenticator = authenticator
         self._auditing = auditing
+        self._authenticate_first = authenticate_first
         self._upload_silence = upload_silence
         self._most_variables = most_variables
         self._preparing = model_executor(2, "varserve-prepare")
@@ -169,7 +172,11 @@ class Dispatcher:
         # Requests reach us as bytes: what gRPC itself cannot decode would be INTERNAL, though it is
         # the caller's mistake.
         descriptor = row.descriptor
-        if descriptor.client_streaming:
+        # To gRPC every method can have a stream of requests: it reads a message when it is asked
+        # for one. Of other methods it has read the whole message before we are told of the call,
+        # and a stranger could send 4 MiB on each of very many streams.
+        unread = self._authenticate_first and not descriptor.client_streaming
+        if descriptor.client_streaming or unread:
             make = (
                 grpc.stream_stream_rpc_method_handler
                 if descriptor.server_streaming
@@ -179,10 +186,16 @@ class Dispatcher:
             make = grpc.unary_stream_rpc_method_handler
         else:
             make = grpc.unary_unary_rpc_method_handler
-        return make(partial(self._handle, row), response_serializer=frames.write_message)
+        handle = partial(self._handle, row, unread=unread)
+        return make(handle, response_serializer=frames.write_message)
 
-    async def _handle(self, row: Row, request: Any, context: Context) -> Any:
-        """Answer a call; whatever it raises reaches the caller as one Failure."""
+    async def _handle(
+        self, row: Row, request: Any, context: Context, *, unread: bool = False
+    ) -> Any:
+        """Answer a call; whatever it raises reaches the caller as one Failure.
+
+        `unread`: the request is still a stream, of one message.
+        """
         streams = row.descriptor.client_streaming
         call = RpcCall(row.method, self._observers, context, request if streams else None)
         task = asyncio.current_task()
@@ -194,6 +207,8 @@ class Dispatcher:
         call.start()
         try:
             await self._authenticate(call, context)
+            if unread:
+                request = await self._only_message(request)
             response = await self._admitted(row, None if streams else request, call)
             call.answered(response)
             return response
@@ -260,6 +275,12 @@ class Dispatcher:
             if data is not None:
                 request, large = await self._decode(row, data)
             return await self._authorized(row, request, call, large)
+
+    async def _only_message(self, requests: AsyncIterable[bytes]) -> bytes:
+        async with not_silent(self._upload_silence):
+            async for data in requests:
+                return data
+        raise translate.malformed("expected a message, found the end of the stream")
 
     async def _first(self, call: RpcCall) -> bytes:
         async with not_silent(self._upload_silence):

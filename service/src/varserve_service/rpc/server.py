@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.access.policy import Verb
@@ -29,6 +29,7 @@ from .calls.observers import CallObserver, Observers
 from .dispatch import Dispatcher, UnknownMethods
 from .methods import ADMIN_SERVICE, METHODS
 from .options import ServerOptions, channel_options, listen
+from .public import PublicServer
 from .services.backend import Backend
 from .serving.read_cache import ReadCache
 from .serving.served import Served, Serving
@@ -84,6 +85,7 @@ class Server:
             policy=access.policy,
             authenticator=access.authenticator,
             auditing=access.auditing,
+            authenticate_first=access.strangers_can_connect,
             upload_silence=options.upload_silence,
             most_variables=self._most_variables,
         )
@@ -114,10 +116,13 @@ class Server:
         for service in services:
             server.add_generic_rpc_handlers((self._dispatcher.handlers_of(service),))
         if names:
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            public = PublicServer(server)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, public)
             if self._options.reflection:
                 known = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-                reflection.enable_server_reflection(known, server)
+                reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                    reflection.aio.ReflectionServicer(known), public
+                )
         # The last: it is asked for what none before it has.
         server.add_generic_rpc_handlers((UnknownMethods(self._observers),))
         return server
@@ -136,7 +141,7 @@ class Server:
             self._prober = grpc.aio.server(
                 options=channel_options(options, options.max_other_connections)
             )
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._prober)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, PublicServer(self._prober))
             self.health_address = listen(self._prober, options.host, options.health_port, None)
             await self._prober.start()
         if self._admin is not None:

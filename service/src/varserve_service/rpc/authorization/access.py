@@ -32,6 +32,12 @@ class Access:
     policy: Callable[[], Policy] | None = None
     auditing: Auditing | None = None
 
+    @property
+    def strangers_can_connect(self) -> bool:
+        """Whether a connection needs no credential, where calls need one."""
+        certified = self.tls is not None and self.tls.current.client_authorities is not None
+        return self.authenticator is not None and not certified
+
 
 OPEN = Access()
 
