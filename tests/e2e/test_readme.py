@@ -1,4 +1,4 @@
-"""The README, taken at its word."""
+"""The README and the pages of the documentation, taken at their word."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from pathlib import Path
 import pytest
 
 import varserve
+from tests.packaging.fresh_debian import README_COMMANDS
 from tests.serving import ServiceProcess
+from varserve_service.rpc.methods import ADMIN_SERVICE, MODEL_SERVICE
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
+SERVICES = (MODEL_SERVICE, ADMIN_SERVICE)
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+SNIPPETS = [
+    (name, snippet)
+    for name in ("README.md", "docs/client.md")
+    for snippet in re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE
+    )
+]
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
@@ -28,12 +38,63 @@ def test_a_snippet_runs_as_it_stands(
             return connect(demo_service.address, **options)  # type: ignore[operator]
 
         monkeypatch.setattr(module, "connect", to_the_demo)
-    exec(compile(SNIPPETS[number], f"README.md, snippet {number + 1}", "exec"), {})
+    page, snippet = SNIPPETS[number]
+    exec(compile(snippet, f"{page}, snippet {number + 1}", "exec"), {})
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guarantees.md", "docs/watching.md"])
+@pytest.mark.parametrize("page", ["docs/guarantees.md", "docs/watching.md"])
 def test_every_test_that_is_named_is_there(page: str) -> None:
     """A promise names tests that exist."""
     named = re.findall(r"`(tests/[\w/.]+)`", (ROOT / page).read_text())
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as they are made for links."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in kept}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_leads_somewhere(name: str) -> None:
+    """A link to a file, a folder or a heading of this project has its target."""
+    page = ROOT / name
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    """What `make test-fresh` runs is what the README says."""
+    readme = (ROOT / "README.md").read_text()
+    assert [command for command in README_COMMANDS if command not in readme] == []
+
+
+def test_every_target_that_is_named_is_there() -> None:
+    """A `make` target in any page is one of the Makefile's."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        (name, target)
+        for name, page in zip(NAMES, PAGES, strict=True)
+        for target in re.findall(r"(?:^|`|    )make ([a-z]+(?:-[a-z]+)*)", page.read_text(), re.M)
+    }
+    assert ("README.md", "demo") in named
+    assert {(name, target) for name, target in named if target not in targets} == set()
+
+
+def test_the_page_of_the_contract_lists_every_call() -> None:
+    """docs/api.md has a row for each method of the services, and no other."""
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", (ROOT / "docs/api.md").read_text(), re.M)
+    listed = [name for row in rows for name in re.findall(r"\w+", row)]
+    assert sorted(listed) == sorted(
+        method.name for service in SERVICES for method in service.methods
+    )
