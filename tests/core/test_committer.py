@@ -18,7 +18,7 @@ from varserve_service.core.errors import Reason, RequestError, StateStoreFull
 from varserve_service.core.memory import MemoryBudget
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import WriteRequest
-from varserve_service.core.ports.journal import Entry
+from varserve_service.core.ports.journal import Entry, Position
 from varserve_service.core.ports.loaded_model import Operation, Value
 from varserve_service.core.ports.messages import Conditions, Read
 
@@ -30,6 +30,8 @@ class MemoryJournal:
 
     epoch = "memory"
     horizon = 0
+    position = Position(0)
+    shared = None
     inline_bytes = 64
 
     def __init__(self) -> None:

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from varserve_service.core.ports.commits import CommitKind, CommitRecord, Origin
-from varserve_service.core.ports.journal import Entry, KeptAnswer, KeptBase, KeptChange, KeptCommit
+from varserve_service.core.ports.journal import (
+    Entry,
+    KeptAnswer,
+    KeptBase,
+    KeptChange,
+    KeptCommit,
+    Position,
+)
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.core.ports.messages import sent_bytes
 
@@ -113,7 +120,16 @@ class SqliteJournal:
                 ]
             )
             opened.pop_all()
+        self._position = Position(self.horizon)
         self._compactor = Compactor(self._database, self._files, self._state, self._options)
+
+    @property
+    def shared(self) -> None:
+        return None
+
+    @property
+    def position(self) -> Position:
+        return self._position
 
     @property
     def epoch(self) -> str:
@@ -159,6 +175,7 @@ class SqliteJournal:
                 records.read_request(record["request"]),
                 tuple(self._change(each, row.payload) for each in record["changes"]),
             )
+        self._position = Position(last)
         self._note(last)
 
     def answers(self) -> Iterator[KeptAnswer]:

@@ -12,14 +12,29 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.errors import (
+    JournalError,
+    Reason,
+    RequestError,
+    StateStoreUnavailable,
+)
 from varserve_service.core.memory import ModelMemory
 from varserve_service.core.ports.commits import Commit, CommitListener, WriteRequest
-from varserve_service.core.ports.journal import Entry, Journal, StagedValues
+from varserve_service.core.ports.journal import (
+    AppendUndecided,
+    Entry,
+    Journal,
+    KeptCommit,
+    Position,
+    SharedJournal,
+    StagedValues,
+    Turn,
+)
 from varserve_service.core.ports.loaded_model import Value, Variable
 from varserve_service.core.ports.messages import Answer, sent_bytes
 from varserve_service.core.ports.observer import UNOBSERVED, Observer
 
+from .following import Follower
 from .history import History
 from .idempotency import IdempotencyCache
 from .lock import ReadersWriterLock
@@ -48,8 +63,13 @@ class Committer:
         watchers: Watchers,
         journal: Journal | None,
         memory: ModelMemory,
+        follower: Follower,
         observer: Observer = UNOBSERVED,
     ) -> None:
+        self._follower = follower
+        self._shared = None if journal is None else journal.shared
+        self._position = Position(0) if journal is None else journal.position
+        self._undecided: list[Proposal] = []
         self._lock = lock
         self._revisions = revisions
         self._idempotency = idempotency
@@ -123,6 +143,53 @@ class Committer:
         finally:
             staged.discard()
 
+    # Where others commit as well.
+
+    @property
+    def position(self) -> Position:
+        """That of the last commit, of this process or another."""
+        return self._position
+
+    def follow(self, commits: Sequence[KeptCommit]) -> None:
+        """Make commits of other processes. Raises OutOfMemory, JournalError."""
+        with self._turn:
+            self._follow(commits)
+
+    def _follow(self, commits: Sequence[KeptCommit]) -> None:
+        if not commits:
+            return
+        staged = [self._follower.stage(commit) for commit in commits]
+        with self._lock.exclusive():
+            try:
+                self._follower.apply(staged)
+            finally:
+                last = self._revisions.current
+                for commit in commits:
+                    if self._position.revision < commit.revision <= last:
+                        self._position = commit.position
+
+    def _resolve(self, shared: SharedJournal) -> None:
+        """Find out what became of an append that was undecided, and end its proposals."""
+        proposals, self._undecided = self._undecided, []
+        try:
+            happened, commits = shared.resolve(self._position)
+            self._follow(commits)
+        except BaseException as error:
+            for proposal in proposals:
+                proposal.failed(error)
+            return
+        for proposal in proposals:
+            if happened:
+                proposal.done()
+                proposal.on_durable(proposal.answer.header.revision)
+            else:
+                proposal.failed(
+                    StateStoreUnavailable(
+                        "the connection to the state was lost while the commit was written; it did "
+                        "not happen, and nothing was changed"
+                    )
+                )
+
     # With a journal: who leads, and who goes along.
 
     def _commit_in_turn(self, proposal: Proposal) -> None:
@@ -146,15 +213,32 @@ class Committer:
             return True
 
     def _lead(self, proposal: Proposal) -> None:
+        deadline, shared = proposal.terms.deadline, self._shared
         try:
-            with self._lock.exclusive(proposal.terms.deadline):
-                commits = self._make(self._waiting())
+            if shared is None:
+                with self._lock.exclusive(deadline):
+                    commits = self._make(self._waiting())
+            else:
+                with shared.turn(self._position, deadline) as turn:
+                    self._follow(turn.missed)
+                    with self._lock.exclusive(deadline):
+                        commits = self._make(self._waiting(), turn)
         except RequestError as error:
-            # The lock was not to be had in time. The others go on with their own deadlines.
+            # The lock or the turn was not to be had in time. The others have their own deadlines.
+            if not proposal.ended:
+                self._withdraw(proposal)
+                proposal.failed(error)
+        except JournalError as error:
+            assert shared is not None
+            shared.give_up(error)
             self._withdraw(proposal)
-            proposal.failed(error)
+            proposal.failed(
+                StateStoreUnavailable("this replica cannot go on from its state; ask another one")
+            )
         else:
             self._observe(commits)
+        if shared is not None and self._undecided:
+            self._resolve(shared)
 
     def _waiting(self) -> Iterator[Proposal]:
         """The proposals that go into one sync."""
@@ -177,7 +261,7 @@ class Committer:
 
     # The way of proposals through their states, under the exclusive lock.
 
-    def _make(self, proposals: Iterator[Proposal]) -> list[Commit]:
+    def _make(self, proposals: Iterator[Proposal], turn: Turn | None = None) -> list[Commit]:
         """Make proposals in memory, then durable, then known; every one has ended then.
 
         Returns the commits that they became.
@@ -192,10 +276,13 @@ class Committer:
                 if not proposal.ended:
                     made.append(proposal)
         try:
-            self._make_durable(made)
+            self._make_durable(made, turn)
         except BaseException as error:
-            for proposal in made:
-                proposal.failed(error)
+            if isinstance(error, AppendUndecided):
+                self._undecided = made
+            else:
+                for proposal in made:
+                    proposal.failed(error)
             for proposal in reversed(made):
                 self._revisions.move_back(proposal.replaced_revisions)
                 proposal.undo()
@@ -231,7 +318,7 @@ class Committer:
             )
         proposal.made(Answer(self._revisions.header, proposal.values), commit)
 
-    def _make_durable(self, made: Sequence[Proposal]) -> None:
+    def _make_durable(self, made: Sequence[Proposal], turn: Turn | None) -> None:
         entries = [
             Entry(proposal.commit, proposal.answer.values, proposal.staged)
             for proposal in made
@@ -239,7 +326,10 @@ class Committer:
         ]
         if entries and self._journal is not None:
             began = time.monotonic()
-            self._journal.append(entries)
+            if turn is not None:
+                self._position = turn.append(entries)
+            else:
+                self._journal.append(entries)
             self._observer.synced(time.monotonic() - began, len(entries))
 
     def _make_known(self, proposal: Proposal) -> None:

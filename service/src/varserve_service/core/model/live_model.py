@@ -292,6 +292,8 @@ class LiveModel:
         Leases are taken back as far as that is possible, and the journal is closed. After this
         every call raises RequestError MODEL_NOT_READY. Does nothing the second time.
         """
+        if self._parts.following is not None:
+            self._parts.following.close()
         self.leases.end_all()
         with suppress(RequestError), self._parts.lock.exclusive():
             self.leases.table.clear()

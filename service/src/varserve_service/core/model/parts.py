@@ -9,6 +9,7 @@ import secrets
 from typing import TypedDict
 
 from varserve_service.core.commit.committer import Committer
+from varserve_service.core.commit.following import Follower, FollowingThread
 from varserve_service.core.commit.history import History
 from varserve_service.core.commit.idempotency import IdempotencyCache
 from varserve_service.core.commit.lock import ReadersWriterLock
@@ -78,8 +79,16 @@ class Parts:
             self.watchers,
             self.journal,
             self.memory,
+            Follower(loaded, self.revisions, self.history, self.watchers, idempotency),
             self.observer,
         )
+        self.following: FollowingThread | None = None
+        shared = None if self.journal is None else self.journal.shared
+        if shared is not None:
+            self.following = FollowingThread(
+                shared, lambda: self.committer.position, self.committer.follow
+            )
+            self.following.start()
 
 
 def _memory_of(loaded: LoadedModel, host: MemoryBudget) -> ModelMemory:

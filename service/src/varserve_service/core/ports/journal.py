@@ -7,10 +7,12 @@ core; a journal keeps what it is given and gives it back, or says that it cannot
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from varserve_service.core.arrays.patches import Array, Part
+from varserve_service.core.errors import JournalError
 
 from .commits import Commit, CommitKind, CommitRecord, Origin, WriteRequest
 from .loaded_model import Value
@@ -36,9 +38,24 @@ class KeptBase:
     change: KeptChange
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The last commit that a process knows, and the append that it was part of.
+
+    Two processes that agree on both agree on everything before.
+    """
+
+    revision: int
+    append: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptCommit:
-    """A commit after the horizon."""
+    """A commit after the horizon.
+
+    `append` and `answer` are those of a shared journal: the append that the commit was part of, and
+    what its caller was told, None where that is too large to be kept.
+    """
 
     revision: int
     time: int
@@ -46,6 +63,13 @@ class KeptCommit:
     origin: Origin
     request: WriteRequest | None
     changes: tuple[KeptChange, ...]
+    append: str = ""
+    answer: Mapping[str, Array] | None = None
+
+    @property
+    def position(self) -> Position:
+        """Where a process is that has made it."""
+        return Position(self.revision, self.append)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +99,52 @@ class Entry:
     staged: StagedValues | None = None
 
 
+class AppendUndecided(Exception):
+    """Whether an append happened is not known yet: `SharedJournal.resolve` finds out."""
+
+
+class Turn(Protocol):
+    """The right to append. No other process appends to the state while it lasts."""
+
+    @property
+    def missed(self) -> Sequence[KeptCommit]:
+        """The commits of others since the position that it began with, oldest first."""
+        ...
+
+    def append(self, entries: Sequence[Entry]) -> Position:
+        """As `Journal.append`; the position of the last entry.
+
+        Raises AppendUndecided, too.
+        """
+        ...
+
+
+class SharedJournal(Protocol):
+    """What a journal adds that several processes append to, each with a copy of the state."""
+
+    def turn(self, known: Position, deadline: float | None) -> AbstractContextManager[Turn]:
+        """Wait for the right to append. What is not appended in it has no effect.
+
+        Raises RequestError DEADLINE_EXCEEDED, StateStoreUnavailable.
+        """
+        ...
+
+    def news(self, known: Position) -> Sequence[KeptCommit]:
+        """Wait for commits after a position, for a bounded time, also without a connection."""
+        ...
+
+    def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
+        """Whether the last append, which was undecided, happened; and the commits since a position.
+
+        The answer is durable. Raises StateStoreUnavailable when it cannot be had in time.
+        """
+        ...
+
+    def give_up(self, error: JournalError) -> None:
+        """This copy of the state cannot go on: end the process, or what else is right."""
+        ...
+
+
 class Journal(Protocol):
     """Where one model's commits are kept.
 
@@ -82,6 +152,16 @@ class Journal(Protocol):
     takes more: `append` from one thread at a time, `stage` from any. Raises JournalError when what
     it has is damaged.
     """
+
+    @property
+    def shared(self) -> SharedJournal | None:
+        """Itself, where other processes append as well."""
+        ...
+
+    @property
+    def position(self) -> Position:
+        """That of the last commit that it gave back."""
+        ...
 
     @property
     def epoch(self) -> str: ...

@@ -1,0 +1,150 @@
+"""A log in memory that several models share, as replicas share a database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from varserve_service.core.errors import JournalError, StateStoreUnavailable
+from varserve_service.core.ports.journal import (
+    AppendUndecided,
+    Entry,
+    KeptChange,
+    KeptCommit,
+    Position,
+)
+from varserve_service.core.ports.loaded_model import Value
+
+
+class SharedLog:
+    """The commits of all replicas, and the lock that one at a time has."""
+
+    def __init__(self) -> None:
+        self.commits: list[KeptCommit] = []
+        self.changed = threading.Condition()
+        self.row = threading.Lock()
+
+    def after(self, known: Position) -> list[KeptCommit]:
+        if known.revision and self.commits[known.revision - 1].position != known:
+            raise JournalError(f"{known} is on a fork")
+        return self.commits[known.revision :]
+
+
+class Replica:
+    """The journal of one replica. `after_append` may fail when the commit is in the log."""
+
+    epoch = "shared"
+    horizon = 0
+    inline_bytes = 2**20
+    nbytes = 0
+
+    def __init__(self, log: SharedLog, *, follows: bool = True) -> None:
+        self._log = log
+        self._follows = follows
+        self._closed = False
+        self._appends = 0
+        self.after_append: Callable[[], None] = lambda: None
+        self.before_append: Callable[[], None] = lambda: None
+        self.resolutions: list[bool] = []
+        self.gave_up: list[JournalError] = []
+        self.unreachable = False
+        self.position = Position(0)
+        self._last: list[KeptCommit] = []
+
+    @property
+    def shared(self) -> Replica:
+        return self
+
+    def base(self) -> Iterator[Any]:
+        return iter(())
+
+    records = answers = base
+
+    def commits(self) -> Iterator[KeptCommit]:
+        for commit in list(self._log.commits):
+            self.position = commit.position
+            yield commit
+
+    def start(self) -> None:
+        pass
+
+    def stage(self, values: Mapping[str, Value]) -> Any:
+        raise NotImplementedError
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        raise NotImplementedError
+
+    @contextmanager
+    def turn(self, known: Position, deadline: float | None) -> Iterator[Turn]:
+        if self.unreachable:
+            raise StateStoreUnavailable("away")
+        assert self._log.row.acquire(timeout=30)
+        try:
+            yield Turn(self, self._log.after(known))
+        finally:
+            self._log.row.release()
+
+    def write(self, entries: Sequence[Entry]) -> Position:
+        self._appends += 1
+        self._last = [_kept(entry, f"{id(self)}-{self._appends}") for entry in entries]
+        self.before_append()
+        with self._log.changed:
+            assert self._last[0].revision == len(self._log.commits) + 1
+            self._log.commits += self._last
+            self._log.changed.notify_all()
+        self.after_append()
+        return self._last[-1].position
+
+    def news(self, known: Position) -> Sequence[KeptCommit]:
+        with self._log.changed:
+            self._log.changed.wait_for(
+                lambda: self._closed or (self._follows and len(self._log.commits) > known.revision),
+                0.05,
+            )
+            return self._log.after(known) if self._follows else []
+
+    def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
+        if self.unreachable:
+            raise StateStoreUnavailable("not known whether it was done", done="unknown")
+        happened = any(commit is self._last[0] for commit in self._log.commits)
+        self.resolutions.append(happened)
+        return happened, self._log.after(known)
+
+    def give_up(self, error: JournalError) -> None:
+        self.gave_up.append(error)
+
+    def close(self) -> None:
+        self._closed = True
+
+
+class Turn:
+    def __init__(self, replica: Replica, missed: Sequence[KeptCommit]) -> None:
+        self._replica = replica
+        self.missed = missed
+
+    def append(self, entries: Sequence[Entry]) -> Position:
+        return self._replica.write(entries)
+
+
+def _kept(entry: Entry, append: str) -> KeptCommit:
+    commit = entry.commit
+    return KeptCommit(
+        commit.revision,
+        commit.time,
+        commit.kind,
+        commit.origin,
+        commit.request,
+        tuple(
+            KeptChange(each.variable.path, each.region, each.value.numpy().copy())
+            for each in commit.changed
+        ),
+        append,
+        {name: value.numpy().copy() for name, value in entry.answer.items()},
+    )
+
+
+def lost() -> None:
+    """The connection goes."""
+    raise AppendUndecided
