@@ -91,6 +91,16 @@ def test_every_target_that_is_named_is_there() -> None:
     assert {(name, target) for name, target in named if target not in targets} == set()
 
 
+def test_every_module_that_is_named_is_there() -> None:
+    """A file or folder of the code that ARCHITECTURE.md or CONTRIBUTING.md names exists."""
+    roots = [ROOT, ROOT / "service/src/varserve_service", ROOT / "client/src/varserve"]
+    roots += [root / room for root in roots[1:] for room in ("core", "rpc", "_client")]
+    for page in ("ARCHITECTURE.md", "CONTRIBUTING.md"):
+        named = re.findall(r"`([\w./]+(?:\.py|/))`", (ROOT / page).read_text())
+        assert named
+        assert [n for n in named if not any((root / n).exists() for root in roots)] == []
+
+
 def test_the_page_of_the_contract_lists_every_call() -> None:
     """docs/api.md has a row for each method of the services, and no other."""
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", (ROOT / "docs/api.md").read_text(), re.M)
