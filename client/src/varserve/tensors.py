@@ -184,11 +184,15 @@ def as_array(value: npt.ArrayLike, dtype: str | None = None) -> Array:
     """A numpy array that is ready to be sent: contract dtype, native byte order, C-contiguous.
 
     `dtype` names what the receiver has. Python numbers and sequences, which carry no dtype of
-    their own, take it when it can hold them; arrays are never cast. Copies only what must change.
+    their own, take it when it can hold them; arrays are never cast. Arrays of other libraries, the
+    bfloat16 and float8 tensors of PyTorch among them, and buffers such as `array.array` are taken
+    bit for bit. Copies only what must change.
 
     Raises TensorError: DTYPE_UNSUPPORTED, DTYPE_MISMATCH when `dtype` cannot hold the value, or
     SHAPE_MISMATCH when nested sequences have different lengths.
     """
+    if type(value) is not np.ndarray:
+        value = _unwrapped(value)
     carries_dtype = hasattr(value, "dtype") or hasattr(value, "__array__")
     if dtype == STRING or (isinstance(value, (str, bytes)) and dtype is None):
         return _string_array(value)
@@ -213,9 +217,70 @@ def as_array(value: npt.ArrayLike, dtype: str | None = None) -> Array:
 
 def _numpy_array(value: npt.ArrayLike) -> Array:
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except ValueError as error:
         raise TensorError("SHAPE_MISMATCH", f"not a tensor: {error}") from None
+    except Exception as error:  # of another library's `__array__`
+        raise TensorError(
+            "DTYPE_UNSUPPORTED", f"{type(value).__name__} gives no numpy array: {error}"
+        ) from None
+    if array.dtype.kind == "O" and array.ndim == 0 and not isinstance(value, np.ndarray):
+        raise TensorError("DTYPE_MISMATCH", f"expected a tensor, found {type(value).__name__}")
+    return array
+
+
+def _unwrapped(value: Any) -> Any:
+    """The numpy array of what numpy itself would change, or refuse, in silence; else the value."""
+    if isinstance(value, np.ma.MaskedArray):
+        masked = int(np.ma.getmaskarray(value).sum())
+        if masked:
+            raise TensorError(
+                "DTYPE_MISMATCH",
+                f"a masked array has no value for {masked} of its elements; give it .filled(...)",
+            )
+        return value.data
+    if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
+        return _from_torch(value)
+    if hasattr(value, "dtype") or hasattr(value, "__array__") or isinstance(value, (str, bytes)):
+        return value
+    if hasattr(value, "__array_interface__") or _is_buffer(value):
+        return _numpy_array(value)  # it has a dtype: numpy's own words for it
+    return value
+
+
+def _is_buffer(value: object) -> bool:
+    try:
+        memoryview(value).release()  # type: ignore[arg-type]
+    except (TypeError, BufferError):
+        return False
+    return True
+
+
+# Dtypes that PyTorch does not hand to numpy, as integers of their size that it does.
+_TORCH_BITS = {
+    "torch.bfloat16": ("int16", "bfloat16"),
+    "torch.float8_e5m2": ("uint8", "float8_e5m2"),
+    "torch.float8_e4m3fn": ("uint8", "float8_e4m3fn"),
+    "torch.float8_e5m2fnuz": ("uint8", "float8_e5m2fnuz"),
+    "torch.float8_e4m3fnuz": ("uint8", "float8_e4m3fnuz"),
+}
+
+
+def _from_torch(tensor: Any) -> Array:
+    import sys
+
+    try:
+        tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+        bits = _TORCH_BITS.get(str(tensor.dtype))
+        if bits is None:
+            array: Array = tensor.numpy()
+            return array
+        integers: Array = tensor.view(getattr(sys.modules["torch"], bits[0])).numpy()
+        return integers.view(_NUMPY[bits[1]])
+    except Exception as error:
+        raise TensorError(
+            "DTYPE_UNSUPPORTED", f"a torch tensor of {tensor.dtype} cannot be sent: {error}"
+        ) from None
 
 
 def _from_python(value: npt.ArrayLike, dtype: str) -> Array:

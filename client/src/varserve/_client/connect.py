@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import grpc
@@ -14,10 +14,13 @@ from .client import Client
 from .handles.base import Defaults
 from .transport.calls import positive_seconds
 from .transport.credentials import Tls, Token, check_token
-from .transport.drivers import Sync
+from .transport.drivers import Async, Sync
 from .transport.endpoint import Endpoint, Metadata, Options, channel_options
 from .transport.retries import Throttle
 from .transport.targets import check_target
+
+CLIENT_SECONDS = 30.0
+ADMIN_SECONDS = 600.0
 
 P = ParamSpec("P")
 Made = TypeVar("Made")
@@ -53,6 +56,7 @@ class ConnectOptions:
     options: Options = ()
     round_robin: bool | None = None
     wait_for_ready: bool = False
+    _missing: tuple[str, ...] = ()
 
     def endpoint(self, target: str) -> Endpoint:
         """Of a target. Raises InvalidRequest for what does not go together, or is no target."""
@@ -71,7 +75,28 @@ class ConnectOptions:
             tuple(self.metadata),
             self.token,
             wait_for_ready=self.wait_for_ready,
+            origin=self,
+            missing=self._missing,
         )
+
+    def public(self) -> ConnectOptions:
+        """The same without what is secret, for another process."""
+        tls = self.tls
+        if isinstance(tls, Tls) and tls.key is not None:
+            tls = replace(tls, cert=None, key=None)
+        secrets = {
+            "token": self.token,
+            "credentials": self.credentials,
+            "metadata": self.metadata,
+            "certificate": tls != self.tls,
+        }
+        missing = tuple(name for name, value in secrets.items() if value) or self._missing
+        return replace(self, tls=tls, token=None, credentials=None, metadata=(), _missing=missing)
+
+    def reconnect(self, target: str, asynchronous: bool) -> tuple[Sync | Async, Defaults]:
+        """A driver, and the defaults of its calls, for a handle that was unpickled."""
+        driver = Async if asynchronous else Sync
+        return driver(self.endpoint(target)), self.defaults(CLIENT_SECONDS)
 
     def defaults(self, timeout: float) -> Defaults:
         """For the calls of a client; `timeout` where none was given."""
@@ -100,12 +125,9 @@ def _document(connect: Any, make: Any, options: Any) -> None:
     connect.__name__ = connect.__qualname__ = make.__name__
     connect.__doc__, connect.__module__ = make.__doc__, "varserve"
     target = inspect.Parameter("target", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="str")
-    keywords = inspect.signature(options).parameters.values()
+    parameters = inspect.signature(options).parameters
+    keywords = [each for name, each in parameters.items() if not name.startswith("_")]
     connect.__signature__ = inspect.Signature([target, *keywords])
-
-
-CLIENT_SECONDS = 30.0
-ADMIN_SECONDS = 600.0
 
 
 @options_of(ConnectOptions)

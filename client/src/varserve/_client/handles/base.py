@@ -10,9 +10,12 @@ import functools
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, overload
+from weakref import WeakValueDictionary
 
+from varserve._client.errors import InvalidRequest
 from varserve._client.transport.calls import Budget, Close, Op
 from varserve._client.transport.drivers import Async, Sync
+from varserve._client.transport.endpoint import Origin
 from varserve._client.transport.retries import Throttle
 from varserve._client.values.options import WriteOptions, new_request_id
 
@@ -40,6 +43,15 @@ class Handle(Generic[D_co]):
     """An object whose methods are operations on a driver."""
 
     _driver: Sync | Async
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} belongs to its process and cannot be pickled")
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Any:
+        return self
 
     def _blocking(self, what: str, instead: str) -> Sync:
         if isinstance(self._driver, Sync):
@@ -139,8 +151,59 @@ class Connection(Handle[D_co]):
         return f"<varserve.{type(self).__name__} of {self._driver.endpoint.target}{state}>"
 
 
+class PickledModel(NamedTuple):
+    """What a handle is pickled as: where its model is, and how it is asked for. No credentials."""
+
+    origin: Origin
+    target: str
+    asynchronous: bool
+    model: str
+
+
+# One connection and one description for all handles of a model that are unpickled.
+_restored: WeakValueDictionary[PickledModel, ModelCache] = WeakValueDictionary()
+
+
+def restored(kind: Any, pickled: PickledModel, path: str | None = None) -> Any:
+    """The handle that was pickled. It connects when it is used."""
+    cache = _restored.get(pickled)
+    if cache is None:
+        driver, defaults = pickled.origin.reconnect(pickled.target, pickled.asynchronous)
+        cache = ModelCache(None, pickled.model, _loader(driver, defaults))
+        cache.connection = driver, defaults
+        _restored[pickled] = cache
+    driver, defaults = cache.connection
+    if path is None:
+        return kind(driver, cache, defaults)
+    return kind(ModelHandle(driver, cache, defaults), path)
+
+
+def _loader(driver: Sync | Async, defaults: Defaults) -> Callable[[ModelCache], None]:
+    def load(cache: ModelCache) -> None:
+        if isinstance(driver, Async):
+            raise InvalidRequest(
+                f"this handle of model {cache.asked!r} was unpickled and has not asked the service "
+                "yet: await its numpy(), or the model's refresh(), first"
+            )
+        driver.run(cache.refresh(defaults.budget(None)))
+
+    return load
+
+
 class ModelHandle(Handle[D_co]):
     """A handle of a model or of something in it."""
+
+    _path: str | None = None
+
+    def __reduce__(self) -> Any:
+        endpoint = self._driver.endpoint
+        if endpoint.origin is None:
+            return super().__reduce__()
+        asynchronous = isinstance(self._driver, Async)
+        pickled = PickledModel(
+            endpoint.origin.public(), endpoint.target, asynchronous, self._cache.asked
+        )
+        return restored, (type(self), pickled, self._path)
 
     def __init__(self, driver: Sync | Async, cache: ModelCache, defaults: Defaults) -> None:
         self._driver = driver

@@ -7,7 +7,7 @@ brings it up to date; an answer of a new epoch makes it ask for everything again
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,14 +50,30 @@ class ModelCache(Renewable):
     `asked`: the name that every call asks by, which may have a label. Answers have the model's own.
     """
 
-    def __init__(self, spec: ModelSpec, asked: str) -> None:
+    def __init__(
+        self, spec: ModelSpec | None, asked: str, load: Callable[[ModelCache], None] | None = None
+    ) -> None:
+        """`spec` None: of a handle that was unpickled; `load` asks for it when it is needed."""
         self.asked = asked
+        self._load = load
+        self.connection: Any = None
+        """Of a handle that was unpickled: it lasts as long as handles of it."""
         self._streams: set[str] = set()
         # Paths of the variables whose revision is of the present epoch, while the rest is not.
         self._heard: set[str] = set()
         self._after_fork()
         GATE.renew_in_child(self)
-        self.replace(spec)
+        if spec is None:
+            self.stale = True
+        else:
+            self.replace(spec)
+
+    def __getattr__(self, name: str) -> Any:
+        # Not there yet: nobody has asked the service since the handle was unpickled.
+        if name not in ("spec", "header", "variables", "functions") or self._load is None:
+            raise AttributeError(name)
+        self._load(self)
+        return self.__dict__[name]
 
     def _after_fork(self) -> None:
         """A lock of this process."""

@@ -31,6 +31,8 @@ from .comparing import ComparedSide, Side, compare_sides
 class Function(ModelHandle[D_co]):
     """One function of a served model: a signature, or a restored `tf.function`."""
 
+    _path: str
+
     def __init__(self, owner: ModelHandle[D_co], path: str) -> None:
         super().__init__(owner._driver, owner._cache, owner._defaults)
         self._path = path

@@ -18,7 +18,7 @@ from varserve._client.transport.drivers import Async, Sync
 from varserve._client.values.results import Commit
 from varserve._client.values.writes import PreparedWrite
 
-from .base import D_co, ModelHandle, operation
+from .base import D_co, Handle, ModelHandle, operation
 
 # What a renewal in vain means: no later one will do better.
 _LOST = (errors.LeaseNotFound, errors.EpochMismatch, errors.ClientClosed)
@@ -31,6 +31,8 @@ class Lease(ModelHandle[D_co]):
     variable that somebody wrote meanwhile keeps what they wrote. When the lease has ended before
     its block did, the end of the block raises LeaseNotFound.
     """
+
+    __reduce__ = Handle.__reduce__
 
     def __init__(
         self,

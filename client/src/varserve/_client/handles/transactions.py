@@ -14,7 +14,7 @@ from varserve._client.values.regions import Index, Rows
 from varserve._client.values.results import Commit, Snapshot, revision_of
 from varserve._client.values.writes import AssignOperation, PreparedWrite, Write, prepare
 
-from .base import D_co, ModelHandle
+from .base import D_co, Handle, ModelHandle
 
 
 class Transaction(ModelHandle[D_co]):
@@ -22,6 +22,8 @@ class Transaction(ModelHandle[D_co]):
 
     Writes are checked when they are added, and not copied: leave the arrays alone until the end.
     """
+
+    __reduce__ = Handle.__reduce__
 
     def __init__(
         self,

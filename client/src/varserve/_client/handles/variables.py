@@ -23,13 +23,14 @@ from varserve._client.values.summaries import Summary
 from varserve._client.values.writes import AssignOperation, Write, prepare
 from varserve.tensors import Array
 
+from .arithmetic import ArrayLike
 from .base import D_co, ModelHandle, operation
 from .cache import check_out, part_bytes
 from .leases import Lease
 from .updates import update
 
 
-class _Value(ModelHandle[D_co]):
+class _Value(ModelHandle[D_co], ArrayLike):
     """What a variable and a region of one have in common: a value to read and to change."""
 
     _path: str
@@ -399,12 +400,14 @@ class Variable(_Value[D_co]):
 class Region(_Value[D_co]):
     """A part of a variable, to read and to change on its own."""
 
-    def __init__(self, variable: Variable[D_co], part: Part, index: Index) -> None:
+    def __init__(self, variable: Variable[D_co], part: Part | None, index: Index) -> None:
         super().__init__(variable._driver, variable._cache, variable._defaults)
         self.variable = variable
         self.index = index
         self._path = variable.path
-        self._resolved_part, self._resolved_for = part, variable.shape
+        # For the sizes of this version of the model; None: not resolved yet.
+        self._resolved_part = part
+        self._resolved_for = None if part is None else variable.shape
 
     @property
     def _index(self) -> Index:
@@ -413,11 +416,16 @@ class Region(_Value[D_co]):
     @property
     def _part(self) -> Part:
         spec = self.spec
-        if spec.shape != self._resolved_for:
+        if self._resolved_part is None or spec.shape != self._resolved_for:
             # In another version of the model: what counts from the end counts from its end.
             self._resolved_part = part_of(spec, self.index)
             self._resolved_for = spec.shape
         return self._resolved_part
+
+    __iter__ = None
+
+    def __reduce__(self) -> Any:
+        return Region, (self.variable, None, self.index)
 
     @property
     def nbytes(self) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 
@@ -70,9 +70,22 @@ def channel_options(target: str, round_robin: bool | None) -> Options:
     return options
 
 
+class Origin(Protocol):
+    """What an endpoint was made of, for handles that are pickled."""
+
+    def public(self) -> Origin:
+        """The same without credentials."""
+
+    def reconnect(self, target: str, asynchronous: bool) -> tuple[Any, Any]:
+        """A driver, and the defaults of its calls."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
-    """How to reach a service. Raises InvalidRequest for metadata that no call can have."""
+    """How to reach a service. Raises InvalidRequest for metadata that no call can have.
+
+    `missing`: what an unpickled handle would need to connect, which was not pickled.
+    """
 
     target: str
     credentials: grpc.ChannelCredentials | None
@@ -80,6 +93,8 @@ class Endpoint:
     metadata: Metadata
     token: Token | None = None
     wait_for_ready: bool = False
+    origin: Origin | None = None
+    missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         given: Sequence[Any] = self.metadata
@@ -96,6 +111,11 @@ class Endpoint:
     def call_metadata(self) -> Metadata | None:
         """What goes with a call that begins now. Raises what the function that gives the token
         raises."""
+        if self.missing:
+            raise errors.InvalidRequest(
+                f"this handle was pickled, and its {' and '.join(self.missing)} was not: connect "
+                f"to {self.target} here and make a new one"
+            )
         metadata = [*self.metadata]
         if not metadata or not any(key == "traceparent" for key, _ in metadata):
             metadata += trace_metadata()

@@ -200,6 +200,16 @@ class Event(OfState):
                 return change
         raise KeyError(variable)
 
+    def __iter__(self) -> Iterator[Change]:
+        return iter(self.changes)
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def __contains__(self, variable: object) -> bool:
+        """Whether the commit changed a variable."""
+        return any(change.variable == variable for change in self.changes)
+
     def __repr__(self) -> str:
         names = [change.variable for change in self.changes]
         return f"<varserve.Event of {self.model!r}: revision {self.revision} changed {names}>"
