@@ -12,6 +12,7 @@ PYTHON_SOURCES := client service tests proto $(wildcard demo benchmarks)
 FAST_TESTS := tests/access tests/core tests/rpc tests/client tests/cli tests/contract tests/journal tests/lifecycle \
 	tests/telemetry tests/benchmarks tests/web
 MODEL := .models/basic_pitch/1
+FACADES := service/src/varserve_service/rpc/facades/contracts.binpb
 UPGRADE ?=
 SECONDS ?= 1200
 
@@ -67,9 +68,11 @@ types: .venv/.installed ## check types, strictly
 
 proto: .venv-proto/.installed ## write the Python stubs
 	@.venv-proto/bin/python proto/generate.py client/src
+	@.venv-proto/bin/python proto/describe_facades.py $(FACADES)
 
 proto-check: .venv-proto/.installed ## fail when the checked-in stubs are not what `make proto` writes
 	@.venv-proto/bin/python proto/generate.py --check client/src
+	@.venv-proto/bin/python proto/describe_facades.py --check $(FACADES)
 
 bench: .venv/.bench ## measure, each figure beside its peer; ARGS='--quick', ARGS='bulk calls'
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -96,6 +99,7 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 		"fuzz -c requirements/dev.txt" \
 		"mutants -c requirements/dev.txt" \
 		"proto" \
+		"clients-triton" \
 		"kubernetes --no-deps --only-binary :all: --emit-build-options" \
 		"demo-model --no-deps --only-binary :all: --emit-build-options"; \
 	do \

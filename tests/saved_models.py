@@ -195,6 +195,59 @@ def strings_and_ints(folder: Path) -> Path:
 
 
 @builder
+def scaled(folder: Path) -> Path:
+    """y = x * scale and z = x + scale, by the default signature; `again` has y alone."""
+
+    import tensorflow as tf
+
+    class Scaled(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = tf.Variable(2.0, name="scale")
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+        def both(self, x: Any) -> Any:
+            return {"y": x * self.scale, "z": x + self.scale}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+        def again(self, x: Any) -> Any:
+            return {"y": x * self.scale}
+
+    module = Scaled()
+    return _save(module, folder, {"serving_default": module.both, "again": module.again})
+
+
+@builder
+def words(folder: Path) -> Path:
+    """Strings in, each with its length before it out."""
+    import tensorflow as tf
+
+    class Words(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "words")])
+        def joined(self, words: Any) -> Any:
+            lengths = tf.strings.as_string(tf.strings.length(words))
+            return {"joined": tf.strings.join([lengths, words], ":")}
+
+    module = Words()
+    return _save(module, folder, module.joined)
+
+
+@builder
+def complex_numbers(folder: Path) -> Path:
+    """A signature over complex numbers, which some protocols cannot carry."""
+
+    import tensorflow as tf
+
+    class Turned(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.complex64, "x")])
+        def turned(self, x: Any) -> Any:
+            return {"y": x * tf.constant(1j, tf.complex64)}
+
+    module = Turned()
+    return _save(module, folder, module.turned)
+
+
+@builder
 def every_dtype(folder: Path) -> Path:
     """A variable of shape [2, 3] for every dtype that TensorFlow can hold: `v_DTYPE`."""
     import numpy as np

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.rpc.expensive_messages import LIMIT, Expensive, delimited, expensive_messages
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.rpc.methods import METHODS, MODEL_SERVICE
+from varserve_service.rpc.methods import FACADES, METHODS, MODEL_SERVICE
 
 # Seconds beyond what a plain message of the same size takes.
 ALLOWED = 0.05
@@ -29,6 +29,8 @@ KNOWN = {
     "variable": b"v",
     "function": b"f",
     "request_id": b"",
+    "model_name": b"m",
+    "datatype": b"FP32",
 }
 OTHERS = [
     health_pb2.DESCRIPTOR.services_by_name["Health"],
@@ -49,9 +51,9 @@ class Case(NamedTuple):
 
 def cases() -> Iterator[Case]:
     methods = [row.descriptor for row in METHODS]
-    methods = [method for method in methods if method.containing_service is MODEL_SERVICE] + [
-        method for service in OTHERS for method in service.methods
-    ]
+    methods = [method for method in methods if method.containing_service is MODEL_SERVICE]
+    methods += [row.descriptor for rows in FACADES.values() for row in rows]
+    methods += [method for service in OTHERS for method in service.methods]
     for method in methods:
         for message in expensive_messages(method.input_type, KNOWN):
             yield Case(method, message)

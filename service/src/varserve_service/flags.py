@@ -60,12 +60,16 @@ def _options(name: str, field: FieldInfo) -> list[Callable[[Command], Command]]:
     if kind is bool:
         both = f"{flag}/--no-{flag.removeprefix('--')}"
         return [click.option(both, name, default=None, help=help_text)]
-    if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] in (str, Path):
+    if typing.get_origin(kind) is tuple and _is_text(typing.get_args(kind)[0]):
         return [click.option(flag, name, multiple=True, help=f"{help_text}; repeatable")]
     if kind in (int, float, str, Path) or typing.get_origin(kind) is typing.Literal:
         metavar = {int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
         return [click.option(flag, name, metavar=metavar, help=help_text)]
     return []
+
+
+def _is_text(kind: Any) -> bool:
+    return kind in (str, Path) or typing.get_origin(kind) is typing.Literal
 
 
 def _help(field: FieldInfo) -> str:

@@ -209,6 +209,12 @@ class Settings(BaseSettings):
     gpu_memory_limit: int | None = Field(
         None, ge=1, description="MiB of GPU memory to take at most; unset: as needed"
     )
+    facade: tuple[Literal["oip"], ...] = Field(
+        (), description="foreign protocols on the same port: oip (Open Inference, Triton)"
+    )
+    facade_message_bytes: int = Field(
+        64 << 20, ge=1 << 16, le=1 << 30, description="of one message of a foreign protocol"
+    )
     reflection: bool = Field(False, description="answer gRPC reflection")
     threads_per_model: int = Field(8, ge=1, description="calls of one model that run at once")
     max_pending_calls: int = Field(

@@ -40,6 +40,8 @@ def server_options(settings: Settings, connections: ConnectionShares) -> ServerO
         admin_host=settings.admin_host,
         admin_port=settings.admin_port or 0,
         reflection=settings.reflection,
+        facades=settings.facade,
+        facade_message_bytes=settings.facade_message_bytes,
         threads_per_model=settings.threads_per_model,
         max_pending_calls=settings.max_pending_calls,
         body_bytes=settings.max_body_bytes,

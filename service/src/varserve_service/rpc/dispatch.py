@@ -38,7 +38,7 @@ from .calls.observers import Observers
 from .calls.permissions import CallerPermissions
 from .messages import translate
 from .messages.bodies import not_silent
-from .messages.wire_count import count_fields
+from .messages.wire_count import count_fields, opaque_bytes
 
 log = structlog.get_logger("varserve.rpc")
 
@@ -53,6 +53,8 @@ MAX_METADATA_BYTES = 200
 # that no longer than for a thread. A field takes two bytes at least.
 _PAGE_FIELDS = 500
 _PAGE_BYTES = 2 * _PAGE_FIELDS
+# Beyond it, to decode a request takes a copy that the event loop should not make.
+_QUICK_BYTES = 8 << 20
 # Fields of one request, where no model is so large that a request about all of its variables has
 # more. To decode as many takes milliseconds.
 MAX_FIELDS = 100_000
@@ -134,12 +136,15 @@ class Dispatcher:
         authenticate_first: bool = False,
         upload_silence: float = 60.0,
         most_variables: Callable[[], int] = lambda: 0,
+        message_bytes: int = 4 * 2**20,
+        large_messages: Mapping[str, int] | None = None,
     ) -> None:
         """`backend` is what handlers work with. `policy` gives the one that is in force now.
 
         `authenticate_first`: strangers can connect, so their messages are not read into memory.
         `upload_silence`: seconds that a stream's first message may take. `most_variables` tells how
-        many the largest model has.
+        many the largest model has. `message_bytes`: of one request; `large_messages` has, by
+        service, how many it may have with the bytes of tensors in it.
         """
         self._rows = {row.method.full_name: row for row in rows}
         self._backend = backend
@@ -152,6 +157,8 @@ class Dispatcher:
         self._authenticate_first = authenticate_first
         self._upload_silence = upload_silence
         self._most_variables = most_variables
+        self._message_bytes = message_bytes
+        self._large_messages = large_messages or {}
         self._preparing = model_executor(2, "varserve-prepare")
         self._draining = False
         self._in_progress: set[asyncio.Task[Any]] = set()
@@ -290,7 +297,8 @@ class Dispatcher:
 
     async def _decode(self, row: Row, data: bytes) -> tuple[Any, bool]:
         """The request, and whether it names more than the event loop should look at."""
-        large = (
+        self._check_size(row, data)
+        large = len(data) > _QUICK_BYTES or (
             len(data) > _PAGE_BYTES
             and count_fields(data, row.descriptor.input_type, _PAGE_FIELDS) > _PAGE_FIELDS
         )
@@ -306,6 +314,22 @@ class Dispatcher:
             return request
 
         return (await self._prepare(decode) if large else decode()), large
+
+    def _check_size(self, row: Row, data: bytes) -> None:
+        """Refuse a message that is too large as a whole, or without the bytes of its tensors.
+
+        gRPC has one limit for all services of a port.
+        """
+        if len(data) <= self._message_bytes:
+            return
+        method = row.method.name
+        limit = self._large_messages.get(row.method.service, self._message_bytes)
+        if len(data) > limit:
+            raise translate.too_large(f"the request of {method}", len(data), limit)
+        structured = len(data) - opaque_bytes(data, row.descriptor.input_type)
+        if structured > self._message_bytes:
+            thing = f"the request of {method}, without raw bytes of tensors,"
+            raise translate.too_large(thing, structured, self._message_bytes)
 
     async def _authorized(self, row: Row, request: Any, call: RpcCall, large: bool) -> Any:
         handle = partial(row.handler, self._backend, request, call)

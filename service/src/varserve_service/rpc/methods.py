@@ -15,6 +15,7 @@ from varserve_service.access.policy import Verb
 from .authorization import requirements
 from .calls.method import Method
 from .dispatch import MAX_FIELDS, Row
+from .facades import open_inference
 from .services import admin, discovery, history, inspection, leases, reads, runs, writes
 
 MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
@@ -190,6 +191,10 @@ METHODS: Final = (
         admin.list_versions,
     ),
 )
+
+
+FACADES: Final = {"oip": open_inference.ROWS}
+"""The rows of foreign protocols, by the names that the operator turns them on with."""
 
 
 def methods() -> list[Method]:

@@ -33,6 +33,10 @@ class ServerOptions:
     threads_per_model: int = 8
     max_pending_calls: int = 256
     message_bytes: int = 4 * 2**20
+    facades: tuple[str, ...] = ()
+    """Foreign protocols that are answered on the port of ModelService, of `methods.FACADES`."""
+    facade_message_bytes: int = 64 * 2**20
+    """Of one message of theirs: their clients know no chunks."""
     chunk_bytes: int = 2**20
     body_bytes: int = 8 * 2**30
     staging_bytes: int = 16 * 2**30
@@ -64,6 +68,12 @@ class ServerOptions:
     connection_grace: float | None = None
     """Seconds that the calls of such a connection get; None: all that they need."""
 
+    @property
+    def largest_message_bytes(self) -> int:
+        """Of one message of any protocol that is answered."""
+        large = self.facade_message_bytes if self.facades else 0
+        return max(self.message_bytes, large)
+
 
 METADATA_BYTES = 32 << 10
 """Headers that a call may have, in bytes as HTTP/2 counts them. Clients send tokens of 16 KiB."""
@@ -79,8 +89,8 @@ def channel_options(options: ServerOptions, connections: int) -> Sequence[tuple[
         # Two limits, between which gRPC refuses at random: with one value a size has one outcome.
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
-        ("grpc.max_receive_message_length", options.message_bytes),
-        ("grpc.max_send_message_length", options.message_bytes),
+        ("grpc.max_receive_message_length", options.largest_message_bytes),
+        ("grpc.max_send_message_length", options.largest_message_bytes),
         # A second server on the same port must fail, not share its connections.
         ("grpc.so_reuseport", 0),
         # A client whose machine is gone says nothing: ask, or its watches stay forever.

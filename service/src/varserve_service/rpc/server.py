@@ -27,7 +27,7 @@ from .calls.admission import Admission
 from .calls.call_log import CallLog
 from .calls.observers import CallObserver, Observers
 from .dispatch import Dispatcher, UnknownMethods
-from .methods import ADMIN_SERVICE, METHODS
+from .methods import ADMIN_SERVICE, FACADES, METHODS, MODEL_SERVICE
 from .options import ServerOptions, channel_options, listen
 from .public import PublicServer
 from .services.backend import Backend
@@ -37,6 +37,8 @@ from .serving.workers import Workers
 
 log = structlog.get_logger("varserve.rpc")
 
+# What an answer in a foreign protocol needs beside the bytes of its tensors.
+_ENVELOPE_BYTES = 64 * 1024
 # Seconds at shutdown for connections that have no call in progress, those that watch health say.
 CLOSE_GRACE = 1.0
 
@@ -75,9 +77,13 @@ class Server:
             ),
             upload_silence=options.upload_silence,
             bookmark_seconds=options.bookmark_seconds,
+            facade_message_bytes=options.facade_message_bytes - _ENVELOPE_BYTES,
+            facades_administer=access.policy is not None or options.admin_host == options.host,
         )
+        foreign = [row for name in options.facades for row in FACADES[name]]
+        rows = (*METHODS, *foreign)
         self._dispatcher = Dispatcher(
-            METHODS,
+            rows,
             self._backend,
             Guard(models),
             self._admission,
@@ -88,7 +94,10 @@ class Server:
             authenticate_first=access.strangers_can_connect,
             upload_silence=options.upload_silence,
             most_variables=self._most_variables,
+            message_bytes=options.message_bytes,
+            large_messages={row.method.service: options.facade_message_bytes for row in foreign},
         )
+        self._backend.nested = self._dispatcher.nested
         self._health = health.aio.HealthServicer()
         self._healthy: set[str] = set()
         self._stopping = False
@@ -100,7 +109,7 @@ class Server:
         self._admin: grpc.aio.Server | None = None
         self.admin_address: str | None = None
         """`HOST:PORT` of AdminService, once it listens."""
-        services = {row.descriptor.containing_service.full_name: row.descriptor for row in METHODS}
+        services = {row.descriptor.containing_service.full_name: row.descriptor for row in rows}
         services.pop(ADMIN_SERVICE.full_name)
         self._server = self._make_server(
             [method.containing_service for method in services.values()],
@@ -119,7 +128,9 @@ class Server:
             public = PublicServer(server)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, public)
             if self._options.reflection:
-                known = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+                # Foreign contracts are in a pool of their own, which reflection does not look into.
+                own = [name for name in names if name == MODEL_SERVICE.full_name]
+                known = (*own, health.SERVICE_NAME, reflection.SERVICE_NAME)
                 reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
                     reflection.aio.ReflectionServicer(known), public
                 )

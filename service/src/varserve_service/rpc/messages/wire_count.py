@@ -78,6 +78,45 @@ def count_fields(
             return count
 
 
+@cache
+def _opaque(descriptor: Any) -> frozenset[int]:
+    """The numbers of a message's fields of plain bytes."""
+    return frozenset(field.number for field in descriptor.fields if field.type == field.TYPE_BYTES)
+
+
+def opaque_bytes(data: bytes, descriptor: Any) -> int:
+    """Bytes of a request that its decoder takes over as they are: the values of `bytes` fields.
+
+    Of a message that has many fields only the first ones are looked at.
+    """
+    found = fields = 0
+    pending = [(descriptor, 0, len(data))]
+    while pending and fields < _PAUSE_FIELDS:
+        message, position, end = pending.pop()
+        inner = {field.number: field.message_type for field in message.fields}
+        while position < end and fields < _PAUSE_FIELDS:
+            fields += 1
+            tag, position = _varint(data, position, end)
+            number, kind = tag >> 3, tag & 7
+            if kind == _LENGTH:
+                length, position = _varint(data, position, end)
+                length = min(length, end - position)
+                if number in _opaque(message):
+                    found += length
+                elif inner.get(number) is not None:
+                    pending.append((inner[number], position, position + length))
+                position += length
+            elif kind == _VARINT:
+                _, position = _varint(data, position, end)
+            elif kind == _FIXED32:
+                position += 4
+            elif kind == _FIXED64:
+                position += 8
+            else:
+                break
+    return found
+
+
 def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
     """A number, and where it ends; the end of the message where it is cut off."""
     value = shift = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from varserve.v1 import admin_service_pb2 as pb
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.administration import Administration, KnownVersion, SaveFormat
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.messages import descriptions, translate
@@ -28,7 +29,7 @@ async def load_model(
     backend: Backend, request: pb.LoadModelRequest, call: RpcCall
 ) -> pb.LoadModelResponse:
     """LoadModel."""
-    administration, workers = _administration(backend)
+    administration, workers = administration_of(backend)
     version = translate.optional(request, "version")
     if version is not None and version < 0:
         raise translate.malformed(f"version: expected 0 or more, found {version}")
@@ -41,7 +42,7 @@ async def unload_model(
     backend: Backend, request: pb.UnloadModelRequest, call: RpcCall
 ) -> pb.UnloadModelResponse:
     """UnloadModel."""
-    administration, workers = _administration(backend)
+    administration, workers = administration_of(backend)
     work = partial(administration.unload, request.model, request.label or None, call.deadline)
     headers = await workers.run(work, call.deadline)
     return pb.UnloadModelResponse(headers=map(translate.header, headers))
@@ -51,7 +52,7 @@ async def save_model(
     backend: Backend, request: pb.SaveModelRequest, call: RpcCall
 ) -> pb.SaveModelResponse:
     """SaveModel."""
-    administration, workers = _administration(backend)
+    administration, workers = administration_of(backend)
     save_format = _FORMATS.get(request.format)
     if save_format is None:
         raise translate.malformed(f"format: expected a SaveFormat, found {request.format}")
@@ -68,7 +69,7 @@ async def list_versions(
     backend: Backend, request: pb.ListVersionsRequest, call: RpcCall
 ) -> pb.ListVersionsResponse:
     """ListVersions."""
-    administration, _ = _administration(backend)
+    administration, _ = administration_of(backend)
     permissions = call.permissions
     work = partial(administration.versions, request.model)
     versions = await backend.lister.run(work, call.deadline)
@@ -77,9 +78,11 @@ async def list_versions(
     return pb.ListVersionsResponse(versions=map(_version, versions))
 
 
-def _administration(backend: Backend) -> tuple[Administration, Workers]:
-    assert backend.administration is not None, "AdminService is served without administration"
-    assert backend.admin_workers is not None
+def administration_of(backend: Backend) -> tuple[Administration, Workers]:
+    """Who loads, unloads and saves models, and on which threads. Raises NOT_CONFIGURED."""
+    if backend.administration is None or backend.admin_workers is None:
+        problem = "models are administered only where AdminService is served (--admin-port)"
+        raise RequestError(Reason.NOT_CONFIGURED, problem)
     return backend.administration, backend.admin_workers
 
 

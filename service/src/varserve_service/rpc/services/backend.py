@@ -6,7 +6,7 @@ Knows the core and `serving`; knows nothing of single RPCs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from varserve_service.core.ports.administration import Administration
 from varserve_service.rpc.calls.admission import Admission
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.messages import translate
+from varserve_service.rpc.serving.inference_counts import InferenceCounts
 from varserve_service.rpc.serving.read_cache import ReadCache
 from varserve_service.rpc.serving.served import Served, Serving
 from varserve_service.rpc.serving.workers import Workers
@@ -34,6 +35,10 @@ _MAX_ITEMS = 10_000
 _PAGE_ITEMS = 64
 # Seconds at shutdown for watchers to take note that it is over.
 _CLOSE_SECONDS = 1.0
+
+
+async def _no_nested_calls(method: str, data: bytes, outer: RpcCall) -> Any:
+    raise AssertionError("the dispatcher has not said how nested calls are answered")
 
 
 @dataclass(eq=False)
@@ -55,6 +60,14 @@ class Backend:
     bookmark_seconds: float
     administration: Administration | None = None
     admin_workers: Workers | None = None
+    facade_message_bytes: int = 0
+    """The most bytes of values in one message of a foreign protocol."""
+    facades_administer: bool = False
+    """Whether foreign protocols may load and unload models: a policy says who, or their port is no
+    more open than that of AdminService."""
+    nested: Callable[[str, bytes, RpcCall], Awaitable[Any]] = _no_nested_calls
+    """Answers a unary call that came inside another one's stream: method, request, outer call."""
+    inference_counts: InferenceCounts = field(default_factory=InferenceCounts)
     watches: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property

@@ -1,0 +1,33 @@
+"""The messages and services of the foreign contracts, from `contracts.binpb`.
+
+`make proto` writes that file.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.message_factory import GetMessageClass
+
+
+@cache
+def _pool() -> descriptor_pool.DescriptorPool:
+    pool = descriptor_pool.DescriptorPool()
+    data = Path(__file__).with_name("contracts.binpb").read_bytes()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(data).file:
+        pool.Add(file)
+    return pool
+
+
+def service(name: str) -> Any:
+    """The descriptor of a service, by its full name."""
+    return _pool().FindServiceByName(name)
+
+
+@cache
+def message(name: str) -> Any:
+    """The class of a message, by its full name."""
+    return GetMessageClass(_pool().FindMessageTypeByName(name))
