@@ -163,9 +163,10 @@ def _inner() -> tuple[Any, dict[str, Any]]:
 
         @tf.function(input_signature=[tf.TensorSpec([None, 2])])
         def fine(self, x: Any) -> Any:
-            """Whether a layer gives finite numbers: what a guarded commit asks."""
+            """Whether weights and results are finite: what a guarded commit asks."""
             y = self.layer(x)
-            return {"ok": tf.reduce_all(tf.math.is_finite(y)), "largest": tf.reduce_max(y)}
+            finite = [tf.reduce_all(tf.math.is_finite(each)) for each in (y, self.w)]
+            return {"ok": tf.reduce_all(finite), "largest": tf.reduce_max(y)}
 
     module = Inner()
     names = (

@@ -285,3 +285,40 @@ def test_a_plain_run_gives_its_lines(model: varserve.Model) -> None:
         "count is now 1"
     ]
     assert model.revision == 1
+
+
+def assign_both(transaction: varserve.Transaction, value: float) -> None:
+    with transaction:
+        transaction.assign("w", np.full((2, 3), value, np.float32))
+        transaction.assign("b", np.zeros(3, np.float32))
+
+
+def test_a_guarded_commit(model: varserve.Model) -> None:
+    """NaN weights are refused and nobody sees them; good ones go in, once, in one revision."""
+    fine, w = model.functions["fine"], model.variables["w"]
+    before = w.summary().content_hash
+    check = fine.given(x=ONES)
+    with model.watch() as watch:
+        refused = model.transaction(check=check)
+        with pytest.raises(varserve.CheckFailed) as failed:
+            assign_both(refused, np.nan)
+        assert failed.value.outputs["ok"] == "False"
+        assert w.summary().content_hash == before
+        assert int(fine.inspect(x=ONES).revision) == 0
+        passed = model.transaction(check=check)
+        assign_both(passed, 1)
+        assert passed.revision == 1
+        event = next(iter(watch))
+    assert sorted(change.variable for change in event.changes) == ["b", "w"]
+    assert event.revision == 1
+
+
+def test_a_guarded_assign_of_one_small_value(model: varserve.Model) -> None:
+    """One small write carries its check in one message; a check that asserts refuses, too."""
+    checked = model.functions["checked"].given(x=[1.0, -1.0])
+    with (
+        pytest.raises(varserve.CheckFailed, match="x must be positive"),
+        model.transaction(check=checked) as transaction,
+    ):
+        transaction.assign("b", [1.0, 1.0, 1.0])
+    assert model.variables["b"].numpy().tolist() == [1, 2, 3]

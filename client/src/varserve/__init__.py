@@ -83,6 +83,7 @@ from ._client.handles.variables import Region, Variable, Variables
 from ._client.handles.watches import Watch
 from ._client.transport.credentials import Tls
 from ._client.transport.traces import trace
+from ._client.values.arguments import Given
 from ._client.values.function_messages import FunctionMessage, MessageKind
 from ._client.values.inspections import (
     Comparison,
@@ -188,6 +189,7 @@ __all__ = [
     "FunctionNotFound",
     "FunctionSpec",
     "Functions",
+    "Given",
     "GradientUnavailable",
     "Histogram",
     "Index",

@@ -23,7 +23,7 @@ from .operations.methods import Scope
 from .operations.reads import Read, SummaryOptions, cast_dtype
 from .transport.calls import Budget, Op
 from .transport.drivers import Async, Sync
-from .values.arguments import prepare_run
+from .values.arguments import Given, prepare_run
 from .values.inspections import InnerTensors, Inspection, Patch
 from .values.options import ReadOptions, WriteOptions, new_request_id
 from .values.regions import Index, Reads, Rows, regions_of, resolve
@@ -220,13 +220,15 @@ class Client(Connection[D_co]):
         read_back: bool = False,
         message: str = "",
         lease_seconds: float = 0,
+        check: Given | None = None,
         timeout: float | None = None,
     ) -> Op[Commit]:
         """AssignVariable: one variable or a region of it, in one message.
 
         value: an array of the variable's dtype. request_id: made when None; "" for none, and then
         no retry. message: why. lease_seconds: above 0, the write is taken back after so long unless
-        `renew_lease` is called in time with its revision.
+        `renew_lease` is called in time with its revision. check: what must pass with the new value
+        before the commit is made; see `Model.transaction`.
         """
         return operations.assign_variable(
             Scope(model, self._budget(timeout)),
@@ -238,6 +240,7 @@ class Client(Connection[D_co]):
                 message,
                 lease_seconds,
                 read_back,
+                check,
             ),
         )
 
@@ -252,6 +255,7 @@ class Client(Connection[D_co]):
         if_epoch_match: str = "",
         message: str = "",
         lease_seconds: float = 0,
+        check: Given | None = None,
         timeout: float | None = None,
     ) -> Op[Commit]:
         """AssignVariables: several variables as one commit, of any size.
@@ -268,6 +272,8 @@ class Client(Connection[D_co]):
             if_epoch_match,
             message,
             lease_seconds,
+            False,
+            check,
         )
         return (yield from operations.assign_variables(scope, changes, options))
 

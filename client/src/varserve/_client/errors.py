@@ -290,6 +290,15 @@ class CheckFailed(FailedPrecondition):
 
     reason = "CHECK_FAILED"
 
+    @property
+    def outputs(self) -> dict[str, str]:
+        """What the check gave, as text; empty where it failed."""
+        return {
+            key.removeprefix("output/"): text
+            for key, text in self.metadata.items()
+            if key.startswith("output/")
+        }
+
 
 class TensorNotRun(FailedPrecondition):
     """The inner tensor was not computed: its branch was not taken, or its loop had no iteration."""

@@ -190,7 +190,7 @@ class SummaryEntry(_message.Message):
     def __init__(self, variable: _Optional[str] = ..., variable_revision: _Optional[int] = ..., summary: _Optional[_Union[_summary_pb2.Summary, _Mapping]] = ...) -> None: ...
 
 class AssignVariableRequest(_message.Message):
-    __slots__ = ("model", "variable", "request_id", "operation", "region", "value", "if_revision_match", "if_model_revision_match", "if_epoch_match", "read_back", "message", "lease_seconds")
+    __slots__ = ("model", "variable", "request_id", "operation", "region", "value", "if_revision_match", "if_model_revision_match", "if_epoch_match", "read_back", "message", "lease_seconds", "check")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VARIABLE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +203,7 @@ class AssignVariableRequest(_message.Message):
     READ_BACK_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     model: str
     variable: str
     request_id: str
@@ -215,7 +216,32 @@ class AssignVariableRequest(_message.Message):
     read_back: bool
     message: str
     lease_seconds: float
-    def __init__(self, model: _Optional[str] = ..., variable: _Optional[str] = ..., request_id: _Optional[str] = ..., operation: _Optional[_Union[AssignOperation, str]] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., if_revision_match: _Optional[int] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., read_back: bool = ..., message: _Optional[str] = ..., lease_seconds: _Optional[float] = ...) -> None: ...
+    check: CommitCheck
+    def __init__(self, model: _Optional[str] = ..., variable: _Optional[str] = ..., request_id: _Optional[str] = ..., operation: _Optional[_Union[AssignOperation, str]] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., if_revision_match: _Optional[int] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., read_back: bool = ..., message: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., check: _Optional[_Union[CommitCheck, _Mapping]] = ...) -> None: ...
+
+class CommitCheck(_message.Message):
+    __slots__ = ("function", "inputs", "constants")
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _tensor_pb2.Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    class ConstantsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _model_pb2.Constant
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_model_pb2.Constant, _Mapping]] = ...) -> None: ...
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    CONSTANTS_FIELD_NUMBER: _ClassVar[int]
+    function: str
+    inputs: _containers.MessageMap[str, _tensor_pb2.Tensor]
+    constants: _containers.MessageMap[str, _model_pb2.Constant]
+    def __init__(self, function: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ...) -> None: ...
 
 class AssignVariableResponse(_message.Message):
     __slots__ = ("header", "value")
@@ -234,7 +260,7 @@ class AssignVariablesRequest(_message.Message):
     def __init__(self, manifest: _Optional[_Union[AssignManifest, _Mapping]] = ..., chunk: _Optional[_Union[_tensor_pb2.Chunk, _Mapping]] = ...) -> None: ...
 
 class AssignManifest(_message.Message):
-    __slots__ = ("model", "request_id", "entries", "if_model_revision_match", "if_epoch_match", "message", "lease_seconds")
+    __slots__ = ("model", "request_id", "entries", "if_model_revision_match", "if_epoch_match", "message", "lease_seconds", "check")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +268,7 @@ class AssignManifest(_message.Message):
     IF_EPOCH_MATCH_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     entries: _containers.RepeatedCompositeFieldContainer[AssignEntry]
@@ -249,7 +276,8 @@ class AssignManifest(_message.Message):
     if_epoch_match: str
     message: str
     lease_seconds: float
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[AssignEntry, _Mapping]]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., lease_seconds: _Optional[float] = ...) -> None: ...
+    check: CommitCheck
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[AssignEntry, _Mapping]]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., check: _Optional[_Union[CommitCheck, _Mapping]] = ...) -> None: ...
 
 class AssignEntry(_message.Message):
     __slots__ = ("variable", "operation", "region", "tensor", "if_revision_match")

@@ -146,7 +146,9 @@ class ModelCache(Renewable):
 
     def scope(self, budget: Budget) -> Scope:
         """Of an operation on the model."""
-        return Scope(self.asked, budget, self.spec.limits.chunk_bytes)
+        limits = self.spec.limits
+        room = max(1, limits.message_bytes - _MESSAGE_OVERHEAD)
+        return Scope(self.asked, budget, limits.chunk_bytes, room)
 
     # ---- which call carries a value ----
 
@@ -248,7 +250,8 @@ class ModelCache(Renewable):
         yield from self.fresh(budget)
         scope = self.scope(budget)
         keyed = [each._replace(variable=self.variables.key(each.variable)) for each in writes]
-        if len(keyed) == 1 and self._fits(_message_bytes(keyed[0].value)):
+        check_bytes = 0 if options.check is None else options.check.run.nbytes
+        if len(keyed) == 1 and self._fits(_message_bytes(keyed[0].value) + check_bytes):
             commit = yield from operations.assign_variable(scope, keyed[0], options)
         elif options.read_back and writes[0].operation is not AssignOperation.SET:
             raise errors.MessageTooLarge(

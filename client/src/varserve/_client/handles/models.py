@@ -15,6 +15,7 @@ from varserve import tensors
 from varserve._client import errors, operations
 from varserve._client.operations.reads import FLOATS, Read, SummaryOptions, cast_dtype
 from varserve._client.transport.calls import Op
+from varserve._client.values.arguments import Given
 from varserve._client.values.names import names_matching
 from varserve._client.values.regions import Index, Reads, Rows, part_of, regions_of
 from varserve._client.values.results import Commit, Commits, Snapshot, revision_of
@@ -174,6 +175,7 @@ class Model(ModelHandle[D_co]):
         self,
         *,
         if_revision_match: int | Snapshot | Commit | None = None,
+        check: Given | None = None,
         message: str = "",
         timeout: float | None = None,
     ) -> Transaction[D_co]:
@@ -181,9 +183,12 @@ class Model(ModelHandle[D_co]):
 
         if_revision_match: only if the model is at this revision; a Snapshot or Commit also says in
             which epoch.
+        check: a function with its inputs, `function.given(x=...)`: it runs with the new values
+            before anybody sees them, and when it fails, or a boolean output of it is false, the
+            block raises CheckFailed and nothing was changed.
         message: why, for who reads the history.
         """
-        return Transaction(self, if_revision_match, message, timeout)
+        return Transaction(self, if_revision_match, message, timeout, check)
 
     @operation
     def update(

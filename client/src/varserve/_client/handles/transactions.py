@@ -10,6 +10,7 @@ import numpy.typing as npt
 from varserve._client import errors
 from varserve._client.transport.calls import Op
 from varserve._client.transport.drivers import Async, Sync
+from varserve._client.values.arguments import Given
 from varserve._client.values.regions import Index, Rows
 from varserve._client.values.results import Commit, Snapshot, revision_of
 from varserve._client.values.writes import AssignOperation, PreparedWrite, Write, prepare
@@ -31,13 +32,14 @@ class Transaction(ModelHandle[D_co]):
         if_revision_match: int | Snapshot | Commit | None,
         message: str,
         timeout: float | None,
+        check: Given | None = None,
     ) -> None:
         super().__init__(model._driver, model._cache, model._defaults)
         self.commit: Commit | None = None
         """What was committed; None before the end, and when there was nothing to commit."""
         self._timeout = timeout
         self._writes: list[PreparedWrite] = []
-        self._expected = self._options(*revision_of(if_revision_match), message)
+        self._expected = self._options(*revision_of(if_revision_match), message, check=check)
 
     @property
     def revision(self) -> int | None:

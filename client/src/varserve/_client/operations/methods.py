@@ -16,12 +16,14 @@ _SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 class Scope(NamedTuple):
     """A model, by the name that it is asked for with, and what one operation on it may use.
 
-    `chunk_bytes`: the size of the chunks of a body, as the service said.
+    `chunk_bytes`: the size of the chunks of a body, and `message_bytes`: what one message may have,
+    as the service said; 0 where it has not been asked.
     """
 
     model: str
     budget: Budget
     chunk_bytes: int = 0
+    message_bytes: int = 0
 
 
 def method(

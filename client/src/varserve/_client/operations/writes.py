@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from varserve import tensors
+from varserve._client import errors
 from varserve._client.transport.attempts import attempt
 from varserve._client.transport.bodies import upload
 from varserve._client.transport.calls import Call, Op
@@ -19,6 +20,7 @@ from varserve.v1 import model_service_pb2 as pb
 
 from .methods import Scope, method
 from .requests import build
+from .runs import constants_of
 
 ASSIGN_VARIABLE = method("AssignVariable")
 ASSIGN_VARIABLES = method("AssignVariables")
@@ -35,6 +37,7 @@ def assign_variable(scope: Scope, write: PreparedWrite, options: WriteOptions) -
         value=tensors.to_tensor(write.value),
         read_back=options.read_back,
         lease_seconds=options.lease_seconds,
+        check=_check(scope, options),
         **_fields(write),
         **options.fields(),
     )
@@ -56,6 +59,7 @@ def assign_variables(
             for each in writes
         ],
         lease_seconds=options.lease_seconds,
+        check=_check(scope, options),
         **options.fields(),
     )
     first = pb.AssignVariablesRequest(manifest=manifest).SerializeToString()
@@ -63,6 +67,24 @@ def assign_variables(
     call = Call(ASSIGN_VARIABLES, body, scope.budget)
     reply = yield from attempt(call, repeatable=options.repeatable)
     return Commit(specs.header(reply.header))
+
+
+def _check(scope: Scope, options: WriteOptions) -> pb.CommitCheck | None:
+    """What must pass before a commit is made. Raises MessageTooLarge: it has to fit into one."""
+    if options.check is None:
+        return None
+    run = options.check.run
+    if scope.message_bytes and run.nbytes > scope.message_bytes:
+        raise errors.MessageTooLarge(
+            f"the inputs of the check by function {run.function!r} take {run.nbytes} bytes; "
+            f"expected at most {scope.message_bytes}"
+        )
+    return build(
+        pb.CommitCheck,
+        function=run.function,
+        inputs={name: tensors.to_tensor(each) for name, each in run.inputs.items()},
+        constants=constants_of(run),
+    )
 
 
 def _fields(write: PreparedWrite) -> dict[str, Any]:

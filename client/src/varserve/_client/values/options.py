@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
+from .arguments import Given
+
 
 class ReadOptions(NamedTuple):
     """Of which state a read is.
@@ -28,6 +30,7 @@ class WriteOptions(NamedTuple):
     message: why, for the history.
     lease_seconds: above 0, the service takes the write back after so long without a renewal.
     read_back: the answer holds the value after the write.
+    check: what must pass with the new values before the commit is made.
     """
 
     request_id: str = ""
@@ -36,6 +39,7 @@ class WriteOptions(NamedTuple):
     message: str = ""
     lease_seconds: float = 0
     read_back: bool = False
+    check: Given | None = None
 
     @property
     def repeatable(self) -> bool:

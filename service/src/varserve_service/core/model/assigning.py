@@ -14,14 +14,18 @@ from varserve_service.core.change.changes import Change
 from varserve_service.core.change.plan import Plan
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.proposal import ChangeProposal, Terms
-from varserve_service.core.errors import RequestError
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.commits import CommitKind, CommitListener
 from varserve_service.core.ports.loaded_model import Value, Variable
 from varserve_service.core.ports.messages import Answer, Read
 
+from .checking import Check, Overtaken, PlanCheck
 from .leasing import LeasedProposal, Leasing
 from .parts import Parts
 from .reading import Reading
+
+_MOST_CHECKS = 16
+"""Times that a commit is checked, because others wrote what its check had looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,35 @@ class Assigning:
         lease_seconds: float | None,
         read_back: ReadBack | None,
         on_commit: CommitListener | None,
+        check: Check | None = None,
     ) -> Answer:
-        """Make writes, which have been checked against their variables' specs, one commit."""
+        """Make writes, which have been checked against their variables' specs, one commit.
+
+        With a `check`, only if that passes. Raises RequestError CHECK_FAILED, and REVISION_MISMATCH
+        when others write what it looks at as often as it is run.
+        """
+        for _ in range(_MOST_CHECKS):
+            try:
+                return self._attempt(writes, terms, lease_seconds, read_back, on_commit, check)
+            except Overtaken:
+                continue
+        raise RequestError(
+            Reason.REVISION_MISMATCH,
+            f"variables that the check looks at were written by others {_MOST_CHECKS} times while "
+            "it ran; nothing was changed; try again",
+            current_revision=self._parts.revisions.current,
+        )
+
+    def _attempt(
+        self,
+        writes: Sequence[tuple[Write, Variable]],
+        terms: Terms,
+        lease_seconds: float | None,
+        read_back: ReadBack | None,
+        on_commit: CommitListener | None,
+        check: Check | None,
+    ) -> Answer:
+        """Raises Overtaken when the check has to be run again."""
         committer = self._parts.committer
         plan = Plan(writes)
         with ExitStack() as reserved:
@@ -62,7 +93,15 @@ class Assigning:
                 if answer is None:
                     raise
                 return answer
-            proposal = self._proposal(plan, writes, terms, lease_seconds, read_back)
+            checked = None
+            if check is not None:
+                with self._parts.lock.shared(terms.deadline):
+                    answer = committer.answered(terms.request)
+                if answer is not None:  # A request that was done before is not checked again.
+                    return answer
+                checked = PlanCheck(self._parts, check, plan)
+                checked.run(terms.deadline)
+            proposal = self._proposal(plan, writes, terms, lease_seconds, read_back, checked)
             proposal.staged = reserved.enter_context(committer.staged(plan.values, terms))
             return committer.commit(proposal, on_commit)
 
@@ -105,12 +144,15 @@ class Assigning:
         terms: Terms,
         lease_seconds: float | None,
         read_back: ReadBack | None,
+        checked: PlanCheck | None,
     ) -> ChangeProposal:
         revisions, loaded = self._parts.revisions, self._parts.loaded
 
         def changes() -> Sequence[Change]:
             for write, variable in writes:
                 revisions.check_variable(variable.spec, write.if_revision_match)
+            if checked is not None:
+                checked.still_holds()
             return plan.current_changes(revisions.of)
 
         def values() -> Mapping[str, Value]:

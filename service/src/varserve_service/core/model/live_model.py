@@ -40,6 +40,7 @@ from varserve_service.core.ports.messages import (
 )
 
 from .assigning import Assigning, ReadBack
+from .checking import Check
 from .inspecting import Inspecting
 from .leasing import Leasing
 from .overloads import choose
@@ -197,6 +198,7 @@ class LiveModel:
         lease_seconds: float | None = None,
         read_back: Read | None = None,
         max_read_back_bytes: int | None = None,
+        check: Check | None = None,
         on_commit: CommitListener | None = None,
         deadline: float | None = None,
     ) -> Answer:
@@ -205,7 +207,8 @@ class LiveModel:
         A `request` that was done before gets its first answer. `lease_seconds`: what is written is
         taken back after so many seconds, unless `leases.renew` is called in time with the commit's
         revision. `read_back` is read after the writes and before anyone else can write; more than
-        `max_read_back_bytes` of it is MESSAGE_TOO_LARGE. Raises RequestError.
+        `max_read_back_bytes` of it is MESSAGE_TOO_LARGE. `check` is run with the new values before
+        anybody sees them; if it does not pass, nothing is changed. Raises RequestError.
         """
         checked = [(write, self._parts.variables.find(write.variable)) for write in writes]
         for write, variable in checked:
@@ -216,6 +219,7 @@ class LiveModel:
             lease_seconds=lease_seconds,
             read_back=None if read_back is None else ReadBack(read_back, max_read_back_bytes),
             on_commit=on_commit,
+            check=check,
         )
 
     def revert(

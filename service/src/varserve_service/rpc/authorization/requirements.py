@@ -178,14 +178,26 @@ def assign_variable(request: Any) -> Requirements:
     requirements = [RequireVariables(Verb.ASSIGN, request.model, [request.variable])]
     if request.read_back:
         requirements.append(RequireVariables(Verb.READ, request.model, [request.variable]))
-    return Requirements(requirements, True, request.request_id)
+    return Requirements([*requirements, *_check(request)], True, request.request_id)
 
 
 def assign_variables(manifest: Any) -> Requirements:
     """AssignVariables, by its manifest."""
     names = _variables_of(manifest.entries)
     requirements = [RequireVariables(Verb.ASSIGN, manifest.model, names)]
-    return Requirements(requirements, True, manifest.request_id)
+    return Requirements([*requirements, *_check(manifest)], True, manifest.request_id)
+
+
+def _check(request: Any) -> list[Requirement]:
+    """What the check of a commit requires: its outputs are told when it does not pass."""
+    if not request.HasField("check"):
+        return []
+    check = request.check
+
+    def arguments() -> Arguments:
+        return translate.input_outlines(check.inputs), translate.constants(check.constants)
+
+    return [RequireInspect(request.model, check.function, arguments)]
 
 
 def run_function(request: Any) -> Requirements:

@@ -11,6 +11,7 @@ from varserve import frames
 from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.change.writes import Write
+from varserve_service.core.model.checking import Check
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.messages import Read
 from varserve_service.rpc.calls.call import RpcCall
@@ -45,6 +46,7 @@ async def assign_variable(
             origin=translate.origin(request, call.subject),
             on_commit=call.commit_listener,
             lease_seconds=translate.lease_seconds(request),
+            check=_commit_check(request),
             read_back=Read(request.variable, region) if request.read_back else None,
             max_read_back_bytes=backend.max_message_bytes,
             deadline=deadline,
@@ -106,6 +108,7 @@ async def assign_variables(
                     origin=origin,
                     on_commit=call.commit_listener,
                     lease_seconds=lease_seconds,
+                    check=_commit_check(manifest),
                     deadline=deadline,
                 )
                 return pb.AssignVariablesResponse(header=translate.header(answer.header))
@@ -133,6 +136,16 @@ async def revert_commits(
         return history_pb2.RevertCommitsResponse(header=translate.header(answer.header))
 
     return await backend.run_on_model(call, request.model, work)
+
+
+def _commit_check(request: Any) -> Check | None:
+    """What must pass before the commit is made; None for a write without a check."""
+    if not request.HasField("check"):
+        return None
+    check = request.check
+    return Check(
+        check.function, translate.inputs(check.inputs), translate.constants(check.constants)
+    )
 
 
 def _note(call: RpcCall, request: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,8 @@ class SavedInspector:
     ) -> Inspected:
         arguments = self._arguments(inputs)
         call, captures = self._callee.call, self._captures
+        if self._callee.printing is not None:
+            call = partial(self._callee.printing.call, on_message=None)
         shapes = tuple(tuple(each.shape.as_list()) for each in arguments)
         if shapes in self._callee.compiled:
             compiled = self._callee.compiled[shapes]
