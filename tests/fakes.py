@@ -170,6 +170,7 @@ class FakeFunction:
         writes: tuple[str, ...] = (),
     ) -> None:
         self._call = call
+        self.cancelled = threading.Event()
         self.spec = FunctionSpec(
             name,
             name,
@@ -193,16 +194,26 @@ class FakeFunction:
         overload: int,
         inputs: Mapping[str, Array],
         on_message: MessageListener | None = None,
-    ) -> Callable[[], dict[str, Value]]:
+    ) -> FakeRun:
         assert overload == 0
+        return FakeRun(self, lambda: self._call(**inputs))
 
-        def run() -> dict[str, Value]:
-            try:
-                return {name: FakeValue(array) for name, array in self._call(**inputs).items()}
-            except ArithmeticError as error:
-                raise FunctionFailed(str(error)) from None
 
-        return run
+class FakeRun:
+    """A staged run. To be cancelled, the function's call must look at `cancelled`."""
+
+    def __init__(self, function: FakeFunction, call: Callable[[], dict[str, Array]]) -> None:
+        self._function = function
+        self._call = call
+
+    def __call__(self) -> dict[str, Value]:
+        try:
+            return {name: FakeValue(array) for name, array in self._call().items()}
+        except ArithmeticError as error:
+            raise FunctionFailed(str(error)) from None
+
+    def cancel(self) -> None:
+        self._function.cancelled.set()
 
 
 class FakeModel:

@@ -102,6 +102,49 @@ def counter(folder: Path) -> Path:
 
 
 @builder
+def endless(folder: Path) -> Path:
+    """`v` float32 [2] = 0 0; functions that never end, each in a way of its own, and `double`."""
+    import tensorflow as tf
+
+    def spun(x: Any) -> Any:
+        return tf.while_loop(lambda i: i >= 0.0, lambda i: (i * 0.5,), [x])[0]
+
+    class Endless(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.v = tf.Variable([0.0, 0.0], name="v")
+
+        @tf.function(input_signature=[])
+        def spin(self) -> Any:
+            return spun(tf.constant(1.0))
+
+        @tf.function(input_signature=[])
+        def spin_in_a_branch(self) -> Any:
+            return tf.cond(self.v[0] < 1.0, lambda: spun(tf.constant(1.0)), lambda: self.v[1])
+
+        @tf.function(input_signature=[])
+        def spin_in_a_map(self) -> Any:
+            return tf.vectorized_map(spun, tf.constant([1.0, 2.0]))
+
+        @tf.function(input_signature=[])
+        def spin_and_write(self) -> Any:
+            with tf.control_dependencies([self.v.assign([7.0, 7.0])]):
+                return spun(tf.constant(1.0))
+
+        @tf.function(input_signature=[])
+        def wait_for_a_queue(self) -> Any:
+            queue = tf.raw_ops.FIFOQueueV2(component_types=[tf.float32], shared_name="empty")
+            return tf.raw_ops.QueueDequeueV2(handle=queue, component_types=[tf.float32])[0]
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.float32)])
+        def double(self, x: Any) -> Any:
+            return 2.0 * x
+
+    module = Endless()
+    return _save(module, folder, {"double": module.double})
+
+
+@builder
 def nested(folder: Path) -> Path:
     """Modules and variables in lists and dicts: `layers/0/kernel`, `loose/0`, `parts/head/bias`."""
     import tensorflow as tf

@@ -75,9 +75,9 @@ def count_calls(found: Any) -> list[str]:
     went: list[str] = []
 
     def told(way: str, call: Any) -> Any:
-        def count(inputs: Any) -> Any:
+        def count(inputs: Any, cancellation: Any = None) -> Any:
             went.append(way)
-            return call(inputs)
+            return call(inputs, cancellation)
 
         return count
 

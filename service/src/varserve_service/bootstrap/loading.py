@@ -69,7 +69,9 @@ class Loader:
         from varserve_service import savedmodel
 
         self.savedmodel = savedmodel
-        self.placement = savedmodel.configure_devices(settings.device, settings.gpu_memory_limit)
+        self.placement = savedmodel.configure_devices(
+            settings.device, settings.gpu_memory_limit, settings.threads_per_model
+        )
         # With descriptors to spare: a thread may begin when there are no others left.
         reserve = Reserve()
         savedmodel.prepare_thread()

@@ -212,7 +212,12 @@ class Server:
         name = f"{live.name}@{live.version}"
         return Served(
             live,
-            Workers(name, options.threads_per_model, options.max_pending_calls),
+            Workers(
+                name,
+                options.threads_per_model,
+                options.max_pending_calls,
+                lambda: live.overdue_runs,
+            ),
             # Watches begin apart: a thousand of them at once are not too many calls.
             Workers(f"{name}-watch", 1, self._admission.most_calls(Verb.WATCH)),
             options.batching,

@@ -176,4 +176,4 @@ class _EffectsOnVariables:
 
         self.sparse.update(of(effects.sparse))
         other = effects.changes_other_state or bool(effects.writes & unserved)
-        return CallEffects(of(effects.reads), of(effects.writes), other)
+        return CallEffects(of(effects.reads), of(effects.writes), other, effects.endless)

@@ -36,6 +36,11 @@ _OTHER_STATE = re.compile(
     r"Accumulator(ApplyGradient|TakeGradient|SetGlobalStep)|(Eager)?PyFunc(Stateless)?$|"
     r"^(Assign|AssignAdd|AssignSub|Scatter\w+|Apply\w+|SparseApply\w+|CountUpTo)$"
 )
+# Operations that may go on, or wait, for ever.
+_ENDLESS = re.compile(
+    r"^(Stateless)?While$|^LoopCond$|Queue|Barrier|Iterator|Dataset|(Un)?[Ss]tage$|MapDefun|"
+    r"MapStage|MapUnstage|MapPeek|PyFunc|BatchFunction|Collective|Recv$"
+)
 # How many inputs precede the arguments of the functions that an operation calls.
 _CALLS = {
     "PartitionedCall": 0,
@@ -54,12 +59,16 @@ _CALLS = {
 
 @dataclass
 class Effects:
-    """Which arguments, by index, a function reads, writes or accesses sparsely."""
+    """Which arguments, by index, a function reads, writes or accesses sparsely.
+
+    `endless`: it has loops, or operations that wait, so that it may have to be cancelled.
+    """
 
     reads: set[int] = field(default_factory=set)
     writes: set[int] = field(default_factory=set)
     sparse: set[int] = field(default_factory=set)
     changes_other_state: bool = False
+    endless: bool = False
 
     def add(self, other: Effects, origins: Callable[[int], set[int]]) -> None:
         """Take over the effects of a callee whose argument i is any of `origins(i)` here."""
@@ -71,6 +80,7 @@ class Effects:
             for index in theirs:
                 mine |= origins(index)
         self.changes_other_state |= other.changes_other_state
+        self.endless |= other.endless
 
 
 class EffectsAnalysis:
@@ -112,6 +122,8 @@ class EffectsAnalysis:
     def _node(self, node: Any, inputs: Sequence[set[int]], effects: Effects) -> None:
         if _OTHER_STATE.search(node.op):
             effects.changes_other_state = True
+        if _ENDLESS.search(node.op):
+            effects.endless = True
         touched = set().union(*inputs) if inputs else set()
         if node.op in _PASS_THROUGH:
             return
@@ -122,7 +134,7 @@ class EffectsAnalysis:
                 callee = self._of_name(name)
                 if callee is None:
                     effects.writes |= touched
-                    effects.changes_other_state = True
+                    effects.changes_other_state = effects.endless = True
                     continue
                 effects.add(
                     callee,
@@ -133,6 +145,7 @@ class EffectsAnalysis:
             callee = self._of_name(name)
             # Which argument goes where is not known for this operation: all of them anywhere.
             effects.changes_other_state |= callee is None or callee.changes_other_state
+            effects.endless |= callee is None or callee.endless
         if _SPARSE.match(node.op):
             effects.sparse |= touched
         if node.op in _READS:

@@ -15,26 +15,36 @@ from varserve_service.core.arrays.shapes import fits, shape_text
 from varserve_service.core.errors import FunctionFailed, OutOfMemory
 from varserve_service.core.inspection.ports import Inspector
 from varserve_service.core.ports.function_messages import MessageListener
-from varserve_service.core.ports.loaded_model import FunctionSpec, Overload, Value
+from varserve_service.core.ports.loaded_model import FunctionSpec, Overload, StagedRun, Value
 
 from .placement import Placement
-from .runtime import FlatCall
+from .runtime import CancellationManager, FlatCall
 from .values import OUT_OF_MEMORY, TensorValue, to_tensor
 
 
 @dataclass(frozen=True, slots=True)
 class CallEffects:
-    """Paths of the variables that a call reads and writes; whether it changes any other state."""
+    """Paths of the variables that a call reads and writes; whether it changes any other state.
+
+    `endless`: it has loops, or operations that wait.
+    """
 
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     changes_other_state: bool
+    endless: bool = False
 
 
 class Prints(Protocol):
     """What is done with what a function prints."""
 
-    def call(self, inputs: list[tf.Tensor], on_message: MessageListener | None) -> Any:
+    def call(
+        self,
+        inputs: list[tf.Tensor],
+        cancellation: CancellationManager | None = None,
+        *,
+        on_message: MessageListener | None,
+    ) -> Any:
         """Call it flat; without a listener its prints are dropped."""
         ...
 
@@ -53,7 +63,8 @@ class Callee:
 
     `feeds` are the names of its tensor inputs in the order of its arguments, `defaults` tensors
     for those that a call may leave out, `captures` what follows them. `compiled` is what to call
-    instead where the inputs have just these shapes. `printing`: it prints, and is called by this.
+    instead where the inputs have just these shapes. `endless`: a run may have to be cancelled.
+    `printing`: it prints, and is called by this.
     """
 
     overload: Overload
@@ -63,6 +74,7 @@ class Callee:
     captures: tuple[tf.Tensor, ...]
     compiled: Mapping[tuple[tuple[int, ...], ...], Compiled] = field(default_factory=dict)
     printing: Prints | None = None
+    endless: bool = False
 
     def with_compiled(self, compiled: Mapping[tuple[tuple[int, ...], ...], Compiled]) -> Callee:
         """The same, with what XLA has compiled of it."""
@@ -89,7 +101,7 @@ class SavedFunction:
     ) -> None:
         self._spec = spec
         self._callees = tuple(callees)
-        self._placement = placement
+        self.placement = placement
         self._look_into = look_into
         self._inspectors: dict[int, Inspector] = {}
 
@@ -117,10 +129,10 @@ class SavedFunction:
         overload: int,
         inputs: Mapping[str, np.ndarray[Any, Any]],
         on_message: MessageListener | None = None,
-    ) -> Callable[[], dict[str, Value]]:
+    ) -> StagedRun:
         callee = self._callees[overload]
         arguments = [
-            to_tensor(inputs[name], self._placement.logical)
+            to_tensor(inputs[name], self.placement.logical)
             if name in inputs
             else callee.defaults[name]
             for name in callee.feeds
@@ -133,25 +145,9 @@ class SavedFunction:
             if shapes in callee.compiled:
                 call, captures = callee.compiled[shapes].call, callee.compiled[shapes].captures
         arguments.extend(captures)
+        return _Run(self, callee, call, arguments)
 
-        def run() -> dict[str, Value]:
-            try:
-                with self._placement.scope():
-                    outputs = call(arguments)
-                return self._named(callee.overload, outputs)
-            except OUT_OF_MEMORY as error:
-                raise OutOfMemory(
-                    f"no memory to run function {self._spec.name!r}", function=self._spec.name
-                ) from error
-            except tf.errors.OpError as error:
-                raise FunctionFailed(
-                    f"function {self._spec.name!r} failed: {failure(error)}",
-                    function=self._spec.name,
-                ) from error
-
-        return run
-
-    def _named(self, overload: Overload, tensors: Sequence[tf.Tensor]) -> dict[str, Value]:
+    def named(self, overload: Overload, tensors: Sequence[tf.Tensor]) -> dict[str, Value]:
         """The outputs by name, in the declared order.
 
         Raises FunctionFailed for one that is not of its declared type and shape.
@@ -168,6 +164,36 @@ class SavedFunction:
                 )
             values[spec.name] = value
         return values
+
+
+class _Run:
+    """Implements the core's StagedRun."""
+
+    def __init__(
+        self, function: SavedFunction, callee: Callee, call: FlatCall, arguments: list[tf.Tensor]
+    ) -> None:
+        self._function = function
+        self._callee = callee
+        self._call = call
+        self._arguments = arguments
+        self._cancellation = CancellationManager() if callee.endless else None
+
+    def __call__(self) -> Mapping[str, Value]:
+        name = self._function.spec.name
+        try:
+            with self._function.placement.scope():
+                outputs = self._call(self._arguments, self._cancellation)
+            return self._function.named(self._callee.overload, outputs)
+        except OUT_OF_MEMORY as error:
+            raise OutOfMemory(f"no memory to run function {name!r}", function=name) from error
+        except tf.errors.OpError as error:
+            raise FunctionFailed(
+                f"function {name!r} failed: {failure(error)}", function=name
+            ) from error
+
+    def cancel(self) -> None:
+        if self._cancellation is not None:
+            self._cancellation.start_cancel()
 
 
 def failure(error: tf.errors.OpError) -> str:

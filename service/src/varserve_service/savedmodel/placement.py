@@ -5,6 +5,7 @@ Owns TensorFlow's device settings, which are process-wide and fixed by its first
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from varserve_service.core.memory import Room
 from .runtime import memory_limit
 
 _HOST = "CPU:0"
+# Threads that are left when all functions of one model are in operations that do not end.
+_SPARE_THREADS = 2
 
 
 # Asked for every tensor that goes in or out.
@@ -67,8 +70,14 @@ class Placement:
         return self.shown if name == self.logical else name
 
 
-def configure_devices(device: str = "auto", gpu_memory_limit_mib: int | None = None) -> Placement:
-    """Choose the device once, before anything else uses TensorFlow.
+def configure_devices(
+    device: str = "auto", gpu_memory_limit_mib: int | None = None, calls_at_once: int = 0
+) -> Placement:
+    """Choose the device and the number of threads once, before anything else uses TensorFlow.
+
+    `calls_at_once`: functions of one model that run at once. TensorFlow runs the operations of all
+    models on common threads, as many as there are cores; on a machine with few cores it gets more,
+    so that operations of one model that cannot be ended leave some to the others.
 
     `device` is `auto` (the first GPU, else the CPU), `cpu` or `gpu:N`. GPU memory grows as it is
     needed, or is bounded by `gpu_memory_limit_mib`. Raises ModelLoadError when there is no such
@@ -81,6 +90,9 @@ def configure_devices(device: str = "auto", gpu_memory_limit_mib: int | None = N
     if gpu_memory_limit_mib is not None and gpu_memory_limit_mib < 1:
         raise ValueError(f"GPU memory limit: expected at least 1 MiB, found {gpu_memory_limit_mib}")
 
+    threads = calls_at_once + _SPARE_THREADS
+    if calls_at_once and threads > len(os.sched_getaffinity(0)):
+        _set_before_use(lambda: tf.config.threading.set_inter_op_parallelism_threads(threads))
     gpus = tf.config.list_physical_devices("GPU")
     if wanted == "cpu" or (wanted == "auto" and not gpus):
         # A GPU that stays visible would be initialised, and its memory taken, for nothing.

@@ -84,6 +84,7 @@ def describe(
         feeds=tuple(feeds),
         defaults=default_tensors,
         captures=captures,
+        endless=found.endless,
     )
 
 

@@ -144,6 +144,11 @@ class StateCollector(Collector):
             MODEL,
         )
         pending = _Gauge("varserve_pending_calls", "Calls that run or wait for a thread.", MODEL)
+        overdue = _Gauge(
+            "varserve_overdue_runs",
+            "Runs that nobody waits for any more and that cannot be ended.",
+            (*MODEL, "function"),
+        )
         watches = _Gauge("varserve_watches", "Watchers of a model.", MODEL)
         memory = _Gauge(
             "varserve_variable_bytes", "Bytes of the model's variables.", (*MODEL, "device")
@@ -155,13 +160,15 @@ class StateCollector(Collector):
             if last is not None:
                 written.add_metric(key, last / 1e9)
             pending.add_metric(key, found.pending(model))
+            for function, runs in model.overdue_runs.items():
+                overdue.add_metric((*key, function), runs)
             watches.add_metric(key, len(model.timeline.watchers))
             for device, nbytes in self._memory(model).items():
                 memory.add_metric((*key, device), nbytes)
             size = model.journal_bytes
             if size is not None:
                 journal.add_metric(key, size)
-        yield from (revision, written, pending, watches, memory, journal)
+        yield from (revision, written, pending, overdue, watches, memory, journal)
 
     def _memory(self, model: LiveModel) -> Mapping[str, int]:
         """Bytes of a model's numeric variables by device."""

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from varserve_service.core.cancellation import Cancellation
 from varserve_service.core.change.writes import Write, check_write, static_shape
 from varserve_service.core.commit.proposal import Terms
 from varserve_service.core.errors import Reason, RequestError
@@ -269,12 +270,14 @@ class LiveModel:
         messages: bool = False,
         on_commit: CommitListener | None = None,
         deadline: float | None = None,
+        cancellation: Cancellation | None = None,
     ) -> Answer:
         """Run the overload that fits the inputs. Only one that may write is a commit.
 
         `outputs`: names of the outputs to give; empty: all. More than `max_output_bytes` of them
-        is MESSAGE_TOO_LARGE. `messages`: the answer has what the function prints. Raises
-        RequestError.
+        is MESSAGE_TOO_LARGE. `messages`: the answer has what the function prints. A run is ended
+        when its deadline passes or `cancellation` says that its caller has gone; see
+        `overdue_runs`. Raises RequestError.
         """
         run = Run(
             self._parts,
@@ -285,8 +288,14 @@ class LiveModel:
             outputs=outputs,
             max_output_bytes=max_output_bytes,
             messages=messages,
+            cancellation=cancellation,
         )
         return run.run(on_commit)
+
+    @property
+    def overdue_runs(self) -> Mapping[str, int]:
+        """By function, the runs that nobody waits for and that cannot be ended. Never waits."""
+        return self._parts.runs.overdue
 
     # Its end.
 

@@ -25,6 +25,7 @@ from varserve_service.core.ports.messages import Answer
 from varserve_service.core.ports.observer import UNOBSERVED, Observer
 
 from .naming import Directory
+from .runs import RunsInProgress
 
 
 class Options(TypedDict, total=False):
@@ -65,6 +66,7 @@ class Parts:
         self.functions: Directory[Function] = Directory(
             "function", loaded.functions, Reason.FUNCTION_NOT_FOUND, loaded.name
         )
+        self.runs = RunsInProgress()
         self.by_path = {variable.spec.path: variable for variable in loaded.variables}
         epoch = secrets.token_hex(8) if self.journal is None else self.journal.epoch
         self.revisions = Revisions(loaded.name, loaded.version, self.by_path, epoch)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from varserve_service.core.arrays.shapes import least_bytes
+from varserve_service.core.cancellation import Cancellation
 from varserve_service.core.change.writes import check_initialized
 from varserve_service.core.commit.proposal import Proposal, Terms
 from varserve_service.core.errors import Reason, RequestError
@@ -43,6 +44,7 @@ class Run(Proposal):
         outputs: Sequence[str],
         max_output_bytes: int | None,
         messages: bool = False,
+        cancellation: Cancellation | None,
     ) -> None:
         """`outputs`: names of those to give; none: all. `max_output_bytes`: of all that is given.
 
@@ -58,6 +60,7 @@ class Run(Proposal):
         self._outputs = outputs
         self._messages: list[FunctionMessage] = []
         self._max_output_bytes = max_output_bytes
+        self._cancellation = cancellation
         self._check_outputs()
         self._reads = [parts.by_path[path] for path in self._overload.reads]
         self._writes = [parts.by_path[path] for path in self._overload.writes]
@@ -65,7 +68,8 @@ class Run(Proposal):
         memory = parts.memory
         staged = 0 if memory.is_host else sum(array.nbytes for array in inputs.values())
         with memory.device.reserve(staged, f"the input of function {self._name!r}"):
-            self._call = function.stage(index, inputs, self._messages.append if messages else None)
+            on_message = self._messages.append if messages else None
+            self._staged = function.stage(index, inputs, on_message)
 
     def run(self, on_commit: CommitListener | None) -> Answer:
         """Run it, as a commit where it may change something. Raises RequestError."""
@@ -108,14 +112,16 @@ class Run(Proposal):
             self.undo()
             raise
 
-    def _values(self) -> dict[str, Value]:
+    def _values(self) -> Mapping[str, Value]:
         """Run the function; its outputs by name."""
         check_initialized(self._reads)
         began = time.monotonic()
         try:
             least = least_output_bytes(self._overload)
             with self._parts.memory.device.reserve(least, f"function {self._name!r}"):
-                values = self._call()
+                values = self._parts.runs.run(
+                    self._name, self._staged, self.terms.deadline, self._cancellation
+                )
         finally:
             self._parts.observer.ran(time.monotonic() - began)
         if self._outputs:

@@ -5,7 +5,7 @@ Knows numpy. Knows nothing of TensorFlow, gRPC or disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any, Protocol
@@ -257,6 +257,24 @@ class Variable(Protocol):
         ...
 
 
+class StagedRun(Protocol):
+    """A run of a function whose inputs are on the device. Called once."""
+
+    def __call__(self) -> Mapping[str, Value]:
+        """Run it; its outputs by name, in the order that the overload declares.
+
+        Raises FunctionFailed, also where it was cancelled; OutOfMemory.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Ask it to end, from any thread, at any time. Returns at once.
+
+        Loops end in milliseconds. What cannot be ended goes on as if nobody had asked.
+        """
+        ...
+
+
 class Function(Protocol):
     """One callable of a loaded model."""
 
@@ -268,14 +286,12 @@ class Function(Protocol):
         overload: int,
         inputs: Mapping[str, np.ndarray[Any, Any]],
         on_message: MessageListener | None = None,
-    ) -> Callable[[], dict[str, Value]]:
+    ) -> StagedRun:
         """Bring checked inputs to the device, taking the arrays over; the result runs the function.
 
         `overload` is an index into `spec.overloads`; `inputs` has a value for each of its tensor
         inputs that is not optional. `on_message` is told what the function prints. No lock is
-        needed to stage; running needs the model's lock, exclusive when the overload writes. Running
-        raises FunctionFailed or OutOfMemory; outputs are keyed by the flat names of the overload's
-        outputs.
+        needed to stage; running needs the model's lock, exclusive when the overload writes.
         """
         ...
 

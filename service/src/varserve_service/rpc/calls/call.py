@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 import structlog
 
+from varserve_service.core.cancellation import Cancellation
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import CommitListener
@@ -52,8 +53,8 @@ class RpcCall:
     served, empty until the call has found one, with its `version`; `revision` is the one that the
     call was answered at. `trace_id` is 32 hexadecimal digits, or empty. `deadline` is in seconds of
     `time.monotonic`; None where there is none. `permissions` is None where there is no policy.
-    `authorized_model` is the live model that the guard judged. `read_bytes` counts bytes of
-    variables' values in the answer.
+    `cancellation` ends what runs for a client that has gone. `authorized_model` is the live model
+    that the guard judged. `read_bytes` counts bytes of variables' values in the answer.
     """
 
     __slots__ = (
@@ -65,6 +66,7 @@ class RpcCall:
         "_requests",
         "audit",
         "authorized_model",
+        "cancellation",
         "code",
         "commit_listener",
         "deadline",
@@ -101,6 +103,7 @@ class RpcCall:
         self.metadata: tuple[tuple[str, str | bytes], ...] = ()
         self.started_at = time.monotonic()
         self.deadline: float | None = None
+        self.cancellation = Cancellation()
         if context is not None:
             self.metadata = tuple(context.invocation_metadata() or ())
             remaining = context.time_remaining()
@@ -228,6 +231,7 @@ class RpcCall:
         """The caller has gone, or its deadline has passed."""
         late = self.deadline is not None and self.deadline - time.monotonic() <= _CLOCK_SKEW
         self.code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+        self.cancellation.cancel()
 
     def end(self) -> None:
         """The call is over. Again: nothing."""

@@ -146,6 +146,7 @@ async def execute(
                     on_commit=call.commit_listener,
                     max_output_bytes=max_output_bytes,
                     deadline=deadline,
+                    cancellation=call.cancellation,
                 )
             if run.said is not None:
                 run.said.extend(answer.messages)
@@ -193,6 +194,7 @@ async def stream_run_function(backend: Backend, manifest: pb.RunManifest, call: 
                         messages=manifest.messages,
                         on_commit=call.commit_listener,
                         deadline=deadline,
+                        cancellation=call.cancellation,
                     )
                 download = Download(list(answer.values.values()), backend.limits.chunk_bytes)
                 result = pb.RunResult(

@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 
 from varserve_service.core.arrays.shapes import PartialShape
+from varserve_service.core.cancellation import Cancellation
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.loaded_model import FunctionSpec, TensorSpec
@@ -176,8 +177,10 @@ class Batcher:
         deadlines = [waiting.deadline for waiting in batch]
         last = None if None in deadlines else max(d for d in deadlines if d is not None)
         started = time.monotonic()
+        cancellation = _all_gone(batch)
         try:
-            answers = await self._workers.run(partial(self._together, batch), last)
+            work = partial(self._together, batch, last, cancellation)
+            answers = await self._workers.run(work, last)
             self._shedder.took(time.monotonic() - started)
         except Exception as error:
             # Whose fault it is shows when each runs alone.
@@ -193,16 +196,26 @@ class Batcher:
             if not waiting.answer.done():
                 waiting.answer.set_result(answer)
 
-    def _together(self, batch: Sequence[_Waiting]) -> list[Ran]:
+    def _together(
+        self, batch: Sequence[_Waiting], deadline: float | None, cancellation: Cancellation
+    ) -> list[Ran]:
         """On a thread: one run, taken apart again."""
+
+        def ran(inputs: Arrays) -> Ran:
+            answer = self._live.run(
+                self._function, inputs, {}, deadline=deadline, cancellation=cancellation
+            )
+            outputs = {name: value.numpy() for name, value in answer.values.items()}
+            return Ran(answer.header, outputs)
+
         total = sum(waiting.rows for waiting in batch)
         filled = min((n for n in self._options.allowed_rows if n >= total), default=total)
-        header, outputs = self._ran(_joined([w.inputs for w in batch], filled - total))
+        header, outputs = ran(_joined([w.inputs for w in batch], filled - total))
         if any(array.shape[:1] != (filled,) for array in outputs.values()):
             log.warning("outputs do not follow the rows of the inputs", function=self._function)
             if len(batch) > 1:
                 raise _NotByRows
-            return [self._ran(batch[0].inputs)]
+            return [ran(batch[0].inputs)]
         answers, start = [], 0
         for waiting in batch:
             stop = start + waiting.rows
@@ -210,10 +223,6 @@ class Batcher:
             answers.append(Ran(header, parts))
             start = stop
         return answers
-
-    def _ran(self, inputs: Arrays) -> Ran:
-        answer = self._live.run(self._function, inputs, {})
-        return Ran(answer.header, {name: value.numpy() for name, value in answer.values.items()})
 
 
 class _NotByRows(Exception):
@@ -247,6 +256,21 @@ class _Group:
             self._timer.cancel()
             self._timer = None
         self._flush()
+
+
+def _all_gone(batch: Sequence[_Waiting]) -> Cancellation:
+    """Cancelled when the callers of all of a batch have gone."""
+    cancellation, left = Cancellation(), len(batch)
+
+    def done(answer: asyncio.Future[Ran]) -> None:
+        nonlocal left
+        left -= answer.cancelled()
+        if not left:
+            cancellation.cancel()
+
+    for waiting in batch:
+        waiting.answer.add_done_callback(done)
+    return cancellation
 
 
 def _of_all(error: Exception) -> bool:

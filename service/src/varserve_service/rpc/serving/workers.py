@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
@@ -37,8 +37,16 @@ class Workers:
     more than many a call itself.
     """
 
-    def __init__(self, name: str, threads: int, max_pending: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        threads: int,
+        max_pending: int,
+        overdue: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        """`overdue` tells by function the runs that nobody waits for and that cannot be ended."""
         self._name = name
+        self._overdue = overdue
         self._max_pending = max_pending
         self._pending = 0
         self._shedder = LoadShedder()
@@ -65,7 +73,10 @@ class Workers:
             raise self._closed() or asyncio.CancelledError
         if self._pending >= min(len(self._threads), self._max_pending):
             turns = (self._pending + 1 - len(self._threads)) / len(self._threads)
-            waiting = f"{self._pending} calls are in progress or waiting for {self._name!r}"
+            waiting = (
+                f"{self._pending} calls are in progress or waiting for {self._name!r}"
+                f"{self._overdue_text()}"
+            )
             if self._pending >= self._max_pending:
                 wait = max(0.0, turns * self._shedder.seconds)
                 raise too_many(f"{waiting}; expected at most {self._max_pending}", wait)
@@ -74,6 +85,11 @@ class Workers:
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._jobs.put(_Job(work, deadline, answer, copy_context()))
         return await answer
+
+    def _overdue_text(self) -> str:
+        """What keeps threads though nobody waits for it, for people."""
+        runs = ", ".join(f"{count} of {name!r}" for name, count in self._overdue().items())
+        return f", among them runs that their callers gave up and that go on: {runs}" * bool(runs)
 
     def close(self, why: Callable[[], BaseException] | None = None) -> None:
         """Take no more work.

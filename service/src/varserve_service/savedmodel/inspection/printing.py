@@ -16,7 +16,12 @@ from varserve_service.core.ports.function_messages import (
     MessageKind,
     MessageListener,
 )
-from varserve_service.savedmodel.runtime import FlatCall, name_of, register_python
+from varserve_service.savedmodel.runtime import (
+    CancellationManager,
+    FlatCall,
+    name_of,
+    register_python,
+)
 
 from .rewriting import Version, prints, with_prints_to, without_prints
 
@@ -41,13 +46,19 @@ class Printing:
         """None for a function that does not print."""
         return cls(call, outputs) if prints(name_of(call)) else None
 
-    def call(self, inputs: list[Any], on_message: MessageListener | None) -> Sequence[Any]:
+    def call(
+        self,
+        inputs: list[Any],
+        cancellation: CancellationManager | None = None,
+        *,
+        on_message: MessageListener | None,
+    ) -> Sequence[Any]:
         """Call it flat; without a listener its prints are dropped."""
         if on_message is None:
-            return self._without().call(inputs)
+            return self._without().call(inputs, cancellation)
         speaking = self._take()
         try:
-            return speaking.call(inputs, on_message)
+            return speaking.call(inputs, cancellation, on_message)
         finally:
             with self._turn:
                 self._free.append(speaking)
@@ -86,11 +97,16 @@ class _Speaking:
         token = register_python(self._printed)
         self._version, self._printers = with_prints_to(token, name, outputs)
 
-    def call(self, inputs: list[Any], on_message: MessageListener) -> Sequence[Any]:
+    def call(
+        self,
+        inputs: list[Any],
+        cancellation: CancellationManager | None,
+        on_message: MessageListener,
+    ) -> Sequence[Any]:
         self._listener = on_message
         self._count = self._characters = 0
         try:
-            return self._version.call(inputs)
+            return self._version.call(inputs, cancellation)
         finally:
             self._listener = None
 

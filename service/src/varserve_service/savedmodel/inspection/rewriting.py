@@ -15,6 +15,7 @@ from tensorflow.core.framework import function_pb2, node_def_pb2, types_pb2
 from tensorflow.python.framework import function_def_to_graph, tensor_util
 
 from varserve_service.savedmodel.runtime import (
+    CancellationManager,
     call_by_name,
     function_definition,
     register_function,
@@ -37,9 +38,11 @@ class Version:
         self._outputs = outputs
         weakref.finalize(self, unregister_functions, tuple(registered))
 
-    def call(self, inputs: list[Any]) -> Sequence[Any]:
+    def call(
+        self, inputs: list[Any], cancellation: CancellationManager | None = None
+    ) -> Sequence[Any]:
         """Call it flat."""
-        return call_by_name(self._name, inputs, self._outputs)
+        return call_by_name(self._name, inputs, self._outputs, cancellation)
 
 
 def prints(name: str) -> bool:

@@ -1,0 +1,100 @@
+"""Ending work that nobody waits for any more: its caller has gone, or its deadline has passed.
+
+Knows nothing of what the work is; whoever does it says how it is ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from .threads import ModelThread
+
+_LOOK_SECONDS = 0.05
+"""Deadlines are looked at so often, while there are any."""
+
+
+class Cancellation:
+    """Whether the caller of a piece of work has gone. May be used from any thread."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._ends: list[Callable[[], None]] = []
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """The caller has gone."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """The caller has gone: end what is done for it. Does nothing the second time."""
+        with self._changing:
+            self._cancelled = True
+            ends, self._ends = self._ends, []
+        for end in ends:
+            end()
+
+    def add(self, end: Callable[[], None]) -> None:
+        """Have `end` called when the caller goes; at once when it has gone. It must not wait."""
+        with self._changing:
+            if not self._cancelled:
+                self._ends.append(end)
+                return
+        end()
+
+    def remove(self, end: Callable[[], None]) -> None:
+        """The work has ended by itself."""
+        with self._changing, suppress(ValueError):
+            self._ends.remove(end)
+
+
+class Deadlines:
+    """Calls what was added when its deadline passes, on one thread, soon afterwards.
+
+    To add and to remove costs microseconds: the thread looks now and then, and is not woken up.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._ends: dict[Callable[[], None], float] = {}
+        self._thread: ModelThread | None = None
+
+    def add(self, end: Callable[[], None], deadline: float) -> None:
+        """Have `end` called, once, after a time of `time.monotonic`. It must not wait."""
+        with self._changed:
+            self._ends[end] = deadline
+            if len(self._ends) == 1:
+                self._have_looked()
+
+    def remove(self, end: Callable[[], None]) -> None:
+        """Do not call it. It may be being called just now."""
+        with self._changed:
+            self._ends.pop(end, None)
+
+    def _have_looked(self) -> None:
+        if self._thread is not None:
+            self._changed.notify()
+            return
+        thread = ModelThread(self._look, "varserve-deadlines")
+        # Without a thread deadlines are not kept while work is done. The next who adds tries again.
+        with suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
+
+    def _look(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ends)
+                now = time.monotonic()
+                due = [end for end, deadline in self._ends.items() if deadline <= now]
+                for end in due:
+                    del self._ends[end]
+            for end in due:
+                end()
+            time.sleep(_LOOK_SECONDS)
+
+
+DEADLINES = Deadlines()
