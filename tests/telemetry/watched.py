@@ -27,6 +27,7 @@ def sources(models: Models, **others: Any) -> Sources:
             staged_limit=1,
             admitted=dict,
             connections=dict,
+            health_watches=lambda: 0,
             reloads=list,
             expiries=dict,
             state_dir=None,

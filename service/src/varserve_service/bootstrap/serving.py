@@ -68,6 +68,7 @@ def sources(models: Models, server: Server, settings: Settings, security: Securi
         connections=lambda: {
             name: (open_connections(port), limit) for name, port, limit in server.ports
         },
+        health_watches=lambda: server.health_watches,
         reloads=security.reloads,
         expiries=security.expiries,
         state_dir=settings.state_dir,

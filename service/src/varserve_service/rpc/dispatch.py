@@ -59,6 +59,8 @@ _QUICK_BYTES = 8 << 20
 # more. To decode as many takes milliseconds.
 MAX_FIELDS = 100_000
 _FIELDS_PER_VARIABLE = 8
+# Between the end of a stream and the news that its client has cancelled the call.
+_CANCELLATION_SECONDS = 0.1
 # Between two pieces of work on a thread that are about as long as Python lets one have.
 _PAUSE_SECONDS = 0.0002
 # Variables of a model beyond which a look at all of them is a thread's work.
@@ -205,6 +207,8 @@ class Dispatcher:
         """
         streams = row.descriptor.client_streaming
         call = RpcCall(row.method, self._observers, context, request if streams else None)
+        if streams:
+            context.add_done_callback(call.over)
         task = asyncio.current_task()
         assert task is not None
         self._in_progress.add(task)
@@ -222,11 +226,11 @@ class Dispatcher:
         except (asyncio.CancelledError, grpc.aio.AbortError):
             call.cancelled()
             raise
-        except CallerGone:
-            call.cancelled()
-            call.end()
-            await context.abort(call.code, "the client has gone")
         except BaseException as error:
+            if await _has_gone(error, call):
+                call.cancelled()
+                call.end()
+                await context.abort(call.code, "the client has gone")
             failure = failure_of(error, row.method.name)
             call.refused(failure.status, failure.reason)
             if self._auditing is not None:
@@ -463,6 +467,17 @@ def _pause() -> None:
 def _cut(text: str, nbytes: int) -> str:
     # What UTF-8 cannot hold, a file name with stray bytes say, is shown as a question mark.
     return text.encode(errors="replace")[:nbytes].decode(errors="ignore")
+
+
+async def _has_gone(error: BaseException, call: RpcCall) -> bool:
+    """Whether a call failed because its client has gone.
+
+    To us, its requests then just end: gRPC tells of the cancellation a moment later.
+    """
+    if isinstance(error, FrameError) and call.requests_ended:
+        call.cancelled()  # so it is, if the cancellation comes while this waits
+        await call.wait_until_over(_CANCELLATION_SECONDS)
+    return isinstance(error, CallerGone) or call.is_over
 
 
 async def _abort(context: Context, failure: Failure) -> NoReturn:

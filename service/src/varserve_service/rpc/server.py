@@ -27,6 +27,7 @@ from .calls.admission import Admission
 from .calls.call_log import CallLog
 from .calls.observers import CallObserver, Observers
 from .dispatch import Dispatcher, UnknownMethods
+from .health import HealthService
 from .methods import ADMIN_SERVICE, FACADES, METHODS, MODEL_SERVICE
 from .options import ServerOptions, channel_options, listen
 from .public import PublicServer
@@ -98,7 +99,7 @@ class Server:
             large_messages={row.method.service: options.facade_message_bytes for row in foreign},
         )
         self._backend.nested = self._dispatcher.nested
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService()
         self._healthy: set[str] = set()
         self._stopping = False
         self._prober: grpc.aio.Server | None = None
@@ -244,6 +245,11 @@ class Server:
             for name, address, limit in addresses
             if address is not None
         ]
+
+    @property
+    def health_watches(self) -> int:
+        """Streams that watch health. From any thread."""
+        return self._health.watches
 
     @property
     def staged(self) -> int:

@@ -46,6 +46,8 @@ class Sources:
     """By verb: calls in progress, and how many there may be."""
     connections: Callable[[], Mapping[str, tuple[int, int]]]
     """By the port's purpose: connections that are open, and how many there may be."""
+    health_watches: Callable[[], int]
+    """Streams that watch health."""
     reloads: Callable[[], Sequence[ReloadStatus]]
     """How the reloads of files and addresses went so far."""
     expiries: Callable[[], Mapping[str, float]]
@@ -99,6 +101,9 @@ class StateCollector(Collector):
         yield calls
         yield limits
         yield from _connections(found.connections())
+        yield _Gauge("varserve_health_watches", "Streams that watch health.").value(
+            found.health_watches()
+        )
         yield from _reloads(found.reloads())
         yield from _expiries(found.expiries())
         yield _Gauge("varserve_staged_bytes", "Bytes of bodies that arrive or are in use.").value(

@@ -6,8 +6,10 @@ observers are told of the same object.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 import grpc
@@ -62,6 +64,7 @@ class RpcCall:
         "_ended",
         "_messages",
         "_observers",
+        "_over",
         "_rechecked_at",
         "_requests",
         "audit",
@@ -78,6 +81,7 @@ class RpcCall:
         "reason",
         "recheck",
         "request_id",
+        "requests_ended",
         "revision",
         "seconds",
         "started_at",
@@ -100,6 +104,8 @@ class RpcCall:
         self._requests = messages
         self._messages: AsyncIterator[bytes] | None = None
         self._ended = False
+        self._over = asyncio.Event()
+        self.requests_ended = False
         self.metadata: tuple[tuple[str, str | bytes], ...] = ()
         self.started_at = time.monotonic()
         self.deadline: float | None = None
@@ -154,9 +160,27 @@ class RpcCall:
         if self._messages is None:
             assert self._requests is not None
             self._messages = aiter(self._requests)
-        message = await anext(self._messages)
+        try:
+            message = await anext(self._messages)
+        except StopAsyncIteration:
+            self.requests_ended = True
+            raise
         self.tell("received")
         return message
+
+    def over(self, context: Any) -> None:
+        """gRPC has sent the status, or the client has gone."""
+        self._over.set()
+
+    async def wait_until_over(self, seconds: float) -> None:
+        """Wait at most so long for that; of a streaming request."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), seconds)
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing that is sent reaches the client any more."""
+        return self._context is not None and (self._context.cancelled() or self._context.done())
 
     async def accept(self, *metadata: tuple[str, str]) -> None:
         """Send the initial metadata. Raises CallerGone."""
@@ -175,7 +199,7 @@ class RpcCall:
 
     def _gone(self, error: Exception) -> Exception:
         """gRPC has several errors for a client that has hung up; any other error is a defect."""
-        return CallerGone() if self.context.done() or _by_grpc(error) else error
+        return CallerGone() if self.is_over or _by_grpc(error) else error
 
     # What is known.
 
