@@ -596,7 +596,16 @@ def suggestion(wanted: str, names: Iterable[str]) -> str:
         return "; did you mean " + " or ".join(repr(name) for name in close) + "?"
     if not known:
         return "; there is none"
-    shown = ", ".join(repr(name) for name in known[:5])
-    return (
-        f"; there {'is' if len(known) == 1 else 'are'} {shown}{', ...' if len(known) > 5 else ''}"
-    )
+    shown = listed(map(repr, known))
+    return f"; there {'is' if len(known) == 1 else 'are'} {shown}"
+
+
+def listed(names: Iterable[str], total: int | None = None, *, most: int = 5) -> str:
+    """The first names of a list, and how many more there are: `a, b and 3 more`.
+
+    total: how many there are, where `names` are not all.
+    """
+    known = list(names)
+    more = (len(known) if total is None else total) - min(most, len(known))
+    shown = ", ".join(known[:most])
+    return f"{shown} and {more} more" if more else shown

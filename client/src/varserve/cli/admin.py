@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
-from varserve import ModelVersion, SaveFormat, StateHeader
+from varserve import SaveFormat, StateHeader
 
-from . import output
+from . import output, records
 from .common import administered_argument, command, complete, header_of
 from .session import Session
 
@@ -37,33 +36,9 @@ def versions(session: Session, model: str) -> None:
     """
     found = session.admin.list_versions(model)
     if session.as_json:
-        output.document({"versions": [_version(each) for each in found]})
-        return
-    output.table(
-        ["model", ">version", "state", "labels", ">revision", "in repository", "error"],
-        [
-            (
-                each.header.model,
-                each.header.version,
-                each.state or "",
-                ", ".join(each.labels),
-                each.header.revision if each.header.epoch else "",
-                "yes" if each.loadable else "no",
-                each.error,
-            )
-            for each in found
-        ],
-    )
-
-
-def _version(each: ModelVersion) -> dict[str, Any]:
-    return {
-        **header_of(each.header),
-        "state": None if each.state is None else str(each.state),
-        "labels": list(each.labels),
-        "error": each.error,
-        "loadable": each.loadable,
-    }
+        output.document({"versions": records.documents(records.VERSIONS, found)})
+    else:
+        records.table(records.VERSIONS, found)
 
 
 @command("load")

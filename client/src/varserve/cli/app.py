@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from varserve import (
     AccessDenied,
@@ -21,11 +19,8 @@ from .exits import DEFECT, INTERRUPTED, Failed
 from .session import (
     DEFAULT_ADMIN_SERVER,
     DEFAULT_SERVER,
-    IN_FILE,
     Session,
-    Settings,
-    config_path,
-    read_context,
+    session_of,
 )
 
 
@@ -128,17 +123,6 @@ def varserve(ctx: click.Context, /, **flags: Any) -> None:
     """
     ctx.obj = session_of(ctx)
     ctx.call_on_close(ctx.obj.close)
-
-
-def session_of(ctx: click.Context) -> Session:
-    """A session by the command line's own options, those of `ctx`."""
-    flags: dict[str, Any] = {}
-    environment: dict[str, Any] = {"token": os.environ.get("VARSERVE_TOKEN") or None}
-    for key in IN_FILE:
-        typed = ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE
-        (flags if typed else environment)[key] = ctx.params.get(key)
-    given = Settings(**flags).over(Settings(**environment))
-    return Session(given, lambda: read_context(config_path(), ctx.params.get("context")))
 
 
 for _room in (look, change, follow, transfer, compare, admin, web, shell):

@@ -11,8 +11,8 @@ from click.shell_completion import CompletionItem
 from varserve import Commit, Model, StateHeader
 from varserve._client.values.names import names_matching
 
-from . import output
-from .session import Session
+from . import output, records
+from .session import Session, session_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,8 +39,6 @@ def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[
     """Completes names from the service; where it cannot be asked, there is nothing to offer."""
 
     def offer(ctx: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
-        from .app import session_of
-
         try:
             session = session_of(ctx.find_root())
             try:
@@ -93,12 +91,9 @@ if_revision_option = click.option(
 
 def header_of(header: StateHeader | Model) -> dict[str, Any]:
     """A header, or what was last heard of a model, as JSON has it."""
-    return {
-        "model": header.name if isinstance(header, Model) else header.model,
-        "version": header.version,
-        "epoch": header.epoch,
-        "revision": header.revision,
-    }
+    if isinstance(header, Model):
+        header = StateHeader(header.name, header.version, header.epoch, header.revision)
+    return records.document(records.HEADER, header)
 
 
 def committed(session: Session, commit: Commit, **more: Any) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
-from . import output
+from varserve._client.errors import listed
+
+from . import output, records
 from .common import REVISION, command, header_of, model_argument, patterns_argument, selected
-from .comparing import compare, compare_revision, differences_of, show_differences
+from .comparing import compare, compare_revision
 from .exits import DIFFERENT, Unusable
 from .session import Session
 from .stored import open_stored
@@ -67,15 +69,14 @@ def diff(
                 **header_of(compared.header),
                 "other": against,
                 "equal": compared.equal,
-                "different": differences_of(compared.differences),
+                "different": records.documents(records.DIFFERENCES, compared.differences),
                 "only_in_other": extra,
             }
         )
     else:
-        show_differences(compared.differences)
+        records.table(records.DIFFERENCES, compared.differences)
         if extra:
-            shown = ", ".join(extra[:5])
-            output.line(f"only in {against}: {shown}{', ...' if len(extra) > 5 else ''}")
+            output.line(f"only in {against}: {listed(extra)}")
         output.line(
             f"{len(compared.differences)} differ, {compared.equal} are the same: "
             f"revision {compared.header.revision} and {against}"

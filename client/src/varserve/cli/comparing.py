@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -130,36 +129,3 @@ def _difference(name: str, live: Array, other: Array) -> Difference:
     with np.errstate(all="ignore"):
         largest = float(np.max(np.abs(a.astype(wide) - b.astype(wide)))) if a.size else 0.0
     return Difference(name, "value", here, there, int(unlike.sum()), largest)
-
-
-def differences_of(found: Sequence[Difference]) -> list[dict[str, Any]]:
-    """Differences as JSON has them."""
-    return [
-        {
-            "variable": each.variable,
-            "what": each.what,
-            "live": each.live,
-            "other": each.other,
-            "changed": None if each.changed < 0 else each.changed,
-            "largest": None if each.largest is None else output.jsonable(each.largest),
-        }
-        for each in found
-    ]
-
-
-def show_differences(found: Sequence[Difference]) -> None:
-    """Differences as a table."""
-    output.table(
-        ["variable", "differs in", "live", "other", ">elements", ">largest"],
-        [
-            (
-                each.variable,
-                "is not there" if each.what == "absent" else each.what,
-                each.live,
-                "" if each.what == "absent" else each.other,
-                "" if each.changed < 0 else each.changed,
-                output.number(each.largest),
-            )
-            for each in found
-        ],
-    )

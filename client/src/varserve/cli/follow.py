@@ -10,7 +10,7 @@ import numpy as np
 
 from varserve import Change, DeadlineExceeded, Event
 
-from . import output
+from . import output, records
 from .common import REVISION, command, header_of, model_argument, patterns_argument
 from .exits import DIFFERENT
 from .session import Session
@@ -58,14 +58,9 @@ def watch(
 
 
 def _event(event: Event, values: bool) -> dict[str, Any]:
-    info = event.info
     return {
         **header_of(event.header),
-        "time": info.time.isoformat(),
-        "kind": str(info.kind),
-        "subject": info.subject,
-        "message": info.message,
-        "request_id": info.request_id,
+        **records.document(records.INFO, event.info),
         "changes": [
             {
                 "variable": each.variable,
@@ -93,8 +88,7 @@ def _show(event: Event, values: bool) -> None:
     info = event.info
     who = f" {info.subject}" if info.subject else ""
     why = f": {info.message}" if info.message else ""
-    time = f"{info.time.astimezone():%Y-%m-%d %H:%M:%S}"
-    output.line(f"{info.revision}  {time}  {info.kind}{who}{why}")
+    output.line(f"{info.revision}  {output.time(info.time)}  {info.kind}{who}{why}")
     for each in event.changes:
         region = _region(each)
         part = "" if region is None else f"[{region}]"

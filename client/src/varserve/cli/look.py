@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from varserve import FunctionSpec, ListedCommit, Summary, tensors
+from varserve import tensors
 from varserve._client.values.names import names_matching
 
-from . import output
+from . import output, records
 from .common import (
     REVISION,
     at_revision_option,
@@ -30,39 +31,9 @@ def models(session: Session) -> None:
     """List the models that are served."""
     found = session.client.models()
     if session.as_json:
-        output.document(
-            {
-                "models": [
-                    {
-                        "name": each.name,
-                        "version": each.version,
-                        "epoch": each.epoch,
-                        "revision": each.revision,
-                        "state": str(each.state),
-                        "device": each.device,
-                        "variables": each.variable_count,
-                        "bytes": each.variable_bytes,
-                    }
-                    for each in found
-                ]
-            }
-        )
-        return
-    output.table(
-        ["model", ">version", "state", ">revision", "device", ">variables", ">size"],
-        [
-            (
-                each.name,
-                each.version,
-                each.state,
-                each.revision,
-                each.device,
-                each.variable_count,
-                output.size(each.variable_bytes),
-            )
-            for each in found
-        ],
-    )
+        output.document({"models": records.documents(records.MODELS, found)})
+    else:
+        records.table(records.MODELS, found)
 
 
 @command("ls")
@@ -76,79 +47,20 @@ def ls(session: Session, model: str, patterns: tuple[str, ...]) -> None:
     found = session.model(model)
     names = {name: each.path for name, each in found.variables.items()}
     wanted = names_matching(patterns, names) if patterns else list(names)
-    specs = {name: found.variables[name].spec for name in wanted}
+    variables = [found.variables[name].spec for name in wanted]
     functions = [] if patterns else [each.spec for each in found.functions.values()]
     omissions = () if patterns else found.omissions
-    if session.as_json:
-        output.document(
-            {
-                **header_of(found),
-                "variables": [
-                    {
-                        "name": each.name,
-                        "path": each.path,
-                        "dtype": tensors.dtype_name(each.dtype),
-                        "shape": None if each.shape is None else list(each.shape),
-                        "trainable": each.trainable,
-                        "device": each.device,
-                        "initialized": each.initialized,
-                        "bytes": each.nbytes,
-                        "revision": each.revision,
-                    }
-                    for each in specs.values()
-                ],
-                "functions": [_function(each) for each in functions],
-                "omissions": [
-                    {"kind": str(each.kind), "path": each.path, "reason": each.reason}
-                    for each in omissions
-                ],
-            }
-        )
-        return
-    output.table(
-        ["variable", "type", ">size", ">revision", "device"],
-        [
-            (
-                name,
-                output.typed(each.dtype, each.shape),
-                output.size(each.nbytes) if each.nbytes else "",
-                each.revision if each.initialized else "no value",
-                each.device,
-            )
-            for name, each in specs.items()
-        ],
-    )
-    output.table(
-        ["function", "inputs and outputs", "writes"],
-        [
-            (each.name if not number else "", str(overload), ", ".join(overload.writes))
-            for each in functions
-            for number, overload in enumerate(each.overloads)
-        ],
-    )
-    if omissions:
-        output.table(
-            ["not served", "kind", "reason"],
-            [(each.path, each.kind, each.reason) for each in omissions],
-        )
-
-
-def _function(spec: FunctionSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "path": spec.path,
-        "kind": str(spec.kind),
-        "overloads": [
-            {
-                "inputs": [str(each) for each in overload.inputs],
-                "outputs": [f"{each.name}: {each.tensor}" for each in overload.outputs],
-                "reads": list(overload.reads),
-                "writes": list(overload.writes),
-                "changes_other_state": overload.changes_other_state,
-            }
-            for overload in spec.overloads
-        ],
+    told: dict[str, tuple[records.Description, Sequence[Any]]] = {
+        "variables": (records.VARIABLES, variables),
+        "functions": (records.FUNCTIONS, functions),
+        "omissions": (records.OMISSIONS, omissions),
     }
+    if session.as_json:
+        found_documents = {key: records.documents(*each) for key, each in told.items()}
+        output.document({**header_of(found), **found_documents})
+        return
+    for fields, each in told.values():
+        records.table(fields, each)
 
 
 @command("read")
@@ -194,7 +106,11 @@ def read(
                 "variable_revision": snapshot.revisions[name],
                 "dtype": tensors.dtype_name(value.dtype),
                 "shape": list(value.shape),
-                **({} if summary is None else {"summary": summary_of(summary)}),
+                **(
+                    {}
+                    if summary is None
+                    else {"summary": records.document(records.SUMMARIES, summary)}
+                ),
                 **({"file": str(out)} if out is not None else {"value": output.jsonable(value)}),
             }
         )
@@ -208,7 +124,7 @@ def read(
     else:
         output.line(f"written to {out}")
     if summary is not None:
-        _show(summary)
+        records.block(records.SUMMARIES, summary)
 
 
 @command("summary")
@@ -259,46 +175,12 @@ def summary(
         timeout=session.timeout,
     )
     if session.as_json:
-        output.document(
-            {
-                **header_of(summaries.header),
-                "summaries": {name: summary_of(each) for name, each in summaries.items()},
-            }
-        )
-        return
-    if len(summaries) == 1:
-        _show(next(iter(summaries.values())))
-        return
-    output.table(
-        [
-            "variable",
-            "type",
-            ">min",
-            ">max",
-            ">mean",
-            ">std",
-            ">norm",
-            ">zeros",
-            ">NaN",
-            ">inf",
-            *(["histogram"] if bins else []),
-            *(["hash"] if content_hash else []),
-        ],
-        [
-            (
-                name,
-                output.typed(each.dtype, each.shape),
-                *(output.number(n) for n in (each.min, each.max, each.mean)),
-                *(output.number(n) for n in (each.standard_deviation, each.norm)),
-                each.zeros,
-                each.nans,
-                each.infinities,
-                *([f"|{each.histogram}|"] if bins else []),
-                *([each.content_hash[:12]] if content_hash else []),
-            )
-            for name, each in summaries.items()
-        ],
-    )
+        told = {name: records.document(records.SUMMARIES, each) for name, each in summaries.items()}
+        output.document({**header_of(summaries.header), "summaries": told})
+    elif len(summaries) == 1:
+        records.block(records.SUMMARIES, next(iter(summaries.values())))
+    else:
+        records.table(records.SUMMARIES, summaries.values())
 
 
 def _fits_any(model: Any, pattern: str) -> bool:
@@ -307,58 +189,6 @@ def _fits_any(model: Any, pattern: str) -> bool:
 
     keys = [key for name, each in model.variables.items() for key in (name, each.path)]
     return pattern in keys or any(fnmatch.fnmatchcase(key, pattern) for key in keys)
-
-
-def summary_of(each: Summary) -> dict[str, Any]:
-    """A summary as JSON has it."""
-    histogram = None
-    if each.histogram is not None:
-        histogram = {
-            "edges": output.jsonable(each.histogram.edges),
-            "counts": each.histogram.counts.tolist(),
-            "below": each.histogram.below,
-            "above": each.histogram.above,
-        }
-    return {
-        "variable": each.variable,
-        "variable_revision": each.variable_revision,
-        "dtype": tensors.dtype_name(each.dtype),
-        "shape": list(each.shape),
-        "bytes": each.nbytes,
-        "count": each.count,
-        "nans": each.nans,
-        "infinities": each.infinities,
-        "zeros": each.zeros,
-        "min": each.min,
-        "max": each.max,
-        "mean": output.jsonable(each.mean),
-        "standard_deviation": output.jsonable(each.standard_deviation),
-        "norm": output.jsonable(each.norm),
-        "histogram": histogram,
-        "content_hash": each.content_hash or None,
-    }
-
-
-def _show(each: Summary) -> None:
-    rows: list[tuple[str, object]] = [
-        ("variable", each.variable),
-        ("type", output.typed(each.dtype, each.shape)),
-        ("count", each.count),
-        ("min", output.number(each.min)),
-        ("max", output.number(each.max)),
-        ("mean", output.number(each.mean)),
-        ("std", output.number(each.standard_deviation)),
-        ("norm", output.number(each.norm)),
-        ("zeros", each.zeros),
-        ("NaN", each.nans),
-        ("inf", each.infinities),
-    ]
-    if each.histogram is not None:
-        low, high = each.histogram.edges[0], each.histogram.edges[-1]
-        rows.append(("histogram", f"{low:.6g} |{each.histogram}| {high:.6g}"))
-    if each.content_hash:
-        rows.append(("hash", each.content_hash))
-    output.table(["", ""], rows)
 
 
 @command("history")
@@ -385,46 +215,11 @@ def history(
             {
                 **header_of(found.header),
                 "oldest_revision": found.oldest_revision,
-                "commits": [_commit(each) for each in found],
+                "commits": records.documents(records.COMMITS, found),
             }
         )
-        return
-    output.table(
-        [">revision", "time", "kind", "who", "variables", ">size", "message"],
-        [
-            (
-                each.revision,
-                f"{each.info.time.astimezone():%Y-%m-%d %H:%M:%S}",
-                each.info.kind,
-                each.info.subject,
-                names_of(each),
-                output.size(each.nbytes),
-                each.info.message,
-            )
-            for each in found
-        ],
-    )
-
-
-def names_of(commit: ListedCommit) -> str:
-    """A few of the names that a commit changed."""
-    shown = ", ".join(commit.variables[:3])
-    more = commit.variable_count - min(3, len(commit.variables))
-    return f"{shown} and {more} more" if more else shown
-
-
-def _commit(each: ListedCommit) -> dict[str, Any]:
-    return {
-        "revision": each.revision,
-        "time": each.info.time.isoformat(),
-        "kind": str(each.info.kind),
-        "subject": each.info.subject,
-        "message": each.info.message,
-        "request_id": each.info.request_id,
-        "variables": list(each.variables),
-        "variable_count": each.variable_count,
-        "bytes": each.nbytes,
-    }
+    else:
+        records.table(records.COMMITS, found)
 
 
 COMMANDS = (models, ls, read, summary, history)

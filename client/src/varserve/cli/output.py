@@ -11,14 +11,14 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
-from rich.text import Text
 
 from varserve import tensors
 from varserve._client.values.specs import shape_text
@@ -26,8 +26,9 @@ from varserve.tensors import Array
 
 # A pipe has no width: nothing is cut off or wrapped for it.
 _WIDE = 10_000
-# Of a column: some characters take two cells.
-_NARROWEST = 2
+# Columns of text are shortened to this before columns are left out, and to that before blocks.
+_NARROW = 20
+_NARROWEST = 8
 
 
 def plain(text: str) -> str:
@@ -48,39 +49,111 @@ def console(*, errors: bool = False) -> Console:
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """A table; a column whose name begins with `>` is set to the right.
+class Column(NamedTuple):
+    """One column of a table.
 
-    Thousands of rows take no time: rich's own tables need a millisecond for each.
+    right: numbers, which are set to the right and never cut. drop: where there is no room, columns
+    of the highest number go first; 0: stays.
     """
-    if title:
-        line(title)
+
+    head: str
+    right: bool = False
+    drop: int = 0
+
+
+def table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]]) -> None:
+    """A table; a column that is a string is its head, with `>` before that of numbers.
+
+    On a terminal it fits: columns of less importance go, text goes on below between its words, and
+    names are shortened in their middle. Where not even that suffices each row is a block. In a pipe
+    everything is there. Thousands of rows take no time: rich's own tables need a millisecond each.
+    """
+    every = [
+        Column(each.removeprefix(">"), each.startswith(">")) if isinstance(each, str) else each
+        for each in columns
+    ]
     cells = [[plain(str(cell)) for cell in row] for row in rows]
     if not cells:
         return
-    names = [column.removeprefix(">") for column in columns]
-    to_right = [column.startswith(">") for column in columns]
-    widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
-    if not sys.stdout.isatty():
-        gap = "  "
-        shown = [names, *cells] if any(columns) else cells
-        click.echo("\n".join(_lines(shown, widths, to_right, gap)))
-        return
     screen = console()
+    if not screen.is_terminal:
+        _write(every, cells, [_width(every, cells, at) for at in range(len(every))], "  ")
+        return
     gap = "   "
-    _squeeze(widths, screen.width - len(gap) * (len(widths) - 1))
-    screen.line()
-    if any(columns):
-        for head in _lines([names], widths, to_right, gap):
-            screen.print(Text(head, "bold"), soft_wrap=True)
-        click.echo("─" * (sum(widths) + len(gap) * (len(widths) - 1)))
-    click.echo("\n".join(_lines(cells, widths, to_right, gap)) + "\n")
+    kept, widths = _fitted(every, cells, screen.width, len(gap))
+    if not kept:
+        _blocks(every, cells, screen.width)
+        return
+    every = [every[at] for at in kept]
+    click.echo()
+    _write(every, [[row[at] for at in kept] for row in cells], widths, gap, terminal=True)
+    click.echo()
 
 
-def _squeeze(widths: list[int], room: int) -> None:
+def _width(columns: Sequence[Column], rows: Sequence[Sequence[str]], at: int) -> int:
+    return max(cell_len(columns[at].head), *(cell_len(row[at]) for row in rows))
+
+
+def _fitted(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int, gap: int
+) -> tuple[list[int], list[int]]:
+    """Which columns fit, and how wide each is; none where no table fits."""
+    natural = [_width(columns, rows, at) for at in range(len(columns))]
+    for narrow in (_NARROW, _NARROWEST):
+        kept = list(range(len(columns)))
+        least = [
+            width if column.right else min(width, max(narrow, cell_len(column.head)))
+            for width, column in zip(natural, columns, strict=True)
+        ]
+        while True:
+            left = room - gap * (len(kept) - 1)
+            if sum(least[at] for at in kept) <= left:
+                widths = [natural[at] for at in kept]
+                _squeeze(widths, [least[at] for at in kept], left)
+                return kept, widths
+            last = max(kept, key=lambda at: columns[at].drop)
+            if not columns[last].drop:
+                break
+            kept.remove(last)
+    return [], []
+
+
+def _squeeze(widths: list[int], least: Sequence[int], room: int) -> None:
     """Takes from the widest columns what does not fit beside the others."""
-    while sum(widths) > room and max(widths) > _NARROWEST:
-        widths[widths.index(max(widths))] -= 1
+    while sum(widths) > room:
+        at = max(
+            (at for at in range(len(widths)) if widths[at] > least[at]), key=lambda at: widths[at]
+        )
+        widths[at] -= 1
+
+
+def _write(
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[str]],
+    widths: Sequence[int],
+    gap: str,
+    *,
+    terminal: bool = False,
+) -> None:
+    right = [column.right for column in columns]
+    heads = [column.head for column in columns]
+    if any(heads):
+        head = "\n".join(_lines([heads], widths, right, gap))
+        click.echo(click.style(head, bold=True) if terminal else head)
+        if terminal:
+            click.echo("─" * (sum(widths) + len(gap) * (len(widths) - 1)))
+    click.echo("\n".join(_lines(rows, widths, right, gap)))
+
+
+def _blocks(columns: Sequence[Column], rows: Iterable[Sequence[str]], room: int) -> None:
+    """Each row as lines of their own, for a terminal that is narrower than any table of them."""
+    for row in rows:
+        click.echo()
+        for column, cell in zip(columns, row, strict=True):
+            for each in _folded(f"{column.head} {cell}".strip() if cell else "", max(room, 1)):
+                if each:
+                    click.echo(each)
+    click.echo()
 
 
 def _lines(
@@ -97,15 +170,29 @@ def _lines(
 
 
 def _folded(text: str, width: int) -> list[str]:
-    """The text as lines that are no wider, between words where there are some."""
-    lines = []
-    while cell_len(text) > width:
-        head = chop_cells(text, width)[0]
-        whole = text[len(head)] == " "
-        end = len(head) if whole else head.rfind(" ") + 1 or len(head)
-        lines.append(head[:end].rstrip())
-        text = text[end:].lstrip()
-    return [*lines, text]
+    """The text as lines that are no wider, divided between words; longer words are shortened."""
+    if cell_len(text) <= width:
+        return [text]
+    lines = [""]
+    for word in text.split(" "):
+        word = shortened(word, width)
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if cell_len(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return lines
+
+
+def shortened(text: str, width: int) -> str:
+    """The text without its middle, where it is wider: `layers/0/…/kernel`."""
+    if cell_len(text) <= width:
+        return text
+    if width < 3:
+        return chop_cells(text, width)[0] if width else ""
+    head = chop_cells(text, (width - 1) // 2)[0]
+    tail = chop_cells(text[::-1], width - 1 - cell_len(head))[0][::-1]
+    return f"{head}…{tail}"
 
 
 def line(text: str) -> None:
@@ -121,6 +208,11 @@ def warning(text: str) -> None:
 def document(content: object) -> None:
     """One JSON document, on a line."""
     click.echo(json.dumps(content, allow_nan=False))
+
+
+def time(moment: datetime) -> str:
+    """A time for people, by their own clock."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def size(nbytes: int) -> str:

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import tomllib
+from click.core import ParameterSource
 
-from varserve import AdminClient, Client, Model, aio, connect, connect_admin
+from varserve import AdminClient, Client, Model, Tls, aio, connect, connect_admin
 
 from .exits import Unusable
-from .secure import channel
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -209,8 +208,45 @@ class Session:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    found = channel(settings)
+    found = _channel(settings)
     # Without one, each kind of call gets the time that it needs by itself.
     if settings.timeout is not None:
         found["timeout"] = settings.timeout
     return found
+
+
+def session_of(ctx: click.Context) -> Session:
+    """A session by the command line's own options, those of `ctx`."""
+    flags: dict[str, Any] = {}
+    environment: dict[str, Any] = {"token": os.environ.get("VARSERVE_TOKEN") or None}
+    for key in IN_FILE:
+        typed = ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE
+        (flags if typed else environment)[key] = ctx.params.get(key)
+    given = Settings(**flags).over(Settings(**environment))
+    return Session(given, lambda: read_context(config_path(), ctx.params.get("context")))
+
+
+def _channel(settings: Settings) -> dict[str, Any]:
+    """What `connect` is told of TLS and of who calls. Raises Unusable."""
+    found: dict[str, Any] = {}
+    files = {key: getattr(settings, key) for key in ("ca", "cert", "key", "server_name")}
+    given = {key: value for key, value in files.items() if value}
+    if settings.tls is False and given:
+        raise Unusable(f"--no-tls does not go with {', '.join(given)}")
+    if settings.tls or given:
+        found["tls"] = Tls(**given)
+    if settings.token:
+        found["token"] = settings.token
+    elif settings.token_file:
+        path = Path(settings.token_file)
+        _token_in(path)
+        # Whoever issues tokens for a short time writes a new one into the file before that is over.
+        found["token"] = lambda: _token_in(path)
+    return found
+
+
+def _token_in(path: Path) -> str:
+    try:
+        return path.read_text("ascii").strip()
+    except (OSError, ValueError) as error:
+        raise Unusable(f"{path}: no token can be read: {error}") from None

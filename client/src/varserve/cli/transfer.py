@@ -11,11 +11,12 @@ import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from varserve import AccessDenied, Model
-from varserve._client.transport.bodies import telling
+from varserve._client.errors import listed
+from varserve._client.transport.bodies import reporting
 from varserve._client.values.names import names_matching
 from varserve.tensors import Array
 
-from . import output
+from . import output, records
 from .common import (
     at_revision_option,
     command,
@@ -27,7 +28,7 @@ from .common import (
     patterns_argument,
     selected,
 )
-from .comparing import Difference, compare, differences_of, show_differences
+from .comparing import Difference, compare
 from .exits import DIFFERENT, Unusable
 from .session import Session
 from .stored import Stored, open_stored, write_safetensors
@@ -47,7 +48,7 @@ def progress_bar(what: str) -> Iterator[None]:
     )
     with bar:
         task = bar.add_task(what, total=None)
-        with telling(lambda done, total: bar.update(task, completed=done, total=total)):
+        with reporting(lambda done, total: bar.update(task, completed=done, total=total)):
             yield
 
 
@@ -125,7 +126,7 @@ def push(
     if unknown and not ignore_unknown and stored.key_of is None and not patterns:
         raise Unusable(
             f"{file}: model {model!r} has no variable for {len(unknown)} tensors: "
-            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}; "
+            f"{listed(unknown)}; "
             "--ignore-unknown leaves them out"
         )
     if not names:
@@ -195,11 +196,11 @@ def _show_plan(session: Session, compared: Any, file: Path) -> None:
                 **header_of(compared.header),
                 "file": str(file),
                 "equal": compared.equal,
-                "different": differences_of(changes),
+                "different": records.documents(records.DIFFERENCES, changes),
             }
         )
     else:
-        show_differences(changes)
+        records.table(records.DIFFERENCES, changes)
         output.line(
             f"{len(changes)} would change, {compared.equal} are the same "
             f"(at revision {compared.header.revision})"

@@ -18,14 +18,14 @@ from varserve.frames import BodyReceiver, BytesPart, ChunkFrame, keep_what_is_fr
 from varserve.tensors import Array
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Is told the bytes that have moved, and how many there are in all."""
+"""Called with the bytes that have moved, and how many there are in all."""
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
-def telling(progress: Progress) -> Iterator[None]:
-    """Bodies of calls that are made in the block tell how far they have come.
+def reporting(progress: Progress) -> Iterator[None]:
+    """Let the bodies of calls that are made in the block report how far they have come.
 
     An attempt that is made again begins at 0 again. `progress` may be called from any thread.
     """
@@ -131,7 +131,7 @@ def upload(manifest: bytes, arrays: Sequence[Array], chunk_bytes: int) -> Iterat
     if progress is None:
         return messages
     total = sum(tensors.body_length(each) for each in arrays)
-    return _told(messages, chunk_bytes, total, progress)
+    return _reported(messages, chunk_bytes, total, progress)
 
 
 def _upload(manifest: bytes, arrays: Sequence[Array], chunk_bytes: int) -> Iterator[bytes]:
@@ -143,7 +143,7 @@ def _upload(manifest: bytes, arrays: Sequence[Array], chunk_bytes: int) -> Itera
     yield from frames.body_messages(parts, chunk_bytes)
 
 
-def _told(
+def _reported(
     messages: Iterator[bytes], chunk_bytes: int, total: int, progress: Progress
 ) -> Iterator[bytes]:
     yield next(messages)
