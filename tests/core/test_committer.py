@@ -13,7 +13,6 @@ import pytest
 from tests.fakes import FakeModel, FakeVariable, Gate
 from tests.waiting import join, until
 from varserve_service.core.change.writes import Write
-from varserve_service.core.commit.idempotency import IdempotencyCache
 from varserve_service.core.errors import Reason, RequestError, StateStoreFull
 from varserve_service.core.memory import MemoryBudget
 from varserve_service.core.model.live_model import LiveModel
@@ -294,15 +293,3 @@ def test_large_values_are_on_disk_before_the_lock_is_taken() -> None:
             [Write("a", SET, np.ones(100, np.float32))], conditions=Conditions(model_revision=7)
         )
     assert (journal.staged, journal.discarded) == (1, 1)
-
-
-def test_answers_leave_by_age() -> None:
-    """An id is remembered for as long as was set, by the service's clock, and no longer."""
-    now = 1_000_000_000
-    answers: IdempotencyCache[str] = IdempotencyCache(max_age=2.0, clock=lambda: now)
-    for name in "ab":
-        answers.keep(WriteRequest(name, b""), name, 1)
-        now += 1_500_000_000
-    assert [answers.find(WriteRequest(name, b"")) for name in "ab"] == [None, "b"]
-    answers.keep(WriteRequest("c", b""), "c", 1)
-    assert len(answers._kept) == 2

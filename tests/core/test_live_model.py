@@ -14,7 +14,6 @@ from tests.waiting import until
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.history import History
-from varserve_service.core.commit.idempotency import IdempotencyCache
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.memory import MemoryBudget, Room
 from varserve_service.core.model.live_model import LiveModel
@@ -240,19 +239,6 @@ def test_a_request_that_comes_again_is_not_done_again() -> None:
         live.assign, [Write("a", SET, array(0, 0, 0))], request=WriteRequest("r1", b"other")
     )
     assert error.reason is Reason.REQUEST_ID_REUSED
-
-
-def test_answers_are_bounded_by_count_and_bytes() -> None:
-    """The oldest answers go first, and one that is too large is remembered as done but not kept."""
-    answers: IdempotencyCache[str] = IdempotencyCache(max_count=2, max_bytes=100)
-    for name in "abc":
-        answers.keep(WriteRequest(name, b""), name, 10)
-    assert [answers.find(WriteRequest(name, b"")) for name in "abc"] == [None, "b", "c"]
-    answers.keep(WriteRequest("d", b""), "d", 95)
-    assert refusal(answers.find, WriteRequest("c", b"")).reason is Reason.ANSWER_NOT_KEPT
-    assert answers.find(WriteRequest("d", b"")) == "d"
-    answers.keep(WriteRequest("big", b""), "big", 101)
-    assert refusal(answers.find, WriteRequest("big", b"")).reason is Reason.ANSWER_NOT_KEPT
 
 
 def test_what_was_read_back_is_what_the_write_left() -> None:

@@ -241,6 +241,25 @@ def test_answers_leave_by_count_and_age(tmp_path: Path) -> None:
     assert ids(answer_age=0.000001) == []
 
 
+def test_no_subject_s_ids_are_pushed_off_the_disk_by_another_s(tmp_path: Path) -> None:
+    """Of too many answers the oldest of whoever has the most go: the others outlive a restart."""
+    options = {"answer_count": 4, "history_commits": 100}
+
+    def put(live: LiveModel, subject: str, name: str) -> int:
+        request = WriteRequest(name, b"", subject)
+        value = np.full(200, 1, np.float32)
+        return live.assign([Write("whole", SET, value)], request=request).header.revision
+
+    with kept(tmp_path, model, **options) as (live, journal):
+        first = put(live, "quiet", "r")
+        for number in range(20):
+            last = put(live, "flood", f"{number}")
+        journal._compactor.compact()
+    with kept(tmp_path, model, **options) as (live, _):
+        assert (put(live, "quiet", "r"), put(live, "flood", "19")) == (first, last)
+        assert put(live, "flood", "0") == last + 1
+
+
 def test_the_bytes_of_answers_have_a_bound_on_disk(tmp_path: Path) -> None:
     """As in memory: the oldest large ones go, by themselves, and that those writes were done stays.
 

@@ -299,9 +299,13 @@ class Compactor:
         oldest = time.time_ns() - int(self._options.answer_age * 1e9)
         with self._database.writing() as connection:
             connection.execute("DELETE FROM answers WHERE time < ?", (oldest,))
+            # Of whoever has the most, the oldest: nobody pushes another's out.
             connection.execute(
-                "DELETE FROM answers WHERE revision <= (SELECT revision FROM answers "
-                "ORDER BY revision DESC LIMIT 1 OFFSET ?)",
+                "DELETE FROM answers WHERE revision IN (SELECT revision FROM (SELECT revision, "
+                "row_number() OVER (PARTITION BY "
+                "json_extract(CAST(record AS TEXT), '$.request.subject') ORDER BY revision DESC"
+                ") AS place FROM answers) ORDER BY place, revision DESC "
+                "LIMIT -1 OFFSET ?)",
                 (self._options.answer_count,),
             )
             self._empty_answers(connection)

@@ -94,14 +94,18 @@ def request_record(request: WriteRequest | None) -> Record | None:
     """The record of a write request."""
     if request is None:
         return None
-    return {"id": request.id, "fingerprint": request.fingerprint.hex()}
+    return {
+        "subject": request.subject,
+        "id": request.id,
+        "fingerprint": request.fingerprint.hex(),
+    }
 
 
 def read_request(record: Record | None) -> WriteRequest | None:
     """The write request of a record."""
     if record is None:
         return None
-    return WriteRequest(record["id"], bytes.fromhex(record["fingerprint"]))
+    return WriteRequest(record["id"], bytes.fromhex(record["fingerprint"]), record["subject"])
 
 
 def part_record(part: Part) -> Record | None:

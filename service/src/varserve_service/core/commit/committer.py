@@ -242,7 +242,7 @@ class Committer:
 
     def _waiting(self) -> Iterator[Proposal]:
         """The proposals that go into one sync."""
-        ids: set[str] = set()
+        ids: set[tuple[str, str]] = set()
         until: float | None = None
         while until is None or time.monotonic() < until:
             with self._queueing:
@@ -251,11 +251,11 @@ class Committer:
                 if self._queue[0].needs_history and until is not None:
                     return
                 request = self._queue[0].terms.request
-                if request is not None and request.id in ids:
+                if request is not None and (request.subject, request.id) in ids:
                     return  # It wants the answer of one that is not durable yet.
                 proposal = self._queue.popleft()
             if request is not None:
-                ids.add(request.id)
+                ids.add((request.subject, request.id))
             yield proposal
             until = until or time.monotonic() + _TOGETHER_SECONDS
 

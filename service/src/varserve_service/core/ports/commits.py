@@ -38,10 +38,14 @@ UNKNOWN_ORIGIN = Origin()
 
 @dataclass(frozen=True, slots=True)
 class WriteRequest:
-    """What makes a write the same write: the client's id, and a digest of all that it asks for."""
+    """What makes a write the same write: its subject's id, and a digest of all that it asks for.
+
+    An id is its subject's own: others may use the same one.
+    """
 
     id: str
     fingerprint: bytes
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

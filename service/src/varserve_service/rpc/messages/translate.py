@@ -116,10 +116,10 @@ def fingerprint(message: Any, checksums: Sequence[int] = ()) -> bytes:
     return digest.digest()
 
 
-def write_request(request_id: str, fingerprint: bytes) -> WriteRequest | None:
+def write_request(request_id: str, fingerprint: bytes, subject: str) -> WriteRequest | None:
     """What makes this write the same write when it comes again; None when it has no id."""
     check_request_id(request_id)
-    return WriteRequest(request_id, fingerprint) if request_id else None
+    return WriteRequest(request_id, fingerprint, subject) if request_id else None
 
 
 def origin(request: Any, subject: str) -> Origin:

@@ -74,7 +74,7 @@ async def run_function(
         request.outputs,
         translate.constants(request.constants),
         translate.conditions(request),
-        translate.write_request(request.request_id, fingerprint),
+        translate.write_request(request.request_id, fingerprint, call.subject),
         translate.origin(request, call.subject),
         [] if request.messages else None,
     )
@@ -189,7 +189,9 @@ async def stream_run_function(backend: Backend, manifest: pb.RunManifest, call: 
                         constants,
                         outputs=manifest.outputs,
                         conditions=translate.conditions(manifest),
-                        request=translate.write_request(manifest.request_id, fingerprint),
+                        request=translate.write_request(
+                            manifest.request_id, fingerprint, call.subject
+                        ),
                         origin=origin,
                         messages=manifest.messages,
                         on_commit=call.commit_listener,

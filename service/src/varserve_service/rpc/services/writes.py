@@ -42,7 +42,9 @@ async def assign_variable(
         answer = live.assign(
             [write],
             conditions=translate.conditions(request),
-            request=translate.write_request(request.request_id, translate.fingerprint(request)),
+            request=translate.write_request(
+                request.request_id, translate.fingerprint(request), call.subject
+            ),
             origin=translate.origin(request, call.subject),
             on_commit=call.commit_listener,
             lease_seconds=translate.lease_seconds(request),
@@ -104,7 +106,7 @@ async def assign_variables(
                 answer = live.assign(
                     writes(upload.arrays()),
                     conditions=translate.conditions(manifest),
-                    request=translate.write_request(manifest.request_id, fingerprint),
+                    request=translate.write_request(manifest.request_id, fingerprint, call.subject),
                     origin=origin,
                     on_commit=call.commit_listener,
                     lease_seconds=lease_seconds,
@@ -128,7 +130,9 @@ async def revert_commits(
             request.to_revision,
             request.variables,
             conditions=translate.conditions(request),
-            request=translate.write_request(request.request_id, translate.fingerprint(request)),
+            request=translate.write_request(
+                request.request_id, translate.fingerprint(request), call.subject
+            ),
             origin=translate.origin(request, call.subject),
             on_commit=call.commit_listener,
             deadline=deadline,
