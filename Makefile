@@ -100,6 +100,7 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 		"mutants -c requirements/dev.txt" \
 		"proto" \
 		"clients-triton" \
+		"clients-tensorflow-serving --no-deps" \
 		"kubernetes --no-deps --only-binary :all: --emit-build-options" \
 		"demo-model --no-deps --only-binary :all: --emit-build-options"; \
 	do \

@@ -276,6 +276,35 @@ def words(folder: Path) -> Path:
 
 
 @builder
+def examples(folder: Path) -> Path:
+    """Signatures over encoded Examples with the feature `x`: `classified`, `regressed`."""
+    import tensorflow as tf
+
+    class Examples(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = tf.Variable(2.0, name="weight")
+
+        def parsed(self, inputs: Any) -> Any:
+            features = {"x": tf.io.FixedLenFeature([], tf.float32)}
+            return tf.io.parse_example(inputs, features)["x"]
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+        def classified(self, inputs: Any) -> Any:
+            x = self.parsed(inputs) * self.weight
+            names = tf.tile([[b"small", b"large"]], [tf.shape(x)[0], 1])
+            return {"classes": names, "scores": tf.stack([1.0 - x, x], axis=1)}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+        def regressed(self, inputs: Any) -> Any:
+            return {"outputs": self.parsed(inputs)[:, None] * self.weight}
+
+    module = Examples()
+    signatures = {"serving_default": module.classified, "regressed": module.regressed}
+    return _save(module, folder, signatures)
+
+
+@builder
 def complex_numbers(folder: Path) -> Path:
     """A signature over complex numbers, which some protocols cannot carry."""
 

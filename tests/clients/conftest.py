@@ -17,7 +17,12 @@ from tests.serving import ServiceProcess
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-MODELS = {"scaled": "scaled", "words": "words", "complex": "complex_numbers"}
+MODELS = {
+    "scaled": "scaled",
+    "words": "words",
+    "complex": "complex_numbers",
+    "examples": "examples",
+}
 
 
 @pytest.fixture(scope="session")
@@ -63,15 +68,17 @@ def client_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
     return make
 
 
-def run_client(environment: Environment, script: str, *arguments: str) -> Any:
-    """What a script of this folder prints, as JSON."""
+def run_client(python: Path, script: str, *arguments: str, path: Path | None = None) -> Any:
+    """What a script of this folder prints, as JSON; `path`: a folder of packages for it."""
     result = subprocess.run(
-        [environment.bin / "python", HERE / script, *arguments],
+        [python, HERE / script, *arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
-        env=clean_environment() | {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR"},
+        env=clean_environment()
+        | {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR"}
+        | ({"PYTHONPATH": str(path)} if path else {}),
         cwd=os.environ.get("TMPDIR", "/tmp"),
     )
     assert result.returncode == 0, result.stderr[-4000:]

@@ -22,7 +22,9 @@ def found(service: ServiceProcess, client_environment: Callable[[str], Environme
     """What each call gave, after a commit."""
     with varserve.connect(service.address) as client:
         client.model("scaled").variables["scale"].assign(3.0)
-    return run_client(client_environment("triton"), "triton_client.py", service.address)
+    return run_client(
+        client_environment("triton").bin / "python", "triton_client.py", service.address
+    )
 
 
 def test_a_client_finds_out_what_is_served(found: Any) -> None:
@@ -77,7 +79,7 @@ def test_a_client_administers_the_repository(found: Any) -> None:
     """Its index lists the versions; a model that was unloaded is loaded again."""
     assert found["unloaded"] == [False, True]
     states = {(each["name"], each["version"]): each["state"] for each in found["index"]["models"]}
-    assert states == {(name, "1"): "READY" for name in ("scaled", "words", "complex")}
+    assert states == {(name, "1"): "READY" for name in ("scaled", "words", "complex", "examples")}
 
 
 def test_inferences_are_counted(found: Any) -> None:

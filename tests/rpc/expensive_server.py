@@ -43,7 +43,7 @@ def main() -> None:
     policy = read_policy(POLICY)
     access = Access(authenticator=Claimed(), policy=lambda: policy)
     live = LiveModel(FakeModel(variables, functions, name="m"))
-    with serve_here(live, access=access, reflection=True, facades=("oip",)) as address:
+    with serve_here(live, access=access, reflection=True, facades=("oip", "tfs")) as address:
         print(address, flush=True)
         sys.stdin.read()
 

@@ -209,8 +209,9 @@ class Settings(BaseSettings):
     gpu_memory_limit: int | None = Field(
         None, ge=1, description="MiB of GPU memory to take at most; unset: as needed"
     )
-    facade: tuple[Literal["oip"], ...] = Field(
-        (), description="foreign protocols on the same port: oip (Open Inference, Triton)"
+    facade: tuple[Literal["oip", "tfs"], ...] = Field(
+        (),
+        description="foreign protocols to answer: oip, Open Inference; tfs, TensorFlow Serving",
     )
     facade_message_bytes: int = Field(
         64 << 20, ge=1 << 16, le=1 << 30, description="of one message of a foreign protocol"

@@ -15,7 +15,7 @@ from varserve_service.access.policy import Verb
 from .authorization import requirements
 from .calls.method import Method
 from .dispatch import MAX_FIELDS, Row
-from .facades import open_inference
+from .facades import open_inference, tensorflow_serving
 from .services import admin, discovery, history, inspection, leases, reads, runs, writes
 
 MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
@@ -193,7 +193,7 @@ METHODS: Final = (
 )
 
 
-FACADES: Final = {"oip": open_inference.ROWS}
+FACADES: Final = {"oip": open_inference.ROWS, "tfs": tensorflow_serving.ROWS}
 """The rows of foreign protocols, by the names that the operator turns them on with."""
 
 

@@ -1,9 +1,10 @@
-"""What the protocols that only predict call models and functions, in the service's own words."""
+"""What foreign protocols call models and functions, and what they may do with models."""
 
 from __future__ import annotations
 
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.administration import Administration
 from varserve_service.core.ports.loaded_model import (
     FunctionKind,
     FunctionSpec,
@@ -11,6 +12,9 @@ from varserve_service.core.ports.loaded_model import (
     TensorSpec,
 )
 from varserve_service.rpc.calls.permissions import CallerPermissions
+from varserve_service.rpc.services.admin import administration_of
+from varserve_service.rpc.services.backend import Backend
+from varserve_service.rpc.serving.workers import Workers
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -45,3 +49,18 @@ def tensor_inputs(spec: FunctionSpec) -> list[tuple[InputSpec, TensorSpec]]:
     """The inputs of a signature that are tensors, in its order."""
     inputs = spec.overloads[0].inputs
     return [(each, each.kind) for each in inputs if isinstance(each.kind, TensorSpec)]
+
+
+def changing(backend: Backend) -> tuple[Administration, Workers]:
+    """Who loads and unloads models, and on which threads.
+
+    Raises RequestError NOT_CONFIGURED where AdminService is not served, or is kept from the callers
+    of this port.
+    """
+    if not backend.facades_administer:
+        raise RequestError(
+            Reason.NOT_CONFIGURED,
+            "models are loaded and unloaded on this port only where a policy says who may "
+            "(--policy), or AdminService listens on the same address",
+        )
+    return administration_of(backend)

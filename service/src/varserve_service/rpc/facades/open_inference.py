@@ -13,10 +13,8 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from varserve_service.access.policy import Verb
-from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import STABLE, bare_name
-from varserve_service.core.ports.administration import Administration
 from varserve_service.core.ports.loaded_model import ModelState, Value
 from varserve_service.core.ports.messages import Header
 from varserve_service.rpc.authorization import requirements
@@ -27,11 +25,10 @@ from varserve_service.rpc.messages import translate
 from varserve_service.rpc.services import runs
 from varserve_service.rpc.services.admin import administration_of
 from varserve_service.rpc.services.backend import Backend
-from varserve_service.rpc.serving.workers import Workers
 
 from . import open_inference_tensors as oip
 from .contracts import message, service
-from .naming import DEFAULT_SIGNATURE, model_name, signature, tensor_inputs
+from .naming import DEFAULT_SIGNATURE, changing, model_name, signature, tensor_inputs
 
 SERVICE = service("inference.GRPCInferenceService")
 EXTENSIONS = ("model_repository", "model_configuration", "statistics", "binary_tensor_data")
@@ -290,7 +287,7 @@ async def repository_model_load(backend: Backend, request: Any, call: RpcCall) -
             "parameters: expected none, found "
             f"{', '.join(sorted(request.parameters))[:200]}; models come from the repository alone"
         )
-    administration, workers = _changing(backend)
+    administration, workers = changing(backend)
 
     def work() -> Header:
         return administration.load(request.model_name, None, STABLE, call.deadline)
@@ -301,23 +298,13 @@ async def repository_model_load(backend: Backend, request: Any, call: RpcCall) -
 
 async def repository_model_unload(backend: Backend, request: Any, call: RpcCall) -> Any:
     """RepositoryModelUnload: all versions and labels."""
-    administration, workers = _changing(backend)
+    administration, workers = changing(backend)
 
     def work() -> list[Header]:
         return administration.unload(request.model_name, None, call.deadline)
 
     await workers.run(work, call.deadline)
     return _new("RepositoryModelUnloadResponse")
-
-
-def _changing(backend: Backend) -> tuple[Administration, Workers]:
-    if not backend.facades_administer:
-        raise RequestError(
-            Reason.NOT_CONFIGURED,
-            "models are loaded and unloaded on this port only where a policy says who may "
-            "(--policy), or AdminService listens on the same address",
-        )
-    return administration_of(backend)
 
 
 # ---- what requests require ----
