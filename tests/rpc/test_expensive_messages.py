@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.rpc.expensive_messages import LIMIT, Expensive, delimited, expensive_messages
+from tests.waiting import join, read_line
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.rpc.methods import FACADES, METHODS, MODEL_SERVICE
 
@@ -104,7 +105,7 @@ class Service:
             started = time.monotonic()
             self._check(b"", timeout=60)
             worst = max(worst, time.monotonic() - started)
-        sending.join()
+        join([sending])
         return worst
 
 
@@ -134,7 +135,7 @@ def service() -> Iterator[Service]:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    service = Service(process.stdout.readline().strip())
+    service = Service(read_line(process))
     try:
         yield service
     finally:
