@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,9 +32,13 @@ def serve_here(
     *models: LiveModel,
     access: Access = OPEN,
     observers: Sequence[CallObserver] = (),
+    prepare: Callable[[Server], None] = lambda server: None,
     **options: object,
 ) -> Iterator[str]:
-    """Serve live models from a thread of this process; gives `HOST:PORT`."""
+    """Serve live models from a thread of this process; gives `HOST:PORT`.
+
+    `prepare` is given the server before it listens.
+    """
     started: queue.Queue[str | BaseException] = queue.Queue()
     loop = uvloop.new_event_loop()  # as the service has it
     stop = asyncio.Event()
@@ -43,6 +47,7 @@ def serve_here(
         try:
             wanted = ServerOptions(**({"port": 0} | options))  # type: ignore[arg-type]
             server = Server(Models(models), wanted, access, observers)
+            prepare(server)
             started.put(await server.start())
         except BaseException as error:
             started.put(error)

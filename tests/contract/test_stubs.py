@@ -27,8 +27,7 @@ def check(stubs: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copied_stubs(tmp_path: Path) -> Path:
-    for package in ("v1", "checkpoint/v1"):
-        shutil.copytree(SOURCES / "varserve" / package, tmp_path / "varserve" / package)
+    shutil.copytree(SOURCES / "varserve" / "v1", tmp_path / "varserve" / "v1")
     return tmp_path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,10 @@ from tests.rpc.test_identity import Claimed
 from tests.serving import serve_here
 from varserve_service.access.policy_file import read_policy
 from varserve_service.bootstrap.serving import SWITCH_SECONDS
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.loaded_model import TensorSpec
-from varserve_service.rpc import Access
+from varserve_service.rpc import Access, Server
 
 # "some" knows one variable of many: to find out takes a look at all.
 POLICY = b"""
@@ -26,6 +28,16 @@ rules:
   - {subjects: [some], verbs: [list], models: ["*"], variables: [v], functions: []}
 """
 VARIABLES = 5_000
+
+
+class Nothing:
+    """An Administration of no models."""
+
+    def __getattr__(self, name: str) -> Any:
+        def nothing(*arguments: Any) -> Any:
+            raise RequestError(Reason.MODEL_NOT_FOUND, f"{name}: there is no model")
+
+        return nothing
 
 
 def main() -> None:
@@ -43,8 +55,16 @@ def main() -> None:
     policy = read_policy(POLICY)
     access = Access(authenticator=Claimed(), policy=lambda: policy)
     live = LiveModel(FakeModel(variables, functions, name="m"))
-    with serve_here(live, access=access, reflection=True, facades=("oip", "tfs")) as address:
-        print(address, flush=True)
+    servers: list[Server] = []
+
+    def prepare(server: Server) -> None:
+        server.administer(Nothing())  # type: ignore[arg-type]
+        servers.append(server)
+
+    with serve_here(
+        live, access=access, prepare=prepare, reflection=True, facades=("oip", "tfs")
+    ) as address:
+        print(address, servers[0].admin_address, flush=True)
         sys.stdin.read()
 
 

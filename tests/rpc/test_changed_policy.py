@@ -9,10 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
+from tests.fakes import FakeModel, FakeVariable
 from tests.rpc.requests import tensor
-from tests.rpc.roles import alpha
+from tests.rpc.roles import alpha, assigned, run_stream
 from tests.rpc.test_history import failure, next_commit
 from tests.rpc.test_identity import Claimed
 from tests.rpc.test_lifecycle import reason_of, running
@@ -23,9 +25,11 @@ from varserve_service.access.audit import AuditLog
 from varserve_service.access.policy import Policy
 from varserve_service.access.policy_file import read_policy
 from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
 from varserve_service.rpc import Access, Auditing, Server, ServerOptions
 from varserve_service.rpc.authorization.guard import Guard
+from varserve_service.rpc.calls import call as call_module
 from varserve_service.rpc.calls.call import Context, RpcCall
 from varserve_service.rpc.calls.observers import Observers
 from varserve_service.rpc.calls.permissions import CallerPermissions
@@ -36,6 +40,8 @@ ANN, BOB = (("name", "ann"),), (("name", "bob"),)
 def policy(*verbs: str, variables: str = "*") -> Policy:
     """Ann may do this; Bob may write."""
     of = f"models: ['*'], variables: ['{variables}']"
+    if "run" in verbs:
+        of += ", functions: ['*']"
     rule = f"{{subjects: [ann], verbs: [{', '.join(verbs)}], {of}}}"
     bob = "{subjects: [bob], verbs: [assign], models: ['*'], variables: ['*']}"
     return read_policy(f"rules: [{rule}, {bob}]".encode())
@@ -111,6 +117,48 @@ async def test_a_watch_ends_with_the_credential_that_it_began_with(
         async with asyncio.timeout(20):
             assert (await failure(to_its_end(stream))).reason == "UNAUTHENTICATED"
         who.holds, who.named = True, ""
+
+
+@pytest.mark.parametrize("method", ["AssignVariables", "StreamRunFunction"])
+@pytest.mark.parametrize("change", ["policy", "credential", "nothing"])
+async def test_an_upload_is_judged_again_before_its_commit(method: str, change: str) -> None:
+    """One that began when it was allowed changes nothing when it is not allowed any more."""
+    now, who = [policy("assign", "run")], Lapsing()
+    access = Access(authenticator=who, policy=lambda: now[0])
+    async with running(alpha(), access=access) as found:
+        first, body = assigned("alpha", "secret")
+        if method == "StreamRunFunction":
+            first, body = run_stream("alpha", "both")
+        stream = getattr(found.stub, method)(metadata=ANN)
+        await stream.write(first)
+        await stream.initial_metadata()  # the manifest was accepted
+        if change == "policy":
+            now[0] = policy("assign", variables="head/*")
+        elif change == "credential":
+            who.holds = False
+        await stream.write(body)
+        await stream.done_writing()
+        ending = stream.read() if method == "StreamRunFunction" else stream
+        expected = {"policy": "PERMISSION_DENIED", "credential": "UNAUTHENTICATED"}
+        assert await reason_of(ending) == expected.get(change, "OK")
+        header = found.server._models.find("alpha").header
+        assert header.revision == (1 if change == "nothing" else 0)
+        stream.cancel()
+
+
+async def test_a_download_ends_with_its_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not allowed any more is not sent any more, in the middle of a value."""
+    monkeypatch.setattr(call_module, "_RECHECK_SECONDS", 0.0)
+    now = [policy("read")]
+    access = Access(authenticator=Claimed(), policy=lambda: now[0])
+    big = FakeVariable("big", np.zeros(64 * 2**20, np.uint8))
+    live = LiveModel(FakeModel([big], [], name="alpha"))
+    async with running(live, access=access) as found:
+        request = pb.ReadVariablesRequest(model="alpha", reads=[{"variable": "big"}])
+        stream = found.stub.ReadVariables(request, metadata=ANN)
+        await stream.read()
+        now[0] = policy("summarize")
+        assert (await failure(to_its_end(stream))).reason == "PERMISSION_DENIED"
 
 
 async def test_the_next_call_is_by_the_new_policy() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from varserve import frames
 from varserve_service.core.values.host_value import HostValue
+from varserve_service.rpc.calls.transfers import Transfers
 from varserve_service.rpc.messages.bodies import Download
 
 CHUNK = 1 << 10
@@ -28,11 +29,14 @@ class Wire:
         assert frame is not None
         self.written.append(frame)
 
+    async def judge_again(self) -> None:
+        """The caller may still read."""
+
 
 async def sent(download: Download) -> list[frames.ChunkFrame]:
     wire: Any = Wire()
     with ThreadPoolExecutor(1) as senders:
-        await download.send(wire, senders)
+        await download.send(wire, senders, Transfers(60, 1))
     return wire.written
 
 

@@ -17,9 +17,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 from tests.rpc.expensive_messages import LIMIT, Expensive, delimited, expensive_messages
 from tests.waiting import join, read_line
 from varserve.v1 import model_service_pb2 as pb
-from varserve_service.rpc.methods import FACADES, METHODS, MODEL_SERVICE
+from varserve_service.rpc.methods import ADMIN_SERVICE, FACADES, METHODS, MODEL_SERVICE
 
-# Seconds beyond what a plain message of the same size takes.
+# Seconds beyond what a plain message of the same size takes; on a busy machine it is as long again.
 ALLOWED = 0.05
 # A machine with other work on it stops for longer than that by itself, at times: the plain message
 # is measured again beside each further try.
@@ -29,7 +29,8 @@ KNOWN = {
     "model": b"m",
     "variable": b"v",
     "function": b"f",
-    "request_id": b"",
+    "request_id": b"id",
+    "folder": b"m/2",
     "model_name": b"m",
     "datatype": b"FP32",
 }
@@ -52,7 +53,6 @@ class Case(NamedTuple):
 
 def cases() -> Iterator[Case]:
     methods = [row.descriptor for row in METHODS]
-    methods = [method for method in methods if method.containing_service is MODEL_SERVICE]
     methods += [row.descriptor for rows in FACADES.values() for row in rows]
     methods += [method for service in OTHERS for method in service.methods]
     for method in methods:
@@ -74,8 +74,9 @@ def _many_words() -> bytes:
 class Service:
     """The service in its process, and a connection whose health is watched."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, admin_address: str) -> None:
         self.address = address
+        self.admin_address = admin_address
         self._channel = grpc.insecure_channel(
             address, options=[("grpc.use_local_subchannel_pool", 1)]
         )
@@ -90,8 +91,10 @@ class Service:
 
         def send() -> None:
             try:
+                admin = method.containing_service is ADMIN_SERVICE
                 with grpc.insecure_channel(
-                    self.address, options=[("grpc.use_local_subchannel_pool", 1)]
+                    self.admin_address if admin else self.address,
+                    options=[("grpc.use_local_subchannel_pool", 1)],
                 ) as channel:
                     _send(channel, method, data, caller)
             finally:
@@ -135,7 +138,7 @@ def service() -> Iterator[Service]:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    service = Service(read_line(process))
+    service = Service(*read_line(process).split())
     try:
         yield service
     finally:
@@ -145,6 +148,7 @@ def service() -> Iterator[Service]:
         process.stdout.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caller", CALLERS)
 def test_no_message_holds_up_health(service: Service, caller: str) -> None:
     """For every field of every request filled with as many elements as a message has room for."""
@@ -161,7 +165,7 @@ def test_no_message_holds_up_health(service: Service, caller: str) -> None:
         sent += 1
         least = service.delay(method, message.data, name)
         for _ in range(TRIES):
-            if least <= usual + ALLOWED:
+            if least <= usual + max(ALLOWED, usual):
                 break
             usual = max(usual, service.delay(assign, plain, name))
             least = min(least, service.delay(method, message.data, name))

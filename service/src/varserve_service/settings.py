@@ -225,11 +225,16 @@ class Settings(BaseSettings):
     max_staging_bytes: int = Field(
         16 * GIB, ge=1, description="bytes of all bodies that are arriving at once"
     )
-    max_upload_silence: float = Field(
+    max_transfer_silence: float = Field(
         60.0,
         gt=0,
         le=DECADE,
-        description="seconds without a message after which a streaming request is given up",
+        description="seconds without progress after which an upload or download is given up",
+    )
+    min_transfer_rate: int = Field(
+        64 << 10,
+        ge=1,
+        description="bytes a second that an upload or download must move on average after that",
     )
     max_streams: int = Field(
         256,

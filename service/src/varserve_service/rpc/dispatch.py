@@ -36,8 +36,8 @@ from .calls.call import Authenticator, CallerGone, Context, RpcCall
 from .calls.method import UNKNOWN, Method
 from .calls.observers import Observers
 from .calls.permissions import CallerPermissions
+from .calls.transfers import Transfers, first_message
 from .messages import translate
-from .messages.bodies import not_silent
 from .messages.wire_count import count_fields, opaque_bytes
 
 log = structlog.get_logger("varserve.rpc")
@@ -136,7 +136,8 @@ class Dispatcher:
         authenticator: Authenticator | None = None,
         auditing: Auditing | None = None,
         authenticate_first: bool = False,
-        upload_silence: float = 60.0,
+        transfers: Transfers | None = None,
+        transfer_silence: float = 60.0,
         most_variables: Callable[[], int] = lambda: 0,
         message_bytes: int = 4 * 2**20,
         large_messages: Mapping[str, int] | None = None,
@@ -144,7 +145,7 @@ class Dispatcher:
         """`backend` is what handlers work with. `policy` gives the one that is in force now.
 
         `authenticate_first`: strangers can connect, so their messages are not read into memory.
-        `upload_silence`: seconds that a stream's first message may take. `most_variables` tells how
+        `transfer_silence`: seconds that a first message may take. `most_variables` tells how
         many the largest model has. `message_bytes`: of one request; `large_messages` has, by
         service, how many it may have with the bytes of tensors in it.
         """
@@ -157,7 +158,8 @@ class Dispatcher:
         self._authenticator = authenticator
         self._auditing = auditing
         self._authenticate_first = authenticate_first
-        self._upload_silence = upload_silence
+        self._transfers = transfers
+        self._transfer_silence = transfer_silence
         self._most_variables = most_variables
         self._message_bytes = message_bytes
         self._large_messages = large_messages or {}
@@ -227,18 +229,21 @@ class Dispatcher:
             call.cancelled()
             raise
         except BaseException as error:
+            failure = None
             if await _has_gone(error, call):
                 call.cancelled()
-                call.end()
-                await context.abort(call.code, "the client has gone")
-            failure = failure_of(error, row.method.name)
-            call.refused(failure.status, failure.reason)
-            if self._auditing is not None:
-                await self._auditing.failed(call, failure)
-            call.end()  # before the caller knows: whoever asks afterwards sees it counted
-            await _abort(context, failure)
+            else:
+                failure = failure_of(error, row.method.name)
+                call.refused(failure.status, failure.reason)
+                if self._auditing is not None:
+                    await self._auditing.failed(call, failure)
         finally:
-            call.end()
+            call.end()  # before the caller knows: whoever asks afterwards sees it counted
+        # Without the error, whose traceback holds what the handler had: the status of a stream that
+        # nobody reads is not sent for as long as that lasts.
+        if failure is None:
+            return await context.abort(call.code, "the client has gone")
+        return await _abort(context, failure)
 
     async def nested(self, method: str, data: bytes, outer: RpcCall) -> Any:
         """Answer a unary call that came inside the stream of another one, with its credentials.
@@ -288,13 +293,13 @@ class Dispatcher:
             return await self._authorized(row, request, call, large)
 
     async def _only_message(self, requests: AsyncIterable[bytes]) -> bytes:
-        async with not_silent(self._upload_silence):
+        async with first_message(self._transfer_silence):
             async for data in requests:
                 return data
         raise translate.malformed("expected a message, found the end of the stream")
 
     async def _first(self, call: RpcCall) -> bytes:
-        async with not_silent(self._upload_silence):
+        async with first_message(self._transfer_silence):
             async for data in call:
                 return data
         raise translate.malformed("expected a manifest first, found the end of the stream")
@@ -336,7 +341,7 @@ class Dispatcher:
             raise translate.too_large(thing, structured, self._message_bytes)
 
     async def _authorized(self, row: Row, request: Any, call: RpcCall, large: bool) -> Any:
-        handle = partial(row.handler, self._backend, request, call)
+        handle = partial(self._handled, row, request, call)
         auditing = self._auditing
         if self._policy is None and auditing is None:
             if self._authenticator is not None:
@@ -370,6 +375,18 @@ class Dispatcher:
             raise
         await auditing.done(record, response)
         return response
+
+    async def _handled(self, row: Row, request: Any, call: RpcCall) -> Any:
+        """The handler's response; where memory is short, idle transfers are given up for it."""
+        while True:
+            try:
+                return await row.handler(self._backend, request, call)
+            except RequestError as error:
+                # A call that has failed for want of memory has changed nothing.
+                if error.reason is not Reason.OUT_OF_MEMORY or row.method.kind != "unary":
+                    raise
+                if self._transfers is None or not await self._transfers.give_up_idle():
+                    raise
 
     async def _recheck(self, call: RpcCall, requirements: Requirements | None) -> None:
         """Judge a call in progress again. Raises RequestError."""

@@ -40,8 +40,10 @@ class ServerOptions:
     chunk_bytes: int = 2**20
     body_bytes: int = 8 * 2**30
     staging_bytes: int = 16 * 2**30
-    upload_silence: float = 60.0
-    """Seconds that a streaming request may leave the service without a message."""
+    transfer_silence: float = 60.0
+    """Seconds in which an upload or download must move something."""
+    transfer_rate: float = 64 * 2**10
+    """Bytes a second that it must move on average after so many seconds."""
     batching: Mapping[tuple[str, str], BatchOptions] = field(default_factory=dict)
     """By model and function, which `batching.batching_problem` must find no fault with."""
     limits: Mapping[str, Limit] = field(default_factory=dict)

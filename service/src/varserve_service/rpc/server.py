@@ -26,6 +26,7 @@ from .authorization.guard import Guard
 from .calls.admission import Admission
 from .calls.call_log import CallLog
 from .calls.observers import CallObserver, Observers
+from .calls.transfers import Transfers
 from .dispatch import Dispatcher, UnknownMethods
 from .health import HealthService
 from .methods import ADMIN_SERVICE, FACADES, METHODS, MODEL_SERVICE
@@ -62,7 +63,10 @@ class Server:
         self._models = models
         self._options = options
         self._access = access
-        self._admission = Admission(options.limits, options.staging_bytes)
+        self._admission = Admission(
+            options.limits, options.staging_bytes, memory_limit=self._memory_limit
+        )
+        self._transfers = Transfers(options.transfer_silence, options.transfer_rate)
         self._serving = Serving(models, self._served)
         self._backend = Backend(
             models=models,
@@ -76,7 +80,7 @@ class Server:
                 chunk_bytes=options.chunk_bytes,
                 body_bytes=options.body_bytes,
             ),
-            upload_silence=options.upload_silence,
+            transfers=self._transfers,
             bookmark_seconds=options.bookmark_seconds,
             facade_message_bytes=options.facade_message_bytes - _ENVELOPE_BYTES,
             facades_administer=access.policy is not None or options.admin_host == options.host,
@@ -93,7 +97,8 @@ class Server:
             authenticator=access.authenticator,
             auditing=access.auditing,
             authenticate_first=access.strangers_can_connect,
-            upload_silence=options.upload_silence,
+            transfers=self._transfers,
+            transfer_silence=options.transfer_silence,
             most_variables=self._most_variables,
             message_bytes=options.message_bytes,
             large_messages={row.method.service: options.facade_message_bytes for row in foreign},
@@ -138,6 +143,13 @@ class Server:
         # The last: it is asked for what none before it has.
         server.add_generic_rpc_handlers((UnknownMethods(self._observers),))
         return server
+
+    def _memory_limit(self) -> int | None:
+        """Bytes of host memory that there may be in all; None where that is not known."""
+        for live in self._models.sorted:
+            room = live.memory.host.room()
+            return None if room is None else room.limit
+        return None
 
     def _most_variables(self) -> int:
         return max((len(live.specs) for live in self._models.sorted), default=0)

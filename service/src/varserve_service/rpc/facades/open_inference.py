@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
+from varserve import tensors
 from varserve_service.access.policy import Verb
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import STABLE, bare_name
@@ -251,12 +252,14 @@ def _signature_name(parameters: Any) -> str:
 def _strings(request: Any) -> int:
     """Strings among the inputs: many of them are work for a thread."""
     return sum(
-        len(each.contents.bytes_contents)
-        if each.contents.bytes_contents
-        else max(0, *each.shape, 0)
+        len(each.contents.bytes_contents) if each.contents.bytes_contents else _longest(each.shape)
         for each in request.inputs
         if each.datatype == "BYTES"
     )
+
+
+def _longest(shape: Sequence[int]) -> int:
+    return max(shape, default=0) if len(shape) <= tensors.MAX_RANK else 0
 
 
 # ---- the repository ----

@@ -199,6 +199,6 @@ def _strings(data: bytes, count: int, thing: str) -> Array:
 def _length_mismatch(thing: str, message: Any, expected: str, found: str) -> RequestError:
     return RequestError(
         Reason.LENGTH_MISMATCH,
-        f"{thing}: {message.datatype} of shape {list(message.shape)[:10]} takes {expected}, "
+        f"{thing}: {message.datatype} of shape {list(message.shape[:10])} takes {expected}, "
         f"found {found}",
     )

@@ -6,9 +6,8 @@ Knows the contract's frames and tensors, and the core's values and buffers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from varserve_service.core.arrays.buffers import aligned_empty
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.rpc.calls.call import RpcCall
+from varserve_service.rpc.calls.transfers import DOWNLOAD, Transfer, Transfers
 
 from . import translate
 
@@ -51,38 +51,6 @@ def total_bytes(claimed: Sequence[ClaimedTensor], limit: int) -> int:
             limit=limit,
         )
     return total
-
-
-@asynccontextmanager
-async def not_silent(seconds: float) -> AsyncIterator[Callable[[], None]]:
-    """Give up a stream whose client sends nothing for so long; at most an eighth more.
-
-    What it gives is to be called for each message. Raises RequestError DEADLINE_EXCEEDED.
-    """
-    loop = asyncio.get_running_loop()
-    slack = seconds / 8
-    put_off = loop.time()
-
-    def heard() -> None:
-        nonlocal put_off
-        now = loop.time()
-        # Not for each chunk of a body: there are thousands a second.
-        if now - put_off >= slack:
-            bound.reschedule(now + seconds + slack)
-            put_off = now
-
-    try:
-        async with asyncio.timeout(seconds + slack) as bound:
-            yield heard
-    except TimeoutError:
-        if not bound.expired():
-            raise
-        raise RequestError(
-            Reason.DEADLINE_EXCEEDED,
-            f"nothing came for {seconds:g} seconds, though the request was not at its end; "
-            "nothing was changed; send it again as a whole",
-            seconds=f"{seconds:g}",
-        ) from None
 
 
 class Upload:
@@ -144,15 +112,25 @@ class Download:
         self._messages = frames.body_messages(_dropping(parts), chunk_bytes)
         self._first = next(self._messages, None)
 
-    async def send(self, call: RpcCall, executor: Executor) -> None:
-        """Write the body's chunks: while one travels, the next is made ready on a thread."""
+    async def send(self, call: RpcCall, executor: Executor, transfers: Transfers) -> None:
+        """Write the body's chunks: while one travels, the next is made ready on a thread.
+
+        Raises RequestError when the client takes them too slowly.
+        """
+        async with transfers.begin(DOWNLOAD) as transfer:
+            await self._send(call, executor, transfer)
+
+    async def _send(self, call: RpcCall, executor: Executor, transfer: Transfer) -> None:
         loop = asyncio.get_running_loop()
         message, self._first = self._first, None
         upcoming: asyncio.Future[bytes] | None = None
         try:
             for _ in range(self._count - 1):
                 upcoming = loop.run_in_executor(executor, next, self._messages)
+                assert message is not None
+                await call.judge_again()
                 await call.write(message)
+                transfer.moved(len(message))
                 message = await upcoming
             if message is not None:
                 await call.write(message)

@@ -18,6 +18,7 @@ from varserve_service.core.model.registry import Models
 from varserve_service.core.ports.administration import Administration
 from varserve_service.rpc.calls.admission import Admission
 from varserve_service.rpc.calls.call import RpcCall
+from varserve_service.rpc.calls.transfers import Transfers
 from varserve_service.rpc.messages import translate
 from varserve_service.rpc.serving.inference_counts import InferenceCounts
 from varserve_service.rpc.serving.read_cache import ReadCache
@@ -56,7 +57,7 @@ class Backend:
     admission: Admission
     read_cache: ReadCache
     limits: pb.TransferLimits
-    upload_silence: float
+    transfers: Transfers
     bookmark_seconds: float
     administration: Administration | None = None
     admin_workers: Workers | None = None

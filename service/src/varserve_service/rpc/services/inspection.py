@@ -135,6 +135,6 @@ async def inspect_function(backend: Backend, manifest: pb.InspectManifest, call:
             await call.write(first)
             for part in parts:
                 await call.write(pb.InspectFunctionResponse(part=part))
-            await download.send(call, backend.senders)
+            await download.send(call, backend.senders, backend.transfers)
     finally:
         cancelled.set()

@@ -106,7 +106,7 @@ async def read_variables(backend: Backend, request: pb.ReadVariablesRequest, cal
         first, download = await served.run(work, call.deadline)
         call.note_header(first.manifest.header)
         await call.write(first)
-        await download.send(call, backend.senders)
+        await download.send(call, backend.senders, backend.transfers)
 
 
 async def summarize_variables(

@@ -1,0 +1,157 @@
+"""Uploads and downloads in progress: how fast they must be, and which is given up for others.
+
+A transfer keeps memory alive: a body that arrives, or values that are being sent. Owns how long it
+may take. Knows calls; knows nothing of messages. Used from the event loop alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from varserve_service.core.errors import Reason, RequestError
+
+UPLOAD: Final = "upload"
+DOWNLOAD: Final = "download"
+
+# Seconds without progress after which a transfer may be given up when memory is short.
+_IDLE_SECONDS = 2.0
+# Seconds that the memory of one that was given up takes to come back, at most.
+_RELEASE_SECONDS = 2.0
+
+
+@asynccontextmanager
+async def first_message(seconds: float) -> AsyncIterator[None]:
+    """Give up a stream whose client sends nothing at all for so long.
+
+    Raises RequestError DEADLINE_EXCEEDED.
+    """
+    try:
+        async with asyncio.timeout(seconds) as bound:
+            yield
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        raise RequestError(
+            Reason.DEADLINE_EXCEEDED,
+            f"nothing arrived for {seconds:g} seconds; expected the first message of the request; "
+            "nothing was changed; send it again as a whole",
+            seconds=f"{seconds:g}",
+        ) from None
+
+
+class Transfer:
+    """One upload or download. `moved` is called for every message that has moved."""
+
+    def __init__(self, kind: str, silence: float, rate: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.kind = kind
+        self.over = asyncio.Event()
+        self.given_up = False
+        self._loop = loop
+        self._silence = silence
+        self._rate = rate
+        self._began = self._moved_at = self._rescheduled_at = loop.time()
+        self._nbytes = 0
+        self._bound = asyncio.timeout_at(self._deadline())
+
+    def moved(self, nbytes: int) -> None:
+        """So many bytes of the body have arrived, or were taken by the client."""
+        self._nbytes += nbytes
+        self._moved_at = self._loop.time()
+        # Not for each chunk of a body: there are thousands a second.
+        if self._moved_at - self._rescheduled_at >= self._silence / 8:
+            self._rescheduled_at = self._moved_at
+            self._bound.reschedule(self._deadline())
+
+    @property
+    def idle(self) -> float:
+        """Seconds since anything moved."""
+        return self._loop.time() - self._moved_at
+
+    def give_up(self) -> None:
+        """End it now."""
+        if not self._bound.expired() and not self.given_up:
+            self.given_up = True
+            self._bound.reschedule(self._loop.time())
+
+    def _deadline(self) -> float:
+        silence = self._silence * 9 / 8  # reschedules lag behind by an eighth
+        slow = self._began + silence + self._nbytes / self._rate
+        return min(self._moved_at + silence, slow)
+
+    async def __aenter__(self) -> Transfer:
+        await self._bound.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.over.set()
+        try:
+            await self._bound.__aexit__(type(error) if error else None, error, None)
+        except TimeoutError:
+            raise self._refusal() from None
+
+    def _refusal(self) -> RequestError:
+        seconds = self._loop.time() - self._began
+        nothing = "nothing was changed; send it again as a whole"
+        again = nothing if self.kind == UPLOAD else "read it again"
+        if self.given_up:
+            return RequestError(
+                Reason.OUT_OF_MEMORY,
+                f"the {self.kind} made no progress for {self.idle:.0f} seconds, and others needed "
+                f"its memory; {again}",
+            )
+        return RequestError(
+            Reason.DEADLINE_EXCEEDED,
+            f"{self._nbytes} bytes of the {self.kind} moved in {seconds:.0f} seconds, the last "
+            f"{self.idle:.0f} seconds ago; expected some every {self._silence:g} seconds, and then "
+            f"{self._rate:g} bytes a second; {again}",
+            seconds=f"{self._silence:g}",
+        )
+
+
+class Transfers:
+    """All transfers of one service. `silence` is in seconds, `rate` in bytes a second.
+
+    A transfer must move something every `silence` seconds, and, after so many seconds, `rate` bytes
+    a second on average; an eighth of `silence` more at most.
+    """
+
+    def __init__(self, silence: float, rate: float) -> None:
+        self._silence = silence
+        self._rate = rate
+        self._transfers: set[Transfer] = set()
+
+    def __len__(self) -> int:
+        return len(self._transfers)
+
+    @asynccontextmanager
+    async def begin(self, kind: str) -> AsyncIterator[Transfer]:
+        """A transfer until the block ends.
+
+        Raises RequestError DEADLINE_EXCEEDED when it is too slow, OUT_OF_MEMORY when it is given
+        up for others.
+        """
+        transfer = Transfer(kind, self._silence, self._rate)
+        self._transfers.add(transfer)
+        try:
+            async with transfer:
+                yield transfer
+        finally:
+            self._transfers.discard(transfer)
+
+    async def give_up_idle(self) -> bool:
+        """End the transfer that has been idle longest. Whether there was one."""
+        idle = [each for each in self._transfers if each.idle >= _IDLE_SECONDS]
+        if not idle:
+            return False
+        longest = max(idle, key=lambda transfer: transfer.idle)
+        longest.give_up()
+        try:
+            await asyncio.wait_for(longest.over.wait(), _RELEASE_SECONDS)
+        except TimeoutError:
+            return False
+        await asyncio.sleep(0)  # what it held is released by its own task
+        return True

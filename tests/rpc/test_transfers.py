@@ -1,0 +1,155 @@
+"""Uploads and downloads are bounded in time and rate, and give way where memory is short."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.fakes import FakeVariable
+from tests.rpc.models import counter
+from tests.rpc.requests import chunk, entry, manifest
+from tests.rpc.test_identity import Claimed
+from tests.rpc.test_lifecycle import reason_of, running
+from tests.waiting import until_async
+from varserve.v1 import model_service_pb2 as pb
+from varserve_service.core.memory import MemoryBudget, Room
+from varserve_service.rpc import Access
+from varserve_service.rpc.calls import transfers
+
+MIB = 2**20
+ANN, BOB = (("name", "ann"),), (("name", "bob"),)
+
+
+def upload_of(nbytes: int) -> Any:
+    header = {"dtype": 4, "shape": [nbytes], "byte_length": nbytes}
+    return manifest(entry(variable="free", tensor=header))
+
+
+def free() -> FakeVariable:
+    return FakeVariable("free", np.zeros(1, np.uint8), shape=(None,))
+
+
+async def to_its_end(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_an_upload_that_trickles_is_given_up() -> None:
+    """One that moves something in time, again and again, and never enough."""
+    async with running(counter(free()), transfer_silence=0.2, transfer_rate=1000.0) as found:
+        call = found.stub.AssignVariables()
+        await call.write(upload_of(MIB))
+        await call.initial_metadata()
+        began, sent = time.monotonic(), 0
+
+        async def trickle() -> None:
+            nonlocal sent
+            while True:
+                await call.write(chunk(sent, b"x"))
+                sent += 1
+                await asyncio.sleep(0.02)  # less than the silence that ends it, always
+
+        trickling = asyncio.ensure_future(trickle())
+        try:
+            async with asyncio.timeout(30):
+                assert await reason_of(call) == "DEADLINE_EXCEEDED"
+        finally:
+            trickling.cancel()
+        assert time.monotonic() - began >= 0.2
+        assert "bytes a second" in await call.details()
+        await until_async(lambda: found.server._admission.staged == 0)
+
+
+async def test_a_download_that_nobody_reads_is_given_up() -> None:
+    """Nothing holds its value any more, and the client is told when it reads on."""
+    big = FakeVariable("big", np.zeros(64 * MIB, np.uint8))
+    value = weakref.ref(big.array)
+    async with running(counter(big), transfer_silence=0.2) as found:
+        request = pb.ReadVariablesRequest(model="counter", reads=[{"variable": "big"}])
+        call = found.stub.ReadVariables(request)
+        await call.read()
+        await until_async(lambda: len(found.server._transfers) == 1)
+        await until_async(lambda: len(found.server._transfers) == 0)
+        big.array = np.zeros(1, np.uint8)
+        await until_async(lambda: value() is None)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await to_its_end(call)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("kind", ["unary", "stream"])
+async def test_the_idle_give_way_where_memory_is_short(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upload that has been idle longest ends with OUT_OF_MEMORY, and the write goes through."""
+    monkeypatch.setattr(transfers, "_IDLE_SECONDS", 0.1)
+    memory = MemoryBudget("host", lambda: Room(40 * MIB, 100 * MIB))
+    table = FakeVariable("table", np.zeros(16 * MIB, np.uint8))
+    live = counter(free(), table, host_memory=memory)
+    async with running(live, access=Access(authenticator=Claimed())) as found:
+        idle = found.stub.AssignVariables(metadata=ANN)
+        await idle.write(upload_of(36 * MIB))
+        await idle.initial_metadata()
+        (transfer,) = found.server._transfers._transfers
+        await until_async(lambda: transfer.idle > 0.1)
+        if kind == "stream":
+            other = found.stub.AssignVariables(metadata=BOB)
+            await other.write(upload_of(16 * MIB))
+            for offset in range(0, 16 * MIB, MIB):
+                await other.write(chunk(offset, bytes(MIB)))
+            await other.done_writing()
+        else:
+            region = {"slices": {"dimensions": [{"start": 0, "stop": 3 * MIB}]}}
+            value = {"dtype": 4, "shape": [3 * MIB], "data": bytes(3 * MIB)}
+            other = found.stub.AssignVariable(
+                pb.AssignVariableRequest(
+                    model="counter", variable="table", operation=2, region=region, value=value
+                ),
+                metadata=BOB,
+            )
+        assert await reason_of(other) == "OK"
+        assert await reason_of(idle) == "OUT_OF_MEMORY"
+        assert memory.reserved == 0
+
+
+async def test_who_is_not_idle_does_not_give_way() -> None:
+    """A transfer that makes progress is not ended: the write is refused with the numbers."""
+    memory = MemoryBudget("host", lambda: Room(40 * MIB, 100 * MIB))
+    live = counter(free(), host_memory=memory)
+    async with running(live, access=Access(authenticator=Claimed())) as found:
+        busy = found.stub.AssignVariables(metadata=ANN)
+        await busy.write(upload_of(36 * MIB))
+        await busy.initial_metadata()
+        other = found.stub.AssignVariables(metadata=BOB)
+        await other.write(upload_of(16 * MIB))
+        assert await reason_of(other) == "OUT_OF_MEMORY"
+        busy.cancel()
+
+
+async def test_the_bodies_of_one_subject_take_half_of_the_memory() -> None:
+    """Whatever verbs they are for; another subject has the other half."""
+    memory = MemoryBudget("host", lambda: Room(2**40, 100 * MIB))
+    live = counter(free(), host_memory=memory)
+    async with running(live, access=Access(authenticator=Claimed())) as found:
+        first = found.stub.AssignVariables(metadata=ANN)
+        await first.write(upload_of(40 * MIB))
+        await first.initial_metadata()
+        second = found.stub.AssignVariables(metadata=ANN)
+        await second.write(upload_of(11 * MIB))
+        assert await reason_of(second) == "TOO_MANY_REQUESTS"
+        large = found.stub.AssignVariables(metadata=ANN)
+        await large.write(upload_of(51 * MIB))
+        assert await reason_of(large) == "VALUE_TOO_LARGE"
+        other = found.stub.AssignVariables(metadata=BOB)
+        await other.write(upload_of(40 * MIB))
+        await other.initial_metadata()
+        first.cancel()
+        other.cancel()
+        await until_async(lambda: found.server._admission.staged == 0)
+        assert not found.server._admission._subject_bytes
