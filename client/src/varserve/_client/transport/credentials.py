@@ -7,6 +7,7 @@ credentials; knows nothing of channels and calls.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -40,7 +41,12 @@ class Tls:
         """For a channel. Raises InvalidRequest that names the file that cannot be read."""
         if (self.cert is None) != (self.key is None):
             raise errors.InvalidRequest("tls: expected cert and key together, found one of them")
-        return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
+        certificate, key = b"CERTIFICATE", b"PRIVATE KEY"
+        return grpc.ssl_channel_credentials(
+            _read(self.ca, "ca", certificate),
+            _read(self.key, "key", key),
+            _read(self.cert, "cert", certificate),
+        )
 
     def options(self) -> tuple[tuple[str, str], ...]:
         """Channel arguments."""
@@ -49,17 +55,25 @@ class Tls:
         return (("grpc.ssl_target_name_override", self.server_name),)
 
 
-def _read(path: PathLike | None) -> bytes | None:
+def _read(path: PathLike | None, name: str, expected: bytes) -> bytes | None:
+    """The PEM file of one argument, of the kind that it must be."""
     if path is None:
         return None
     from pathlib import Path  # only where there are files
 
     try:
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise errors.InvalidRequest(f"tls: {os.fspath(path)}: {error.strerror}") from None
     except ValueError:
         raise errors.InvalidRequest(f"tls: expected a path, found {errors.shown(path)}") from None
+    kinds = re.findall(rb"-----BEGIN ([A-Z ]+)-----", content)
+    if not any(kind.endswith(expected) for kind in kinds):
+        found = kinds[0].decode() if kinds else "none"
+        raise errors.InvalidRequest(
+            f"tls: {name}: {os.fspath(path)}: expected PEM with {expected.decode()}, found {found}"
+        )
+    return content
 
 
 TOKEN_BYTES = 16 << 10

@@ -86,7 +86,9 @@ class Driver(Renewable):
         return channel
 
     def _error(self, error: BaseException) -> errors.VarserveError | None:
-        return failure_of(error, self.endpoint.target, self.closed)
+        endpoint = self.endpoint
+        encrypted = endpoint.credentials is not None
+        return failure_of(error, endpoint.target, closed=self.closed, encrypted=encrypted)
 
 
 class Sync(Driver):

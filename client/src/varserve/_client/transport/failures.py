@@ -17,6 +17,7 @@ from varserve._client import errors
 from varserve.frames import FrameError
 from varserve.tensors import TensorError
 
+from .explanations import explain
 from .targets import proxy_of
 
 # What gRPC says of a stream that ended before the service had answered: the connection broke, or a
@@ -29,16 +30,19 @@ _LOST = re.compile(
     r"^Internal error from Core$",
     re.IGNORECASE,
 )
+_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 _AMBIGUOUS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)
 # HTTP statuses that a proxy gives while the service behind it cannot be reached.
 _PASSING = ("408", "429", "499", "502", "503", "504")
 
 
-def failure_of(error: BaseException, target: str, closed: bool) -> errors.VarserveError | None:
+def failure_of(
+    error: BaseException, target: str, *, closed: bool, encrypted: bool = False
+) -> errors.VarserveError | None:
     """What the user sees of an exception that a call raised; None for one to let pass.
 
-    `target` is named in messages. `closed`: the client was closed.
+    `target` is named in messages. `closed`: the client was closed. `encrypted`: it uses TLS.
     """
     if isinstance(error, errors.VarserveError):
         return error
@@ -49,13 +53,13 @@ def failure_of(error: BaseException, target: str, closed: bool) -> errors.Varser
     if closed:
         return errors.ClientClosed("this client was closed during the call")
     if isinstance(error, grpc.RpcError):
-        return _from_rpc(error, target)
+        return _from_rpc(error, target, encrypted)
     if isinstance(error, EncodeError):
         return errors.InvalidRequest(f"the request cannot be sent: {error}")
     return None
 
 
-def _from_rpc(error: Any, target: str) -> errors.VarserveError:
+def _from_rpc(error: Any, target: str, encrypted: bool) -> errors.VarserveError:
     """The error of a `grpc.RpcError` that is a finished call."""
     for key, value in error.trailing_metadata() or ():
         if key == reasons.DETAILS_KEY:
@@ -82,8 +86,9 @@ def _from_rpc(error: Any, target: str) -> errors.VarserveError:
             f"have ended it, at its limit of time or size{_through_proxy(target)}"
         )
     else:
-        message = f"{target}: {details}"
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        explained = explain(details, target, encrypted) if code is _UNAVAILABLE else ""
+        message = explained or f"{target}: {details}"
+    if code in (_UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         message += _through_proxy(target)
     # gRPC itself refuses such messages, and has nothing but this text to tell them by.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details:
