@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PROTO_ROOT = Path(__file__).resolve().parent
-STUBS = ("varserve/v[0-9]*/__init__.py", "varserve/v[0-9]*/*_pb2*.py*")
+STUBS = ("varserve/**/v[0-9]*/__init__.py", "varserve/**/v[0-9]*/*_pb2*.py*")
 
 
 def generate(out: Path) -> None:
@@ -26,7 +26,7 @@ def generate(out: Path) -> None:
 
     # grpcio-tools carries the well-known types; protoc finds them only when told where they are.
     well_known_types = Path(protoc.__file__).with_name("_proto")
-    sources = sorted(PROTO_ROOT.glob("varserve/*/*.proto"))
+    sources = sorted(PROTO_ROOT.glob("varserve/**/*.proto"))
     # The path of a .proto is that of its Python module, so what is written needs no patching.
     descriptors = out / "descriptors.binpb"
     status = protoc.main(

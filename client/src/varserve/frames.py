@@ -144,7 +144,8 @@ _LENGTH_BYTES = 4
 _OFFSET_BYTES = 9
 
 
-def _read_varint(data: bytes, at: int, longest: int) -> tuple[int, int]:
+def read_varint(data: bytes, at: int, longest: int) -> tuple[int, int]:
+    """A number of at most `longest` bytes, and where it ends. Raises IndexError."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -166,18 +167,18 @@ def read_chunk(message: bytes) -> ChunkFrame | None:
     try:
         if message[0] != CHUNK_TAG:
             return None
-        length, at = _read_varint(message, 1, _LENGTH_BYTES)
+        length, at = read_varint(message, 1, _LENGTH_BYTES)
         if at + length != len(message):
             return None
         offset = checksum = 0
         if message[at] == _OFFSET_TAG:
-            offset, at = _read_varint(message, at + 1, _OFFSET_BYTES)
+            offset, at = read_varint(message, at + 1, _OFFSET_BYTES)
         if message[at] == _CRC_TAG:
             checksum = int.from_bytes(message[at + 1 : at + 5], "little")
             at += 5
         if message[at] != _DATA_TAG:
             return None
-        length, at = _read_varint(message, at + 1, _LENGTH_BYTES)
+        length, at = read_varint(message, at + 1, _LENGTH_BYTES)
         if at + length != len(message):
             return None
     except IndexError:

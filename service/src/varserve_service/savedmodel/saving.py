@@ -8,13 +8,14 @@ is told by the paths in the checkpoint's own object graph.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
+from varserve.checkpoint import ObjectGraph
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import Value, VariableSpec
 from varserve_service.core.ports.messages import Header
@@ -131,34 +132,11 @@ class _Paths(dict[str, str]):
 
     def __init__(self, graph: Any, dtypes: Mapping[str, Any]) -> None:
         super().__init__()
-        self._graph = graph
+        self._graph = ObjectGraph(graph)
         self._dtypes = dtypes
 
     def get(self, path: str, default: Any = None) -> Any:
-        return next(self._at(0, path, frozenset()), default)
-
-    def _at(self, index: int, rest: str, seen: frozenset[tuple[int, str]]) -> Iterator[str]:
-        """Keys of what lies at `rest` from a node on. Names of children may have slashes."""
-        if (index, rest) in seen:
-            return
-        seen |= {(index, rest)}
-        node = self._graph.nodes[index]
-        if not rest:
-            for attribute in node.attributes:
-                if attribute.checkpoint_key in self._dtypes:
-                    yield attribute.checkpoint_key
-            return
-        for child in node.children:
-            if rest == child.local_name or rest.startswith(f"{child.local_name}/"):
-                yield from self._at(child.node_id, rest[len(child.local_name) + 1 :], seen)
-        for slot in node.slot_variables:
-            # A slot's path is its optimizer's and its own name, which has that of its variable.
-            own = self._graph.nodes[slot.original_variable_node_id].attributes
-            named = {f"{attribute.full_name}/{slot.slot_name}" for attribute in own}
-            for attribute in self._graph.nodes[slot.slot_variable_node_id].attributes:
-                named.add(attribute.full_name)
-                if rest in named and attribute.checkpoint_key in self._dtypes:
-                    yield attribute.checkpoint_key
+        return next((key for key in self._graph.keys_at(path) if key in self._dtypes), default)
 
 
 def _unsupported(header: Header, names: list[str]) -> RequestError:
