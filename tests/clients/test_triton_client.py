@@ -11,6 +11,7 @@ import varserve
 from tests.clients.conftest import run_client
 from tests.packaging.tools import Environment
 from tests.serving import ServiceProcess
+from tests.web.conftest import inspector
 
 FACADE = "oip"
 
@@ -87,3 +88,21 @@ def test_inferences_are_counted(found: Any) -> None:
     succeeded, failed = (int(count) for count in found["statistics"])
     assert succeeded >= 9
     assert failed >= 3
+
+
+def test_the_http_client_infers_through_the_pages_process(
+    service: ServiceProcess, client_environment: Callable[[str], Environment], found: Any
+) -> None:
+    """`varserve web` answers tritonclient's HTTP client: JSON, raw bytes, compressed, strings."""
+    python = client_environment("triton").bin / "python"
+    with inspector(service.address) as url:
+        http = run_client(python, "triton_http_client.py", url.removeprefix("http://"))
+    assert (http["live"], http["ready"], http["server"]) == (True, True, "varserve")
+    assert http["model_ready"] == [True, True, False]
+    assert http["metadata"]["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1]}]
+    for binary in (True, False):
+        for kind in ("plain", "gzip", "deflate"):
+            assert http[f"{kind} {binary}"] == [[0.0, 3.0, 6.0], "7"]
+    assert http["strings"] == ["2:ab", "0:"]
+    assert http["refused"][0] == "404"
+    assert "nobody" in http["refused"][1]

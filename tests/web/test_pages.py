@@ -25,6 +25,17 @@ def get(url: str, **headers: str) -> tuple[int, str, Message]:
     return _answer(urllib.request.Request(url, headers=headers))
 
 
+def send(url: str, data: bytes, **headers: str) -> tuple[int, bytes, Message]:
+    """POST bytes; headers by names with underscores."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        request = urllib.request.Request(url, data, named)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read(), answer.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), error.headers
+
+
 def post(url: str, **fields: str) -> tuple[int, str, Message]:
     return _answer(urllib.request.Request(url, urllib.parse.urlencode(fields).encode()))
 

@@ -32,6 +32,9 @@ from varserve.web import drawing
 from varserve.web.changes import events
 from varserve.web.connections import Callers, Connect
 from varserve.web.pages import commits, common, functions, variables
+from varserve.web.rest import v1, v2
+from varserve.web.rest.common import failed, is_rest
+from varserve.web.rest.openapi import openapi
 
 HERE = Path(__file__).parent
 
@@ -70,11 +73,13 @@ class WebOptions:
     hosts: names that browsers may call it by; others are refused, so that no page of another site
         reaches it by a name that it made up.
     own_credentials: requests without an Authorization header use the inspector's own.
+    max_body_bytes: of a request to predict.
     """
 
     writable: bool = False
     hosts: Sequence[str] = ("localhost", "127.0.0.1", "[::1]")
     own_credentials: bool = True
+    max_body_bytes: int = 256 << 20
 
 
 def make_app(connect: Connect, options: WebOptions = WebOptions()) -> Starlette:
@@ -109,6 +114,9 @@ def make_app(connect: Connect, options: WebOptions = WebOptions()) -> Starlette:
                 methods=["POST"],
             ),
             Route("/models/{model}/variables/{variable:path}", variables.variable, name="variable"),
+            *v1.routes(),
+            *v2.routes(),
+            Route("/openapi.json", openapi),
             Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
         ],
         middleware=[
@@ -148,6 +156,8 @@ def _http_failed(request: Request, error: Exception) -> Response:
 def _error_page(
     request: Request, status: int, text: str, headers: Mapping[str, str] | None
 ) -> Response:
+    if is_rest(request):
+        return failed(status, text, headers)
     context: dict[str, Any] = {"status": status, "text": text}
     response: Response = request.app.state.templates.TemplateResponse(
         request, "error.html", context, status_code=status, headers=headers

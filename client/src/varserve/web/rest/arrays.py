@@ -1,0 +1,121 @@
+"""Arrays in JSON and in raw bytes, as the two protocols have them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from varserve import InvalidRequest
+from varserve.tensors import STRING, Array, as_array, dtype_name, element_count, numpy_dtype
+
+DATATYPES: Mapping[str, str] = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+    "bfloat16": "BF16",
+    "string": "BYTES",
+}
+"""Datatypes of the Open Inference Protocol by dtype."""
+DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
+
+_LENGTH = struct.Struct("<I")
+
+
+def datatype(dtype: np.dtype[Any], thing: str) -> str:
+    """The protocol's word for a dtype. Raises InvalidRequest."""
+    name = dtype_name(dtype)
+    if name not in DATATYPES:
+        raise InvalidRequest(f"{thing} is {name}, which the Open Inference Protocol cannot carry")
+    return DATATYPES[name]
+
+
+def from_json(value: Any, dtype: str, thing: str) -> Array:
+    """An array of nested lists. Text stands for its UTF-8 bytes, `{"b64": ...}` for any bytes.
+
+    Raises InvalidRequest.
+    """
+    try:
+        return as_array(_decoded(value), dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidRequest(f"{thing}: {error}") from None
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decoded(each) for each in value]
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, Mapping):
+        if set(value) != {"b64"}:
+            raise ValueError('expected {"b64": TEXT} for bytes, found another object')
+        try:
+            return base64.b64decode(value["b64"], validate=True)
+        except (binascii.Error, TypeError, ValueError) as error:
+            raise ValueError(f"b64: {error}") from None
+    return value
+
+
+def to_json(array: Array, *, as_base64: bool = False) -> Any:
+    """Nested lists; strings as text, or as `{"b64": ...}`."""
+    kind = dtype_name(array.dtype)
+    if kind == STRING:
+        return _texts(array.tolist(), as_base64)
+    if array.dtype.kind == "c":
+        return np.stack([array.real, array.imag], -1).tolist()
+    if kind in ("float16", "bfloat16") or array.dtype.kind == "V":
+        return array.astype(np.float32).tolist()
+    return array.tolist()
+
+
+def _texts(value: Any, as_base64: bool) -> Any:
+    if isinstance(value, list):
+        return [_texts(each, as_base64) for each in value]
+    if as_base64:
+        return {"b64": base64.b64encode(value).decode()}
+    return value.decode(errors="replace")
+
+
+def from_raw(data: memoryview, dtype: str, shape: tuple[int, ...], thing: str) -> Array:
+    """An array of the protocol's raw bytes. Raises InvalidRequest."""
+    count = element_count(shape)
+    if dtype != STRING:
+        expected = count * numpy_dtype(dtype).itemsize
+        if len(data) != expected:
+            raise InvalidRequest(f"{thing}: expected {expected} bytes, found {len(data)}")
+        return np.frombuffer(data, numpy_dtype(dtype)).reshape(shape)
+    if count * _LENGTH.size > len(data):
+        raise InvalidRequest(f"{thing}: expected {count} elements, found {len(data)} bytes")
+    array = np.empty(count, object)
+    position = 0
+    for index in range(count):
+        end = position + _LENGTH.size
+        length = _LENGTH.unpack_from(data, position)[0] if end <= len(data) else len(data)
+        position = end + length
+        if position > len(data):
+            raise InvalidRequest(f"{thing}: element {index} ends beyond its {len(data)} bytes")
+        array[index] = bytes(data[end:position])
+    if position != len(data):
+        raise InvalidRequest(f"{thing}: found {len(data) - position} bytes after its elements")
+    return array.reshape(shape)
+
+
+def to_raw(array: Array) -> bytes:
+    """The protocol's raw bytes of an array."""
+    if dtype_name(array.dtype) != STRING:
+        return np.ascontiguousarray(array).tobytes()
+    parts = [part for each in array.ravel() for part in (_LENGTH.pack(len(each)), each)]
+    return b"".join(parts)
