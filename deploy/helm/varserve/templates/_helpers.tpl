@@ -36,6 +36,7 @@ labels:
 {{- if .Values.metrics.enabled -}}{{- $_ := set $settings "metrics_port" 9464 -}}{{- end -}}
 {{- if .Values.persistence.enabled -}}{{- $_ := set $settings "state_dir" "/state" -}}{{- end -}}
 {{- if .Values.policy.rules -}}{{- $_ := set $settings "policy" "/policy/policy.yaml" -}}{{- end -}}
+{{- if and .Values.tls.enabled .Values.metrics.enabled -}}{{- $_ := set $settings "metrics_client_ca" "/metrics-ca/ca.crt" -}}{{- end -}}
 {{- if .Values.audit.enabled -}}{{- $_ := set $settings "audit_log" "/audit/audit.jsonl" -}}{{- end -}}
 {{- toYaml (mergeOverwrite $settings .Values.settings) -}}
 {{- end -}}
