@@ -1,7 +1,8 @@
-"""Memory, budgeted before it is allocated: who asks for more than there is, is told so at once.
+"""Memory, budgeted before it is allocated: a call that asks for more than there is, is refused.
 
-Owns what was promised and is not used yet. How much there is, whoever makes a budget says. Knows
-nothing of what the memory is for.
+Owns what was reserved and is not used yet. How much memory there is, whoever makes a budget says.
+Before a call is refused, what other callers keep alive and do not move is given up (`holdings`).
+Knows nothing of what the memory is for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from .errors import OutOfMemory, Reason, RequestError
+from .holdings import Holdings
 
 SMALL_BYTES = 4 * 2**20
 """What takes less is not budgeted: to look costs more than it could do harm."""
@@ -41,6 +43,8 @@ class MemoryBudget:
         self._reserve = reserve
         self._lock = threading.Lock()
         self._reserved = 0
+        self.holdings = Holdings(self._limit)
+        """What callers keep alive in it."""
 
     @property
     def place(self) -> str:
@@ -49,34 +53,50 @@ class MemoryBudget:
 
     @property
     def reserved(self) -> int:
-        """Bytes that were promised and are not used yet."""
+        """Bytes that were reserved and are not used yet."""
         return self._reserved
 
     def room(self) -> Room | None:
-        """What may be taken now, after what is kept free and what was promised."""
+        """What may be taken now, after what is kept free and what was reserved."""
         room = self._look()
         if room is None:
             return None
         return Room(max(0, room.available - self._reserve - self._reserved), room.limit)
 
     def reserve(self, nbytes: int, thing: str) -> Reservation:
-        """Promise bytes for a thing. Raises OutOfMemory with `needed`, `available`, `limit`."""
+        """Reserve bytes for a thing. Raises OutOfMemory with `needed`, `available`, `limit`."""
         reservation = Reservation(self)
         reservation.add(nbytes, thing)
         return reservation
 
     def _take_bytes(self, nbytes: int, thing: str) -> None:
+        room = self._short_of(nbytes)
+        if room is None:
+            return
+        for _ in self.holdings.relief():
+            room = self._short_of(nbytes)
+            if room is None:
+                return
+        raise OutOfMemory(
+            f"{thing} needs {nbytes} bytes of {self._place} memory; {room.available} are "
+            f"available, of {room.limit}; nothing was changed",
+            needed=nbytes,
+            available=room.available,
+            limit=room.limit,
+        )
+
+    def _short_of(self, nbytes: int) -> Room | None:
+        """Reserve bytes; or the room that there is, when it does not suffice."""
         with self._lock:
             room = self.room()
             if room is not None and nbytes > room.available:
-                raise OutOfMemory(
-                    f"{thing} needs {nbytes} bytes of {self._place} memory; {room.available} are "
-                    f"available, of {room.limit}; nothing was changed",
-                    needed=nbytes,
-                    available=room.available,
-                    limit=room.limit,
-                )
+                return room
             self._reserved += nbytes
+            return None
+
+    def _limit(self) -> int | None:
+        room = self._look()
+        return None if room is None else room.limit
 
     def _give_back(self, nbytes: int) -> None:
         with self._lock:
@@ -84,7 +104,7 @@ class MemoryBudget:
 
 
 class Reservation:
-    """Bytes promised to one call, until they are used or its block ends.
+    """Bytes reserved for one call, until they are used or its block ends.
 
     A thread that works for the call may go on after that, when its caller has gone.
     """
@@ -97,7 +117,7 @@ class Reservation:
         self._ended = False
 
     def add(self, nbytes: int, thing: str) -> None:
-        """Promise more. Raises OutOfMemory; DEADLINE_EXCEEDED when the call has ended."""
+        """Reserve more. Raises OutOfMemory; DEADLINE_EXCEEDED when the call has ended."""
         self._small += nbytes
         if self._small < SMALL_BYTES:
             return
@@ -135,14 +155,14 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class ModelReservation:
-    """Bytes of a model's memories promised to one call, until its block ends."""
+    """Bytes of a model's memories reserved for one call, until its block ends."""
 
     memory: ModelMemory
     host: Reservation
     device: Reservation
 
     def add(self, nbytes: int, thing: str, *, on: str) -> None:
-        """Promise more, for a value on a device. Raises as Reservation.add."""
+        """Reserve more, for a value on a device. Raises as Reservation.add."""
         (self.device if self.memory.of(on) is self.memory.device else self.host).add(nbytes, thing)
 
 
@@ -167,7 +187,7 @@ class ModelMemory:
 
     @contextmanager
     def reserve(self, taken: Mapping[str, int], thing: str) -> Iterator[ModelReservation]:
-        """Promise bytes, by the device of the values that take them, and what the block adds."""
+        """Reserve bytes, by the device of the values that take them, and what the block adds."""
         with self.host.reserve(0, thing) as host, self.device.reserve(0, thing) as device:
             reservation = ModelReservation(self, host, device)
             for place, nbytes in taken.items():
@@ -176,7 +196,7 @@ class ModelMemory:
 
     @contextmanager
     def reserve_both(self, nbytes: int, thing: str) -> Iterator[None]:
-        """Promise bytes for what is worked out on the host and then brought to the device."""
+        """Reserve bytes for what is worked out on the host and then brought to the device."""
         with self.host.reserve(nbytes, thing):
             if self.is_host:
                 yield

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.holdings import Holding
 from varserve_service.core.ports.commits import Changed
 from varserve_service.core.threads import ModelThread
 
@@ -37,11 +39,21 @@ class Held:
 
 @dataclass(slots=True, eq=False)
 class _Lease:
-    """`end` is in seconds of `time.monotonic`; `held` is by the variables' paths."""
+    """`end` is in seconds of `time.monotonic`; `held` is by the variables' paths.
+
+    `why`: why it ends when that time comes.
+    """
 
     seconds: float
     end: float
     held: dict[str, Held]
+    holdings: Sequence[Holding]
+    why: str = "expired"
+
+    def release(self) -> None:
+        """What it kept alive is not charged any more."""
+        for holding in self.holdings:
+            holding.release()
 
 
 class Leases:
@@ -54,6 +66,7 @@ class Leases:
         self._expire = expire
         self._changed = threading.Condition()
         self._leases: dict[int, _Lease] = {}
+        self._given_up: OrderedDict[int, str] = OrderedDict()
         self._thread: threading.Thread | None = None
 
     def __len__(self) -> int:
@@ -70,13 +83,21 @@ class Leases:
             )
 
     def grant(
-        self, revision: int, seconds: float, changed: Sequence[Changed], under: Mapping[str, int]
+        self,
+        revision: int,
+        seconds: float,
+        changed: Sequence[Changed],
+        under: Mapping[str, int],
+        holdings: Sequence[Holding] = (),
     ) -> None:
-        """A lease on what the commit of this revision wrote, over the writes `under`."""
+        """A lease on what the commit of this revision wrote, over the writes `under`.
+
+        `holdings` are of what it keeps alive, and are released with it.
+        """
         held = {
             each.variable.path: Held(each, revision, under[each.variable.path]) for each in changed
         }
-        lease = _Lease(seconds, time.monotonic() + seconds, held)
+        lease = _Lease(seconds, time.monotonic() + seconds, held, holdings)
         with self._changed:
             self._leases[revision] = lease
             self._have_waited_for()
@@ -86,9 +107,29 @@ class Leases:
         """Let a lease last for its seconds from now on. Raises RequestError LEASE_NOT_FOUND."""
         with self._changed:
             lease = self._find(revision)
-            lease.end = time.monotonic() + lease.seconds
+            lease.end, lease.why = time.monotonic() + lease.seconds, "expired"
+            self._given_up.pop(revision, None)
+            for holding in lease.holdings:
+                holding.touched()
             self._have_waited_for()
             return lease.seconds
+
+    def give_up(self, revision: int, why: str) -> None:
+        """Let a lease end now. Returns at once; nothing happens to one that has ended."""
+        with self._changed:
+            lease = self._leases.get(revision)
+            if lease is not None:
+                lease.end, lease.why = time.monotonic(), why
+                self._given_up[revision] = why
+                while len(self._given_up) > MAX_LEASES:
+                    self._given_up.popitem(last=False)
+                self._have_waited_for()
+                self._changed.notify()
+
+    def why(self, revision: int) -> str:
+        """Why a lease ends when its time is over."""
+        with self._changed:
+            return self._find(revision).why
 
     @property
     def revisions(self) -> Sequence[int]:
@@ -99,6 +140,8 @@ class Leases:
     def clear(self) -> None:
         """Forget all leases; what they hold stays."""
         with self._changed:
+            for lease in self._leases.values():
+                lease.release()
             self._leases.clear()
             self._changed.notify()
 
@@ -122,6 +165,7 @@ class Leases:
         """
         with self._changed:
             ended = self._leases.pop(revision)
+            ended.release()
             self._changed.notify()
             for other in self._leases.values():
                 for path, mine in ended.held.items():
@@ -147,7 +191,12 @@ class Leases:
     def _find(self, revision: int) -> _Lease:
         lease = self._leases.get(revision)
         if lease is None:
-            raise lease_not_found(revision)
+            ended = "has ended, or the write at that revision came with none"
+            raise RequestError(
+                Reason.LEASE_NOT_FOUND,
+                f"no lease {revision}: it {self._given_up.get(revision, ended)}",
+                lease=revision,
+            )
         return lease
 
     def _wait(self) -> None:

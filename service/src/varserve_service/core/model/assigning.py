@@ -164,5 +164,12 @@ class Assigning:
         if lease_seconds is None:
             return ChangeProposal(terms, CommitKind.ASSIGN, loaded, changes, values)
         return LeasedProposal(
-            terms, loaded, changes, values, self._leases.table, lease_seconds, plan.variables
+            terms,
+            loaded,
+            changes,
+            values,
+            self._leases.table,
+            lease_seconds,
+            plan.variables,
+            self._parts.memory,
         )

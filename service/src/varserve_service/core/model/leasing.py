@@ -5,6 +5,7 @@ Knows what a lease holds (`commit/leases.py`) and how its end becomes a commit.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +16,8 @@ from varserve_service.core.change.writes import check_initialized
 from varserve_service.core.commit.leases import Leases
 from varserve_service.core.commit.proposal import ChangeProposal, Terms
 from varserve_service.core.errors import RequestError
+from varserve_service.core.holdings import Holding
+from varserve_service.core.memory import MemoryBudget, ModelMemory
 from varserve_service.core.ports.commits import (
     UNKNOWN_ORIGIN,
     CommitKind,
@@ -39,19 +42,53 @@ class LeasedProposal(ChangeProposal):
         leases: Leases,
         seconds: float,
         variables: Sequence[Variable],
+        memory: ModelMemory,
     ) -> None:
         super().__init__(terms, CommitKind.ASSIGN, loaded, changes, read_back)
         self._leases = leases
         self._seconds = seconds
         self._variables = variables
+        self._memory = memory
+        self._holdings: list[Holding] = []
+        self._revision = 0
 
     def make(self) -> None:
         self._leases.check_room()
         check_initialized(self._variables)  # No value cannot be put back.
         super().make()
+        try:
+            self._hold()
+        except BaseException:
+            self.undo()
+            raise
+
+    def undo(self) -> None:
+        self._release()
+        super().undo()
 
     def on_durable(self, revision: int) -> None:
-        self._leases.grant(revision, self._seconds, self.changed, self.replaced_revisions)
+        self._revision = revision
+        self._leases.grant(
+            revision, self._seconds, self.changed, self.replaced_revisions, self._holdings
+        )
+
+    def _hold(self) -> None:
+        """Charge the subject for the values that the end of the lease would bring back."""
+        nbytes: Counter[MemoryBudget] = Counter()
+        for changed in self.changed:
+            if changed.previous is not None:
+                nbytes[self._memory.of(changed.variable.device)] += changed.previous.nbytes
+        for memory, kept in nbytes.items():
+            subject = self.terms.origin.subject
+            holding = memory.holdings.hold(subject, kept, "the lease", self._give_up)
+            self._holdings.append(holding)
+
+    def _give_up(self) -> None:
+        self._leases.give_up(self._revision, "ended: memory was short")
+
+    def _release(self) -> None:
+        for holding in self._holdings:
+            holding.release()
 
 
 class _LeaseEnd(ChangeProposal):
@@ -144,8 +181,8 @@ class Leasing:
                 self._end(lease, Terms(origin=origin), self._on_expiry)
 
     def _expire(self, lease: int) -> None:
-        terms = Terms(origin=Origin(message=f"lease {lease} expired"))
-        self._end(lease, terms, self._on_expiry, only_if_due=True)
+        origin = Origin(message=f"lease {lease} {self.table.why(lease)}")
+        self._end(lease, Terms(origin=origin), self._on_expiry, only_if_due=True)
 
     def _end(
         self,
