@@ -39,6 +39,7 @@ class Replica:
     horizon = 0
     inline_bytes = 2**20
     nbytes = 0
+    max_commit_bytes = 2**20
 
     def __init__(self, log: SharedLog, *, follows: bool = True) -> None:
         self._log = log
@@ -48,7 +49,7 @@ class Replica:
         self.after_append: Callable[[], None] = lambda: None
         self.before_append: Callable[[], None] = lambda: None
         self.resolutions: list[bool] = []
-        self.gave_up: list[JournalError] = []
+        self.gave_up: list[Exception] = []
         self.unreachable = False
         self.position = Position(0)
         self._last: list[KeptCommit] = []
@@ -112,7 +113,7 @@ class Replica:
         self.resolutions.append(happened)
         return happened, self._log.after(known)
 
-    def give_up(self, error: JournalError) -> None:
+    def give_up(self, error: Exception) -> None:
         self.gave_up.append(error)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,7 +44,8 @@ def serve(config: Path | None, **flags: Any) -> None:
         for problem in error.errors():
             setting = ".".join(str(part) for part in problem["loc"])
             message = problem["msg"].removeprefix("Value error, ")
-            _complain(f"setting {setting}: {message}, found {problem['input']!r}")
+            found = _without_password(repr(problem["input"]))
+            _complain(f"setting {setting}: {message}, found {found}")
         _give_up()
     except ModuleNotFoundError as error:
         if error.name != "tensorflow":
@@ -95,6 +97,11 @@ def _give_up() -> NoReturn:
         sys.stderr.flush()
     finally:
         os._exit(EXIT_CANNOT_SERVE)
+
+
+def _without_password(text: str) -> str:
+    """The text, without what is before the host of a URL."""
+    return re.sub(r"//[^/@]*@", "//...@", text)
 
 
 def _complain(message: str) -> None:

@@ -294,6 +294,13 @@ class Settings(BaseSettings):
     state_dir: Path | None = Field(
         None, description="folder that keeps the state; unset: a restart begins anew"
     )
+    state: str | None = Field(
+        None,
+        repr=False,
+        pattern=r"^postgres(ql)?://",
+        description="postgresql://... of the database that keeps the state of all replicas; "
+        "instead of state_dir",
+    )
     state_reset: bool = Field(
         False, description="move a kept state that is refused aside and begin anew"
     )
@@ -344,6 +351,13 @@ class Settings(BaseSettings):
         if value and info.data.get(beside) is None:
             raise ValueError(f"expected {beside} beside it")
         return value
+
+    @field_validator("state")
+    @classmethod
+    def _one_home(cls, state: str | None, info: ValidationInfo) -> str | None:
+        if state is not None and info.data.get("state_dir") is not None:
+            raise ValueError("expected state or state_dir, and not both")
+        return state
 
     @field_validator("tls_key", "tls_client_ca", "metrics_client_ca")
     @classmethod

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import structlog
 
 from varserve_service.core.commit.history import History
 from varserve_service.core.commit.idempotency import IdempotencyCache
-from varserve_service.core.errors import ModelLoadError, RequestError
+from varserve_service.core.errors import JournalError, ModelLoadError, RequestError
 from varserve_service.core.inspection.ports import InspectionLimits
 from varserve_service.core.memory import MemoryBudget
 from varserve_service.core.model.live_model import LiveModel
@@ -37,6 +38,9 @@ from varserve_service.telemetry import Telemetry
 
 from .options import batch_options, journal_options
 
+if TYPE_CHECKING:
+    from varserve_service.journal.postgres import PostgresState
+
 log = structlog.get_logger("varserve.bootstrap")
 
 
@@ -58,7 +62,7 @@ class Loader:
         )
         # Before TensorFlow, which takes seconds: a wrong path should be told at once.
         self._sources = self._at_start()
-        self._states: StateDirectory | None = None
+        self._states: StateDirectory | PostgresState | None = None
         if settings.state_dir is not None:
             self._states = StateDirectory(
                 settings.state_dir,
@@ -66,6 +70,8 @@ class Loader:
                 reset=settings.state_reset,
                 restored=settings.state_restored,
             )
+        if settings.state is not None:
+            self._states = _postgres_state(settings.state, settings)
         from varserve_service import savedmodel
 
         self.savedmodel = savedmodel
@@ -182,6 +188,17 @@ class Loader:
             live.close()
             raise
         return live
+
+
+def _postgres_state(address: str, settings: Settings) -> PostgresState:
+    """Raises JournalError, also where the database's client is not installed."""
+    try:
+        from varserve_service.journal.postgres import PostgresState
+    except ModuleNotFoundError as error:
+        raise JournalError(
+            'a state in PostgreSQL needs psycopg: pip install "./service[postgresql]"'
+        ) from error
+    return PostgresState(address, journal_options(settings))
 
 
 def _live(

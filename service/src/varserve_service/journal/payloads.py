@@ -92,6 +92,12 @@ class Inline:
         return b"".join(self._parts)
 
 
+def read_inline(record: TensorRecord, payload: bytes) -> Array:
+    """A value from the payload of its row, whose checksum was right."""
+    data = np.frombuffer(payload, np.uint8, record["bytes"], record["at"])
+    return _array_of(_aligned(data), record)
+
+
 class PayloadFiles:
     """The folder of one journal's safetensors files. Thread-safe."""
 
@@ -137,8 +143,7 @@ class PayloadFiles:
         be read.
         """
         if "file" not in record:
-            data = np.frombuffer(payload, np.uint8, record["bytes"], record["at"])
-            return _array_of(_aligned(data), record)
+            return read_inline(record, payload)
         path = self._folder / record["file"]
         try:
             with path.open("rb", buffering=0) as file:

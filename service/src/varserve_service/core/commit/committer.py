@@ -12,12 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from varserve_service.core.errors import (
-    JournalError,
-    Reason,
-    RequestError,
-    StateStoreUnavailable,
-)
+from varserve_service.core.errors import Reason, RequestError, StateStoreUnavailable
 from varserve_service.core.memory import ModelMemory
 from varserve_service.core.ports.commits import Commit, CommitListener, WriteRequest
 from varserve_service.core.ports.journal import (
@@ -127,7 +122,11 @@ class Committer:
         even now, and STATE_STORE_FULL.
         """
         journal = self._journal
-        if journal is None or sum(map(sent_bytes, values.values())) <= journal.inline_bytes:
+        if (
+            journal is None
+            or self._shared is not None
+            or sum(map(sent_bytes, values.values())) <= journal.inline_bytes
+        ):
             yield None
             return
         with self._lock.shared(terms.deadline):
@@ -228,8 +227,9 @@ class Committer:
             if not proposal.ended:
                 self._withdraw(proposal)
                 proposal.failed(error)
-        except JournalError as error:
-            assert shared is not None
+        except Exception as error:
+            if shared is None:
+                raise
             shared.give_up(error)
             self._withdraw(proposal)
             proposal.failed(
@@ -304,6 +304,7 @@ class Committer:
             return
         self._revisions.check(terms.conditions)
         proposal.make()
+        self._check_size(proposal)
         commit = None
         if proposal.changed:
             paths = [changed.variable.path for changed in proposal.changed]
@@ -317,6 +318,23 @@ class Committer:
                 tuple(proposal.changed),
             )
         proposal.made(Answer(self._revisions.header, proposal.values), commit)
+
+    def _check_size(self, proposal: Proposal) -> None:
+        """Raises RequestError VALUE_TOO_LARGE, with the proposal undone."""
+        if self._shared is None:
+            return
+        nbytes, most = (
+            sum(sent_bytes(c.value) for c in proposal.changed),
+            self._shared.max_commit_bytes,
+        )
+        if nbytes > most:
+            proposal.undo()
+            raise RequestError(
+                Reason.VALUE_TOO_LARGE,
+                f"expected a commit of at most {most} bytes, which replicas share through their "
+                f"database, found {nbytes}; nothing was changed",
+                limit=most,
+            )
 
     def _make_durable(self, made: Sequence[Proposal], turn: Turn | None) -> None:
         entries = [

@@ -145,6 +145,6 @@ class FollowingThread:
                     self._follow(commits)
             except OutOfMemory:
                 self._closed.wait(_RETRY_SECONDS)
-            except JournalError as error:
+            except Exception as error:
                 self._journal.give_up(error)
                 return

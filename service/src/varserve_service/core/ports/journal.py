@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from varserve_service.core.arrays.patches import Array, Part
-from varserve_service.core.errors import JournalError
 
 from .commits import Commit, CommitKind, CommitRecord, Origin, WriteRequest
 from .loaded_model import Value
@@ -122,6 +121,11 @@ class Turn(Protocol):
 class SharedJournal(Protocol):
     """What a journal adds that several processes append to, each with a copy of the state."""
 
+    @property
+    def max_commit_bytes(self) -> int:
+        """Bytes of values that one commit may have."""
+        ...
+
     def turn(self, known: Position, deadline: float | None) -> AbstractContextManager[Turn]:
         """Wait for the right to append. What is not appended in it has no effect.
 
@@ -140,8 +144,8 @@ class SharedJournal(Protocol):
         """
         ...
 
-    def give_up(self, error: JournalError) -> None:
-        """This copy of the state cannot go on: end the process, or what else is right."""
+    def give_up(self, error: Exception) -> None:
+        """This copy of the state cannot follow the others any more: end the process."""
         ...
 
 

