@@ -209,8 +209,6 @@ class Dispatcher:
         """
         streams = row.descriptor.client_streaming
         call = RpcCall(row.method, self._observers, context, request if streams else None)
-        if streams:
-            context.add_done_callback(call.over)
         task = asyncio.current_task()
         assert task is not None
         self._in_progress.add(task)

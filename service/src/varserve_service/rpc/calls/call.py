@@ -64,7 +64,6 @@ class RpcCall:
         "_ended",
         "_messages",
         "_observers",
-        "_over",
         "_rechecked_at",
         "_requests",
         "audit",
@@ -104,7 +103,6 @@ class RpcCall:
         self._requests = messages
         self._messages: AsyncIterator[bytes] | None = None
         self._ended = False
-        self._over = asyncio.Event()
         self.requests_ended = False
         self.metadata: tuple[tuple[str, str | bytes], ...] = ()
         self.started_at = time.monotonic()
@@ -168,14 +166,13 @@ class RpcCall:
         self.tell("received")
         return message
 
-    def over(self, context: Any) -> None:
-        """gRPC has sent the status, or the client has gone."""
-        self._over.set()
-
     async def wait_until_over(self, seconds: float) -> None:
-        """Wait at most so long for that; of a streaming request."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), seconds)
+        """Wait at most so long for the client to go."""
+        over = asyncio.Event()
+        self.context.add_done_callback(lambda _: over.set())
+        if not self.is_over:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), seconds)
 
     @property
     def is_over(self) -> bool:
