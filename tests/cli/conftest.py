@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -24,7 +23,9 @@ class Cli(Protocol):
 
 
 @pytest.fixture(autouse=True)
-def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _nothing_from_outside(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     for name in (
         "SERVER",
         "ADMIN_SERVER",
@@ -39,7 +40,9 @@ def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         "TIMEOUT",
     ):
         monkeypatch.delenv(f"VARSERVE_{name}", raising=False)
-    monkeypatch.setenv("VARSERVE_CONFIG", str(tmp_path / "none.toml"))
+    config = tmp_path_factory.mktemp("config") / "none.toml"
+    config.touch()
+    monkeypatch.setenv("VARSERVE_CONFIG", str(config))
 
 
 @pytest.fixture

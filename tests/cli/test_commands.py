@@ -119,7 +119,7 @@ def test_assign(cli: Cli, client: varserve.Client, tmp_path: Path) -> None:
     assert (found["revision"], found["variable"]) == (2, "counter")
     cli("assign", "fake", "counter", "--sub", "1")
     assert int(model.variables["counter"].numpy()) == 2
-    cli("assign", "fake", "weights[0, 0]", "[1, NaN, 3, Infinity, 5]")
+    cli("assign", "fake", "weights[0, 0]", "[1, NaN, 3, Infinity, 5]", "--allow-non-finite")
     assert np.isnan(model.variables["weights"][0, 0, 1].numpy())
     file = tmp_path / "rows.npy"
     np.save(file, np.ones((2, 4, 5)))

@@ -9,9 +9,12 @@ codes), `values` (values in arguments) and `stored` (values in files).
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
+from typing import NoReturn
 
 _NEEDED = ("click", "rich", "safetensors")
 
@@ -25,6 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(2)
-    from .app import varserve
+    # What gRPC would write of a connection, the command line says itself.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        from .app import varserve
 
-    varserve.main(args=arguments, prog_name="varserve")
+        varserve.main(args=arguments, prog_name="varserve")
+    except KeyboardInterrupt:  # before a command began
+        print("varserve: interrupted; nothing was changed", file=sys.stderr)
+        _end(_INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            _end(_INTERRUPTED)
+        raise
+
+
+_INTERRUPTED = 130
+
+
+def _end(code: int) -> NoReturn:
+    """End the process at once: threads of gRPC may be busy for many seconds."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

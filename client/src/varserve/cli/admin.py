@@ -11,6 +11,7 @@ from varserve import SaveFormat, StateHeader
 from . import output, records
 from .common import administered_argument, command, complete, header_of
 from .session import Session
+from .typed import Group
 
 STABLE = "stable"
 """The label that a model's name alone means."""
@@ -19,11 +20,11 @@ label_argument = click.argument("label")
 version_argument = click.argument("version", type=click.IntRange(min=0), required=False)
 
 
-@click.group("admin")
+@click.group("admin", cls=Group)
 def admin() -> None:
     """Load, replace, save and unload models, by the service's AdminService.
 
-    It has a port of its own: `--admin-server HOST:PORT`, before the command.
+    It has a port of its own: `--admin-server HOST:PORT`.
     """
 
 
@@ -41,7 +42,7 @@ def versions(session: Session, model: str) -> None:
         records.table(records.VERSIONS, found)
 
 
-@command("load")
+@command("load", writes=True)
 @administered_argument
 @version_argument
 def load(session: Session, model: str, version: int | None) -> None:
@@ -53,7 +54,7 @@ def load(session: Session, model: str, version: int | None) -> None:
     _label(session, model, STABLE, version)
 
 
-@command("set-label")
+@command("set-label", writes=True)
 @administered_argument
 @label_argument
 @version_argument
@@ -74,7 +75,7 @@ def _label(session: Session, model: str, label: str, version: int | None) -> Non
         output.line(f"{name} is version {header.version} (revision {header.revision})")
 
 
-@command("remove-label")
+@command("remove-label", writes=True)
 @administered_argument
 @label_argument
 def remove_label(session: Session, model: str, label: str) -> None:
@@ -85,7 +86,7 @@ def remove_label(session: Session, model: str, label: str) -> None:
     _unloaded(session, session.admin.unload_model(model, label=label))
 
 
-@command("unload")
+@command("unload", writes=True)
 @administered_argument
 def unload(session: Session, model: str) -> None:
     """Unload all versions of a model.
@@ -106,7 +107,7 @@ def _unloaded(session: Session, headers: Sequence[StateHeader]) -> None:
         output.line("nothing is unloaded: another label means the version")
 
 
-@command("save")
+@command("save", writes=True)
 @administered_argument
 @click.argument("folder")
 @click.option(

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from varserve import (
     AccessDenied,
@@ -20,11 +21,13 @@ from .session import (
     DEFAULT_ADMIN_SERVER,
     DEFAULT_SERVER,
     Session,
+    context_names,
     session_of,
 )
+from .typed import Root
 
 
-class _Commands(click.Group):
+class _Commands(Root):
     """Turns what commands raise into messages and exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -39,6 +42,11 @@ class _Commands(click.Group):
             why = session.withheld if denied else ""
             raise Failed(error, as_json=session.as_json, why=why) from error
         except KeyboardInterrupt:
+            session = ctx.find_object(Session)
+            if session is not None:
+                session.abandoned = True
+            ended = "nothing was changed" if session is None else session.interrupted
+            click.echo(f"varserve: interrupted; {ended}", err=True)
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
@@ -74,6 +82,9 @@ def _version() -> str:
     "-c",
     envvar="VARSERVE_CONTEXT",
     metavar="NAME",
+    shell_complete=lambda ctx, param, begun: [
+        CompletionItem(name) for name in context_names() if name.startswith(begun)
+    ],
     help="A context of the configuration file.",
 )
 @click.option(
@@ -114,14 +125,22 @@ def _version() -> str:
     metavar="FILE",
     help="File with a bearer token. $VARSERVE_TOKEN is one itself.",
 )
+@click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Choice(["table", "json"]),
+    help="json: the same as --json.",
+)
 @click.pass_context
 def varserve(ctx: click.Context, /, **flags: Any) -> None:
     """Read, change and run what a TensorFlow model is serving right now.
 
-    Options may also stand in the environment (VARSERVE_SERVER, ...) or in a configuration file with
-    named contexts; see docs/cli.md.
+    Options may stand anywhere, in the environment (VARSERVE_SERVER, ...) or in a configuration
+    file with named contexts; see docs/cli.md.
     """
     ctx.obj = session_of(ctx)
+    ctx.obj.as_json = flags["as_json"] or flags["output"] == "json"
     ctx.call_on_close(ctx.obj.close)
 
 

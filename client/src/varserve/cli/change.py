@@ -13,13 +13,16 @@ from varserve import AssignOperation, Rows, tensors
 from . import output
 from .common import (
     REVISION,
+    check_finite,
     command,
     committed,
     function_argument,
     header_of,
     if_revision_option,
+    inputs_argument,
     message_option,
     model_argument,
+    non_finite_option,
     variable_argument,
 )
 from .exits import Unusable
@@ -27,13 +30,14 @@ from .session import Session
 from .values import check_file, read_value, split_part, write_values
 
 
-@command("assign")
+@command("assign", writes=True)
 @model_argument
 @variable_argument
 @click.argument("value")
 @click.option("--add", "operation", flag_value=AssignOperation.ADD, help="Add VALUE.")
 @click.option("--sub", "operation", flag_value=AssignOperation.SUB, help="Subtract VALUE.")
 @click.option("--cast", is_flag=True, help="Make an array of a file one of the variable's dtype.")
+@non_finite_option
 @click.option(
     "--if-revision",
     type=REVISION,
@@ -48,18 +52,21 @@ def assign(
     value: str,
     operation: AssignOperation | None,
     cast: bool,
+    allow_non_finite: bool,
     if_revision: int | None,
     message: str,
 ) -> None:
     """Set a variable or a part of it, add to it or subtract from it, as one commit.
 
     VARIABLE may end with a part: `kernel[0:3,:]`; `table[[2,5]]` for rows. VALUE is JSON
-    (`0.5`, `[1, 2]`) or @FILE, of .npy, .json or .safetensors. Put `--` before a negative number.
+    (`0.5`, `[1, 2]`) or @FILE, of .npy, .json or .safetensors.
     """
     found = session.model(model)
     name, part = split_part(variable, found.variables)
     target = found.variables[name]
     array = read_value(value, tensors.dtype_name(target.dtype), cast=cast)
+    if target.dtype.kind != "O":
+        check_finite(target.name, array, allow_non_finite)
     operation = AssignOperation(operation or AssignOperation.SET)
     options: dict[str, Any] = {"message": message, "timeout": session.timeout}
     if isinstance(part, Rows):
@@ -82,10 +89,10 @@ def assign(
     committed(session, commit, variable=target.name)
 
 
-@command("run")
+@command("run", writes=True)
 @model_argument
 @function_argument
-@click.argument("inputs", nargs=-1, metavar="[NAME=VALUE]...")
+@inputs_argument
 @click.option(
     "--out",
     "out",
@@ -162,7 +169,7 @@ def _check_outputs(out: tuple[str, ...], known: Collection[str]) -> None:
         check_file(Path(path))
 
 
-@command("revert")
+@command("revert", writes=True)
 @model_argument
 @click.argument("revision", type=REVISION)
 @click.argument("variables", nargs=-1, metavar="[VARIABLE]...")

@@ -6,31 +6,35 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
+import numpy as np
 from click.shell_completion import CompletionItem
 
 from varserve import Commit, Model, StateHeader
 from varserve._client.values.names import names_matching
 
 from . import output, records
+from .exits import Unusable
 from .session import Session, session_of
+from .typed import Command
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _COMPLETION_SECONDS = 2.0
 
 
-def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command that is given the session, and has `--json`."""
+def command(name: str, *, writes: bool = False) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command that is given the session, and has `--json`. `writes`: it may change something."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         def run(session: Session, /, as_json: bool, **arguments: Any) -> Any:
-            session.as_json = as_json
+            session.as_json |= as_json
+            session.may_write = writes
             return function(session, **arguments)
 
         run.__name__, run.__doc__ = function.__name__, function.__doc__
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
         option = click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")
-        return click.command(name)(option(click.pass_obj(run)))
+        return click.command(name, cls=Command)(option(click.pass_obj(run)))
 
     return decorate
 
@@ -42,7 +46,8 @@ def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[
         try:
             session = session_of(ctx.find_root())
             try:
-                found = _names(session, kind, ctx.params.get("model"))
+                given = ctx.params.get("model"), ctx.params.get("function")
+                found = _names(session, kind, *given)
             finally:
                 session.close()
         except Exception:
@@ -55,7 +60,7 @@ def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[
     return offer
 
 
-def _names(session: Session, kind: str, model: str | None) -> Iterable[str]:
+def _names(session: Session, kind: str, model: str | None, function: str | None) -> Iterable[str]:
     if kind == "administered":
         listed = session.admin.list_versions(timeout=_COMPLETION_SECONDS)
         return dict.fromkeys(each.header.model for each in listed)
@@ -64,6 +69,8 @@ def _names(session: Session, kind: str, model: str | None) -> Iterable[str]:
     if model is None:
         return []
     found = session.client.model(model, timeout=_COMPLETION_SECONDS)
+    if kind == "input":
+        return [f"{name}=" for name in found.functions[function or ""].spec.inputs]
     return list(found.variables if kind == "variable" else found.functions)
 
 
@@ -75,6 +82,28 @@ patterns_argument = click.argument(
     "patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=complete("variable")
 )
 REVISION = click.IntRange(0, 2**63 - 1)
+inputs_argument = click.argument(
+    "inputs", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=complete("input")
+)
+non_finite_option = click.option(
+    "--allow-non-finite", is_flag=True, help="Let NaN and infinite elements be written."
+)
+
+
+def check_finite(name: str, value: Any, allowed: bool) -> None:
+    """Raises Unusable for NaN and infinities that nobody asked for: a live model would use them."""
+    array = np.asarray(value)
+    if allowed or not array.size or array.dtype.kind not in "fcV":
+        return
+    with np.errstate(all="ignore"):
+        wrong = int(np.count_nonzero(~np.isfinite(array)))
+    if wrong:
+        raise Unusable(
+            f"{name!r}: {wrong} of {array.size} elements are NaN or infinite; "
+            "--allow-non-finite writes them"
+        )
+
+
 at_revision_option = click.option(
     "--at-revision", type=REVISION, metavar="N", help="As it was at this revision."
 )

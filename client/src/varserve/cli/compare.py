@@ -13,7 +13,7 @@ from .common import REVISION, command, header_of, model_argument, patterns_argum
 from .comparing import compare, compare_revision
 from .exits import DIFFERENT, Unusable
 from .session import Session
-from .stored import open_stored
+from .stored import is_copy, open_stored
 
 
 @command("diff")
@@ -61,7 +61,7 @@ def diff(
         every = {name: each.spec for name, each in found.variables.items()}
         used = {stored.find(spec, name) for name, spec in every.items()}
         keys = {each.key for each in used if each is not None}
-        extra = [key for key in stored.tensors if key not in keys]
+        extra = [key for key in stored.tensors if key not in keys and not is_copy(key)]
         against = f"{stored.kind} {other}"
     if session.as_json:
         output.document(

@@ -50,6 +50,7 @@ def watch(
     with session.client.watch_variables(
         model, patterns, after_revision=after_revision, values=values, timeout=seconds
     ) as events:
+        events.on_connection = lambda what, detail: output.warning(f"connection {what}: {detail}")
         for event in islice(events, count):
             if session.as_json:
                 output.document(_event(event, values))

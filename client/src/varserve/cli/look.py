@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from varserve import tensors
+from varserve._client.errors import listed
 from varserve._client.values.names import names_matching
 
 from . import output, records
@@ -16,6 +17,7 @@ from .common import (
     REVISION,
     at_revision_option,
     command,
+    complete,
     header_of,
     model_argument,
     patterns_argument,
@@ -39,7 +41,15 @@ def models(session: Session) -> None:
 @command("ls")
 @model_argument
 @patterns_argument
-def ls(session: Session, model: str, patterns: tuple[str, ...]) -> None:
+@click.option("--trainable", is_flag=True, help="Only variables that are trained.")
+@click.option("--functions", "functions_only", is_flag=True, help="Only functions.")
+def ls(
+    session: Session,
+    model: str,
+    patterns: tuple[str, ...],
+    trainable: bool,
+    functions_only: bool,
+) -> None:
     """List a model's variables and functions.
 
     PATTERN is a name or path, `*` for any characters; only variables that fit one are listed then.
@@ -48,8 +58,10 @@ def ls(session: Session, model: str, patterns: tuple[str, ...]) -> None:
     names = {name: each.path for name, each in found.variables.items()}
     wanted = names_matching(patterns, names) if patterns else list(names)
     variables = [found.variables[name].spec for name in wanted]
-    functions = [] if patterns else [each.spec for each in found.functions.values()]
-    omissions = () if patterns else found.omissions
+    if functions_only or trainable:
+        variables = [each for each in variables if each.trainable and not functions_only]
+    functions = [] if patterns or trainable else [each.spec for each in found.functions.values()]
+    omissions = () if patterns or trainable or functions_only else found.omissions
     told: dict[str, tuple[records.Description, Sequence[Any]]] = {
         "variables": (records.VARIABLES, variables),
         "functions": (records.FUNCTIONS, functions),
@@ -61,6 +73,60 @@ def ls(session: Session, model: str, patterns: tuple[str, ...]) -> None:
         return
     for fields, each in told.values():
         records.table(fields, each)
+
+
+# More than this is shown by its beginning.
+_SHOWN_BYTES = 4 << 20
+
+
+@command("describe")
+@model_argument
+@click.argument("name", required=False, shell_complete=complete("variable"))
+def describe(session: Session, model: str, name: str | None) -> None:
+    """Tell all about a model, or about one variable or function of it."""
+    found = session.model(model)
+    fields: records.Description
+    record: Any
+    if name is None:
+        (record,) = (each for each in session.client.models() if each.name == found.name)
+        fields = records.MODELS
+    elif name in found.variables or name not in found.functions:
+        fields, record = records.VARIABLES, found.variables[name].spec
+    else:
+        fields, record = records.FUNCTIONS, found.functions[name].spec
+    if session.as_json:
+        output.document({**header_of(found), **records.document(fields, record)})
+        return
+    shown = [(key, output.plain(str(value))) for key, value in _told(fields, record)]
+    output.table(["", ""], shown)
+
+
+def _told(fields: records.Description, record: Any) -> Iterator[tuple[str, object]]:
+    for each in fields:
+        value = each.shown(record)
+        if each.key == "overloads":
+            for overload in record.overloads:
+                yield "overload", overload
+                yield "  reads", listed(overload.reads) or "nothing"
+                yield "  writes", listed(overload.writes) or "nothing"
+        elif each.key and value not in ("", []):
+            yield each.key, listed(map(str, value)) if isinstance(value, list) else value
+
+
+@command("version")
+def version(session: Session) -> None:
+    """Tell the versions of the command line and of what it stands on."""
+    import platform
+    from importlib import metadata
+
+    names = ("varserve", "grpcio", "protobuf", "numpy")
+    versions = {each: metadata.version(each) for each in names} | {
+        "python": platform.python_version()
+    }
+    if session.as_json:
+        output.document(versions)
+    else:
+        output.table(["", ""], list(versions.items()))
 
 
 @command("read")
@@ -87,6 +153,11 @@ def read(
     """
     found = session.model(model)
     name, part = split_part(variable, found.variables)
+    spec = found.variables[name].spec
+    beginning = part is None and spec.nbytes > _SHOWN_BYTES and not (session.as_json or out)
+    if beginning and spec.shape is not None:
+        # A person sees a few elements of it: these are read, and no more.
+        part = tuple(slice(0, 3) for _ in spec.shape)
     snapshot = found.read({name: part}, at_revision=at_revision, timeout=session.timeout)
     value = snapshot[name]
     summary = None
@@ -119,6 +190,11 @@ def read(
         f"{variable}  {output.typed(value.dtype, value.shape)}  revision {snapshot.revision}"
         f" (written at {snapshot.revisions[name]})"
     )
+    if beginning:
+        output.line(
+            f"the beginning of {output.size(spec.nbytes)}; `varserve summary {model} {name}` "
+            "describes all of it, --out FILE writes it"
+        )
     if out is None:
         click.echo("\n".join(output.plain(line) for line in output.shown(value).split("\n")))
     else:
@@ -222,4 +298,4 @@ def history(
         records.table(records.COMMITS, found)
 
 
-COMMANDS = (models, ls, read, summary, history)
+COMMANDS = (models, ls, describe, read, summary, history, version)

@@ -83,9 +83,24 @@ IN_FILE = [each.name for each in fields(Settings) if each.name != "token"]
 
 
 def config_path() -> Path:
-    """The file of contexts: `$VARSERVE_CONFIG`, else `varserve/config.toml` of the user's own."""
+    """The file of contexts: `$VARSERVE_CONFIG`, else `varserve/config.toml` of the user's own.
+
+    Raises Unusable where the variable names no file: a write could go to another service.
+    """
     chosen = os.environ.get("VARSERVE_CONFIG")
-    return Path(chosen) if chosen else Path(click.get_app_dir("varserve")) / "config.toml"
+    if not chosen:
+        return Path(click.get_app_dir("varserve")) / "config.toml"
+    if not Path(chosen).is_file():
+        raise Unusable(f"VARSERVE_CONFIG: expected a file, found none at {chosen}")
+    return Path(chosen)
+
+
+def context_names() -> list[str]:
+    """The contexts of the file; none where it cannot be read."""
+    try:
+        return list(tomllib.loads(config_path().read_text()).get("contexts", {}))
+    except (OSError, ValueError, AttributeError, Unusable):
+        return []
 
 
 def read_context(path: Path, name: str | None) -> Settings:
@@ -141,6 +156,12 @@ class Session:
     context: Callable[[], Settings]
     as_json: bool = False
     timeout: float | None = None
+    may_write: bool = False
+    """The command changes something, unless it is stopped before."""
+    sent: bool = True
+    """Of a write: nothing of it is still to be sent."""
+    abandoned: bool = False
+    """The run ends at once: nobody waits for connections."""
     withheld: str = ""
     """Why a server was not told who calls, though the context says it."""
     _client: Client | None = field(default=None, init=False)
@@ -200,8 +221,17 @@ class Session:
             )
         return settings
 
+    @property
+    def interrupted(self) -> str:
+        """What became of a command that was interrupted."""
+        if self.may_write and self.sent:
+            return "a change may have been made: `varserve history MODEL` tells"
+        return "nothing was changed"
+
     def close(self) -> None:
         """Hang up."""
+        if self.abandoned:
+            return
         for each in (self._client, self._admin):
             if each is not None:
                 each.close()

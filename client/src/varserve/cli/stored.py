@@ -65,6 +65,11 @@ class Stored:
         return None
 
 
+def is_copy(key: str) -> bool:
+    """Whether a checkpoint's tensor is one that Keras 3 exports beside the variable itself."""
+    return key.startswith("_all_variables/")
+
+
 def open_stored(path: Path) -> Stored:
     """A safetensors file, a SavedModel's folder or a checkpoint's prefix. Raises Unusable."""
     index = path / "variables" / "variables.index"

@@ -19,12 +19,14 @@ from varserve.tensors import Array
 from . import output, records
 from .common import (
     at_revision_option,
+    check_finite,
     command,
     committed,
     header_of,
     if_revision_option,
     message_option,
     model_argument,
+    non_finite_option,
     patterns_argument,
     selected,
 )
@@ -35,8 +37,9 @@ from .stored import Stored, open_stored, write_safetensors
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[None]:
+def progress_bar(session: Session, what: str) -> Iterator[None]:
     """A bar of the bytes that move in the block, on standard error where that is a terminal."""
+    session.sent = False
     console = output.console(errors=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
     bar = Progress(
@@ -48,7 +51,12 @@ def progress_bar(what: str) -> Iterator[None]:
     )
     with bar:
         task = bar.add_task(what, total=None)
-        with reporting(lambda done, total: bar.update(task, completed=done, total=total)):
+
+        def report(done: int, total: int) -> None:
+            session.sent = done == total
+            bar.update(task, completed=done, total=total)
+
+        with reporting(report):
             yield
 
 
@@ -74,7 +82,7 @@ def pull(
     names = selected(found, patterns)
     if not names:
         raise Unusable(f"model {model!r} has no variable with a value")
-    with progress_bar(f"pull {output.plain(model)}"):
+    with progress_bar(session, f"pull {output.plain(model)}"):
         snapshot = found.read(names, at_revision=at_revision, timeout=session.timeout)
     header = header_of(snapshot.header)
     metadata = {f"varserve.{key}": str(value) for key, value in header.items()}
@@ -89,7 +97,7 @@ def pull(
         )
 
 
-@command("push")
+@command("push", writes=True)
 @model_argument
 @click.argument("file", type=click.Path(path_type=Path, exists=False))
 @patterns_argument
@@ -103,6 +111,7 @@ def pull(
     is_flag=True,
     help="Leave out tensors of the file that the model has no variable for.",
 )
+@non_finite_option
 @if_revision_option
 @message_option
 def push(
@@ -112,6 +121,7 @@ def push(
     patterns: tuple[str, ...],
     dry_run: bool,
     ignore_unknown: bool,
+    allow_non_finite: bool,
     if_revision: int | None,
     message: str,
 ) -> None:
@@ -142,8 +152,10 @@ def push(
         tensor = stored.find(found.variables[name].spec, name)
         assert tensor is not None
         arrays[name] = tensor.load()
+        if arrays[name].dtype.kind != "O":
+            check_finite(name, arrays[name], allow_non_finite)
     with (
-        progress_bar(f"push {output.plain(model)}"),
+        progress_bar(session, f"push {output.plain(model)}"),
         found.transaction(
             if_revision_match=if_revision, message=message, timeout=session.timeout
         ) as transaction,

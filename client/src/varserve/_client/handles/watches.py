@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -65,6 +65,8 @@ class Watch(Handle[D_co], Renewable):
         self._closed = False
         self._failures = 0
         self._failing_since: float | None = None
+        self.on_connection: Callable[[str, str], None] | None = None
+        """Called with `lost` and why, and with `resumed` and after which revision."""
         # An event whose values are still to be read: until it is given, there is no progress.
         self._owed = False
         GATE.renew_in_child(self)
@@ -119,6 +121,8 @@ class Watch(Handle[D_co], Renewable):
             if late or not (lapsed or isinstance(error, _MAY_PASS)):
                 self._closed = True
                 raise
+            if not self._failures and not lapsed:
+                self._tell("lost", str(error))
             delay = RECONNECT.delay(self._failures)
             self._failures += 1
             yield Sleep(min(delay, self._lasts.remaining()))
@@ -164,8 +168,14 @@ class Watch(Handle[D_co], Renewable):
 
     def _well(self) -> None:
         if not self._owed:
+            if self._failures:
+                self._tell("resumed", f"after revision {self.revision}")
             self._failures = 0
             self._failing_since = None
+
+    def _tell(self, what: str, detail: str) -> None:
+        if self.on_connection is not None:
+            self.on_connection(what, detail)
 
     def _drop(self) -> None:
         stream, self._stream = self._stream, None
