@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +15,7 @@ import grpc
 import pydantic
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic_settings import SettingsError
 
 from .bootstrap import serve as serve_settings
 from .core.errors import JournalError, ModelLoadError
@@ -39,7 +42,9 @@ def serve(config: Path | None, **flags: Any) -> None:
     as `name: value` in the file of --config. Sizes are in bytes, times in seconds.
     """
     try:
-        serve_settings(load_settings(given(flags), config))
+        settings = load_settings(given(flags), config)
+        check_process()
+        serve_settings(settings)
     except pydantic.ValidationError as error:
         for problem in error.errors():
             setting = ".".join(str(part) for part in problem["loc"])
@@ -60,7 +65,14 @@ def serve(config: Path | None, **flags: Any) -> None:
         ValueError,
         yaml.YAMLError,
     ) as error:
-        _complain(str(error))
+        cause = error.__cause__ if isinstance(error, SettingsError) else None
+        said = f"{error}: {cause}" if cause else str(error)
+        _complain(said + _address_space() if "memory" in said else said)
+        _give_up()
+    except (ImportError, MemoryError, RuntimeError) as error:
+        if not _is_want_of_memory(error):
+            raise
+        _complain(f"not enough memory: {str(error) or type(error).__name__}{_address_space()}")
         _give_up()
 
 
@@ -88,6 +100,33 @@ def health(address: str, service: str, timeout: float) -> None:
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     click.echo(status)
     sys.exit(0 if response.status == health_pb2.HealthCheckResponse.SERVING else 1)
+
+
+def check_process() -> None:
+    """Raises OSError where the process cannot work, however it is configured."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise OSError(
+            "no folder for temporary files, which TensorFlow needs: make /tmp writable, or set "
+            "TMPDIR to a folder that is"
+        ) from None
+
+
+def _is_want_of_memory(error: BaseException) -> bool:
+    """As the loader of libraries, Python, and the maker of threads say it."""
+    said = ("failed to map segment", "cannot allocate memory", "can't start new thread")
+    return isinstance(error, MemoryError) or any(each in str(error).lower() for each in said)
+
+
+def _address_space() -> str:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return (
+        f"; the address space is limited to {limit} bytes (ulimit -v), and TensorFlow maps far "
+        "more than it uses: limit memory by a control group or memory_limit"
+    )
 
 
 def _give_up() -> NoReturn:

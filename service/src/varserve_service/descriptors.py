@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 _RESERVED = 16
-_TCP_TABLES = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
 _RETRY_SECONDS = 0.05
 
 
@@ -49,21 +47,6 @@ def connection_shares(limit: int, wanted: int) -> ConnectionShares:
     if limit < 0:  # unlimited
         return ConnectionShares(wanted, 64)
     return ConnectionShares(max(1, min(wanted, limit // 2)), max(1, min(64, limit // 16)))
-
-
-def open_connections(port: int) -> int:
-    """TCP connections to a port of this machine, in this network namespace, that are open now."""
-    return sum(_established(Path(table), port) for table in _TCP_TABLES)
-
-
-def _established(table: Path, port: int) -> int:
-    try:
-        lines = table.read_text().splitlines()[1:]
-    except OSError:  # no IPv6, or not Linux
-        return 0
-    local = f":{port:04X}"
-    fields = (line.split(maxsplit=4) for line in lines)
-    return sum(each[3] == "01" and each[1].endswith(local) for each in fields)
 
 
 @dataclass(slots=True)

@@ -43,10 +43,14 @@ def settings_options(command: Command) -> Command:
 
 
 def given(flags: dict[str, Any]) -> dict[str, Any]:
-    """The settings that were given as flags, by their names."""
+    """The settings that were given as flags, by their names. Raises click.UsageError."""
     found = {name: value for name, value in flags.items() if value not in (None, ())}
     if "models" in found:
-        found["models"] = dict(found["models"])
+        found["models"] = models = dict(found["models"])
+        if len(models) < len(flags["models"]):
+            names = [name for name, _ in flags["models"]]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise click.UsageError(f"--model {twice}=PATH is given twice; expected each name once")
     return found
 
 

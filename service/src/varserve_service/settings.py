@@ -6,19 +6,26 @@ A flag wins over the environment, the environment over the file, the file over t
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Mapping
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
 )
 
+from .addresses import UNIX, shown
 from .core.model.registry import LABEL_PATTERN
+from .strict_yaml import load_yaml
 
 MIB = 2**20
 GIB = 2**30
@@ -119,6 +126,32 @@ _BESIDE = {
 """Settings that are about another one, which is declared before them."""
 
 
+class _YamlFile(YamlConfigSettingsSource):
+    """A file of settings that has no setting, and no model, twice."""
+
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
+        read = load_yaml(file_path.read_bytes())
+        if read is not None and not isinstance(read, dict):
+            raise yaml.YAMLError(f"expected `name: value` lines, found {read!r:.100}")
+        return read or {}
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, where no JSON object has a name twice."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        return json.loads(value, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return values
+
+
 class Settings(BaseSettings):
     """All settings of `varserve-service serve`. Sizes are in bytes, times in seconds."""
 
@@ -168,7 +201,7 @@ class Settings(BaseSettings):
         None, ge=0, le=65535, description="port of AdminService; 0 picks a free one; unset: none"
     )
     admin_host: str = Field("127.0.0.1", description="address of AdminService")
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", description="address to listen on, or unix:PATH of a socket")
     port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     health_port: int | None = Field(
         None, ge=0, le=65535, description="port where health alone is answered, in plaintext"
@@ -359,6 +392,14 @@ class Settings(BaseSettings):
             raise ValueError("expected state or state_dir, and not both")
         return state
 
+    @field_validator("host", "admin_host")
+    @classmethod
+    def _address(cls, host: str) -> str:
+        if host.removeprefix(UNIX) == "":
+            raise ValueError("expected unix:PATH")
+        # As in an URL: [::1].
+        return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
     @field_validator("tls_key", "tls_client_ca", "metrics_client_ca")
     @classmethod
     def _beside_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
@@ -404,6 +445,11 @@ class Settings(BaseSettings):
                     )
         return labels
 
+    @property
+    def network_host(self) -> str:
+        """Where the ports listen that are beside the one for calls: never on a Unix socket."""
+        return "127.0.0.1" if self.host.startswith(UNIX) else self.host
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -415,13 +461,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, file: no `.env`, no secrets folder."""
         file = settings_cls.model_config.get("yaml_file")
+        environment = _Environment(settings_cls)
         if file is None:
-            return init_settings, env_settings
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, file)
+            return init_settings, environment
+        return init_settings, environment, _YamlFile(settings_cls, file)
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
+    if host == "localhost" or host.startswith(UNIX):
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -436,11 +483,11 @@ def health_address(environment: Mapping[str, str]) -> str:
     goes first, since it is in plaintext whatever the other one is.
     """
     host = environment.get("VARSERVE_HOST", "").strip("[]")
-    if host in ("", "0.0.0.0", "::"):
+    health_port = environment.get("VARSERVE_HEALTH_PORT")
+    if host in ("", "0.0.0.0", "::") or (host.startswith(UNIX) and health_port):
         host = "127.0.0.1"
-    ports = (environment.get(f"VARSERVE_{name}") for name in ("HEALTH_PORT", "PORT"))
-    port = next(filter(None, ports), Settings.model_fields["port"].default)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    port = health_port or environment.get("VARSERVE_PORT") or Settings.model_fields["port"].default
+    return shown(host, str(port))
 
 
 def load_settings(flags: dict[str, Any], file: Path | None) -> Settings:

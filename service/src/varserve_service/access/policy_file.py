@@ -11,6 +11,8 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from varserve_service.strict_yaml import load_yaml
+
 from .policy import KINDS, Kind, Policy, Rule, Verb
 
 _Pattern = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=1024)]
@@ -50,25 +52,6 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rules: tuple[_Rule, ...]
-
-
-class _Loader(yaml.SafeLoader):
-    """Takes no key twice: the second would silently win."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"{key!r} is there twice,{node.start_mark}")
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(text: bytes) -> Any:
-    """What YAML says, where no key is there twice. Raises yaml.YAMLError."""
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        raise yaml.YAMLError(f"no YAML: {error}") from None
 
 
 def read_policy(text: bytes) -> Policy:

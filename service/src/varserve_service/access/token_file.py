@@ -14,7 +14,9 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from .policy_file import load_yaml, told
+from varserve_service.strict_yaml import load_yaml
+
+from .policy_file import told
 from .subjects import CredentialError, checked
 
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -36,6 +36,7 @@ def server_options(settings: Settings, connections: ConnectionShares) -> ServerO
     return ServerOptions(
         host=settings.host,
         port=settings.port,
+        health_host=settings.network_host,
         health_port=settings.health_port,
         admin_host=settings.admin_host,
         admin_port=settings.admin_port or 0,

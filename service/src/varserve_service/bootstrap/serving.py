@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
+from socket import socket
 from typing import NoReturn
 
 import structlog
 import uvloop
 
 from varserve.frames import keep_what_is_freed
+from varserve_service.addresses import ListenAddress, hold, open_connections, release
 from varserve_service.core.model.registry import STABLE, Models
 from varserve_service.core.threads import wait_until_prepared
-from varserve_service.descriptors import (
-    ConnectionShares,
-    connection_shares,
-    open_connections,
-    raise_limit,
-)
+from varserve_service.descriptors import ConnectionShares, connection_shares, raise_limit
 from varserve_service.lifecycle import (
     Poller,
 )
@@ -49,7 +47,9 @@ def start_telemetry(settings: Settings, security: Security) -> Telemetry:
     telemetry = Telemetry(methods())
     telemetry.send(os.environ)
     if settings.metrics_port is not None:
-        address = telemetry.export(settings.host, settings.metrics_port, tls=security.metrics_tls)
+        address = telemetry.export(
+            settings.network_host, settings.metrics_port, tls=security.metrics_tls
+        )
         log.info("metrics", address=address)
     return telemetry
 
@@ -66,7 +66,7 @@ def sources(models: Models, server: Server, settings: Settings, security: Securi
         staged_limit=settings.max_staging_bytes,
         admitted=lambda: server.admitted,
         connections=lambda: {
-            name: (open_connections(port), limit) for name, port, limit in server.ports
+            name: (open_connections(address), limit) for name, address, limit in server.ports
         },
         health_watches=lambda: server.health_watches,
         reloads=security.reloads,
@@ -90,8 +90,27 @@ def share_descriptors(settings: Settings) -> ConnectionShares:
     return shares
 
 
+def hold_addresses(settings: Settings) -> list[socket]:
+    """Try the addresses of the settings, and keep others off them. Raises AddressError."""
+    addresses = [ListenAddress("port", settings.host, settings.port)]
+    if settings.health_port is not None:
+        addresses.append(ListenAddress("health_port", settings.network_host, settings.health_port))
+    if settings.admin_port is not None:
+        addresses.append(ListenAddress("admin_port", settings.admin_host, settings.admin_port))
+    if settings.metrics_port is not None:
+        addresses.append(
+            ListenAddress("metrics_port", settings.network_host, settings.metrics_port)
+        )
+    return hold(addresses)
+
+
 async def run_server(
-    models: Models, settings: Settings, loader: Loader, security: Security, telemetry: Telemetry
+    models: Models,
+    settings: Settings,
+    loader: Loader,
+    security: Security,
+    telemetry: Telemetry,
+    held: Sequence[socket],
 ) -> bool:
     """Serve until a stop signal. Returns whether all work in progress was finished."""
     stop = asyncio.Event()
@@ -107,6 +126,7 @@ async def run_server(
     lifecycle = make_lifecycle(loader, models, server, settings, loop)
     if settings.admin_port is not None:
         server.administer(lifecycle)
+    release(held)
     address = await server.start()
     await loop.run_in_executor(None, wait_until_prepared, _PREPARING_SECONDS)
     security.start()
@@ -148,13 +168,14 @@ def serve(settings: Settings) -> NoReturn:
     configure_logs(settings.log_level)
     keep_what_is_freed()
     sys.setswitchinterval(SWITCH_SECONDS)
+    held = hold_addresses(settings)
     security = set_up_security(settings)
     telemetry = start_telemetry(settings, security)
     auditing = security.access.auditing
     loader = Loader(settings, telemetry, auditing.expired if auditing is not None else None)
     models = loader.load_all()
     warm_up(models, settings, batch_options(settings))
-    finished = uvloop.run(run_server(models, settings, loader, security, telemetry))
+    finished = uvloop.run(run_server(models, settings, loader, security, telemetry, held))
     try:
         log.info("stopped", finished=finished)
         telemetry.close()

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from varserve_service.access.certificates import ServerIdentity
+from varserve_service.addresses import shown
 from varserve_service.reloading import ReloadedFiles
 
 from .authorization.access import server_credentials
@@ -25,6 +26,7 @@ class ServerOptions:
 
     host: str = "127.0.0.1"
     port: int = 8500
+    health_host: str = "127.0.0.1"
     health_port: int | None = None
     """Where health is answered as well, in plaintext: probes have no certificates."""
     admin_host: str = "127.0.0.1"
@@ -121,13 +123,17 @@ def _milliseconds(seconds: float | None) -> int:
 def listen(
     server: grpc.aio.Server, host: str, port: int, tls: ReloadedFiles[ServerIdentity] | None
 ) -> str:
-    """Listen on an address. Returns `HOST:PORT` as clients reach it. Raises OSError."""
-    shown = f"[{host}]" if ":" in host else host
+    """Listen on an address, `unix:PATH` as the host for a Unix socket.
+
+    Returns it as clients reach it. Raises OSError.
+    """
+    address = shown(host, port)
     try:
         if tls is None:
-            return f"{shown}:{server.add_insecure_port(f'{shown}:{port}')}"
-        # Each port has its own: they ask whether the certificate has changed since.
-        credentials = server_credentials(tls)
-        return f"{shown}:{server.add_secure_port(f'{shown}:{port}', credentials)}"
+            bound = server.add_insecure_port(address)
+        else:
+            # Each port has its own: they ask whether the certificate has changed since.
+            bound = server.add_secure_port(address, server_credentials(tls))
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {shown}:{port}") from error
+        raise OSError(f"cannot listen on {address}") from error
+    return shown(host, bound)

@@ -166,7 +166,9 @@ class Server:
                 options=channel_options(options, options.max_other_connections)
             )
             health_pb2_grpc.add_HealthServicer_to_server(self._health, PublicServer(self._prober))
-            self.health_address = listen(self._prober, options.host, options.health_port, None)
+            self.health_address = listen(
+                self._prober, options.health_host, options.health_port, None
+            )
             await self._prober.start()
         if self._admin is not None:
             self.admin_address = listen(self._admin, options.admin_host, options.admin_port, tls)
@@ -242,9 +244,10 @@ class Server:
         return "" in self._healthy
 
     @property
-    def ports(self) -> Sequence[tuple[str, int, int]]:
-        """Each port that it listens on: what it is for, its number, and how many connections it
-        may have. From any thread.
+    def ports(self) -> Sequence[tuple[str, str, int]]:
+        """What it listens on: what that is for, its address, and how many connections it may have.
+
+        From any thread.
         """
         calls, others = self._options.max_connections, self._options.max_other_connections
         addresses = (
@@ -252,11 +255,7 @@ class Server:
             ("admin", self.admin_address, others),
             ("health", self.health_address, others),
         )
-        return [
-            (name, int(address.rpartition(":")[2]), limit)
-            for name, address, limit in addresses
-            if address is not None
-        ]
+        return [(name, address, limit) for name, address, limit in addresses if address is not None]
 
     @property
     def health_watches(self) -> int:

@@ -278,6 +278,14 @@ def _disk(folder: Path) -> Iterator[Metric]:
     yield _Gauge("varserve_state_dir_size_bytes", "Bytes of that disk.").value(
         stats.f_blocks * stats.f_frsize
     )
+    if stats.f_files:  # some file systems have no fixed number
+        yield _Gauge(
+            "varserve_state_dir_free_inodes",
+            "Files that can still be made where the state is kept.",
+        ).value(stats.f_favail)
+        yield _Gauge("varserve_state_dir_inodes", "Files that there can be on that disk.").value(
+            stats.f_files
+        )
 
 
 class _Gauge(GaugeMetricFamily):
