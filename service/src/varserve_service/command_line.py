@@ -104,6 +104,9 @@ def health(address: str, service: str, timeout: float) -> None:
 
 def check_process() -> None:
     """Raises OSError where the process cannot work, however it is configured."""
+    if limit := _address_space():
+        # TensorFlow ends the process where it gets no thread: it must be said before.
+        _complain(f"warning{limit.replace(';', ':', 1)}")
     try:
         tempfile.gettempdir()
     except FileNotFoundError:

@@ -60,7 +60,8 @@ def _file_problem(path: Path) -> str:
     if path.name.endswith(".weights.h5"):
         return (
             f"{path} has the weights of a Keras model and no functions; in Python, load it into "
-            "the model with model.load_weights(...) and write a SavedModel with model.export(FOLDER)"
+            "the model with model.load_weights(...), and write a SavedModel with "
+            "model.export(FOLDER)"
         )
     if suffix in (".keras", ".h5", ".hdf5"):
         return (
