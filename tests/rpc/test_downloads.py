@@ -12,7 +12,7 @@ import pytest
 
 from varserve import frames
 from varserve_service.core.values.host_value import HostValue
-from varserve_service.rpc.calls.transfers import Transfers
+from varserve_service.rpc.calls.transfers import DOWNLOAD, Transfers
 from varserve_service.rpc.messages.bodies import Download
 
 CHUNK = 1 << 10
@@ -36,7 +36,8 @@ class Wire:
 async def sent(download: Download) -> list[frames.ChunkFrame]:
     wire: Any = Wire()
     with ThreadPoolExecutor(1) as senders:
-        await download.send(wire, senders, Transfers(60, 1))
+        async with Transfers(60, 1).begin(DOWNLOAD) as transfer:
+            await download.send(wire, senders, transfer)
     return wire.written
 
 

@@ -1,4 +1,4 @@
-"""What callers keep alive in a memory beyond their calls: the values that leases would bring back.
+"""What callers keep alive in a memory: bodies that arrive, values that are sent or leased.
 
 Each holding belongs to a subject, which has a share of the memory. When memory is short, the
 holdings that have been idle for longest are given up before anybody is refused. Knows nothing of
@@ -63,15 +63,25 @@ class Holdings:
         self._holdings: set[Holding] = set()
         self._bytes: Counter[str] = Counter()
 
-    def hold(self, subject: str, nbytes: int, thing: str, give_up: Callable[[], None]) -> Holding:
+    def hold(
+        self,
+        subject: str,
+        nbytes: int,
+        thing: str,
+        give_up: Callable[[], None],
+        *,
+        charged: bool = True,
+    ) -> Holding:
         """Hold bytes for a subject. `give_up` is called at most once, and must not wait.
 
-        Raises RequestError TOO_MANY_REQUESTS when the subject would hold more than its share.
+        `charged`: they count against the subject's share; not where they are values of the model,
+        which take memory of their own only once they are overwritten. Raises RequestError
+        TOO_MANY_REQUESTS when the subject would hold more than its share.
         """
-        holding = Holding(self, subject, nbytes, give_up)
+        holding = Holding(self, subject, nbytes if charged else 0, give_up)
         if nbytes < SMALL_BYTES:
             return holding
-        limit = self._limit() if subject else None
+        limit = self._limit() if subject and charged else None
         with self._changed:
             held = self._bytes[subject]
             if limit is not None and held + nbytes > limit // 2:
@@ -83,7 +93,7 @@ class Holdings:
                     limit=limit // 2,
                 )
             self._holdings.add(holding)
-            self._bytes[subject] += nbytes
+            self._bytes[subject] += holding.nbytes
         return holding
 
     def held_by(self, subject: str) -> int:

@@ -36,7 +36,7 @@ from .calls.call import Authenticator, CallerGone, Context, RpcCall
 from .calls.method import UNKNOWN, Method
 from .calls.observers import Observers
 from .calls.permissions import CallerPermissions
-from .calls.transfers import Transfers, first_message
+from .calls.transfers import first_message
 from .messages import translate
 from .messages.wire_count import count_fields, opaque_bytes
 
@@ -136,7 +136,6 @@ class Dispatcher:
         authenticator: Authenticator | None = None,
         auditing: Auditing | None = None,
         authenticate_first: bool = False,
-        transfers: Transfers | None = None,
         transfer_silence: float = 60.0,
         most_variables: Callable[[], int] = lambda: 0,
         message_bytes: int = 4 * 2**20,
@@ -158,7 +157,6 @@ class Dispatcher:
         self._authenticator = authenticator
         self._auditing = auditing
         self._authenticate_first = authenticate_first
-        self._transfers = transfers
         self._transfer_silence = transfer_silence
         self._most_variables = most_variables
         self._message_bytes = message_bytes
@@ -339,7 +337,7 @@ class Dispatcher:
             raise translate.too_large(thing, structured, self._message_bytes)
 
     async def _authorized(self, row: Row, request: Any, call: RpcCall, large: bool) -> Any:
-        handle = partial(self._handled, row, request, call)
+        handle = partial(row.handler, self._backend, request, call)
         auditing = self._auditing
         if self._policy is None and auditing is None:
             if self._authenticator is not None:
@@ -373,18 +371,6 @@ class Dispatcher:
             raise
         await auditing.done(record, response)
         return response
-
-    async def _handled(self, row: Row, request: Any, call: RpcCall) -> Any:
-        """The handler's response; where memory is short, idle transfers are given up for it."""
-        while True:
-            try:
-                return await row.handler(self._backend, request, call)
-            except RequestError as error:
-                # A call that has failed for want of memory has changed nothing.
-                if error.reason is not Reason.OUT_OF_MEMORY or row.method.kind != "unary":
-                    raise
-                if self._transfers is None or not await self._transfers.give_up_idle():
-                    raise
 
     async def _recheck(self, call: RpcCall, requirements: Requirements | None) -> None:
         """Judge a call in progress again. Raises RequestError."""

@@ -63,9 +63,7 @@ class Server:
         self._models = models
         self._options = options
         self._access = access
-        self._admission = Admission(
-            options.limits, options.staging_bytes, memory_limit=self._memory_limit
-        )
+        self._admission = Admission(options.limits, options.staging_bytes)
         self._transfers = Transfers(options.transfer_silence, options.transfer_rate)
         self._serving = Serving(models, self._served)
         self._backend = Backend(
@@ -97,7 +95,6 @@ class Server:
             authenticator=access.authenticator,
             auditing=access.auditing,
             authenticate_first=access.strangers_can_connect,
-            transfers=self._transfers,
             transfer_silence=options.transfer_silence,
             most_variables=self._most_variables,
             message_bytes=options.message_bytes,
@@ -143,13 +140,6 @@ class Server:
         # The last: it is asked for what none before it has.
         server.add_generic_rpc_handlers((UnknownMethods(self._observers),))
         return server
-
-    def _memory_limit(self) -> int | None:
-        """Bytes of host memory that there may be in all; None where that is not known."""
-        for live in self._models.sorted:
-            room = live.memory.host.room()
-            return None if room is None else room.limit
-        return None
 
     def _most_variables(self) -> int:
         return max((len(live.specs) for live in self._models.sorted), default=0)

@@ -7,8 +7,7 @@ of what a call does. Used from the event loop alone.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -82,19 +81,8 @@ class Admission:
     so that the limits by subject do not apply to them.
     """
 
-    def __init__(
-        self,
-        limits: Mapping[str, Limit],
-        staging_bytes: int,
-        memory_limit: Callable[[], int | None] = lambda: None,
-    ) -> None:
-        """`limits` by verb; `staging_bytes`: bytes of all bodies that are in progress at once.
-
-        `memory_limit` tells how much memory there may be in all: the bodies of one subject take at
-        most half of it, whatever their verbs.
-        """
-        self._memory_limit = memory_limit
-        self._subject_bytes: Counter[str] = Counter()
+    def __init__(self, limits: Mapping[str, Limit], staging_bytes: int) -> None:
+        """`limits` by verb; `staging_bytes`: bytes of all bodies that are in progress at once."""
         self._staging_bytes = staging_bytes
         self._bounds = {
             verb: _bound(verb, limits.get(verb, Limit()), staging_bytes) for verb in Verb
@@ -156,23 +144,14 @@ class Admission:
             raise _too_large(nbytes, use.nbytes, bound.nbytes, f"to {verb} ")
         if self._staged + nbytes > self._staging_bytes:
             raise _too_large(nbytes, self._staged, self._staging_bytes)
-        memory = self._memory_limit() if subject else None
-        if memory is not None and self._subject_bytes[subject] + nbytes > memory // 2:
-            raise _too_large(
-                nbytes, self._subject_bytes[subject], memory // 2, f"of {subject[:200]!r} "
-            )
         uses = [use] if own is None else [use, own]
         self._staged += nbytes
-        self._subject_bytes[subject] += nbytes
         for held in uses:
             held.nbytes += nbytes
         try:
             yield
         finally:
             self._staged -= nbytes
-            self._subject_bytes[subject] -= nbytes
-            if not self._subject_bytes[subject]:
-                del self._subject_bytes[subject]
             for held in uses:
                 held.nbytes -= nbytes
 

@@ -12,14 +12,11 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.holdings import Holding
+from varserve_service.core.memory import MemoryBudget
 
 UPLOAD: Final = "upload"
 DOWNLOAD: Final = "download"
-
-# Seconds without progress after which a transfer may be given up when memory is short.
-_IDLE_SECONDS = 2.0
-# Seconds that the memory of one that was given up takes to come back, at most.
-_RELEASE_SECONDS = 2.0
 
 
 @asynccontextmanager
@@ -48,8 +45,8 @@ class Transfer:
     def __init__(self, kind: str, silence: float, rate: float) -> None:
         loop = asyncio.get_running_loop()
         self.kind = kind
-        self.over = asyncio.Event()
         self.given_up = False
+        self._holding: Holding | None = None
         self._loop = loop
         self._silence = silence
         self._rate = rate
@@ -61,10 +58,25 @@ class Transfer:
         """So many bytes of the body have arrived, or were taken by the client."""
         self._nbytes += nbytes
         self._moved_at = self._loop.time()
+        if self._holding is not None:
+            self._holding.touched()
         # Not for each chunk of a body: there are thousands a second.
         if self._moved_at - self._rescheduled_at >= self._silence / 8:
             self._rescheduled_at = self._moved_at
             self._bound.reschedule(self._deadline())
+
+    def hold(self, memory: MemoryBudget, subject: str, nbytes: int) -> None:
+        """Hold memory for as long as this lasts; it may be given up when that is short.
+
+        Raises RequestError TOO_MANY_REQUESTS beyond the subject's share.
+        """
+
+        def give_up() -> None:  # on any thread
+            self._loop.call_soon_threadsafe(self.give_up)
+
+        self._holding = memory.holdings.hold(
+            subject, nbytes, f"the {self.kind}", give_up, charged=self.kind == UPLOAD
+        )
 
     @property
     def idle(self) -> float:
@@ -87,7 +99,8 @@ class Transfer:
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.over.set()
+        if self._holding is not None:
+            self._holding.release()
         try:
             await self._bound.__aexit__(type(error) if error else None, error, None)
         except TimeoutError:
@@ -141,17 +154,3 @@ class Transfers:
                 yield transfer
         finally:
             self._transfers.discard(transfer)
-
-    async def give_up_idle(self) -> bool:
-        """End the transfer that has been idle longest. Whether there was one."""
-        idle = [each for each in self._transfers if each.idle >= _IDLE_SECONDS]
-        if not idle:
-            return False
-        longest = max(idle, key=lambda transfer: transfer.idle)
-        longest.give_up()
-        try:
-            await asyncio.wait_for(longest.over.wait(), _RELEASE_SECONDS)
-        except TimeoutError:
-            return False
-        await asyncio.sleep(0)  # what it held is released by its own task
-        return True

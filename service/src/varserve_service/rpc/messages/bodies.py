@@ -18,7 +18,7 @@ from varserve_service.core.arrays.buffers import aligned_empty
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.rpc.calls.call import RpcCall
-from varserve_service.rpc.calls.transfers import DOWNLOAD, Transfer, Transfers
+from varserve_service.rpc.calls.transfers import Transfer
 
 from . import translate
 
@@ -112,15 +112,13 @@ class Download:
         self._messages = frames.body_messages(_dropping(parts), chunk_bytes)
         self._first = next(self._messages, None)
 
-    async def send(self, call: RpcCall, executor: Executor, transfers: Transfers) -> None:
-        """Write the body's chunks: while one travels, the next is made ready on a thread.
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the body."""
+        return sum(header.byte_length for header in self.headers)
 
-        Raises RequestError when the client takes them too slowly.
-        """
-        async with transfers.begin(DOWNLOAD) as transfer:
-            await self._send(call, executor, transfer)
-
-    async def _send(self, call: RpcCall, executor: Executor, transfer: Transfer) -> None:
+    async def send(self, call: RpcCall, executor: Executor, transfer: Transfer) -> None:
+        """Write the body's chunks: while one travels, the next is made ready on a thread."""
         loop = asyncio.get_running_loop()
         message, self._first = self._first, None
         upcoming: asyncio.Future[bytes] | None = None

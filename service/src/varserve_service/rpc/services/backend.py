@@ -13,13 +13,15 @@ from typing import Any, TypeVar
 
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.memory import MemoryBudget
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
 from varserve_service.core.ports.administration import Administration
 from varserve_service.rpc.calls.admission import Admission
 from varserve_service.rpc.calls.call import RpcCall
-from varserve_service.rpc.calls.transfers import Transfers
+from varserve_service.rpc.calls.transfers import DOWNLOAD, Transfers
 from varserve_service.rpc.messages import translate
+from varserve_service.rpc.messages.bodies import Download
 from varserve_service.rpc.serving.inference_counts import InferenceCounts
 from varserve_service.rpc.serving.read_cache import ReadCache
 from varserve_service.rpc.serving.served import Served, Serving
@@ -88,6 +90,20 @@ class Backend:
         if count <= _PAGE_ITEMS:
             return work()
         return await served.workers.run(work, call.deadline)
+
+    async def send(
+        self, call: RpcCall, memory: MemoryBudget, download: Download, *first: Any
+    ) -> None:
+        """Write the first messages of a streaming response, and then the chunks of its body.
+
+        `memory` is what the values are kept alive in. Raises RequestError when the client takes
+        them too slowly, or others need the memory.
+        """
+        async with self.transfers.begin(DOWNLOAD) as transfer:
+            transfer.hold(memory, call.subject, download.nbytes)
+            for message in first:
+                await call.write(message)
+            await download.send(call, self.senders, transfer)
 
     def close(self) -> None:
         """End the threads that are no model's own."""

@@ -132,9 +132,8 @@ async def inspect_function(backend: Backend, manifest: pb.InspectManifest, call:
 
                 first, parts, download = await served.run(work, call.deadline)
             call.note_header(first.result.header)
-            await call.write(first)
-            for part in parts:
-                await call.write(pb.InspectFunctionResponse(part=part))
-            await download.send(call, backend.senders, backend.transfers)
+            rest = (pb.InspectFunctionResponse(part=part) for part in parts)
+            memory = served.live.memory.device
+            await backend.send(call, memory, download, first, *rest)
     finally:
         cancelled.set()

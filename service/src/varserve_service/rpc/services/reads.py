@@ -105,8 +105,7 @@ async def read_variables(backend: Backend, request: pb.ReadVariablesRequest, cal
         check_count("reads", len(request.reads), served.live)
         first, download = await served.run(work, call.deadline)
         call.note_header(first.manifest.header)
-        await call.write(first)
-        await download.send(call, backend.senders, backend.transfers)
+        await backend.send(call, served.live.memory.device, download, first)
 
 
 async def summarize_variables(

@@ -211,8 +211,7 @@ async def stream_run_function(backend: Backend, manifest: pb.RunManifest, call: 
 
             first, download = await served.run(work, call.deadline)
         call.note_header(first.result.header)
-        await call.write(first)
-        await download.send(call, backend.senders, backend.transfers)
+        await backend.send(call, live.memory.device, download, first)
 
 
 def _note(call: RpcCall, request: Any) -> None:

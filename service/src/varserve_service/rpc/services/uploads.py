@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from varserve import frames
-from varserve_service.core.errors import OutOfMemory
-from varserve_service.core.memory import MemoryBudget, Reservation
+from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Reservation
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.calls.transfers import UPLOAD
 from varserve_service.rpc.messages import translate
@@ -29,7 +29,8 @@ async def receive(
     """
     nbytes = sum(claim.nbytes for claim in claimed)
     async with backend.transfers.begin(UPLOAD) as transfer:
-        with await _reserve(backend, memory, nbytes) as reserved:
+        transfer.hold(memory, call.subject, nbytes)
+        with await _reserve(memory, nbytes) as reserved:
             upload = Upload(claimed, backend.limits.chunk_bytes)
             await call.accept((frames.ACCEPTED_KEY, "1"))
             async for data in call:
@@ -43,11 +44,8 @@ async def receive(
     return upload
 
 
-async def _reserve(backend: Backend, memory: MemoryBudget, nbytes: int) -> Reservation:
-    """Reserve memory; where it is short, idle transfers are given up for it."""
-    while True:
-        try:
-            return memory.reserve(nbytes, "the body")
-        except OutOfMemory:
-            if not await backend.transfers.give_up_idle():
-                raise
+async def _reserve(memory: MemoryBudget, nbytes: int) -> Reservation:
+    """Reserve memory. Where it is short, others are waited for that give theirs up: on a thread."""
+    if nbytes < SMALL_BYTES:
+        return memory.reserve(nbytes, "the body")
+    return await asyncio.to_thread(memory.reserve, nbytes, "the body")
