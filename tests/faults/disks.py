@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
+
 
 @contextmanager
 def small_disk(path: Path) -> Iterator[Path]:
@@ -26,7 +28,22 @@ def small_disk(path: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        subprocess.run(["umount", str(path)], check=True, timeout=120)
+        unmount(path)
+
+
+def unmount(path: Path) -> None:
+    """Unmount a file system, which may be busy for a moment after a process in it was killed."""
+
+    def unmounted() -> bool:
+        done = subprocess.run(["umount", str(path)], capture_output=True, check=False, timeout=60)
+        return done.returncode == 0
+
+    try:
+        until(unmounted, seconds=60, pause=0.2)
+    except AssertionError:
+        # Nothing is left in the way of the next test, whoever keeps this one busy.
+        subprocess.run(["umount", "--lazy", str(path)], check=True, timeout=60)
+        raise
 
 
 class LoopDisk:
@@ -55,7 +72,7 @@ class LoopDisk:
         return self
 
     def __exit__(self, *_: object) -> None:
-        subprocess.run(["umount", str(self.path)], check=True, timeout=60)
+        unmount(self.path)
 
     def cut_power(self) -> None:
         """From now on nothing is written; what was not synced is lost with the next mount."""
