@@ -45,19 +45,20 @@ def cut(disk: LoopDisk, told: Told, site: str, commits: int) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
     before = told.acknowledged.total()
-    with killed_after(process, 120):
-        for line in process.stdout:
-            told.hear(line)
-            if told.acknowledged.total() - before >= commits:
-                break
-        disk.cut_power()
-        for line in process.stdout:
-            if line.endswith("\n"):
+    try:
+        with killed_after(process, 120):
+            for line in process.stdout:
                 told.hear(line)
-        said = process.stderr.read()
-    if site == NONE:
-        assert process.wait(60) == EXIT_DISK_FAILED, said
-    else:
+                if told.acknowledged.total() - before >= commits:
+                    break
+            disk.cut_power()
+            for line in process.stdout:
+                if line.endswith("\n"):
+                    told.hear(line)
+            said = process.stderr.read()
+        if site == NONE:
+            assert process.wait(60) == EXIT_DISK_FAILED, said
+    finally:
         process.kill()
         process.wait(60)
 
