@@ -492,6 +492,93 @@ def branches(folder: Path) -> Path:
 
 
 @builder
+def datasets(folder: Path) -> Path:
+    """Functions over datasets: `mapped` reads `w` in a map, `counted` writes `n` in one; `looped`.
+
+    `given` takes a dataset, and is no function that can be called from elsewhere.
+    """
+    import tensorflow as tf
+
+    class Datasets(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = tf.Variable(2.0, name="w")
+            self.n = tf.Variable(0, dtype=tf.int64, name="n")
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+        def mapped(self, x: Any) -> Any:
+            made = tf.data.Dataset.from_tensor_slices(x).map(lambda item: item * self.w)
+            return made.filter(lambda item: item < 10 * self.w).reduce(0.0, lambda a, b: a + b)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+        def counted(self, x: Any) -> Any:
+            def count(item: Any) -> Any:
+                self.n.assign_add(1)
+                return item * self.w
+
+            return tf.data.Dataset.from_tensor_slices(x).map(count).reduce(0.0, lambda a, b: a + b)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+        def looped(self, x: Any) -> Any:
+            total = self.w * 0.0
+            for item in tf.data.Dataset.from_tensor_slices(x).batch(2):
+                total += tf.reduce_sum(item) * self.w
+            first = next(iter(tf.data.Dataset.from_tensor_slices(x).repeat()))
+            return total + first
+
+        @tf.function
+        def given(self, dataset: Any) -> Any:
+            return dataset.reduce(0.0, lambda a, b: a + b)
+
+    module = Datasets()
+    module.given.get_concrete_function(
+        tf.data.DatasetSpec(tf.TensorSpec([], tf.float32), tf.TensorShape([]))
+    )
+    return _save(module, folder)
+
+
+@builder
+def files(folder: Path) -> Path:
+    """Functions that touch files, as in a training export: `save`, `restore`, ...; `plain`."""
+    import tensorflow as tf
+
+    path = tf.TensorSpec([], tf.string)
+
+    class Files(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = tf.Variable([1.0, 2.0], name="w")
+
+        @tf.function(input_signature=[path])
+        def save(self, path: Any) -> Any:
+            tf.raw_ops.Save(filename=path, tensor_names=["w"], data=[self.w.read_value()])
+            return {"path": path}
+
+        @tf.function(input_signature=[path])
+        def restore(self, path: Any) -> Any:
+            found = tf.raw_ops.Restore(file_pattern=path, tensor_name="w", dt=tf.float32)
+            return {"w": found}
+
+        @tf.function(input_signature=[path])
+        def listed(self, path: Any) -> Any:
+            return tf.data.Dataset.list_files(path).reduce(0, lambda total, _: total + 1)
+
+        @tf.function(input_signature=[path])
+        def cached(self, path: Any) -> Any:
+            return (
+                tf.data.Dataset.range(3)
+                .cache(path)
+                .reduce(tf.constant(0, tf.int64), lambda total, item: total + item)
+            )
+
+        @tf.function(input_signature=[])
+        def plain(self) -> Any:
+            return self.w * 2.0
+
+    return _save(Files(), folder)
+
+
+@builder
 def failing(folder: Path) -> Path:
     """`check(x)` fails by an assertion, `fold(x, size)` by a reshape, `pick(x, i)` by an index."""
     import tensorflow as tf

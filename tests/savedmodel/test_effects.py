@@ -31,6 +31,9 @@ Load = Callable[[str], LoadedModel]
         ("embedding", "draw", [], ["random/_state_var"]),
         ("partial_shapes", "grow", ["rows"], ["rows"]),
         ("hash_table", "look", ["bias"], []),
+        ("datasets", "mapped", ["w"], []),
+        ("datasets", "counted", ["w"], ["n"]),
+        ("datasets", "looped", ["w"], []),
         ("tf1", "serving_default", ["scope/w"], []),
         ("tf1", "count", ["step"], ["step"]),
     ],
@@ -43,11 +46,33 @@ def test_reads_and_writes(
     assert (list(overload.reads), list(overload.writes)) == (reads, writes)
 
 
-@pytest.mark.parametrize(("function", "changes"), [("look", False), ("put", True)])
-def test_other_state(load: Load, function: str, changes: bool) -> None:
-    """Inserting into a table changes other state; looking up does not."""
-    (overload,) = overloads(load("hash_table"), function)
+@pytest.mark.parametrize(
+    ("model", "function", "changes"),
+    [
+        ("hash_table", "look", False),
+        ("hash_table", "put", True),
+        ("datasets", "mapped", False),
+        ("datasets", "looped", False),
+        ("branches", "loop", False),
+        ("tf1_table", "serving_default", False),
+        ("files", "save", True),
+        ("files", "restore", True),
+        ("files", "listed", True),
+        ("files", "cached", True),
+        ("files", "plain", False),
+    ],
+)
+def test_other_state(load: Load, model: str, function: str, changes: bool) -> None:
+    """What inserts into a table or touches a file changes other state; what looks up does not."""
+    (overload,) = overloads(load(model), function)
     assert overload.changes_other_state is changes
+
+
+def test_what_takes_a_dataset_is_told(load: Load) -> None:
+    """A function of a dataset is left out, with the reason."""
+    model = load("datasets")
+    (omission,) = model.omissions
+    assert (omission.path, "variant" in omission.reason) == ("given", True)
 
 
 def test_only_sparse_variables_are_written_in_place(load: Load) -> None:

@@ -99,18 +99,7 @@ class VerbLimit(BaseModel):
     )
 
 
-DENIED_OPERATIONS = (
-    # Python of this process by number: never of use in another one.
-    *("PyFunc", "PyFuncStateless", "EagerPyFunc"),
-    # Files of this machine, as data and by name.
-    *("ReadFile", "WriteFile", "MatchingFiles", "PrintV2:file", "DebugIdentityV2"),
-    *("WholeFileReader", "WholeFileReaderV2", "TextLineReader", "TextLineReaderV2"),
-    *("TFRecordReader", "TFRecordReaderV2", "FixedLengthRecordReader"),
-    *("FixedLengthRecordReaderV2", "TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2"),
-    *("FixedLengthRecordDataset", "FixedLengthRecordDatasetV2", "SqlDataset"),
-    # Other machines.
-    *("RpcClient", "RpcServer", "RpcCall", "RegisterDataset", "RegisterDatasetV2"),
-)
+DENIED_OPERATIONS = ("@files", "@python", "@network")
 """Operations that reach beyond the model itself, by default."""
 
 
@@ -192,7 +181,9 @@ class Settings(BaseSettings):
         (), description="operations that a SavedModel may have; none given: all but the denied ones"
     )
     denied_operations: tuple[str, ...] = Field(
-        DENIED_OPERATIONS, description="operations that a SavedModel may not have"
+        DENIED_OPERATIONS,
+        description="operations that a SavedModel may not have; @files, @python, @network: all of "
+        "a kind; -NAME: all but this one",
     )
     save_dir: Path | None = Field(
         None, description="folder that models are saved below; unset: none can be saved"

@@ -21,7 +21,7 @@ from .effects import EffectsAnalysis
 from .functions import Callee, CallEffects, LookInto, SavedFunction
 from .object_graph import Nodes, is_function, is_polymorphic, own_name
 from .placement import Placement
-from .runtime import function_definition, release
+from .runtime import function_definition, is_stateful, release
 from .signatures import (
     Undescribable,
     describe,
@@ -155,25 +155,22 @@ class _EffectsOnVariables:
 
     def __init__(self, variables: Mapping[str, FoundVariable]) -> None:
         self._paths = {id(found.variable.handle): path for path, found in variables.items()}
-        self._analysis = EffectsAnalysis(function_definition)
+        self._analysis = EffectsAnalysis(function_definition, is_stateful)
         self.sparse: set[str] = set()
 
     def __call__(self, concrete: Any) -> CallEffects:
         effects = self._analysis.of_definition(concrete.inference_fn.definition)
         captures = concrete.captured_inputs
         first = len(concrete.inputs) - len(captures)
-        paths: dict[int, str] = {}
-        unserved: set[int] = set()
-        of_graph = {id(variable.handle) for variable in concrete.graph.variables}
-        for index, capture in enumerate(captures, first):
-            if id(capture) in self._paths:
-                paths[index] = self._paths[id(capture)]
-            elif id(capture) in of_graph:
-                unserved.add(index)
+        paths = {
+            index: self._paths[id(capture)]
+            for index, capture in enumerate(captures, first)
+            if id(capture) in self._paths
+        }
 
         def of(indices: set[int]) -> tuple[str, ...]:
             return tuple(sorted({paths[index] for index in indices if index in paths}))
 
         self.sparse.update(of(effects.sparse))
-        other = effects.changes_other_state or bool(effects.writes & unserved)
+        other = effects.changes_other_state or bool(effects.writes - paths.keys())
         return CallEffects(of(effects.reads), of(effects.writes), other, effects.endless)

@@ -6,41 +6,26 @@ Errs on the safe side: an operation that is not known to only read counts as a w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-_READS = frozenset(
-    {
-        "ReadVariableOp",
-        "_ReadVariablesOp",
-        "ResourceGather",
-        "ResourceGatherNd",
-        "VarIsInitializedOp",
-        "VariableShape",
-    }
-)
+from .operations import Kind, kind_of
+from .runtime import operation_definition
+
 _SPARSE = re.compile(
     r"ResourceGather|ResourceScatter|ResourceSparseApply|ResourceStridedSliceAssign"
 )
 _PASS_THROUGH = frozenset(
     {"Identity", "IdentityN", "Enter", "RefEnter", "Exit", "Merge", "NextIteration", "Switch"}
 )
-# Operations that change tables, queues, readers, iterators, files or summaries: state that no
-# revision counts. Stacks and tensor arrays live and die within one call.
-_OTHER_STATE = re.compile(
-    r"LookupTable(Insert|Import|Remove)|InitializeTable|(Queue|Barrier)(Enqueue|Dequeue|Close|"
-    r"InsertMany|TakeMany)|Reader(Read|Reset|RestoreState)|Iterator(GetNext|FromStringHandle)|"
-    r"MakeIterator|(Un)?[Ss]tage$|MapStage|MapUnstage|MapClear|WriteFile|SaveV2|SaveSlices|"
-    r"MergeV2Checkpoints|Write\w*Summary|FlushSummaryWriter|CloseSummaryWriter|"
-    r"Accumulator(ApplyGradient|TakeGradient|SetGlobalStep)|(Eager)?PyFunc(Stateless)?$|"
-    r"^(Assign|AssignAdd|AssignSub|Scatter\w+|Apply\w+|SparseApply\w+|CountUpTo)$"
-)
 # Operations that may go on, or wait, for ever.
 _ENDLESS = re.compile(
     r"^(Stateless)?While$|^LoopCond$|Queue|Barrier|Iterator|Dataset|(Un)?[Ss]tage$|MapDefun|"
     r"MapStage|MapUnstage|MapPeek|PyFunc|BatchFunction|Collective|Recv$"
 )
+# What an operation makes anew lives and dies within one call.
+_LOCAL = re.compile(r"Anonymous\w+|Dummy\w+|TensorArray\w*|Stack\w*")
 # How many inputs precede the arguments of the functions that an operation calls.
 _CALLS = {
     "PartitionedCall": 0,
@@ -86,11 +71,15 @@ class Effects:
 class EffectsAnalysis:
     """Effects of functions by name; each function of a model's library is analysed once.
 
-    `find` gives the FunctionDef of a name, None where there is none.
+    `find` gives the FunctionDef of a name, None where there is none; `is_stateful` what TensorFlow
+    says of an operation, also of one that is not known.
     """
 
-    def __init__(self, find: Callable[[str], Any | None]) -> None:
+    def __init__(
+        self, find: Callable[[str], Any | None], is_stateful: Callable[[str], bool]
+    ) -> None:
         self._find = find
+        self._is_stateful = is_stateful
         self._known: dict[str, Effects | None] = {}
 
     def of_definition(self, definition: Any) -> Effects:
@@ -114,14 +103,16 @@ class EffectsAnalysis:
                         found = _origins(name, origins) & resources
                         if found:
                             origins.setdefault(output, set()).update(found)
+        local = _local(definition)
         for node in definition.node_def:
             inputs = [_origins(name, origins) & resources for name in _data(node.input)]
-            self._node(node, inputs, effects)
+            self._node(node, inputs, local, effects)
         return effects
 
-    def _node(self, node: Any, inputs: Sequence[set[int]], effects: Effects) -> None:
-        if _OTHER_STATE.search(node.op):
-            effects.changes_other_state = True
+    def _node(
+        self, node: Any, inputs: Sequence[set[int]], local: Collection[str], effects: Effects
+    ) -> None:
+        """Add what one node does. `local`: nodes that give resources which the call itself made."""
         if _ENDLESS.search(node.op):
             effects.endless = True
         touched = set().union(*inputs) if inputs else set()
@@ -131,27 +122,68 @@ class EffectsAnalysis:
         if node.op in _CALLS:
             skip = _CALLS[node.op]
             for name in callees:
-                callee = self._of_name(name)
-                if callee is None:
-                    effects.writes |= touched
-                    effects.changes_other_state = effects.endless = True
-                    continue
-                effects.add(
-                    callee,
+                self._call(
+                    name,
                     lambda index: inputs[index + skip] if index + skip < len(inputs) else touched,
+                    touched,
+                    effects,
                 )
             return
-        for name in callees:
-            callee = self._of_name(name)
-            # Which argument goes where is not known for this operation: all of them anywhere.
-            effects.changes_other_state |= callee is None or callee.changes_other_state
-            effects.endless |= callee is None or callee.endless
+        if self._find(node.op) is not None:  # a call as TensorFlow 1 writes it
+            self._call(
+                node.op,
+                lambda index: inputs[index] if index < len(inputs) else touched,
+                touched,
+                effects,
+            )
+            return
+        kind = self._kind_of(node)
+        for name, offset in _callees_with_captures(node, callees):
+            # A function of a dataset takes elements first, and then what it captured.
+            def origins(index: int, name: str = name, offset: int | None = offset) -> set[int]:
+                definition = self._find(name)
+                if offset is None or definition is None:
+                    return touched
+                place = index - len(definition.signature.input_arg)
+                return inputs[offset + place] if -offset <= place < 0 else touched
+
+            self._call(name, origins, touched, effects)
+        if kind in (Kind.FILES, Kind.PYTHON, Kind.NETWORK):
+            effects.changes_other_state = True
         if _SPARSE.match(node.op):
             effects.sparse |= touched
-        if node.op in _READS:
+        if kind is Kind.READS:
             effects.reads |= touched
-        else:
+        elif kind is Kind.CHANGES:
             effects.writes |= touched
+            # It changes what the function has not been given: of its own, or the process's.
+            own = [name.partition(":")[0] in local for name in _data(node.input)]
+            effects.changes_other_state |= not touched and not any(own)
+        elif kind is None and not callees:
+            # Not in the list: what it is given it may change.
+            effects.writes |= touched
+
+    def _call(
+        self,
+        name: str,
+        origins: Callable[[int], set[int]],
+        touched: set[int],
+        effects: Effects,
+    ) -> None:
+        callee = self._of_name(name)
+        if callee is None:
+            effects.writes |= touched
+            effects.changes_other_state = effects.endless = True
+        else:
+            effects.add(callee, origins)
+
+    def _kind_of(self, node: Any) -> Kind | None:
+        kind = kind_of(node.op)
+        if node.op == "PrintV2" and node.attr["output_stream"].s.startswith(b"file://"):
+            return Kind.FILES
+        if kind is None and self._is_stateful(node.op):
+            return Kind.CHANGES
+        return kind
 
     def _of_name(self, name: str) -> Effects | None:
         if name not in self._known:
@@ -163,6 +195,52 @@ class EffectsAnalysis:
 
 
 _RESOURCE_TYPES = frozenset({20})  # DT_RESOURCE
+
+
+def _local(definition: Any) -> set[str]:
+    """Nodes that give resources which are made within the function, and what passes them on."""
+    local = {node.name for node in definition.node_def if _LOCAL.fullmatch(node.op)}
+    known = -1
+    while known != (known := len(local)):
+        for node in definition.node_def:
+            inputs = [name.partition(":")[0] for name in _data(node.input)]
+            if node.op in _PASS_THROUGH and inputs and local.issuperset(inputs):
+                local.add(node.name)
+    return local
+
+
+def _callees_with_captures(node: Any, callees: Sequence[str]) -> list[tuple[str, int | None]]:
+    """Each function of a node, and where its captures end among the inputs; None: not known.
+
+    An operation of tf.data names its captures after its function: `predicate` has those in
+    `predicate_other_arguments`, an only function those in `other_arguments`.
+    """
+    definition = operation_definition(node.op)
+    if definition is None:
+        return [(name, None) for name in callees]
+    ends, end = {}, 0
+    for arg in definition.input_arg:
+        size = 1
+        if arg.type_list_attr:
+            size = len(node.attr[arg.type_list_attr].list.type)
+        elif arg.number_attr:
+            size = node.attr[arg.number_attr].i
+        end += size
+        ends[arg.name] = end
+    found = []
+    for key, attribute in sorted(node.attr.items()):
+        if not attribute.HasField("func"):
+            continue
+        short = key.removesuffix("_func").removesuffix("_fn")
+        places = (
+            f"{key}_other_arguments",
+            f"{short}_other_arguments",
+            f"{key}_other_args",
+            "other_arguments",
+        )
+        found.append((attribute.func.name, next((ends[p] for p in places if p in ends), None)))
+    listed = {name for name, _ in found}
+    return found + [(name, None) for name in callees if name not in listed]
 
 
 def _origins(name: str, origins: dict[str, set[int]]) -> set[int]:

@@ -26,8 +26,8 @@ _COLLECTIONS = frozenset(
     }
 )
 _DETOUR = 1000
-# How tables and assets make and destroy themselves; not for callers.
-_LIFE_CYCLE = frozenset({"_create_resource", "_initialize", "_destroy_resource"})
+LIFE_CYCLE = frozenset({"_create_resource", "_initialize", "_destroy_resource"})
+"""Names under which tables and assets have what makes and destroys them; not for callers."""
 
 
 def walk(root: Any) -> Iterator[tuple[str, Any]]:
@@ -72,9 +72,9 @@ def children(node: Any) -> list[tuple[str, Any]]:
         return []
     found = dict(node._trackable_children(save_type="savedmodel"))
     if isinstance(node, tf.saved_model.experimental.TrackableResource) or (
-        found.keys() >= _LIFE_CYCLE
+        found.keys() >= LIFE_CYCLE
     ):
-        found = {name: child for name, child in found.items() if name not in _LIFE_CYCLE}
+        found = {name: child for name, child in found.items() if name not in LIFE_CYCLE}
     return [*found.items(), *_slots(node)]
 
 

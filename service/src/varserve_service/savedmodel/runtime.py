@@ -16,6 +16,7 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.client import pywrap_tf_session as session
 from tensorflow.python.eager import context, execute
 from tensorflow.python.eager.cancellation import CancellationManager as CancellationManager
+from tensorflow.python.framework import op_def_registry
 from tensorflow.python.ops import script_ops
 
 
@@ -125,6 +126,17 @@ def function_definition(name: str) -> Any | None:
         return context.context().get_function_def(name)
     except (tf.errors.OpError, ValueError):
         return None
+
+
+def operation_definition(op: str) -> Any | None:
+    """The OpDef of an operation that this process knows, None where there is none."""
+    return op_def_registry.get(op)
+
+
+def is_stateful(op: str) -> bool:
+    """Whether TensorFlow says that an operation has effects; True of one that it does not know."""
+    definition = operation_definition(op)
+    return definition is None or bool(definition.is_stateful)
 
 
 def memory_limit(device: str) -> int | None:
