@@ -236,3 +236,60 @@ def test_a_file_that_cannot_be_written_leaves_nothing(cli: Cli, tmp_path: Path) 
     cli("pull", "fake", str(tmp_path / "no" / "x.safetensors"), code=2)
     cli("pull", "fake", str(tmp_path / "x.bin"), code=2)
     assert sorted(tmp_path.iterdir()) == [target]
+
+
+# ---- files of other tools ----
+
+
+def test_names_of_a_file_are_mapped(cli: Cli, client: varserve.Client, tmp_path: Path) -> None:
+    """A prefix is stripped, single names are mapped, and dtypes are cast when that is asked for."""
+    file = tmp_path / "trained.npz"
+    np.savez(
+        file,
+        **{"module.counter": np.int64(40), "module.kernels": np.ones(1, np.float64)},
+    )
+    told = cli("push", "fake", str(file), code=2).stderr
+    assert "no variable for 2 tensors: module.counter, module.kernels; --map" in told
+    told = cli("push", "fake", str(file), "--ignore-unknown", code=2).stderr
+    assert "no tensor of it is a variable of model 'fake': it has module.counter" in told
+    told = cli("push", "fake", str(file), "--strip-prefix", "module.", code=2).stderr
+    assert "no variable for 1 tensors: kernels; did you mean 'kernel'" in told
+    renamed = ["--strip-prefix", "module.", "--map", "module.kernels=kernel"]
+    assert (
+        "expected dtype float32, found float64"
+        in cli("push", "fake", str(file), *renamed, code=2).stderr
+    )
+    assert cli("diff", "fake", str(file), *renamed, code=1).stdout.count("kernel") == 1
+    cli("push", "fake", str(file), *renamed, "--cast")
+    variables = client.model("fake").variables
+    assert (variables["counter"].numpy(), variables["kernel"].numpy().tolist()) == (40, [1.0])
+    told = cli("push", "fake", str(file), "--map", "kernels=kernel", code=2).stderr
+    assert "--map: there is no tensor 'kernels'; did you mean 'module.kernels'" in told
+    assert "expected OLD=NEW" in cli("push", "fake", str(file), "--map", "x", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.keras", "model.export(FOLDER) writes a SavedModel"),
+        ("weights.h5", "model.export(FOLDER)"),
+        ("weights.pt", "safetensors.torch.save_file"),
+        ("saved_model.pb", "expected the SavedModel's folder"),
+        ("one.npy", "`varserve assign MODEL VARIABLE @FILE`"),
+        ("what.ever", "expected a file .safetensors or .npz"),
+        ("broken.npz", "broken.npz: "),
+    ],
+)
+def test_files_of_other_kinds_are_named(cli: Cli, tmp_path: Path, name: str, expected: str) -> None:
+    """What a file is, and what to do with it."""
+    file = tmp_path / name
+    file.write_bytes(b"something")
+    for command in ("push", "diff"):
+        assert expected in cli(command, "fake", str(file), code=2).stderr
+
+
+def test_the_folder_above_a_version_is_named(cli: Cli, tmp_path: Path) -> None:
+    """With the folder of its newest version."""
+    (tmp_path / "m" / "4").mkdir(parents=True)
+    told = cli("diff", "fake", str(tmp_path / "m"), code=2).stderr
+    assert f"expected the folder of a version: {tmp_path / 'm' / '4'}" in told

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -15,9 +16,8 @@ from varserve._client.values.names import names_matching
 from . import output, records
 from .exits import Unusable
 from .session import Session, session_of
+from .stored import Stored, open_stored
 from .typed import Command
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _COMPLETION_SECONDS = 2.0
 
@@ -88,6 +88,34 @@ inputs_argument = click.argument(
 non_finite_option = click.option(
     "--allow-non-finite", is_flag=True, help="Let NaN and infinite elements be written."
 )
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def renaming_options(command: F) -> F:
+    """What a file's tensors are called in the model."""
+    for option in (
+        click.option(
+            "--strip-prefix", default="", metavar="PREFIX", help="Names of FILE without a prefix."
+        ),
+        click.option(
+            "--map", "names", multiple=True, metavar="OLD=NEW", help="A name of FILE, as another."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def opened(file: Path, names: Sequence[str], prefix: str) -> Stored:
+    """The tensors of a file by the names that options give them. Raises Unusable."""
+    pairs = {}
+    for each in names:
+        old, equals, new = each.partition("=")
+        if not equals or not new:
+            raise Unusable(f"--map: expected OLD=NEW, found {each!r}")
+        pairs[old] = new
+    return open_stored(file).renamed(pairs, prefix)
 
 
 def check_finite(name: str, value: Any, allowed: bool) -> None:

@@ -9,11 +9,20 @@ import click
 from varserve._client.errors import listed
 
 from . import output, records
-from .common import REVISION, command, header_of, model_argument, patterns_argument, selected
+from .common import (
+    REVISION,
+    command,
+    header_of,
+    model_argument,
+    opened,
+    patterns_argument,
+    renaming_options,
+    selected,
+)
 from .comparing import compare, compare_revision
 from .exits import DIFFERENT, Unusable
 from .session import Session
-from .stored import is_copy, open_stored
+from .stored import is_copy
 
 
 @command("diff")
@@ -26,6 +35,7 @@ from .stored import is_copy, open_stored
     metavar="N",
     help="Compare with what the model was at this revision, and with no FILE.",
 )
+@renaming_options
 @click.option("--hashes", is_flag=True, help="Compare hashes alone: no value is read.")
 def diff(
     session: Session,
@@ -34,6 +44,8 @@ def diff(
     patterns: tuple[str, ...],
     revision: int | None,
     hashes: bool,
+    names: tuple[str, ...],
+    strip_prefix: str,
 ) -> None:
     """Compare a live model with a file or an earlier revision. Exit code 1: something differs.
 
@@ -45,19 +57,19 @@ def diff(
     if (other is None) == (revision is None):
         raise Unusable("expected either FILE or --revision")
     found = session.model(model)
-    names = selected(found, patterns)
-    if not names:
+    wanted = selected(found, patterns)
+    if not wanted:
         raise Unusable(f"model {model!r} has no variable with a value")
     extra: list[str] = []
     if revision is not None:
         compared = compare_revision(
-            found, names, revision, timeout=session.timeout, hashes_only=hashes
+            found, wanted, revision, timeout=session.timeout, hashes_only=hashes
         )
         against = f"revision {revision}"
     else:
         assert other is not None
-        stored = open_stored(other)
-        compared = compare(found, stored, names, timeout=session.timeout, hashes_only=hashes)
+        stored = opened(other, names, strip_prefix)
+        compared = compare(found, stored, wanted, timeout=session.timeout, hashes_only=hashes)
         every = {name: each.spec for name, each in found.variables.items()}
         used = {stored.find(spec, name) for name, spec in every.items()}
         keys = {each.key for each in used if each is not None}

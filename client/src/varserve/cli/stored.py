@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from varserve import VariableSpec, tensors
+from varserve._client.errors import suggestion
 from varserve.tensors import Array
 
 from .bundles import Bundle, BundleError
@@ -55,6 +57,20 @@ class Stored:
     metadata: Mapping[str, str] = field(default_factory=dict)
     key_of: Callable[[VariableSpec], str | None] | None = None
 
+    def renamed(self, names: Mapping[str, str], prefix: str = "") -> Stored:
+        """The same with other keys: without a prefix, and each in `names` as it says there.
+
+        Raises Unusable for a key that is not in the file.
+        """
+        absent = [key for key in names if key not in self.tensors]
+        if absent:
+            hint = suggestion(absent[0], self.tensors)
+            raise Unusable(f"{self.path}: --map: there is no tensor {absent[0]!r}{hint}")
+        renamed = {
+            names.get(key, key.removeprefix(prefix)): tensor for key, tensor in self.tensors.items()
+        }
+        return replace(self, tensors=renamed)
+
     def find(self, spec: VariableSpec, key: str) -> StoredTensor | None:
         """The tensor of a variable, which is called `key`; None where there is none."""
         keys = [key, spec.path]
@@ -75,19 +91,59 @@ def open_stored(path: Path) -> Stored:
     index = path / "variables" / "variables.index"
     if path.is_dir():
         if not index.is_file():
-            raise Unusable(f"{path}: expected a SavedModel, found no {index.relative_to(path)}")
+            versions = sorted(each.name for each in path.iterdir() if each.name.isdecimal())
+            hint = f"; expected the folder of a version: {path / versions[-1]}" if versions else ""
+            raise Unusable(
+                f"{path}: expected a SavedModel, found no {index.relative_to(path)}{hint}"
+            )
         return _read_bundle(index, "SavedModel")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    if path.suffix in _OTHERS:
+        raise Unusable(f"{path}: {_OTHERS[path.suffix]}")
     index = path if path.suffix == ".index" else path.with_name(f"{path.name}.index")
     if index.is_file():
         return _read_bundle(index, "checkpoint")
     if path.is_file():
-        raise Unusable(f"{path}: expected a file .safetensors, found another")
-    raise Unusable(
-        f"{path}: expected a safetensors file, a SavedModel's folder or a checkpoint's prefix, "
-        "found nothing there"
-    )
+        raise Unusable(f"{path}: expected {_EXPECTED}; found a file of another kind")
+    raise Unusable(f"{path}: expected {_EXPECTED}; found nothing there")
+
+
+_EXPECTED = "a file .safetensors or .npz, a SavedModel's folder, or a checkpoint's prefix"
+_KERAS = "Keras' own format is read by Keras alone; model.export(FOLDER) writes a SavedModel"
+_TORCH = "PyTorch's pickles are not read; safetensors.torch.save_file(...) writes what is"
+_OTHERS = {
+    ".keras": _KERAS,
+    ".h5": _KERAS,
+    ".hdf5": _KERAS,
+    ".pt": _TORCH,
+    ".pth": _TORCH,
+    ".npy": "one array without a name: `varserve assign MODEL VARIABLE @FILE` takes it",
+    ".pb": "expected the SavedModel's folder, and not a file in it",
+}
+"""What other files are, and what to do with them."""
+
+
+def _read_npz(path: Path) -> Stored:
+    try:
+        file = np.load(path, allow_pickle=False)
+        keys = list(file.files)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise Unusable(f"{path}: {error}") from None
+
+    def loader(key: str) -> Callable[[], Array]:
+        def load() -> Array:
+            try:
+                array: Array = file[key]
+                return array
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                raise Unusable(f"{path}: {key!r} cannot be read: {error}") from None
+
+        return load
+
+    return Stored(path, "npz file", {key: StoredTensor(key, loader(key)) for key in keys})
 
 
 # ---- safetensors ----

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from varserve import AccessDenied, Model
-from varserve._client.errors import listed
+from varserve._client.errors import listed, suggestion
 from varserve._client.transport.bodies import reporting
 from varserve._client.values.names import names_matching
 from varserve.tensors import Array
@@ -27,13 +28,15 @@ from .common import (
     message_option,
     model_argument,
     non_finite_option,
+    opened,
     patterns_argument,
+    renaming_options,
     selected,
 )
 from .comparing import Difference, compare
 from .exits import DIFFERENT, Unusable
 from .session import Session
-from .stored import Stored, open_stored, write_safetensors
+from .stored import Stored, write_safetensors
 
 
 @contextmanager
@@ -111,6 +114,8 @@ def pull(
     is_flag=True,
     help="Leave out tensors of the file that the model has no variable for.",
 )
+@renaming_options
+@click.option("--cast", is_flag=True, help="Make tensors of FILE of the variables' dtypes.")
 @non_finite_option
 @if_revision_option
 @message_option
@@ -124,6 +129,9 @@ def push(
     allow_non_finite: bool,
     if_revision: int | None,
     message: str,
+    cast: bool,
+    names: tuple[str, ...],
+    strip_prefix: str,
 ) -> None:
     """Set all variables that are in FILE, or those that fit a PATTERN, as one commit.
 
@@ -131,27 +139,33 @@ def push(
     variables' names. Everything is checked before anything is sent.
     """
     found = session.model(model)
-    stored = open_stored(file)
-    names, unknown = _in_file(found, stored, patterns)
+    stored = opened(file, names, strip_prefix)
+    wanted, unknown = _in_file(found, stored, patterns)
     if unknown and not ignore_unknown and stored.key_of is None and not patterns:
+        hint = suggestion(unknown[0], list(found.variables)) if len(unknown) == 1 else ""
         raise Unusable(
             f"{file}: model {model!r} has no variable for {len(unknown)} tensors: "
-            f"{listed(unknown)}; "
-            "--ignore-unknown leaves them out"
+            f"{listed(unknown)}{hint}; --map and --strip-prefix rename them, --ignore-unknown "
+            "leaves them out"
         )
-    if not names:
-        raise Unusable(f"{file}: no tensor of it is a variable of model {model!r}")
+    if not wanted:
+        raise Unusable(
+            f"{file}: no tensor of it is a variable of model {model!r}: it has "
+            f"{listed(stored.tensors)}; the model has {listed(found.variables)}"
+        )
     if dry_run:
-        compared = compare(found, stored, names, timeout=session.timeout)
-        _warn_if_final(session, found, names)
+        compared = compare(found, stored, wanted, timeout=session.timeout)
+        _warn_if_final(session, found, wanted)
         _show_plan(session, compared, file)
         return
-    _warn_if_final(session, found, names)
+    _warn_if_final(session, found, wanted)
     arrays: dict[str, Array] = {}
-    for name in names:
+    for name in wanted:
         tensor = stored.find(found.variables[name].spec, name)
         assert tensor is not None
         arrays[name] = tensor.load()
+        if cast:
+            arrays[name] = _cast(arrays[name], found.variables[name].dtype)
         if arrays[name].dtype.kind != "O":
             check_finite(name, arrays[name], allow_non_finite)
     with (
@@ -164,6 +178,13 @@ def push(
             transaction.assign(name, array)
     assert transaction.commit is not None
     committed(session, transaction.commit, file=str(file), variables=len(arrays))
+
+
+def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
+    if "O" in (array.dtype.kind, dtype.kind):
+        return array
+    with np.errstate(all="ignore"):
+        return array.astype(dtype)
 
 
 def _in_file(
