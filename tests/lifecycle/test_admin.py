@@ -653,7 +653,7 @@ def test_a_folder_is_judged_like_a_model_of_its_name(tmp_path: Path) -> None:
 
 
 def test_the_audit_log_says_which_version_label_and_folder(tmp_path: Path) -> None:
-    """Of what an operator did, and of what he tried."""
+    """Of what an operator did and tried."""
     audited = tmp_path / "audit"
     access = Access(auditing=Auditing(AuditLog(audited)))
     with administered(tmp_path, room_of(tmp_path), access=access) as found:

@@ -109,7 +109,7 @@ class Place:
     def caller(
         self, name: str, certificate: trustme.LeafCert, trusted: trustme.CA | None = None
     ) -> varserve.Tls:
-        """What a caller shows; he believes this place's authority unless told otherwise."""
+        """What a caller shows, who trusts this place's authority unless another is given."""
         files = Files(self.folder / name).write(certificate, trusted or self.authority)
         return varserve.Tls(ca=files.ca, cert=files.cert, key=files.key, server_name=HOST)
 

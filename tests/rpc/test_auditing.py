@@ -171,7 +171,7 @@ def test_what_failed_or_was_done_before(place: Place) -> None:
 
 
 def test_every_denial_leaves_a_line(tmp_path: Path) -> None:
-    """Who is denied, or is nobody, is told of with what he named, reads included."""
+    """A denied or unauthenticated call is recorded with what it named, reads included."""
     with auditing(tmp_path / "audit", alpha(), beta(), policy=POLICY) as place:
         with place.connect("reader", retries=0) as client:
             client.read_variable("alpha", "head/bias")
@@ -217,7 +217,7 @@ def test_every_denial_leaves_a_line(tmp_path: Path) -> None:
     ],
 )
 def test_nobody_writes_a_line_of_his_own(tmp_path: Path, name: str) -> None:
-    """Whatever a caller names, one call is one line, of ASCII, with his name for it inside."""
+    """Whatever a caller names, one call is one line of ASCII that contains the name."""
     with auditing(tmp_path / "audit", alpha(), policy=POLICY) as place:
         with place.connect("nobody", retries=0) as client:
             for call in (

@@ -86,7 +86,7 @@ async def to_its_end(stream: Any) -> None:
 
 
 class Lapsing(Claimed):
-    """Takes everybody at his word, as long as that holds."""
+    """Accepts the name that a caller claims, while that is allowed."""
 
     holds = True
     named = ""

@@ -303,7 +303,7 @@ def test_a_name_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_health_is_open(call: Callable[[str], Caller]) -> None:
-    """Health needs no name and no rule: who reaches the port may ask for a model he knows of."""
+    """Health needs no name and no rule: any caller may ask for a model by its name."""
     policy = read_policy(b"rules: []")
     access = Access(authenticator=Claimed(), policy=lambda: policy)
     with (

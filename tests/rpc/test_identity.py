@@ -16,7 +16,7 @@ from varserve_service.rpc.calls.call import Context
 
 
 class Claimed:
-    """Takes everybody at his word."""
+    """Accepts the name that a caller claims."""
 
     async def subject(self, context: Context) -> str:
         for key, value in context.invocation_metadata() or ():
@@ -75,7 +75,7 @@ def test_a_caller_without_a_name_gets_nothing() -> None:
 
 
 def test_without_authentication_nobody_has_a_name() -> None:
-    """A name that a caller gives himself is nobody's where callers are not authenticated."""
+    """Without authentication a claimed name is ignored."""
     with serve_here(counter()) as address, connect(address, "somebody") as client:
         client.assign_variable("counter", "v", np.zeros(3, np.float32))
         assert [commit.info.subject for commit in client.list_commits("counter")] == [""]

@@ -1,4 +1,4 @@
-"""XLA, for the functions that the operator names: compiled at load, for the shapes that he names.
+"""XLA, for the functions that the operator names: compiled at load, for the shapes that are named.
 
 XLA compiles anew for every shape, for seconds and for good. So no call may cause it: one of another
 shape runs as it was saved.

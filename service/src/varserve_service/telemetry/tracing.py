@@ -47,7 +47,7 @@ class Tracing:
         self._tracer = provider.get_tracer(_NAME)
 
     def started(self, call: Call) -> None:
-        """Begin the call's span, as a part of the caller's trace where he has one."""
+        """Begin the call's span, as a part of the caller's trace if there is one."""
         method = call.method
         if method.service == "unknown":
             return  # No handler, and so no task of its own to keep the span in.
