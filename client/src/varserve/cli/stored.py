@@ -66,8 +66,9 @@ class Stored:
         if absent:
             hint = suggestion(absent[0], self.tensors)
             raise Unusable(f"{self.path}: --map: there is no tensor {absent[0]!r}{hint}")
+        called = {key: names.get(key, key.removeprefix(prefix)) for key in self.tensors}
         renamed = {
-            names.get(key, key.removeprefix(prefix)): tensor for key, tensor in self.tensors.items()
+            called[key]: replace(tensor, key=called[key]) for key, tensor in self.tensors.items()
         }
         return replace(self, tensors=renamed)
 
