@@ -49,6 +49,8 @@ class Replica:
         self.after_append: Callable[[], None] = lambda: None
         self.before_append: Callable[[], None] = lambda: None
         self.resolutions: list[bool] = []
+        self.confirmed = 0
+        self.on_confirm: Callable[[], None] = lambda: None
         self.gave_up: list[Exception] = []
         self.unreachable = False
         self.position = Position(0)
@@ -127,6 +129,10 @@ class Turn:
 
     def append(self, entries: Sequence[Entry]) -> Position:
         return self._replica.write(entries)
+
+    def confirm(self) -> None:
+        self._replica.confirmed += 1
+        self._replica.on_confirm()
 
 
 def _kept(entry: Entry, append: str) -> KeptCommit:

@@ -138,8 +138,8 @@ def test_a_replica_that_is_behind_catches_up_before_it_commits() -> None:
 
 
 def test_a_request_that_another_replica_did_is_not_done_again() -> None:
-    """It gets its first answer; with another content it is refused."""
-    with replicas(2, follows=False) as ((one, two), _):
+    """It gets its first answer, when that is durable; with another content it is refused."""
+    with replicas(2, follows=False) as ((one, two), journals):
         request = WriteRequest("r", b"1")
         first = add(one, request=request, read_back=Read("count"))
         add(one)
@@ -147,6 +147,7 @@ def test_a_request_that_another_replica_did_is_not_done_again() -> None:
         assert again.header == first.header
         assert again.values["count"].numpy() == 1
         assert count(two) == 2
+        assert journals[1].confirmed == 1  # it may not have been durable until then
         error = refusal(add, two, request=WriteRequest("r", b"2"))
         assert error.reason is Reason.REQUEST_ID_REUSED
 

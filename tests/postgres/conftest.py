@@ -31,6 +31,7 @@ def database(server: Server) -> str:
 
 
 Replica = tuple[LiveModel, PostgresJournal]
+Start = Callable[..., Replica]
 
 
 @pytest.fixture

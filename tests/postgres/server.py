@@ -25,6 +25,7 @@ _SETTINGS = {
     "max_connections": "60",
     "shared_buffers": "32MB",
     "logging_collector": "off",
+    "wal_retrieve_retry_interval": "200ms",
 }
 
 
@@ -47,7 +48,8 @@ def programs(user: str | None) -> Path:
 class Server:
     """A database server that can be stopped, killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, copy_of: Server | None = None, name: str = "") -> None:
+        """`copy_of`: this is a standby of that server, known to it by `name`."""
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         # It refuses to run as root.
@@ -58,7 +60,12 @@ class Server:
             os.chown(folder, entry.pw_uid, entry.pw_gid)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        self._run("initdb", "-D", str(self.data), "-U", "varserve", "-A", "trust", "--no-sync")
+        if copy_of is None:
+            self._run("initdb", "-D", str(self.data), "-U", "varserve", "-A", "trust", "--no-sync")
+        else:
+            source = f"host=127.0.0.1 port={copy_of.port} user=varserve application_name={name}"
+            backup = ("-D", str(self.data), "-R", "-X", "stream", "--no-sync", "-c", "fast")
+            self._run("pg_basebackup", *backup, "-d", source)
 
     @property
     def data(self) -> Path:
@@ -109,6 +116,10 @@ class Server:
             return True
         return False
 
+    def promote(self) -> None:
+        """Make a standby a server that takes writes."""
+        self._run("pg_ctl", "promote", "-D", str(self.data), "-w")
+
     def stop(self, how: int = signal.SIGQUIT) -> None:
         """Stop it at once, as a crash does; SIGINT: in good order, with the connections cut."""
         if self._process is not None:
@@ -129,11 +140,11 @@ class Server:
 
 
 @contextmanager
-def running() -> Iterator[Server]:
-    """A server with an empty data folder."""
+def running(copy_of: Server | None = None, name: str = "") -> Iterator[Server]:
+    """A server with an empty data folder, or a standby."""
     folder = Path(tempfile.mkdtemp(prefix="varserve-postgres-", dir="/tmp"))
     try:
-        server = Server(folder)
+        server = Server(folder, copy_of=copy_of, name=name)
         server.start()
         try:
             yield server

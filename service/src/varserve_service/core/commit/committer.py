@@ -97,9 +97,10 @@ class Committer:
     def answered(self, request: WriteRequest | None) -> Answer | None:
         """The answer that a request got before. The lock is held, shared or not.
 
-        Raises RequestError as `IdempotencyCache.find` does.
+        None where others commit as well: what they did may not be durable yet. Raises RequestError
+        as `IdempotencyCache.find` does.
         """
-        return self._idempotency.find(request)
+        return None if self._shared is not None else self._idempotency.find(request)
 
     def room_to_keep(
         self, values: Iterable[tuple[Variable, int]], thing: str
@@ -267,14 +268,17 @@ class Committer:
         Returns the commits that they became.
         """
         made: list[Proposal] = []
+        repeated: list[tuple[Proposal, Answer]] = []
         for proposal in proposals:
             try:
-                self._make_in_memory(proposal)
+                answer = self._make_in_memory(proposal)
             except BaseException as error:
                 proposal.failed(error)
             else:
-                if not proposal.ended:
+                if answer is None:
                     made.append(proposal)
+                else:
+                    repeated.append((proposal, answer))
         try:
             self._make_durable(made, turn)
         except BaseException as error:
@@ -286,7 +290,11 @@ class Committer:
             for proposal in reversed(made):
                 self._revisions.move_back(proposal.replaced_revisions)
                 proposal.undo()
+            self._repeat(repeated, turn)
             return []
+        # An append makes durable what was appended before.
+        appended = any(proposal.commit is not None for proposal in made)
+        self._repeat(repeated, None if appended else turn)
         # Whatever fails from here on, nobody waits for ever: all of them have their answers.
         for proposal in made:
             proposal.done()
@@ -294,14 +302,26 @@ class Committer:
             self._make_known(proposal)
         return [proposal.commit for proposal in made if proposal.commit is not None]
 
-    def _make_in_memory(self, proposal: Proposal) -> None:
+    def _repeat(self, repeated: Sequence[tuple[Proposal, Answer]], turn: Turn | None) -> None:
+        """Give proposals that were done before their first answers."""
+        try:
+            if repeated and turn is not None:
+                turn.confirm()
+        except RequestError as error:
+            for proposal, _ in repeated:
+                proposal.failed(error)
+        else:
+            for proposal, answer in repeated:
+                proposal.done(answer)
+
+    def _make_in_memory(self, proposal: Proposal) -> Answer | None:
+        """Make a proposal; or what its request was answered before."""
         terms = proposal.terms
         if terms.deadline is not None and time.monotonic() >= terms.deadline:
             raise _too_late()
         answer = self._idempotency.find(terms.request)
         if answer is not None:
-            proposal.done(answer)
-            return
+            return answer
         self._revisions.check(terms.conditions)
         proposal.make()
         self._check_size(proposal)
@@ -318,6 +338,7 @@ class Committer:
                 tuple(proposal.changed),
             )
         proposal.made(Answer(self._revisions.header, proposal.values), commit)
+        return None
 
     def _check_size(self, proposal: Proposal) -> None:
         """Raises RequestError VALUE_TOO_LARGE, with the proposal undone."""

@@ -117,6 +117,13 @@ class Turn(Protocol):
         """
         ...
 
+    def confirm(self) -> None:
+        """Make durable what was appended before the turn, by this process or another.
+
+        A commit that can be read need not be durable yet. Raises StateStoreUnavailable.
+        """
+        ...
+
 
 class SharedJournal(Protocol):
     """What a journal adds that several processes append to, each with a copy of the state."""

@@ -309,6 +309,21 @@ class PostgresJournal:
             connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{self._key[0]}@{last}"))
         return Position(last, append)
 
+    def _confirm(self, connection: Connection) -> None:
+        """Raises StateStoreUnavailable."""
+        try:
+            with cut_after(connection, _COMMIT_SECONDS):
+                # A commit that waits for the standbys, and with it for all before it.
+                connection.execute(
+                    f"UPDATE varserve_head SET append = append WHERE {_WHERE}", self._key
+                )
+            self._commit(connection)
+        except (psycopg.Error, AppendUndecided) as error:
+            self._drop_appending()
+            raise StateStoreUnavailable(
+                "the write was done before, and the database does not say that it is durable; retry"
+            ) from error
+
     def _commit(self, connection: Connection) -> None:
         """Raises AppendUndecided, StateStoreUnavailable."""
         notices: list[str] = []
@@ -366,8 +381,7 @@ class PostgresJournal:
             connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             head = self._lock_head(connection, None)
             missed = self._after(connection, known, head)
-            # A commit that waits for the standbys, and with it for all before it.
-            connection.execute(
+            connection.execute(  # as `_confirm` does
                 f"UPDATE varserve_head SET append = append WHERE {_WHERE}", self._key
             )
         self._commit(connection)
@@ -490,3 +504,7 @@ class Turn:
         except StateStoreUnavailable:
             self._journal._roll_back()
             raise
+
+    def confirm(self) -> None:
+        self.ended = True
+        self._journal._confirm(self._connection)

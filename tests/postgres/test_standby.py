@@ -1,0 +1,134 @@
+"""A synchronous standby: what was acknowledged is on it, and a failover loses none of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from tests.core.test_live_model import refusal
+from tests.postgres.conftest import Start
+from tests.postgres.server import Server, running
+from tests.postgres.test_journal import add, count, make
+from tests.waiting import join, until
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.ports.commits import WriteRequest
+from varserve_service.journal.postgres import journal as module
+
+
+@contextmanager
+def cluster() -> Iterator[tuple[Server, Server]]:
+    """A server, and a standby that every commit waits for."""
+    with running() as primary, running(primary, "one") as standby:
+        primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'one'")
+        primary.execute("SELECT pg_reload_conf()")
+        query = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+        until(lambda: primary.execute(query))
+        yield primary, standby
+
+
+def both(primary: Server, standby: Server) -> str:
+    """The address of whichever of them takes writes."""
+    hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+    return f"postgresql://varserve@{hosts}/postgres"
+
+
+def waiting(primary: Server) -> list[tuple[object, ...]]:
+    """The connections whose commit waits for the standby."""
+    return primary.execute("SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "ended_by",
+    [
+        "pg_cancel_backend",
+        "the watchdog",
+        pytest.param("pg_terminate_backend", marks=pytest.mark.full),
+    ],
+)
+def test_a_commit_that_is_on_no_standby_is_not_acknowledged(
+    replica: Start, monkeypatch: pytest.MonkeyPatch, ended_by: str
+) -> None:
+    """However its wait ends, and whoever asks again, until a standby has it; then it is done once.
+
+    The row may be seen by other replicas before: an answer waits for the standby.
+    """
+    monkeypatch.setattr(module, "_COMMIT_SECONDS", 1.0 if ended_by == "the watchdog" else 30.0)
+    monkeypatch.setattr(module, "_RESOLVE_SECONDS", 1.0)
+    with cluster() as (primary, standby):
+        one, _ = replica(primary.address, make)
+        two, _ = replica(primary.address, make)
+        assert add(one).header.revision == 1
+        standby.stop()
+        outcomes: list[RequestError] = []
+        request = WriteRequest("r", b"")
+
+        def write() -> None:
+            outcomes.append(refusal(add, one, request=request))
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        until(lambda: waiting(primary))
+        monkeypatch.setattr(module, "_COMMIT_SECONDS", 1.0)
+        if ended_by != "the watchdog":
+            for (pid,) in waiting(primary):
+                primary.execute(f"SELECT {ended_by}({pid})")
+        join([writer])
+        assert outcomes[0].reason is Reason.STATE_STORE_UNAVAILABLE
+        assert outcomes[0].metadata["done"] == "unknown"
+        if ended_by != "the watchdog":
+            # Another replica sees the row meanwhile; it does not acknowledge it either.
+            until(lambda: count(two) == 2)
+        error = refusal(add, two, request=request)
+        assert error.reason is Reason.STATE_STORE_UNAVAILABLE
+        standby.start()
+        until(lambda: primary.execute("SELECT 1 FROM pg_stat_replication"), 60)
+        assert add(two, request=request).header.revision == 2
+        assert count(two) == 2
+        assert add(one).header.revision == 3
+        until(lambda: count(one) == count(two) == 3)
+
+
+@pytest.mark.slow
+def test_a_failover_loses_nothing_that_was_acknowledged(replica: Start) -> None:
+    """The primary is killed under writers, the standby promoted: replicas go on by themselves."""
+    with cluster() as (primary, standby):
+        models = [replica(both(primary, standby), make)[0] for _ in range(2)]
+        acknowledged: list[str] = []
+        done = threading.Event()
+
+        def write(number: int) -> None:
+            mine = 0
+            while not done.is_set():
+                request = WriteRequest(f"{number}-{mine}", b"")
+                try:
+                    add(models[number % 2], request=request)
+                except RequestError:
+                    done.wait(0.05)
+                else:
+                    acknowledged.append(request.id)
+                    mine += 1
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(acknowledged) > 50)
+        primary.stop()
+        standby.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+        standby.promote()
+        before = len(acknowledged)
+        until(lambda: len(acknowledged) > before + 50, 60)
+        done.set()
+        join(threads)
+        late, _ = replica(both(primary, standby), make)
+        until(lambda: models[0].header == models[1].header == late.header, 60)
+        with psycopg.connect(standby.address) as connection:
+            rows = connection.execute("SELECT record FROM varserve_log").fetchall()
+        ids = [row[0].decode().split('"id":"', 1)[1].split('"', 1)[0] for row in rows]
+        assert len(ids) == len(set(ids)) == late.header.revision == count(late)
+        assert set(acknowledged) <= set(ids)
+        assert [count(live) for live in models] == [count(late)] * 2
