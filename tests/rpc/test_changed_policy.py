@@ -224,6 +224,9 @@ async def test_administration_leaves_lines(tmp_path: Path) -> None:
             listing = admin_service_pb2.ListVersionsRequest(model="alpha")
             assert await reason_of(call("ListVersions", listing, ANN)) == "OK"
             assert await reason_of(call("ListVersions", listing, BOB)) == "PERMISSION_DENIED"
+            everything = admin_service_pb2.ListVersionsRequest()
+            assert await reason_of(call("ListVersions", everything, ANN)) == "OK"
+            assert await reason_of(call("ListVersions", everything, BOB)) == "PERMISSION_DENIED"
     finally:
         await server.stop(5)
     told = [
@@ -235,4 +238,5 @@ async def test_administration_leaves_lines(tmp_path: Path) -> None:
         ("PERMISSION_DENIED", "bob", "UnloadModel", "alpha"),
         ("PERMISSION_DENIED", "ann", "UnloadModel", "beta"),
         ("PERMISSION_DENIED", "bob", "ListVersions", "alpha"),
+        ("PERMISSION_DENIED", "bob", "ListVersions", ""),
     ]

@@ -272,6 +272,24 @@ def test_what_is_hidden_is_as_what_is_not_there(call: Callable[[str], Caller]) -
 BOSS = CallerPermissions.of(lambda: read_policy(POLICY), "boss")
 
 
+@pytest.mark.parametrize("method", ["AssignVariable", "AssignVariables", "RevertCommits"])
+def test_a_request_id_is_its_subjects_own(call: Callable[[str], Caller], method: str) -> None:
+    """What another subject wrote under the same id neither refuses a write nor answers for it."""
+
+    def write(role: str, said: str) -> int:
+        first, *rest = one(method, "alpha", said)
+        target = first.manifest if method == "AssignVariables" else first
+        target.request_id = f"the same of {method}"
+        return call(role).answer(method, first, *rest).header.revision
+
+    hidden = write("boss", "secret")  # of which the other may not even know
+    assert write("boss", "secret") == hidden
+    own = write("writer", "head/bias")
+    assert own > hidden or method == "RevertCommits"
+    assert write("writer", "head/bias") == own
+    assert write("boss", "secret") == hidden
+
+
 def test_no_close_names_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the event loop they would keep everybody waiting, and nobody would be told of them."""
     compared = []
