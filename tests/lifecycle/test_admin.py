@@ -600,7 +600,7 @@ def test_a_save_that_has_to_copy_needs_memory(tmp_path: Path) -> None:
             found.admin.load_model(name)
             found.models.find(name).memory.host._look = lambda: Room(SMALL_BYTES, 2**30)
         found.admin.save_model("plain", "plain", format="safetensors")
-        with pytest.raises(varserve.OutOfMemory, match="a copy of variable 'big' needs"):
+        with pytest.raises(varserve.OutOfMemory, match="the save needs"):
             found.admin.save_model("table", "table", format="safetensors")
         assert found.models.find("table").memory.host.reserved == 0
 

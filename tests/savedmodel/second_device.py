@@ -266,7 +266,7 @@ def test_history_and_reverts(live: Load) -> None:
         for region in (rows(1, 9), Slices((Slice(8, 24),)), Slices((Slice(0, 2), Slice(0, 2)))):
             operand = np.array(before[index_of(region)][::-1], order="C")
             model.assign([Write(name, Operation.SET, operand, region)])
-            (commit,) = model.timeline.commits(1).commits
+            commit = model._parts.history._commits[-1]  # type: ignore[attr-defined]
             previous = commit.changed[0].previous
             assert previous is not None
             assert on_device(previous)

@@ -24,6 +24,7 @@ import structlog
 from varserve_service.core.arrays.shapes import least_bytes
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.partwise import PartwiseValue
 from varserve_service.core.ports.administration import Saved, SaveFormat
 from varserve_service.core.ports.loaded_model import Value, VariableSpec
 from varserve_service.core.ports.messages import Header, Read
@@ -173,11 +174,14 @@ class SaveRoom:
 def _brought_to_host(
     live: LiveModel, values: Mapping[VariableSpec, Value]
 ) -> AbstractContextManager[object]:
-    """Room for the values that are on a device: a writer wants all of them. Raises OutOfMemory."""
+    """Room for the values that a writer copies: those on a device, and those read by parts.
+
+    Raises OutOfMemory.
+    """
     copied = sum(
         least_bytes(spec.dtype, value.shape)
         for spec, value in values.items()
-        if live.memory.of(spec.device) is not live.memory.host
+        if live.memory.of(spec.device) is not live.memory.host or isinstance(value, PartwiseValue)
     )
     return live.memory.host.reserve(copied, "the save")
 
@@ -187,7 +191,7 @@ def _snapshot(
 ) -> tuple[Header, Mapping[VariableSpec, Value]]:
     """All values of one revision, as references: written out when no lock is held any more.
 
-    Of those that are written in place copies, which takes memory. Raises OutOfMemory.
+    Small ones that are written in place are copied, which takes memory. Raises OutOfMemory.
     """
     found = live.describe(deadline)
     # A variable that has a value keeps having one.

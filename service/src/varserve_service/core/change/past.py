@@ -102,15 +102,29 @@ class Past:
         return self.variable.part(rows, Slices((Slice(), *inner))) if inner else rows
 
     def _restored(self, base: Value, rows: Array | None) -> Value:
-        """What region writes replaced, laid over `base`: the whole, or those rows of it."""
-        if not self._region_writes:
-            return base
-        # On the host: laid one by one on a device, each would cost a copy of the whole.
-        canvas = Canvas(aligned_copy(base.numpy()), rows, self._count)
-        for changed in reversed(self._region_writes):
-            assert changed.previous is not None
-            canvas.write(changed.region, changed.previous.numpy())
-        return self.variable.stage(canvas.array)
+        return with_replaced(self.variable, base, rows, self._count, self._region_writes)
+
+
+def with_replaced(
+    variable: Variable,
+    base: Value,
+    rows: Array | None,
+    count: int,
+    changes: Sequence[Changed],
+) -> Value:
+    """What changes of regions, oldest first, replaced, laid over what came after them.
+
+    `base` is the whole, or those `rows` of it, of a value with `count` rows. Needs no lock. Raises
+    OutOfMemory.
+    """
+    if not changes:
+        return base
+    # On the host: laid one by one on a device, each would cost a copy of the whole.
+    canvas = Canvas(aligned_copy(base.numpy()), rows, count)
+    for changed in reversed(changes):
+        assert changed.previous is not None
+        canvas.write(changed.region, changed.previous.numpy())
+    return variable.stage(canvas.array)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

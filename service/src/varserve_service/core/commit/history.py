@@ -8,12 +8,23 @@ Knows commits, and nothing of locks: the caller holds the model's, exclusive to 
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from typing import Protocol
+from weakref import WeakSet
 
 from varserve_service.core.ports.commits import Changed, Commit, CommitRecord
+
+
+class Reader(Protocol):
+    """Reads a variable as it is at one revision, for longer than it holds the lock."""
+
+    def overtaken(self, changed: Changed) -> None:
+        """A later commit has changed the variable. The model's lock is held exclusively."""
+        ...
 
 
 class History:
@@ -30,6 +41,16 @@ class History:
         # For each variable the revisions of its kept writes, and of the last one before them.
         self._writes: defaultdict[str, deque[int]] = defaultdict(deque)
         self._written_before: dict[str, int] = {}
+        self._attaching = threading.Lock()
+        self._readers: defaultdict[str, WeakSet[Reader]] = defaultdict(WeakSet)
+
+    def attach(self, path: str, reader: Reader) -> None:
+        """Tell a reader of each commit that changes the variable, for as long as it is there.
+
+        So it needs no commit to be kept for it. The model's lock is held, shared or not.
+        """
+        with self._attaching:
+            self._readers[path].add(reader)
 
     def begin(
         self, oldest: int, written: Mapping[str, int], records: Iterable[CommitRecord] = ()
@@ -72,7 +93,10 @@ class History:
         self._last_time = commit.time
         self._nbytes += commit.nbytes
         for changed in commit.changed:
-            self._writes[changed.variable.path].append(commit.revision)
+            path = changed.variable.path
+            self._writes[path].append(commit.revision)
+            if path in self._readers:
+                self._tell_readers(path, changed)
         while self._commits and self._nbytes > self.max_bytes:
             self._records.append(self._drop_values().record())
         while len(self._records) + len(self._commits) > self._max_commits:
@@ -80,6 +104,13 @@ class History:
                 self._records.popleft()
             else:
                 self._drop_values()
+
+    def _tell_readers(self, path: str, changed: Changed) -> None:
+        readers = list(self._readers[path])
+        if not readers:
+            del self._readers[path]
+        for reader in readers:
+            reader.overtaken(changed)
 
     def _drop_values(self) -> Commit:
         commit = self._commits.popleft()

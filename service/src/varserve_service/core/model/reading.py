@@ -15,6 +15,7 @@ from varserve_service.core.ports.messages import Admit, Entry, Read, Snapshot, s
 from varserve_service.core.values.casts import check_cast, sent_as
 
 from .parts import Parts
+from .partwise import is_large, read_by_parts
 
 
 class Reading:
@@ -25,6 +26,7 @@ class Reading:
         self._lock = parts.lock
         self._revisions = parts.revisions
         self._variables = parts.variables
+        self._history = parts.history
 
     def snapshot(
         self, reads: Sequence[Read], known: int | None, admit: Admit | None, deadline: float | None
@@ -61,8 +63,9 @@ class Reading:
             if read.region is not None:
                 shape = region_shape(read.region, shape, variable=spec.name)
             if admit is not None:
-                # A whole one, too, where its memory is written in place.
-                admit(spec, read, shape, read.region is not None or variable.writes_in_place)
+                # A whole one, too, where its memory is written in place, unless it goes by parts.
+                whole = variable.writes_in_place and not is_large(variable)
+                admit(spec, read, shape, read.region is not None or whole)
         return True
 
     def entries(self, checked: Sequence[tuple[Variable, Read, bool]]) -> tuple[Entry, ...]:
@@ -70,7 +73,11 @@ class Reading:
 
         The lock is held.
         """
-        whole = [variable for variable, read, take in checked if take and read.region is None]
+        whole = [
+            variable
+            for variable, read, take in checked
+            if take and read.region is None and not is_large(variable)
+        ]
         wholes = iter(self._loaded.read(whole))
         return tuple(
             self._entry(variable, read, self._value(variable, read, wholes) if take else None)
@@ -78,6 +85,8 @@ class Reading:
         )
 
     def _value(self, variable: Variable, read: Read, wholes: Iterator[Value]) -> Value:
+        if read.region is None and is_large(variable):
+            return read_by_parts(variable, self._lock, self._history, (), read.dtype)
         value = next(wholes) if read.region is None else variable.read(read.region)
         return sent_as(variable, value, read.dtype)
 
@@ -91,9 +100,8 @@ class Reading:
         MESSAGE_TOO_LARGE.
         """
         self._check(variable, read)
-        (entry,) = self.entries([(variable, read, True)])
-        value, name = entry.value, entry.variable
-        assert value is not None
+        value = sent_as(variable, variable.read(read.region), read.dtype)
+        name = variable.spec.name
         nbytes = sent_bytes(value)
         if max_bytes is not None and nbytes > max_bytes:
             raise RequestError(

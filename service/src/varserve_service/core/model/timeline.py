@@ -25,6 +25,7 @@ from varserve_service.core.values.casts import check_cast, sent_as
 
 from .naming import MAX_NAME_SHOWN
 from .parts import Parts
+from .partwise import is_large, read_by_parts
 
 # How much of the history is handed out at once to a watcher that comes from afar.
 _BATCH_COMMITS = 256
@@ -162,14 +163,21 @@ class Timeline:
         """Revision of the last write as it was, and what works the value out."""
         spec, region = variable.spec, read.region
         written = self._history.last_write(spec.path, revision)
+        if region is None and variable.is_initialized() and is_large(variable):
+            wholes = [changed.previous for changed in later if changed.region is None]
+            if not wholes or wholes[0] is not None:  # else it had no value then
+                value = read_by_parts(variable, self._lock, self._history, later, read.dtype)
+                if admit is not None:
+                    admit(spec, read, value.shape, False)
+                return written, lambda: value
         if not later and variable.is_initialized():
             if admit is not None:
                 shape = variable.shape()
                 if region is not None:
                     shape = region_shape(region, shape, variable=spec.name)
                 admit(spec, read, shape, True)
-            value = variable.read(region)
-            return written, lambda: value
+            present = variable.read(region)
+            return written, lambda: present
         past = Past(variable, later, region)
         if admit is not None:
             admit(spec, read, past.shape, True)
