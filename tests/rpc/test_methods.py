@@ -12,9 +12,9 @@ import pytest
 import varserve.v1
 from tests.rpc.models import counter
 from tests.serving import serve_here
-from varserve_service.rpc.dispatch import Row
 from varserve_service.rpc.methods import FACADES
 from varserve_service.rpc.methods import METHODS as OWN
+from varserve_service.rpc.row import Row
 
 METHODS = (*OWN, *(row for rows in FACADES.values() for row in rows))
 

@@ -14,8 +14,9 @@ from varserve_service.access.policy import Verb
 
 from .authorization import requirements
 from .calls.method import Method
-from .dispatch import MAX_FIELDS, Row
+from .decoding import MAX_FIELDS
 from .facades import open_inference, tensorflow_serving
+from .row import Row
 from .services import admin, discovery, history, inspection, leases, reads, runs, writes
 
 MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]

@@ -27,6 +27,7 @@ from .calls.admission import Admission
 from .calls.call_log import CallLog
 from .calls.observers import CallObserver, Observers
 from .calls.transfers import Transfers
+from .decoding import Decoder
 from .dispatch import Dispatcher, UnknownMethods
 from .health import HealthService
 from .methods import ADMIN_SERVICE, FACADES, METHODS, MODEL_SERVICE
@@ -96,9 +97,11 @@ class Server:
             auditing=access.auditing,
             authenticate_first=access.strangers_can_connect,
             transfer_silence=options.transfer_silence,
-            most_variables=self._most_variables,
-            message_bytes=options.message_bytes,
-            large_messages={row.method.service: options.facade_message_bytes for row in foreign},
+            decoder=Decoder(
+                options.message_bytes,
+                {row.method.service: options.facade_message_bytes for row in foreign},
+                self._most_variables,
+            ),
         )
         self._backend.nested = self._dispatcher.nested
         self._health = HealthService()

@@ -24,8 +24,8 @@ from varserve_service.core.ports.messages import Header
 from varserve_service.rpc.authorization import requirements
 from varserve_service.rpc.authorization.requirements import Requirements
 from varserve_service.rpc.calls.call import RpcCall
-from varserve_service.rpc.dispatch import Row
 from varserve_service.rpc.messages import translate
+from varserve_service.rpc.row import Row
 from varserve_service.rpc.services import runs
 from varserve_service.rpc.services.backend import Backend
 
