@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,21 @@ def test_a_log_that_is_gone_is_refused(crashed: Path, tmp_path: Path) -> None:
         said = refused(directory, make)
         assert "damaged" in said, name
         assert str(directory) in said, name
+
+
+def test_a_row_that_is_gone_is_refused(crashed: Path, tmp_path: Path) -> None:
+    """Each row of the base, of the commits and of the state is missed, whole as the file is."""
+    log = "models/fake/1/log.sqlite3"
+    with closing(sqlite3.connect(f"file:{crashed / log}?mode=ro", uri=True)) as connection:
+        found = [
+            (table, column, value)
+            for table, column in (("base", "path"), ("commits", "revision"), ("state", "rowid"))
+            for (value,) in connection.execute(f"SELECT {column} FROM {table}")
+        ]
+    assert {table for table, _, _ in found} == {"base", "commits", "state"}
+    for number, (table, column, value) in enumerate(found):
+        directory = tmp_path / str(number)
+        shutil.copytree(crashed, directory)
+        with closing(sqlite3.connect(directory / log, isolation_level=None)) as connection:
+            connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (value,))
+        assert "damaged" in refused(directory, make), (table, value)

@@ -16,11 +16,14 @@ ROOMS = {
     "lifecycle": SERVICE / "lifecycle",
     "client": Path("client/src/varserve"),
 }
-# The contract's generated stubs are nobody's work, and the command line has tests of its own kind.
-EXCLUDED = (Path("client/src/varserve/v1"), Path("client/src/varserve/cli"))
+# Generated code, and what has tests of its own kind: the command line and the pages.
+EXCLUDED = tuple(Path("client/src/varserve") / name for name in ("v1", "cli", "web"))
 
-# They run in seconds to minutes, in one process, without TensorFlow.
-TESTS = ("access", "contract", "core", "journal", "client", "lifecycle", "rpc")
+# They run in seconds to minutes, in one process; only inspection needs TensorFlow to be tested.
+TESTS = (
+    *("access", "contract", "core", "journal", "client", "lifecycle", "rpc"),
+    "savedmodel/test_inspection.py",
+)
 
 
 def files_of(room: str) -> list[Path]:

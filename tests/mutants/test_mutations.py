@@ -40,7 +40,14 @@ def test_each_kind_of_change(source: str, mutant: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ['"""A docstring."""', "log.info('done', count=3)", "x: Literal[1]", "x = f'{7}'"]
+    "source",
+    [
+        '"""A docstring."""',
+        "log.info('done', count=3)",
+        "x: Literal[1]",
+        "x = f'{7}'",
+        "@dataclass(slots=True)\nclass A:\n    x: int",
+    ],
 )
 def test_what_is_no_behaviour_is_not_changed(source: str) -> None:
     """Docstrings, log lines, types and text for people have no mutants."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import varserve
 from tests.rpc.models import counter
 from tests.serving import serve_here
 from varserve_service.core.errors import Reason, RequestError
-from varserve_service.rpc import Access
+from varserve_service.rpc import Access, CallerAuthenticator
 from varserve_service.rpc.calls.call import Context
 
 
@@ -79,3 +81,25 @@ def test_without_authentication_nobody_has_a_name() -> None:
     with serve_here(counter()) as address, connect(address, "somebody") as client:
         client.assign_variable("counter", "v", np.zeros(3, np.float32))
         assert [commit.info.subject for commit in client.list_commits("counter")] == [""]
+
+
+@pytest.mark.parametrize(
+    ("headers", "problem"),
+    [
+        ([], "found no token"),
+        (["Bearer "], "found no token"),
+        (["Bearer   "], "found no token"),
+        (["Basic abc"], "found another scheme"),
+        (["abc"], "found another scheme"),
+        (["Bearer a", "Bearer a"], "found 2"),
+        (["Bearer unknown"], "token"),
+    ],
+)
+async def test_a_header_without_a_valid_token_is_refused(headers: list[str], problem: str) -> None:
+    """The call is UNAUTHENTICATED, and the message says what was found in the header."""
+    callers = CallerAuthenticator(certificates=False, tokens=())
+    metadata = tuple(("authorization", value) for value in headers)
+    context: Any = SimpleNamespace(invocation_metadata=lambda: metadata)
+    with pytest.raises(RequestError, match=problem) as caught:
+        await callers.subject(context)
+    assert caught.value.reason is Reason.UNAUTHENTICATED

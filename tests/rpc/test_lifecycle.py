@@ -40,7 +40,7 @@ from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
 from varserve_service.core.ports.loaded_model import TensorSpec
-from varserve_service.rpc import OPEN, Access, Limit, Server, ServerOptions
+from varserve_service.rpc import OPEN, Access, Limit, Server, ServerOptions, public
 from varserve_service.rpc.calls.transfers import UPLOAD, Transfers
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -167,6 +167,18 @@ async def test_reflection_is_answered_when_it_is_switched_on(enabled: bool) -> N
         call = stub.ServerReflectionInfo(iter([request]))
         listed = {service.name for service in (await call.read()).list_services_response.service}
         assert {"varserve.v1.ModelService", "grpc.health.v1.Health"} <= listed
+
+
+async def test_one_host_is_answered_again_and_again() -> None:
+    """Calls without a credential count while they last: many, one after the other, are answered."""
+    async with running(counter(), reflection=True) as found:
+        health = health_pb2_grpc.HealthStub(found.channel)
+        reflect = reflection_pb2_grpc.ServerReflectionStub(found.channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        for _ in range(4 * public.MAX_READING):
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+            assert answer.status == SERVING
+            assert (await reflect.ServerReflectionInfo(iter([request])).read()) is not None
 
 
 # The end.
