@@ -7,7 +7,7 @@ Attributes never ask the service: they say what it last said, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
@@ -16,6 +16,7 @@ from varserve._client import errors, operations
 from varserve._client.operations.reads import FLOATS, Read, SummaryOptions, cast_dtype
 from varserve._client.transport.calls import Op
 from varserve._client.values.arguments import Given
+from varserve._client.values.matching import Names, match
 from varserve._client.values.names import names_matching
 from varserve._client.values.regions import Index, Reads, Rows, part_of, regions_of
 from varserve._client.values.results import Commit, Commits, Snapshot, revision_of
@@ -31,6 +32,11 @@ from .transactions import Transaction
 from .updates import update
 from .variables import Variables
 from .watches import PATIENCE, Watch, watching
+
+if TYPE_CHECKING:
+    from varserve._client.transport.drivers import Sync
+
+    from .mirror import Mirror
 
 
 class Model(ModelHandle[D_co]):
@@ -189,6 +195,76 @@ class Model(ModelHandle[D_co]):
         message: why, for who reads the history.
         """
         return Transaction(self, if_revision_match, message, timeout, check)
+
+    @operation
+    def assign(
+        self,
+        values: Mapping[str, npt.ArrayLike],
+        *,
+        if_revision_match: int | Snapshot | Commit | None = None,
+        message: str = "",
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """Set several variables, by name or path, as one commit; the rest as `transaction`."""
+        return self._assign(values, if_revision_match, message, timeout)
+
+    def _assign(
+        self,
+        values: Mapping[str, npt.ArrayLike],
+        if_revision_match: int | Snapshot | Commit | None,
+        message: str,
+        timeout: float | None,
+    ) -> Op[Commit]:
+        if not values:
+            raise errors.InvalidRequest("expected at least one variable to assign, found none")
+        transaction = Transaction(self, if_revision_match, message, timeout)
+        for name, value in values.items():
+            transaction.assign(name, value)
+        yield from transaction._commit()
+        assert transaction.commit is not None
+        return transaction.commit
+
+    @operation
+    def load_state_dict(
+        self,
+        state: Mapping[str, Any],
+        *,
+        names: Names | None = None,
+        transform: Callable[[str, Any], Any] | None = None,
+        strict: bool = True,
+        if_revision_match: int | Snapshot | Commit | None = None,
+        message: str = "",
+        timeout: float | None = None,
+    ) -> Op[Commit]:
+        """Set variables to a PyTorch `state_dict()`, or to any arrays by name, as one commit.
+
+        state: tensors or arrays by name.
+        names: served names by those of the state, or a function that gives one, and None for what
+            is not served; without it a weight is served under its own name.
+        transform: makes of a name of the state and its tensor what is assigned; PyTorch has the
+            kernel of a dense layer as [out, in], Keras as [in, out].
+        strict: every weight of the state must be served; otherwise those that are not are left out.
+        Raises InvalidRequest that names what does not match; nothing was changed.
+        """
+        values = {
+            key: transform(key, value) if transform else value for key, value in state.items()
+        }
+        shapes = {key: tuple(value.shape) for key, value in values.items()}
+        found = match(shapes, self.variables, names, strict=strict)
+        assigned = {name: values[key] for key, name in found.items()}
+        return self._assign(assigned, if_revision_match, message, timeout)
+
+    def mirror(self: Model[Sync], patterns: str | Iterable[str] = "*") -> Mirror:
+        """A local copy of variables that follows every commit, for readers in this process.
+
+        patterns: of names or paths, as `summaries`. For use in a `with` block, or until `close`.
+        Raises VariableNotFound.
+        """
+        from .mirror import Mirror
+
+        listed = {name: each.path for name, each in self.variables.items() if each.initialized}
+        wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+        return Mirror(self, tuple(names_matching(wanted, listed)))
 
     @operation
     def update(
