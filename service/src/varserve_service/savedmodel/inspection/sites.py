@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from varserve_service.core.arrays.shapes import PartialShape
@@ -18,6 +18,7 @@ from varserve_service.savedmodel.signatures import partial_shape
 
 from .graphs import Argument
 from .plan import Kind, Plan, Plans, Step, unsupported
+from .rewriting import Place as CallPlace
 from .state import Capture
 
 _MOST_TENSORS = 200_000
@@ -35,11 +36,13 @@ class Site:
     """One graph where it is entered.
 
     `tensors` has for each step the index of each of its outputs among the inner tensors, -1 for
-    what is not one. `first` and `last` bound the indices of all tensors in it and below it.
+    what is not one. `first` and `last` bound the indices of all tensors in it and below it. `calls`
+    are the names of the calls that lead to it; None where a loop, a branch or XLA is on the way.
     """
 
     plan: Plan
     place: Place
+    calls: tuple[str, ...] | None = None
     tensors: list[tuple[int, ...]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     children: dict[int, tuple[Site, ...]] = field(default_factory=dict)
@@ -99,7 +102,7 @@ class Tree:
         self._plans = plans
         self._placed: list[_Placed] = []
         self._found: list[_Listed] = []
-        self.root = Site(plan, Place.TOP)
+        self.root = Site(plan, Place.TOP, ())
         self.inputs = tuple(self._list_input(feed, plan, at) for at, feed in enumerate(feeds))
         """Index of each input among the inner tensors."""
         self._variables = {
@@ -115,6 +118,18 @@ class Tree:
         for placed in self._placed:
             placed.site.names.append(placed.form(0))
         self.tensors = self._named(source_of)
+
+    def places(self, indices: Iterable[int]) -> list[CallPlace] | None:
+        """Where these tensors are computed; None where one of them is not at the top."""
+        places = []
+        for index in indices:
+            listed = self._found[index]
+            calls = listed.placed.site.calls
+            if calls is None or not listed.operation:
+                return None
+            output = int(listed.suffix.removeprefix(":") or 0)
+            places.append((calls, listed.operation, output))
+        return places
 
     def _enter(
         self,
@@ -175,7 +190,10 @@ class Tree:
                 ]
             plan = self._plans.of_function(name, tuple(given))
             place, qualifier = _child_place(site.place, step.kind, index)
-            child = Site(plan, place)
+            calls = None
+            if step.kind is Kind.CALL and site.calls is not None:
+                calls = (*site.calls, step.name)
+            child = Site(plan, place, calls)
             origins = {
                 slot: handles.get(argument)
                 for slot, argument in zip(plan.arguments, arguments, strict=False)
