@@ -20,11 +20,11 @@ _COMPONENTS = {
 
 def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Flat (name, leaf) pairs of a value; a leaf itself has the name that is given."""
-    found = parts(value)
-    if found is None:
+    structure = parts(value)
+    if structure is None:
         yield name, value
         return
-    for part, item in found:
+    for part, item in structure:
         yield from leaves(join(name, part), item)
 
 

@@ -104,10 +104,10 @@ def dtype_name(dtype: npt.DTypeLike) -> str:
 
 # numpy takes microseconds to put a dtype's name together.
 @lru_cache(maxsize=256)
-def _dtype_name(found: np.dtype[Any]) -> str:
-    if found.kind in "OSU" or found.kind == "T":
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    if dtype.kind in "OSU" or dtype.kind == "T":
         return STRING
-    name = found.newbyteorder("=").name
+    name = dtype.newbyteorder("=").name
     if name not in _NUMPY:
         raise TensorError(
             "DTYPE_UNSUPPORTED",
@@ -285,29 +285,29 @@ def _from_torch(tensor: Any) -> Array:
 
 def _from_python(value: npt.ArrayLike, dtype: str) -> Array:
     target = numpy_dtype(dtype)
-    found = _numpy_array(value)
-    kind = found.dtype.kind
+    values = _numpy_array(value)
+    kind = values.dtype.kind
     if kind in "fO" and target.kind in "iu":
         # Integers beyond int64 are made floats by numpy, or objects.
         exact = np.array(value, dtype=object)
         if all(type(element) is int for element in exact.reshape(-1)):
-            found, kind = exact, "i"
-    if found.size and kind not in _HOLDS[_kind(dtype)]:
+            values, kind = exact, "i"
+    if values.size and kind not in _HOLDS[_kind(dtype)]:
         raise TensorError(
-            "DTYPE_MISMATCH", f"expected a value of dtype {dtype}, found one of {found.dtype.name}"
+            "DTYPE_MISMATCH", f"expected a value of dtype {dtype}, found one of {values.dtype.name}"
         )
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            array = found.astype(target)
+            array = values.astype(target)
     except OverflowError:
         raise _out_of_range(dtype) from None
     if target.kind in "iu":
-        held = np.array_equal(array, found)
+        held = np.array_equal(array, values)
     else:
-        held = bool(np.all(np.isfinite(array) | ~np.isfinite(found)))
-    if found.size and not held:
+        held = bool(np.all(np.isfinite(array) | ~np.isfinite(values)))
+    if values.size and not held:
         raise _out_of_range(dtype)
-    return np.ascontiguousarray(array).reshape(found.shape)
+    return np.ascontiguousarray(array).reshape(values.shape)
 
 
 def _out_of_range(dtype: str) -> TensorError:
@@ -324,10 +324,10 @@ _HOLDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "c": "iufc"}
 
 
 def _string_array(value: npt.ArrayLike) -> Array:
-    found = np.asarray(value) if isinstance(value, np.ndarray) else np.array(value, dtype=object)
-    out = np.empty(found.shape, dtype=object)
+    elements = np.asarray(value) if isinstance(value, np.ndarray) else np.array(value, dtype=object)
+    out = np.empty(elements.shape, dtype=object)
     flat = out.reshape(-1)
-    for index, element in enumerate(found.reshape(-1)):
+    for index, element in enumerate(elements.reshape(-1)):
         if isinstance(element, str):
             flat[index] = _utf8(element)
         elif isinstance(element, bytes):

@@ -35,11 +35,11 @@ def versions(session: Session, model: str) -> None:
 
     In memory, on their way in or out, failed, or in the repository alone.
     """
-    found = session.admin.list_versions(model)
+    listed = session.admin.list_versions(model)
     if session.as_json:
-        output.document({"versions": records.documents(records.VERSIONS, found)})
+        output.document({"versions": records.documents(records.VERSIONS, listed)})
     else:
-        records.table(records.VERSIONS, found)
+        records.table(records.VERSIONS, listed)
 
 
 @command("load", writes=True)

@@ -163,10 +163,10 @@ def _strings(data: bytes, count: int, entry: pb.Entry) -> Array:
         raise ValueError("the checksum of its lengths is wrong")
     if entry.HasField("crc32c") and _masked(crc32c(checked + data[at - 4 :])) != entry.crc32c:
         raise ValueError("its checksum is wrong")
-    found = np.empty(count, object)
+    strings = np.empty(count, object)
     for number, length in enumerate(lengths):
-        found[number] = data[at : at + length]
+        strings[number] = data[at : at + length]
         at += length
     if at != len(data):
         raise ValueError("its strings do not fill their place")
-    return found
+    return strings

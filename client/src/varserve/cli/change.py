@@ -61,9 +61,9 @@ def assign(
     VARIABLE may end with a part: `kernel[0:3,:]`; `table[[2,5]]` for rows. VALUE is JSON
     (`0.5`, `[1, 2]`) or @FILE, of .npy, .json or .safetensors.
     """
-    found = session.model(model)
-    name, part = split_part(variable, found.variables)
-    target = found.variables[name]
+    served = session.model(model)
+    name, part = split_part(variable, served.variables)
+    target = served.variables[name]
     array = read_value(value, tensors.dtype_name(target.dtype), cast=cast)
     if target.dtype.kind != "O":
         check_finite(target.name, array, allow_non_finite)
@@ -115,8 +115,8 @@ def run(
 
     VALUE is JSON (`0.5`, `[1, 2]`) or @FILE, of .npy, .json or .safetensors.
     """
-    found = session.model(model).functions[function]
-    _check_outputs(out, {each.name for overload in found.overloads for each in overload.outputs})
+    handle = session.model(model).functions[function]
+    _check_outputs(out, {each.name for overload in handle.overloads for each in overload.outputs})
     given = {}
     for each in inputs:
         name, equals, text = each.partition("=")
@@ -124,7 +124,7 @@ def run(
             problem = "is given twice" if equals else "has no value: expected NAME=VALUE"
             raise Unusable(f"input {name!r} {problem}")
         given[name] = read_value(text)
-    outputs = found.call(
+    outputs = handle.call(
         given, if_revision_match=if_revision, message=message, timeout=session.timeout
     )
     files = {}

@@ -47,14 +47,14 @@ def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[
             session = session_of(ctx.find_root())
             try:
                 given = ctx.params.get("model"), ctx.params.get("function")
-                found = _names(session, kind, *given)
+                names = _names(session, kind, *given)
             finally:
                 session.close()
         except Exception:
             return []
         # What a terminal would obey is offered to nobody.
         return [
-            CompletionItem(name) for name in found if name.startswith(begun) and name.isprintable()
+            CompletionItem(name) for name in names if name.startswith(begun) and name.isprintable()
         ]
 
     return offer
@@ -68,10 +68,10 @@ def _names(session: Session, kind: str, model: str | None, function: str | None)
         return [each.name for each in session.client.models(timeout=_COMPLETION_SECONDS)]
     if model is None:
         return []
-    found = session.client.model(model, timeout=_COMPLETION_SECONDS)
+    served = session.client.model(model, timeout=_COMPLETION_SECONDS)
     if kind == "input":
-        return [f"{name}=" for name in found.functions[function or ""].spec.inputs]
-    return list(found.variables if kind == "variable" else found.functions)
+        return [f"{name}=" for name in served.functions[function or ""].spec.inputs]
+    return list(served.variables if kind == "variable" else served.functions)
 
 
 model_argument = click.argument("model", shell_complete=complete("model"))
@@ -167,7 +167,7 @@ def selected(model: Model, patterns: Iterable[str]) -> list[str]:
     What is named without a pattern need not have one. Raises VariableNotFound.
     """
     names = {name: each.path for name, each in model.variables.items() if each.initialized}
-    found = names_matching(list(patterns) or ["*"], names) if names or patterns else []
+    matching = names_matching(list(patterns) or ["*"], names) if names or patterns else []
     # One variable may be meant twice, by its name and its path.
     key_of = {each.path: name for name, each in model.variables.items()}
-    return list(dict.fromkeys(key_of[model.variables[name].path] for name in found))
+    return list(dict.fromkeys(key_of[model.variables[name].path] for name in matching))

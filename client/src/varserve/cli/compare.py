@@ -56,21 +56,21 @@ def diff(
         patterns, other = (str(other), *patterns), None
     if (other is None) == (revision is None):
         raise Unusable("expected either FILE or --revision")
-    found = session.model(model)
-    wanted = selected(found, patterns)
+    served = session.model(model)
+    wanted = selected(served, patterns)
     if not wanted:
         raise Unusable(f"model {model!r} has no variable with a value")
     extra: list[str] = []
     if revision is not None:
         compared = compare_revision(
-            found, wanted, revision, timeout=session.timeout, hashes_only=hashes
+            served, wanted, revision, timeout=session.timeout, hashes_only=hashes
         )
         against = f"revision {revision}"
     else:
         assert other is not None
         stored = opened(other, names, strip_prefix)
-        compared = compare(found, stored, wanted, timeout=session.timeout, hashes_only=hashes)
-        every = {name: each.spec for name, each in found.variables.items()}
+        compared = compare(served, stored, wanted, timeout=session.timeout, hashes_only=hashes)
+        every = {name: each.spec for name, each in served.variables.items()}
         used = {stored.find(spec, name) for name, spec in every.items()}
         keys = {each.key for each in used if each is not None}
         extra = [key for key in stored.tensors if key not in keys and not is_copy(key)]

@@ -52,11 +52,11 @@ def compare(
     hashes_only: bool = False,
 ) -> Compared:
     """Compares variables by name with the tensors of a file."""
-    found = model.summaries(names, content_hash=True, timeout=timeout)
+    summaries = model.summaries(names, content_hash=True, timeout=timeout)
     differences: list[Difference] = []
     unequal: dict[str, Array] = {}
     for name in names:
-        live = found[name]
+        live = summaries[name]
         tensor = stored.find(model.variables[name].spec, name)
         here = output.typed(live.dtype, live.shape)
         if tensor is None:
@@ -77,10 +77,10 @@ def compare(
         # Of the revision that was summarized, also when somebody has written since.
         # Who may not read, or reads what is not kept any more, is told what the hashes say.
         with suppress(AccessDenied, RevisionCompacted):
-            values = model.read(list(unequal), at_revision=found.revision, timeout=timeout)
+            values = model.read(list(unequal), at_revision=summaries.revision, timeout=timeout)
             details = {name: _difference(name, values[name], unequal[name]) for name in unequal}
     differences = [details.get(each.variable, each) for each in differences]
-    return Compared(found.header, differences, equal)
+    return Compared(summaries.header, differences, equal)
 
 
 def compare_revision(

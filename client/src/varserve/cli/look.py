@@ -31,11 +31,11 @@ from .values import part_text, split_part, write_values
 @command("models")
 def models(session: Session) -> None:
     """List the models that are served."""
-    found = session.client.models()
+    served = session.client.models()
     if session.as_json:
-        output.document({"models": records.documents(records.MODELS, found)})
+        output.document({"models": records.documents(records.MODELS, served)})
     else:
-        records.table(records.MODELS, found)
+        records.table(records.MODELS, served)
 
 
 @command("ls")
@@ -54,14 +54,14 @@ def ls(
 
     PATTERN is a name or path, `*` for any characters; only variables that fit one are listed then.
     """
-    found = session.model(model)
-    names = {name: each.path for name, each in found.variables.items()}
+    served = session.model(model)
+    names = {name: each.path for name, each in served.variables.items()}
     wanted = names_matching(patterns, names) if patterns else list(names)
-    variables = [found.variables[name].spec for name in wanted]
+    variables = [served.variables[name].spec for name in wanted]
     if functions_only or trainable:
         variables = [each for each in variables if each.trainable and not functions_only]
-    functions = [] if patterns or trainable else [each.spec for each in found.functions.values()]
-    omissions = () if patterns or trainable or functions_only else found.omissions
+    functions = [] if patterns or trainable else [each.spec for each in served.functions.values()]
+    omissions = () if patterns or trainable or functions_only else served.omissions
     told: dict[str, tuple[records.Description, Sequence[Any]]] = {
         "variables": (records.VARIABLES, variables),
         "functions": (records.FUNCTIONS, functions),
@@ -69,7 +69,7 @@ def ls(
     }
     if session.as_json:
         found_documents = {key: records.documents(*each) for key, each in told.items()}
-        output.document({**header_of(found), **found_documents})
+        output.document({**header_of(served), **found_documents})
         return
     for fields, each in told.values():
         records.table(fields, each)
@@ -84,18 +84,18 @@ _SHOWN_BYTES = 4 << 20
 @click.argument("name", required=False, shell_complete=complete("variable"))
 def describe(session: Session, model: str, name: str | None) -> None:
     """Tell all about a model, or about one variable or function of it."""
-    found = session.model(model)
+    served = session.model(model)
     fields: records.Description
     record: Any
     if name is None:
-        (record,) = (each for each in session.client.models() if each.name == found.name)
+        (record,) = (each for each in session.client.models() if each.name == served.name)
         fields = records.MODELS
-    elif name in found.variables or name not in found.functions:
-        fields, record = records.VARIABLES, found.variables[name].spec
+    elif name in served.variables or name not in served.functions:
+        fields, record = records.VARIABLES, served.variables[name].spec
     else:
-        fields, record = records.FUNCTIONS, found.functions[name].spec
+        fields, record = records.FUNCTIONS, served.functions[name].spec
     if session.as_json:
-        output.document({**header_of(found), **records.document(fields, record)})
+        output.document({**header_of(served), **records.document(fields, record)})
         return
     shown = [(key, output.plain(str(value))) for key, value in _told(fields, record)]
     output.table(["", ""], shown)
@@ -151,28 +151,28 @@ def read(
 
     VARIABLE may end with a part as numpy has them: `kernel[0:3,:]`; `table[[2,5]]` for rows.
     """
-    found = session.model(model)
-    name, part = split_part(variable, found.variables)
-    spec = found.variables[name].spec
+    served = session.model(model)
+    name, part = split_part(variable, served.variables)
+    spec = served.variables[name].spec
     beginning = part is None and spec.nbytes > _SHOWN_BYTES and not (session.as_json or out)
     if beginning and spec.shape is not None:
         # A person sees a few elements of it: these are read, and no more.
         part = tuple(slice(0, 3) for _ in spec.shape)
-    snapshot = found.read({name: part}, at_revision=at_revision, timeout=session.timeout)
+    snapshot = served.read({name: part}, at_revision=at_revision, timeout=session.timeout)
     value = snapshot[name]
     summary = None
     if stats:
         # Of the value that was read, also when somebody has written since.
-        summary = found.summaries(
+        summary = served.summaries(
             {name: part}, bins=20, at_revision=snapshot.revision, timeout=session.timeout
         )[name]
     if out is not None:
-        write_values(out, {found.variables[name].name: value})
+        write_values(out, {served.variables[name].name: value})
     if session.as_json:
         output.document(
             {
                 **header_of(snapshot.header),
-                "variable": found.variables[name].name,
+                "variable": served.variables[name].name,
                 "region": part_text(part),
                 "variable_revision": snapshot.revisions[name],
                 "dtype": tensors.dtype_name(value.dtype),
@@ -236,13 +236,13 @@ def summary(
 
     PATTERN is a name or path, `*` for any characters, or one variable with a part: `kernel[0]`.
     """
-    found = session.model(model)
-    if len(patterns) == 1 and not _fits_any(found, patterns[0]):
-        name, part = split_part(patterns[0], found.variables)
+    served = session.model(model)
+    if len(patterns) == 1 and not _fits_any(served, patterns[0]):
+        name, part = split_part(patterns[0], served.variables)
         wanted: Any = {name: part} if part is not None else list(patterns)
     else:
-        wanted = selected(found, patterns)
-    summaries = found.summaries(
+        wanted = selected(served, patterns)
+    summaries = served.summaries(
         wanted,
         bins=bins,
         range=bounds,
@@ -283,19 +283,19 @@ def history(
     session: Session, model: str, patterns: tuple[str, ...], limit: int, before: int | None
 ) -> None:
     """List the last commits: who changed what, when and why."""
-    found = session.client.list_commits(
+    commits = session.client.list_commits(
         model, patterns, limit=limit, before=before, timeout=session.timeout
     )
     if session.as_json:
         output.document(
             {
-                **header_of(found.header),
-                "oldest_revision": found.oldest_revision,
-                "commits": records.documents(records.COMMITS, found),
+                **header_of(commits.header),
+                "oldest_revision": commits.oldest_revision,
+                "commits": records.documents(records.COMMITS, commits),
             }
         )
     else:
-        records.table(records.COMMITS, found)
+        records.table(records.COMMITS, commits)
 
 
 COMMANDS = (models, ls, describe, read, summary, history, version)

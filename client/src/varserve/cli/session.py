@@ -54,7 +54,7 @@ class Settings:
 
     def over(self, other: Settings) -> Settings:
         """These, and the other's where nothing is set here."""
-        found = {
+        merged = {
             each.name: getattr(other, each.name)
             if getattr(self, each.name) is None
             else getattr(self, each.name)
@@ -62,11 +62,11 @@ class Settings:
         }
         if self.server not in (None, other.server):
             # What the other says of AdminService is of another service.
-            found["admin_server"] = self.admin_server
+            merged["admin_server"] = self.admin_server
         if self.token or self.token_file:
             # Who calls is said in one place.
-            found |= {"token": self.token, "token_file": self.token_file}
-        return Settings(**found)
+            merged |= {"token": self.token, "token_file": self.token_file}
+        return Settings(**merged)
 
     @property
     def has_credentials(self) -> bool:
@@ -124,18 +124,20 @@ def read_context(path: Path, name: str | None) -> Settings:
     if not isinstance(contexts, Mapping) or not isinstance(contexts.get(name), Mapping):
         known = ", ".join(contexts) if isinstance(contexts, Mapping) else ""
         raise Unusable(f"{path}: no context {name!r}; expected one of: {known or '(none)'}")
-    found = contexts[name]
-    _check_keys(path, f"contexts.{name}", found, IN_FILE)
-    for key, value in found.items():
+    context = contexts[name]
+    _check_keys(path, f"contexts.{name}", context, IN_FILE)
+    for key, value in context.items():
         expected: Any = (int, float) if key == "timeout" else bool if key == "tls" else str
         if not isinstance(value, expected) or (key == "timeout" and isinstance(value, bool)):
             raise Unusable(f"{path}: contexts.{name}: {key} cannot be {value!r}")
     # A file that is named in the file is beside it.
     folder = path.parent
     paths = {
-        key: str(folder / found[key]) for key in ("ca", "cert", "key", "token_file") if key in found
+        key: str(folder / context[key])
+        for key in ("ca", "cert", "key", "token_file")
+        if key in context
     }
-    return Settings(**{**found, **paths})
+    return Settings(**{**context, **paths})
 
 
 def _check_keys(path: Path, where: str, content: Mapping[str, Any], known: list[str]) -> None:
@@ -238,11 +240,11 @@ class Session:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    found = _channel(settings)
+    options = _channel(settings)
     # Without one, each kind of call gets the time that it needs by itself.
     if settings.timeout is not None:
-        found["timeout"] = settings.timeout
-    return found
+        options["timeout"] = settings.timeout
+    return options
 
 
 def session_of(ctx: click.Context) -> Session:
@@ -258,21 +260,21 @@ def session_of(ctx: click.Context) -> Session:
 
 def _channel(settings: Settings) -> dict[str, Any]:
     """What `connect` is told of TLS and of who calls. Raises Unusable."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     files = {key: getattr(settings, key) for key in ("ca", "cert", "key", "server_name")}
     given = {key: value for key, value in files.items() if value}
     if settings.tls is False and given:
         raise Unusable(f"--no-tls does not go with {', '.join(given)}")
     if settings.tls or given:
-        found["tls"] = Tls(**given)
+        options["tls"] = Tls(**given)
     if settings.token:
-        found["token"] = settings.token
+        options["token"] = settings.token
     elif settings.token_file:
         path = Path(settings.token_file)
         _token_in(path)
         # Whoever issues tokens for a short time writes a new one into the file before that is over.
-        found["token"] = lambda: _token_in(path)
-    return found
+        options["token"] = lambda: _token_in(path)
+    return options
 
 
 def _token_in(path: Path) -> str:

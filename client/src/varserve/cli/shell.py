@@ -16,11 +16,11 @@ def completion(ctx: click.Context, shell: str) -> None:
 
     bash: eval "$(varserve completion bash)"; zsh the same; fish: varserve completion fish | source
     """
-    found = get_completion_class(shell)
-    if found is None:
+    kind = get_completion_class(shell)
+    if kind is None:
         raise Unusable(f"there is no completion for {shell}")
     root = ctx.find_root().command
-    click.echo(found(root, {}, "varserve", "_VARSERVE_COMPLETE").source())
+    click.echo(kind(root, {}, "varserve", "_VARSERVE_COMPLETE").source())
 
 
 COMMANDS = (completion,)

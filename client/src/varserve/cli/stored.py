@@ -194,8 +194,10 @@ def read_safetensors(path: Path) -> Stored:
             raise ValueError(f"{_AS_BYTES} is no object")
     except (SafetensorError, OSError, ValueError) as error:
         raise Unusable(f"{path}: {error}") from None
-    found = {key: StoredTensor(key, _loader(path, file, key, as_bytes.get(key))) for key in keys}
-    return Stored(path, "safetensors file", found, metadata)
+    tensors_by_key = {
+        key: StoredTensor(key, _loader(path, file, key, as_bytes.get(key))) for key in keys
+    }
+    return Stored(path, "safetensors file", tensors_by_key, metadata)
 
 
 def _loader(path: Path, file: Any, key: str, own: Any) -> Callable[[], Array]:
@@ -245,10 +247,10 @@ def _read_bundle(index: Path, kind: str) -> Stored:
         graph = bundle.graph()
     except BundleError as error:
         raise Unusable(str(error)) from None
-    found = {key: StoredTensor(key, loader(key)) for key in bundle.keys}
+    tensors_by_key = {key: StoredTensor(key, loader(key)) for key in bundle.keys}
     return Stored(
         index,
         kind,
-        found,
+        tensors_by_key,
         key_of=None if graph is None else lambda spec: graph.key_of(spec.path, spec.name),
     )

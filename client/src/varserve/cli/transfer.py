@@ -81,12 +81,12 @@ def pull(
     """
     if file.suffix != ".safetensors":
         raise Unusable(f"{file}: expected a name that ends with .safetensors")
-    found = session.model(model)
-    names = selected(found, patterns)
+    served = session.model(model)
+    names = selected(served, patterns)
     if not names:
         raise Unusable(f"model {model!r} has no variable with a value")
     with progress_bar(session, f"pull {output.plain(model)}"):
-        snapshot = found.read(names, at_revision=at_revision, timeout=session.timeout)
+        snapshot = served.read(names, at_revision=at_revision, timeout=session.timeout)
     header = header_of(snapshot.header)
     metadata = {f"varserve.{key}": str(value) for key, value in header.items()}
     write_safetensors(file, snapshot, metadata)
@@ -138,11 +138,11 @@ def push(
     FILE is one of `pull`, or any safetensors file, SavedModel or checkpoint whose tensors have the
     variables' names. Everything is checked before anything is sent.
     """
-    found = session.model(model)
+    served = session.model(model)
     stored = opened(file, names, strip_prefix)
-    wanted, unknown = _in_file(found, stored, patterns)
+    wanted, unknown = _in_file(served, stored, patterns)
     if unknown and not ignore_unknown and stored.key_of is None and not patterns:
-        hint = suggestion(unknown[0], list(found.variables)) if len(unknown) == 1 else ""
+        hint = suggestion(unknown[0], list(served.variables)) if len(unknown) == 1 else ""
         raise Unusable(
             f"{file}: model {model!r} has no variable for {len(unknown)} tensors: "
             f"{listed(unknown)}{hint}; --map and --strip-prefix rename them, --ignore-unknown "
@@ -151,26 +151,26 @@ def push(
     if not wanted:
         raise Unusable(
             f"{file}: no tensor of it is a variable of model {model!r}: it has "
-            f"{listed(stored.tensors)}; the model has {listed(found.variables)}"
+            f"{listed(stored.tensors)}; the model has {listed(served.variables)}"
         )
     if dry_run:
-        compared = compare(found, stored, wanted, timeout=session.timeout)
-        _warn_if_final(session, found, wanted)
+        compared = compare(served, stored, wanted, timeout=session.timeout)
+        _warn_if_final(session, served, wanted)
         _show_plan(session, compared, file)
         return
-    _warn_if_final(session, found, wanted)
+    _warn_if_final(session, served, wanted)
     arrays: dict[str, Array] = {}
     for name in wanted:
-        tensor = stored.find(found.variables[name].spec, name)
+        tensor = stored.find(served.variables[name].spec, name)
         assert tensor is not None
         arrays[name] = tensor.load()
         if cast:
-            arrays[name] = _cast(arrays[name], found.variables[name].dtype)
+            arrays[name] = _cast(arrays[name], served.variables[name].dtype)
         if arrays[name].dtype.kind != "O":
             check_finite(name, arrays[name], allow_non_finite)
     with (
         progress_bar(session, f"push {output.plain(model)}"),
-        found.transaction(
+        served.transaction(
             if_revision_match=if_revision, message=message, timeout=session.timeout
         ) as transaction,
     ):

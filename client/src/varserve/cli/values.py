@@ -35,10 +35,10 @@ def split_part(text: str, names: Any) -> tuple[str, Index | Rows | None]:
     part = match["part"].strip()
     if part.startswith("["):
         return match["name"], Rows([_integer(each, text) for each in _items(part[1:-1])])
-    found = tuple(_item(each, text) for each in _items(part))
-    if not found:
+    indices = tuple(_item(each, text) for each in _items(part))
+    if not indices:
         raise Unusable(f"{text!r}: expected a part between the brackets, found none")
-    return match["name"], found
+    return match["name"], indices
 
 
 def _items(text: str) -> list[str]:
@@ -119,10 +119,10 @@ def _from_file(path: Path, dtype: str | None) -> Any:
                 return array.view(kind)
             return array
         if path.suffix == ".safetensors":
-            found = read_safetensors(path)
-            if len(found.tensors) != 1:
-                raise Unusable(f"{path}: expected one tensor, found {len(found.tensors)}")
-            (tensor,) = found.tensors.values()
+            stored = read_safetensors(path)
+            if len(stored.tensors) != 1:
+                raise Unusable(f"{path}: expected one tensor, found {len(stored.tensors)}")
+            (tensor,) = stored.tensors.values()
             return tensor.load()
         if path.suffix == ".json":
             return _from_json(json.loads(path.read_bytes()), dtype)
@@ -183,9 +183,10 @@ def write_values(path: Path, arrays: Mapping[str, Array]) -> None:
         if path.suffix == ".safetensors":
             write_safetensors(path, arrays, {})
         elif path.suffix == ".json":
-            found = {name: _described(array) for name, array in arrays.items()}
+            described = {name: _described(array) for name, array in arrays.items()}
             path.write_text(
-                json.dumps(next(iter(found.values())) if len(found) == 1 else found) + "\n"
+                json.dumps(next(iter(described.values())) if len(described) == 1 else described)
+                + "\n"
             )
         elif path.suffix in (".npy", ".npz"):
             for name, array in arrays.items():

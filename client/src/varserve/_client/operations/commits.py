@@ -88,14 +88,14 @@ def event(
 ) -> Op[Event]:
     """The event of a commit's messages; values that did not fit into them are read."""
     header = specs.header(message.header)
-    found = []
+    told = []
     for change in changes:
         value = previous = None
         if request.values:
             value = yield from _value(scope, change, "value", header, header.revision)
         if request.previous_values and change.HasField("previous_tensor"):
             previous = yield from _value(scope, change, "previous", header, header.revision - 1)
-        found.append(
+        told.append(
             Change(
                 variable=change.variable,
                 region=_index(change),
@@ -105,7 +105,7 @@ def event(
                 nbytes=change.tensor.byte_length,
             )
         )
-    return Event(header, _info(message.commit), tuple(found))
+    return Event(header, _info(message.commit), tuple(told))
 
 
 def _info(info: pb.CommitInfo) -> CommitInfo:

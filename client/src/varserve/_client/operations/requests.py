@@ -49,9 +49,9 @@ def _refusal(kind: type[Message], fields: Mapping[str, Any], error: Exception) -
             field = field.message_type.fields_by_name["key"]
         expected = _EXPECTED.get(field.cpp_type)
         if expected is not None:
-            found = _refused_one(kind, name, value)
+            refused = _refused_one(kind, name, value)
             called = _ARGUMENTS.get(name, name)
-            return InvalidRequest(f"{called}: expected {expected}, found {shown(found)}")
+            return InvalidRequest(f"{called}: expected {expected}, found {shown(refused)}")
     return InvalidRequest(f"the request cannot be sent: {error}")
 
 

@@ -78,11 +78,11 @@ def names_matching(patterns: Iterable[str], names: Mapping[str, str]) -> list[st
     What is a name or path itself stands for that alone. A pattern without `*`, `?` and `[` that
     fits none is given as it is, for the look-up to refuse. Raises VariableNotFound.
     """
-    found: dict[str, None] = {}
+    matching: dict[str, None] = {}
     known = {*names, *names.values()}
     for pattern in patterns:
         if pattern in known:
-            found[pattern] = None
+            matching[pattern] = None
             continue
         fits = re.compile(fnmatch.translate(pattern)).match
         fit = [name for name, path in names.items() if fits(name) or fits(path)]
@@ -90,5 +90,5 @@ def names_matching(patterns: Iterable[str], names: Mapping[str, str]) -> list[st
             raise errors.VariableNotFound(
                 f"no variable fits {pattern!r}", metadata={"variable": pattern}
             )
-        found.update(dict.fromkeys(fit or [pattern]))
-    return list(found)
+        matching.update(dict.fromkeys(fit or [pattern]))
+    return list(matching)

@@ -219,18 +219,18 @@ def _integer(item: Any, size: int | None, axis: int) -> tuple[int, int, int]:
 
 
 def _rows(indices: npt.ArrayLike, shape: PartialShape) -> Part:
-    found = np.asarray(indices)
-    if found.size == 0:
-        found = found.astype(np.int64)
-    if found.ndim != 1 or found.dtype.kind not in "iu":
+    rows = np.asarray(indices)
+    if rows.size == 0:
+        rows = rows.astype(np.int64)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise RegionInvalid(
-            f"rows: expected integers of shape [n], found {found.dtype.name} "
-            f"{shape_text(found.shape)}"
+            f"rows: expected integers of shape [n], found {rows.dtype.name} "
+            f"{shape_text(rows.shape)}"
         )
     if shape == ():
         raise RegionInvalid("a scalar has no rows")
     count = None if shape is None else shape[0]
-    low, high = (int(found.min()), int(found.max())) if found.size else (0, -1)
+    low, high = (int(rows.min()), int(rows.max())) if rows.size else (0, -1)
     if count is not None and not (-count <= low and high < count):
         wrong = high if high >= count else low
         raise RegionInvalid(f"rows: index {wrong} is out of bounds for {count} rows")
@@ -240,11 +240,11 @@ def _rows(indices: npt.ArrayLike, shape: PartialShape) -> Part:
         )
     if high > np.iinfo(np.int64).max:
         raise RegionInvalid(f"rows: no number of rows reaches {high}")
-    found = found.astype(np.int64)
+    rows = rows.astype(np.int64)
     if low < 0 and count is not None:
-        found = np.where(found < 0, found + count, found)
-    message = tensor_pb2.Region(rows=tensor_pb2.Rows(indices=found.tolist()))
-    return Part(None if shape is None else (len(found), *shape[1:]), message)
+        rows = np.where(rows < 0, rows + count, rows)
+    message = tensor_pb2.Region(rows=tensor_pb2.Rows(indices=rows.tolist()))
+    return Part(None if shape is None else (len(rows), *shape[1:]), message)
 
 
 def index_text(index: Any) -> str:

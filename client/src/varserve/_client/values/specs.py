@@ -181,11 +181,11 @@ class FunctionSpec:
     @cached_property
     def inputs(self) -> Mapping[str, tuple[InputSpec, ...]]:
         """What each flat input is in the overloads that have it."""
-        found: dict[str, tuple[InputSpec, ...]] = {}
+        kinds: dict[str, tuple[InputSpec, ...]] = {}
         for overload in self.overloads:
             for each in overload.inputs:
-                found[each.name] = (*found.get(each.name, ()), each)
-        return found
+                kinds[each.name] = (*kinds.get(each.name, ()), each)
+        return kinds
 
     @cached_property
     def may_write(self) -> bool:
