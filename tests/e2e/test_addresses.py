@@ -137,7 +137,7 @@ def test_two_models_of_one_name(tmp_path: Path) -> None:
     """Neither wins silently, by flag, in the environment or in the file."""
     ended = CliRunner().invoke(main, ["serve", "--model", "a=/1", "--model", "a=/2"])
     assert ended.exit_code == 2
-    assert "--model a=PATH is given twice" in ended.output
+    assert "model a is given twice" in ended.output
     assert "'a' is there twice" in give_up(VARSERVE_MODELS='{"a": "/1", "a": "/2"}')
     file = tmp_path / "settings.yaml"
     file.write_text("models:\n  a: /1\n  a: /2\n")

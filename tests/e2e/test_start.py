@@ -157,7 +157,7 @@ def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     [
         ((), "no model to serve"),
         (("--model", "a"), "expected NAME=PATH"),
-        (("--model", "a=/nowhere"), "/nowhere is not a folder"),
+        (("--model", "a=/nowhere"), "/nowhere is not there"),
         (("--model-repository", "/nowhere"), "/nowhere is not a folder"),
         (("--model", "a=/tmp", "--device", "tpu"), "setting device"),
         (("--model", "a=/tmp", "--port", "70000"), "setting port"),

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic_settings import SettingsError
 
 from .bootstrap import serve as serve_settings
+from .bootstrap import try_out
 from .core.errors import JournalError, ModelLoadError
 from .flags import given, settings_options
 from .repository import RepositoryError
@@ -33,18 +34,23 @@ def main() -> None:
 
 
 @main.command()
+@click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Load the models, say what they are, and end.")
 @click.option("--config", type=click.Path(path_type=Path), help="YAML file of these settings.")
 @settings_options
-def serve(config: Path | None, **flags: Any) -> None:
+def serve(folders: tuple[Path, ...], dry_run: bool, config: Path | None, **flags: Any) -> None:
     """Serve models until a signal says stop.
+
+    FOLDER is a SavedModel, a folder of its versions, or a model repository (NAME/VERSION). To give
+    a model another name than its folder's, use --model.
 
     Every option can also be set as VARSERVE_NAME in the environment (models as a JSON object) or
     as `name: value` in the file of --config. Sizes are in bytes, times in seconds.
     """
     try:
-        settings = load_settings(given(flags), config)
+        settings = load_settings(given(flags, folders), config)
         check_process()
-        serve_settings(settings)
+        (try_out if dry_run else serve_settings)(settings)
     except pydantic.ValidationError as error:
         for problem in error.errors():
             setting = ".".join(str(part) for part in problem["loc"])

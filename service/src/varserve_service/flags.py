@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from pydantic.fields import FieldInfo
 
+from .model_kinds import is_saved_model, model_name, models_in, problem, versions_in
 from .settings import Settings
 
 Command = Callable[..., Any]
@@ -42,15 +43,33 @@ def settings_options(command: Command) -> Command:
     return command
 
 
-def given(flags: dict[str, Any]) -> dict[str, Any]:
-    """The settings that were given as flags, by their names. Raises click.UsageError."""
+def given(flags: dict[str, Any], folders: Sequence[Path] = ()) -> dict[str, Any]:
+    """The settings that were given as flags, by their names.
+
+    `folders` were given without a name, each a SavedModel, a model's versions or a repository.
+    Raises click.UsageError.
+    """
     found = {name: value for name, value in flags.items() if value not in (None, ())}
-    if "models" in found:
-        found["models"] = models = dict(found["models"])
-        if len(models) < len(flags["models"]):
-            names = [name for name, _ in flags["models"]]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise click.UsageError(f"--model {twice}=PATH is given twice; expected each name once")
+    models = list(found.get("models", ()))
+    for folder in folders:
+        if is_saved_model(folder):
+            models.append((model_name(folder), folder))
+        elif versions := versions_in(folder):
+            models.append((folder.resolve().name, folder / str(versions[-1])))
+        elif models_in(folder):
+            if "model_repository" in found:
+                raise click.UsageError(f"{folder} is a second model repository; expected one")
+            found["model_repository"] = folder
+        else:
+            raise click.UsageError(str(problem(folder)))
+    names = [name for name, _ in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise click.UsageError(
+                f"model {name} is given twice; expected each name once (--model NAME=PATH)"
+            )
+    if models:
+        found["models"] = dict(models)
     return found
 
 

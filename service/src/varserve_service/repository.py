@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from .model_kinds import problem
+
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 NOTE = "varserve.json"
@@ -208,8 +210,9 @@ def _named(name: str, path: Path) -> ModelSource:
             f"model name {name!r}: expected letters, digits, '.', '_' and '-', "
             "and a letter or digit first"
         )
-    if not path.is_dir():
-        raise RepositoryError(f"model {name!r}: {path} is not a folder")
+    wrong = problem(path)
+    if wrong is not None:
+        raise RepositoryError(f"model {name!r}: {wrong}")
     return ModelSource(name, 0, path)
 
 

@@ -355,6 +355,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
     )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="auto is text on a terminal and JSON elsewhere"
+    )
     call_log_level: Literal["debug", "info", "warning", "error"] = Field(
         "debug", description="level of the line for each call; for a refused one info at least"
     )

@@ -1,5 +1,5 @@
 """The one place that wires the rooms together: settings in, a running service out."""
 
-from .serving import serve
+from .serving import serve, try_out
 
-__all__ = ["serve"]
+__all__ = ["serve", "try_out"]

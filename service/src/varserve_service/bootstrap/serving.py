@@ -27,9 +27,10 @@ from varserve_service.settings import Settings
 from varserve_service.telemetry import Sources, Telemetry
 
 from .lifecycle import make_lifecycle
-from .loading import Loader, warm_up
+from .loading import Loader, host_memory, warm_up
 from .options import batch_options, server_options
 from .security import Security, set_up_security
+from .summary import after_ready, dry_run
 
 log = structlog.get_logger("varserve.bootstrap")
 
@@ -153,6 +154,8 @@ async def run_server(
         admin=server.admin_address,
     )
     print(f"varserve ready on {address}", flush=True)
+    if sys.stdout.isatty():
+        print(after_ready(models, address), flush=True)
     await stop.wait()
     log.info("shutting down", grace=settings.grace)
     lifecycle.stop()
@@ -163,9 +166,32 @@ async def run_server(
     return finished
 
 
+def try_out(settings: Settings) -> NoReturn:
+    """Load the models as `serve` does, say what they are, and end the process.
+
+    Listens nowhere and touches no kept state.
+    """
+    configure_logs(settings.log_level, settings.log_format)
+    keep_what_is_freed()
+    without_state = {
+        "state": None,
+        "state_dir": None,
+        "state_reset": False,
+        "state_restored": False,
+    }
+    settings = settings.model_copy(update=without_state)
+    loader = Loader(settings, Telemetry(methods()))
+    models = loader.load_all()
+    memory = host_memory(settings.memory_limit, settings.memory_reserve)
+    try:
+        print(dry_run(models, loader.repository, memory), flush=True)
+    finally:
+        os._exit(0)
+
+
 def serve(settings: Settings) -> NoReturn:
     """Load the models, serve them until a signal says stop, and end the process."""
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     keep_what_is_freed()
     sys.setswitchinterval(SWITCH_SECONDS)
     held = hold_addresses(settings)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 
+from .quiet_import import quiet_import
+
 # Before the first import of TensorFlow, which otherwise tells standard error about its CPU flags.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 try:
-    import tensorflow  # noqa: F401
+    with quiet_import():
+        import tensorflow  # noqa: F401
 except ModuleNotFoundError as error:
     if error.name != "tensorflow":
         raise
