@@ -78,7 +78,7 @@ def test_nobody_listens() -> None:
     """On this machine the message says what starts a service."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    assert "nobody listens there; `varserve-service serve`" in failure(f"127.0.0.1:{port}")
+    assert "no service listens there; `varserve-service serve`" in failure(f"127.0.0.1:{port}")
     assert "there is no such socket" in failure("unix:/nowhere/at/all")
     assert "no address is known" in failure("no-such-host.invalid:8500")
 

@@ -51,7 +51,7 @@ class SavedState(NamedTuple):
 
 
 class ModelVersion(NamedTuple):
-    """A version of a model. `state` None: nobody has asked for it yet.
+    """A version of a model. `state` None: it has not been loaded.
 
     error: why it is FAILED. loadable: its files are in the repository, and complete.
     """

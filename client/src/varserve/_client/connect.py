@@ -34,7 +34,7 @@ class ConnectOptions:
     timeout: seconds that a call may take; one that moves bytes has one more for every 8 MiB. None:
         30, and for an operator's client 600, since a load takes as long as the model is large.
     retries: how often a call that may safely be repeated is, within its timeout.
-    tls: whom to believe and what to show; True: as public authorities say; False: plaintext.
+    tls: the authorities and certificate to use; True: public authorities; False: plaintext.
     token: a bearer token, or a function that gives the present one, which is asked before every
         attempt of every call and must be quick. Without TLS only to loopback. At most 16 KiB.
     credentials: of gRPC, where `tls` does not say it.
@@ -43,7 +43,7 @@ class ConnectOptions:
     round_robin: calls go to all servers of the target in turn, as long as they say that they are
         serving; else to one of them. None: for a target that is written with its scheme, as
         `dns:///HOST:PORT` is. Each server has a state of its own: to write, connect to one.
-    wait_for_ready: while nobody can be reached, calls wait, as long as their timeout; else they
+    wait_for_ready: while no server can be reached, calls wait within their timeout; else they
         fail after some retries.
     """
 

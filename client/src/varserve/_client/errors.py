@@ -23,7 +23,7 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     │   ├── FunctionNotFound
     │   ├── LeaseNotFound               the lease has ended
     │   └── TensorNotFound              no inner tensor of this name
-    ├── Conflict                        somebody else was first: read again, decide again
+    ├── Conflict                        another caller was first: read again, decide again
     │   ├── RevisionMismatch            .current_revision
     │   └── EpochMismatch
     ├── FailedPrecondition              the state is not what the request needs
@@ -42,7 +42,7 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     │   ├── SaveUnsupported
     │   ├── SaveFailed
     │   └── NotConfigured
-    ├── OutOfRange (LookupError)        a revision that cannot be had
+    ├── OutOfRange (LookupError)        a revision that is not available
     │   ├── RevisionCompacted           .oldest_revision
     │   └── RevisionInFuture            .current_revision
     ├── Unavailable                     not reachable, or not now: retry
@@ -59,7 +59,7 @@ the way or in the service, is raised as one of these; no `grpc.RpcError` passes 
     │   ├── StateStoreFull
     │   └── InspectionTooLarge          ask for summaries
     ├── DeadlineExceeded (TimeoutError)
-    ├── AccessDenied                    who calls may not do this
+    ├── AccessDenied                    the caller may not do this
     │   └── Unauthenticated             no credential, or one that does not hold
     ├── ClientClosed                    this client was closed, before or during the call
     └── ServiceError                    a defect of the service, or no varserve service at all
@@ -251,12 +251,12 @@ class RevisionMismatch(Conflict):
 
     @property
     def current_revision(self) -> int | None:
-        """The revision as the service found it, None when it did not say."""
+        """The current revision; None when the service did not report it."""
         return self._revision("current_revision")
 
 
 class EpochMismatch(Conflict):
-    """The model's state began anew since the revision in the request was learnt."""
+    """The model's state has a new epoch since the revision in the request was read."""
 
     reason = "EPOCH_MISMATCH"
 
@@ -286,7 +286,7 @@ class FunctionFailed(FailedPrecondition):
 
 
 class CheckFailed(FailedPrecondition):
-    """The check that a commit carries did not pass. Nothing changed, and nobody saw the values."""
+    """The check that a commit carries did not pass. Nothing changed, and no one read the values."""
 
     reason = "CHECK_FAILED"
 
@@ -355,7 +355,7 @@ class SaveUnsupported(FailedPrecondition):
 
 
 class SaveFailed(FailedPrecondition):
-    """The files could not be written, for want of room say. Nothing is left of them."""
+    """The files could not be written, for example for lack of space. None are left behind."""
 
     reason = "SAVE_FAILED"
 
@@ -367,7 +367,7 @@ class NotConfigured(FailedPrecondition):
 
 
 class OutOfRange(VarserveError, LookupError):
-    """A revision that cannot be had."""
+    """A revision that is not available."""
 
     reason = "OUT_OF_RANGE"
 
@@ -379,7 +379,7 @@ class RevisionCompacted(OutOfRange):
 
     @property
     def oldest_revision(self) -> int | None:
-        """The oldest revision that it reaches, None when the service did not say."""
+        """The oldest revision in the history; None when the service did not report it."""
         return self._revision("oldest_revision")
 
 
@@ -390,7 +390,7 @@ class RevisionInFuture(OutOfRange):
 
     @property
     def current_revision(self) -> int | None:
-        """The revision as the service found it, None when it did not say."""
+        """The current revision; None when the service did not report it."""
         return self._revision("current_revision")
 
 
@@ -454,7 +454,7 @@ class TooManyRequests(ResourceExhausted):
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds until the service expects to have room; None when it did not say."""
+        """Seconds until the service expects to have room; None when it did not report it."""
         try:
             return max(0.0, float(self.metadata["retry_after"]))
         except (KeyError, ValueError):
@@ -468,7 +468,7 @@ class WatchTooSlow(ResourceExhausted):
 
     @property
     def resume_revision(self) -> int | None:
-        """The last revision that was sent, None when the service did not say."""
+        """The last revision that was sent; None when the service did not report it."""
         return self._revision("resume_revision")
 
 
@@ -497,7 +497,7 @@ class DeadlineExceeded(VarserveError, TimeoutError):
 
 
 class AccessDenied(VarserveError):
-    """Who makes the call may not do this with what it names, whether that exists or not."""
+    """The caller may not do this with what the call names, whether that exists or not."""
 
     reason = "PERMISSION_DENIED"
 
@@ -587,7 +587,7 @@ def shown(value: object) -> str:
 
 
 def suggestion(wanted: str, names: Iterable[str]) -> str:
-    """What a look-up in vain says after "no such thing": the closest names, or some of them."""
+    """What follows "no such thing" in a message: the closest names, or some of them."""
     from difflib import get_close_matches  # only when something went wrong
 
     known = list(names)

@@ -37,7 +37,7 @@ class _Commands(Root):
             session = ctx.find_object(Session)
             if session is None:
                 raise Failed(error, as_json=False) from error
-            # Without a certificate nobody may answer.
+            # Without a certificate the server may not answer.
             denied = isinstance(error, (AccessDenied, Unavailable))
             why = session.withheld if denied else ""
             raise Failed(error, as_json=session.as_json, why=why) from error

@@ -52,7 +52,7 @@ def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[
                 session.close()
         except Exception:
             return []
-        # What a terminal would obey is offered to nobody.
+        # Names with control characters are not offered.
         return [
             CompletionItem(name) for name in names if name.startswith(begun) and name.isprintable()
         ]
@@ -119,7 +119,7 @@ def opened(file: Path, names: Sequence[str], prefix: str) -> Stored:
 
 
 def check_finite(name: str, value: Any, allowed: bool) -> None:
-    """Raises Unusable for NaN and infinities that nobody asked for: a live model would use them."""
+    """Raises Unusable for NaN and infinite elements that are not allowed explicitly."""
     array = np.asarray(value)
     if allowed or not array.size or array.dtype.kind not in "fcV":
         return
@@ -136,7 +136,7 @@ at_revision_option = click.option(
     "--at-revision", type=REVISION, metavar="N", help="As it was at this revision."
 )
 message_option = click.option(
-    "--message", "-m", default="", metavar="TEXT", help="Why, for who reads the history."
+    "--message", "-m", default="", metavar="TEXT", help="The reason, for the history."
 )
 if_revision_option = click.option(
     "--if-revision",

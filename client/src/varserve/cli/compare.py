@@ -50,7 +50,7 @@ def diff(
     """Compare a live model with a file or an earlier revision. Exit code 1: something differs.
 
     FILE is a safetensors file, a SavedModel's folder or a checkpoint's prefix; TensorFlow is not
-    needed. What FILE has and the model has not is told, and is no difference.
+    needed. Tensors that only FILE has are listed, and are no difference.
     """
     if revision is not None and other is not None:
         patterns, other = (str(other), *patterns), None

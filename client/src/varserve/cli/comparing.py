@@ -74,8 +74,8 @@ def compare(
     equal = len(names) - len(differences)
     details: dict[str, Difference] = {}
     if unequal and not hashes_only:
-        # Of the revision that was summarized, also when somebody has written since.
-        # Who may not read, or reads what is not kept any more, is told what the hashes say.
+        # At the revision of the summaries, also after later writes.
+        # Without the right to read, or when the values are not kept, the hashes alone are shown.
         with suppress(AccessDenied, RevisionCompacted):
             values = model.read(list(unequal), at_revision=summaries.revision, timeout=timeout)
             details = {name: _difference(name, values[name], unequal[name]) for name in unequal}

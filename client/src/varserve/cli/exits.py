@@ -42,7 +42,7 @@ MEANINGS = {
     STATE: "the state is another than the command needs: `Conflict`, `FailedPrecondition`, "
     "`OutOfRange`",
     DENIED: "credentials are missing or do not suffice: `AccessDenied`",
-    UNAVAILABLE: "nobody answers, or not in time: `Unavailable`, `DeadlineExceeded`",
+    UNAVAILABLE: "no answer, or not in time: `Unavailable`, `DeadlineExceeded`",
     EXHAUSTED: "too large or too many: `ResourceExhausted`",
     DEFECT: "a defect, of the service or of the command line",
     INTERRUPTED: "interrupted by Ctrl-C",

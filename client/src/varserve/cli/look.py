@@ -162,7 +162,7 @@ def read(
     value = snapshot[name]
     summary = None
     if stats:
-        # Of the value that was read, also when somebody has written since.
+        # At the revision of the value, also after later writes.
         summary = served.summaries(
             {name: part}, bins=20, at_revision=snapshot.revision, timeout=session.timeout
         )[name]

@@ -1,4 +1,4 @@
-"""What is told of each kind of record: one description gives its table and its JSON.
+"""The fields of each kind of record: one description gives its table and its JSON.
 
 A new field is one row here, and is in both.
 """
@@ -15,10 +15,10 @@ from . import output
 
 
 class Field(NamedTuple):
-    """One thing that is told of a record.
+    """One field of a record.
 
-    key, value: in JSON; "" where only people are told. head: of the table's column, `>` for
-    numbers; "" where only programs are told. text: what the table shows, where it is not the value.
+    key, value: in JSON; "" for the table alone. head: of the table's column, `>` for
+    numbers; "" for JSON alone. text: what the table shows, where it is not the value.
     drop: as of a column.
     """
 

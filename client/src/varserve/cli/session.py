@@ -1,7 +1,7 @@
 """Where the service is and how it is reached: from flags, the environment and a file of contexts.
 
 A flag goes before the environment, and both before the context that is chosen in the file. What a
-context says of who calls is for the servers that it names, and for no other.
+context's credentials are for the servers that it names, and for no other.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ class Settings:
             # What the other says of AdminService is of another service.
             merged["admin_server"] = self.admin_server
         if self.token or self.token_file:
-            # Who calls is said in one place.
+            # Credentials come from one place.
             merged |= {"token": self.token, "token_file": self.token_file}
         return Settings(**merged)
 
     @property
     def has_credentials(self) -> bool:
-        """They say who calls."""
+        """They have credentials."""
         return bool(self.token or self.token_file or self.cert)
 
     def without_credentials(self) -> Settings:
-        """The same, without who calls. TLS stays, also where a certificate alone meant it."""
+        """The same without credentials. TLS stays, also where only a certificate implied it."""
         tls = True if self.tls is None and self.cert else self.tls
         return replace(self, cert=None, key=None, tls=tls, token_file=None, token=None)
 
@@ -163,9 +163,9 @@ class Session:
     sent: bool = True
     """Of a write: nothing of it is still to be sent."""
     abandoned: bool = False
-    """The run ends at once: nobody waits for connections."""
+    """The run ends at once, without closing connections."""
     withheld: str = ""
-    """Why a server was not told who calls, though the context says it."""
+    """Why the context's credentials were not sent."""
     _client: Client | None = field(default=None, init=False)
     _admin: AdminClient | None = field(default=None, init=False)
 
@@ -259,7 +259,7 @@ def session_of(ctx: click.Context) -> Session:
 
 
 def _channel(settings: Settings) -> dict[str, Any]:
-    """What `connect` is told of TLS and of who calls. Raises Unusable."""
+    """The options of `connect` for TLS and credentials. Raises Unusable."""
     options: dict[str, Any] = {}
     files = {key: getattr(settings, key) for key in ("ca", "cert", "key", "server_name")}
     given = {key: value for key, value in files.items() if value}

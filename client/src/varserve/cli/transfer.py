@@ -211,7 +211,7 @@ def _warn_if_final(session: Session, model: Model, names: list[str]) -> None:
     try:
         kept = session.client.list_commits(model.name, limit=1, timeout=session.timeout)
     except AccessDenied:
-        return  # whoever may not read the history may not revert either
+        return  # a caller without the right to the history cannot revert either
     replaced = sum(model.variables[name].nbytes for name in names)
     if replaced > kept.history_bytes:
         output.warning(

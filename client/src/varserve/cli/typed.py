@@ -1,4 +1,4 @@
-"""What somebody typed: options anywhere, negative numbers, and words that are nearly commands."""
+"""Command lines as people type them: options anywhere, negative numbers, near commands."""
 
 from __future__ import annotations
 

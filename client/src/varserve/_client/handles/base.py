@@ -214,7 +214,7 @@ class ModelHandle(Handle[D_co]):
         return self._defaults.budget(timeout, nbytes)
 
     def _refreshed(self, timeout: float | None) -> Op[None]:
-        """What is known of the model, asked for anew when an answer came from a new epoch."""
+        """Refresh what is known of the model after an answer of a new epoch."""
         if self._cache.stale:
             yield from self._cache.refresh(self._budget(timeout))
 

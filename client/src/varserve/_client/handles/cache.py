@@ -69,7 +69,7 @@ class ModelCache(Renewable):
             self.replace(spec)
 
     def __getattr__(self, name: str) -> Any:
-        # Not there yet: nobody has asked the service since the handle was unpickled.
+        # Not loaded yet: the handle was unpickled and has not been used.
         if name not in ("spec", "header", "variables", "functions") or self._load is None:
             raise AttributeError(name)
         self._load(self)
@@ -80,7 +80,7 @@ class ModelCache(Renewable):
         self._lock = threading.Lock()
 
     def replace(self, spec: ModelSpec) -> None:
-        """Everything anew."""
+        """Replaces everything that is known."""
         model = spec.header.model
 
         def no_variable(key: str) -> errors.VarserveError:

@@ -90,7 +90,7 @@ class Function(ModelHandle[D_co]):
         outputs: names of those to send; none for all.
         messages: give the lines that it prints, as `Outputs.messages`.
         if_revision_match: only if the model is at this revision.
-        message: why, for who reads the history of a function that writes.
+        message: the reason, for the history; of a function that writes.
         timeout: seconds, all in all.
         """
         return self._run(inputs, outputs, if_revision_match, timeout, message, messages)

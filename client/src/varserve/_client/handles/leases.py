@@ -20,7 +20,7 @@ from varserve._client.values.writes import PreparedWrite
 
 from .base import D_co, Handle, ModelHandle, operation
 
-# What a renewal in vain means: no later one will do better.
+# Failures after which no later renewal can succeed.
 _LOST = (errors.LeaseNotFound, errors.EpochMismatch, errors.ClientClosed)
 
 
@@ -28,7 +28,7 @@ class Lease(ModelHandle[D_co]):
     """Writes that are made when its `with` (`async with`) block begins, and taken back at its end.
 
     Should this program die or lose the service, the service takes them back after `seconds`. A
-    variable that somebody wrote meanwhile keeps what they wrote. When the lease has ended before
+    variable that another caller wrote meanwhile keeps that value. When the lease has ended before
     its block did, the end of the block raises LeaseNotFound.
     """
 

@@ -94,7 +94,7 @@ class Model(ModelHandle[D_co]):
 
     @operation
     def refresh(self, *, timeout: float | None = None) -> Op[None]:
-        """Ask the service for everything anew; all handles of this model see it."""
+        """Ask the service for everything again; all handles of this model see it."""
         return self._cache.refresh(self._budget(timeout))
 
     @operation
@@ -192,7 +192,7 @@ class Model(ModelHandle[D_co]):
         check: a function with its inputs, `function.given(x=...)`: it runs with the new values
             before anybody sees them, and when it fails, or a boolean output of it is false, the
             block raises CheckFailed and nothing was changed.
-        message: why, for who reads the history.
+        message: the reason, for the history.
         """
         return Transaction(self, if_revision_match, message, timeout, check)
 
@@ -275,7 +275,7 @@ class Model(ModelHandle[D_co]):
         message: str = "",
         timeout: float | None = None,
     ) -> Op[Commit | None]:
-        """Read several values, `change` them, write them as one commit; anew when somebody wrote.
+        """Read several values, `change` them, write them as one commit; repeated after a conflict.
 
         `change` gets the snapshot and gives the new values of some or all that it read, or nothing;
         it may be called more than once. What it read and did not write has not moved either when
@@ -313,7 +313,7 @@ class Model(ModelHandle[D_co]):
             in which epoch.
         values, previous: what commits left, and what was there before them.
         timeout: seconds that the watch lasts; None: until it is closed.
-        patience: seconds to go on trying while nobody answers.
+        patience: seconds to keep trying while the service does not answer.
         Raises VariableNotFound, RevisionCompacted, RevisionInFuture, EpochMismatch.
         """
         revision, epoch = revision_of(after_revision, self._cache.header.epoch)

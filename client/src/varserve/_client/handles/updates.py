@@ -1,4 +1,4 @@
-"""Read, modify, write: again until nobody came in between."""
+"""Read, modify, write: repeated until no other write came in between."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def update(
     budget: Budget,
     message: str,
 ) -> Op[Commit | None]:
-    """What `change` makes of a snapshot, written back if what it saw is still so; else anew.
+    """What `change` makes of a snapshot, written back if what it read has not moved; else repeated.
 
     `regions`: names or paths of the variables, each with its region or None. None when `change`
     gives nothing. Raises RevisionMismatch when others were faster until the time was over.

@@ -88,7 +88,7 @@ class _Value(ModelHandle[D_co], ArrayLike):
 
         Any size; a large one takes the array and a few MiB.
         dtype: what it travels as and comes as, where that is not its own: of float16, bfloat16,
-        float32 and float64 each can be had as each other, rounded to the nearest.
+        float32 and float64, each converts to each other, rounded to the nearest.
         out: an array of that dtype and shape, C-contiguous and writable, to take the value and be
         returned: reading again and again into memory that is there is several times as fast. When
         the call fails it holds anything.
@@ -132,7 +132,7 @@ class _Value(ModelHandle[D_co], ArrayLike):
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         driver = self._blocking("np.asarray", "await variable.numpy()")
         if copy is False:
-            raise ValueError("the value comes over the wire: it cannot be had without a copy")
+            raise ValueError("the value comes over the network, which makes a copy")
         value: Array = driver.run(self._read())
         return value if dtype is None else value.astype(dtype, copy=False)
 
@@ -151,7 +151,7 @@ class _Value(ModelHandle[D_co], ArrayLike):
         value: of the dtype and shape of what is assigned; Python numbers and lists take the dtype.
         read_value: `Commit.value` is what the variable (or region) holds after this commit.
         if_revision_match: only if the variable's last write was at this revision.
-        message: why, for who reads the history.
+        message: the reason, for the history.
         Raises DtypeMismatch, ShapeMismatch, RevisionMismatch, EpochMismatch.
         """
         return self._change(
@@ -196,7 +196,7 @@ class _Value(ModelHandle[D_co], ArrayLike):
         message: str = "",
         timeout: float | None = None,
     ) -> Op[Commit]:
-        """Read, `change`, write; anew when somebody wrote in between.
+        """Read, `change`, write; repeated when another caller wrote in between.
 
         `change` gets the value and gives the new one, maybe more than once. Raises RevisionMismatch
         when others were faster until the time was over.

@@ -39,10 +39,10 @@ class Watch(Handle[D_co], Renewable):
     """The commits of a model, as they happen: iterate it, with `for` or `async for`.
 
     Each commit comes once, whole and in order, and none is left out: when the connection breaks,
-    the service restarts with its state, or the token has expired and there is another, the watch
-    goes on after the last event that it gave. For one thread or task at a time. What cannot be gone
-    on with is raised: EpochMismatch (the state began anew), RevisionCompacted (the history does not
-    reach back), Unavailable (nobody has answered for `patience` seconds).
+    the service restarts with its state, or the token expires and there is a new one, the watch
+    resumes after the last event that it gave. For one thread or task at a time. Raises what it
+    cannot resume after: EpochMismatch (the state has a new epoch), RevisionCompacted (the history
+    does not reach back), Unavailable (no answer for `patience` seconds).
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Watch(Handle[D_co], Renewable):
             self._drop()
             if self._over:
                 return None
-            # Since it came on for the last time, and not while nobody asked for the next event.
+            # Measured from the last progress, and only while the caller waits for an event.
             self._failing_since = self._failing_since or time.monotonic()
             late = time.monotonic() - self._failing_since > self._patience
             # Its credential has lapsed, and there may be another by now.

@@ -59,7 +59,7 @@ def wait_ready(service: str, budget: Budget) -> Op[None]:
     """Asks grpc.health.v1 until it says SERVING. `service`: a model's name, or "" for all."""
     # On the wire HealthCheckRequest is the same: one string, field 1. No package needed for it.
     request = build(pb.GetModelRequest, model=service)
-    state = "nobody answers"
+    state = "no answer"
     for failures in itertools.count():
         try:
             answer = yield Call(CHECK_HEALTH, request, budget)

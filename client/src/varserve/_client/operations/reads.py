@@ -33,7 +33,7 @@ SUMMARIZE_VARIABLES = method("SummarizeVariables")
 Dtype: TypeAlias = np.dtype[Any]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-"""Values of each of these can be had as each other."""
+"""Values of each of these dtypes convert to each other."""
 
 
 class Read(NamedTuple):

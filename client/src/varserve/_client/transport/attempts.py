@@ -24,7 +24,7 @@ def attempt(call: Call, *, repeatable: bool = True) -> Op[Any]:
     for failures in itertools.count():
         try:
             answer = yield call
-            # A service that was only out of reach has not been loaded by whoever tried.
+            # Calls that did not reach the service have not loaded it.
             budget.throttle.succeeded(repeated=refused)
             return answer
         except errors.VarserveError as error:

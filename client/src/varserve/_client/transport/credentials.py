@@ -1,4 +1,4 @@
-"""How a client proves who it is, and whom it believes: TLS, and a bearer token.
+"""The client's credentials and the authorities that it trusts: TLS, and a bearer token.
 
 Owns what is read from files, and the rule that a token does not travel in plaintext. Knows gRPC's
 credentials; knows nothing of channels and calls.
@@ -20,14 +20,14 @@ from .targets import is_local
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Token: TypeAlias = str | Callable[[], str]
-"""A bearer token, or what gives the present one: it is asked for every attempt of every call."""
+"""A bearer token, or a function that returns the current one, called for every attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
     """TLS to the service. Files are PEM, and read once, by `connect`.
 
-    ca: whose certificates to believe; None: the public authorities that gRPC brings.
+    ca: the authorities to trust; None: the public authorities that gRPC includes.
     cert, key: this client's own certificate (and its chain) and its key, for mutual TLS.
     server_name: the name in the service's certificate, where it is not that of the address.
     """

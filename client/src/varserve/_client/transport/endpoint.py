@@ -1,4 +1,4 @@
-"""How a service is reached: its target, what proves who calls, and the options of a channel.
+"""How a service is reached: its target, the caller's credentials, and the options of a channel.
 
 Owns gRPC's names of channel options. Knows nothing of calls.
 """
@@ -28,7 +28,7 @@ KEEPALIVE_TIMEOUT = 10.0
 """Seconds without an answer after which the connection is given up."""
 
 # Connecting again after a failure is for the retries to pace, not for the channel to put off; and
-# how large an answer may be is for the service to say. (`min_reconnect_backoff_ms` is no backoff
+# the service limits the size of an answer. (`min_reconnect_backoff_ms` is no backoff
 # but the time that one attempt to connect may take: it stays as it is.)
 _ALWAYS: Options = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -41,7 +41,7 @@ _ALWAYS: Options = (
     ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * 1000)),
     ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT * 1000)),
     ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT * 1000)),
-    # A watch may be silent for as long as nobody writes: nothing limits how often it may be asked.
+    # A watch is silent while there are no writes: pings without data have no limit.
     ("grpc.http2.max_pings_without_data", 0),
     # A name is looked up again soon after a server has gone: its successor has another address.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),

@@ -1,4 +1,4 @@
-"""Why nobody could be reached, for people: what gRPC says of a failed connection, explained.
+"""Why a connection failed, for people: gRPC's text, explained.
 
 gRPC reports every failed connection as UNAVAILABLE, and tells them apart in its text alone.
 """
@@ -16,7 +16,7 @@ def explain(details: str, target: str, encrypted: bool) -> str:
     """What is the matter with a connection to `target`, and what to try; "" for anything else."""
     if "Connection refused" in details:
         start = "; `varserve-service serve` starts a service" if is_local(target) else ""
-        return f"{target}: nobody listens there{start}"
+        return f"{target}: no service listens there{start}"
     if "No such file or directory" in details and target.startswith("unix:"):
         return f"{target}: there is no such socket; expected the path that the service listens at"
     if "Domain name not found" in details or "name lookup" in details:

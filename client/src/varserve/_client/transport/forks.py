@@ -2,7 +2,7 @@
 
 gRPC takes its threads and sockets through a fork only when no thread is inside it at that moment,
 and hangs in the child otherwise. So the threads of blocking clients pass a gate on their way into
-gRPC; a fork closes the gate and waits, for a bounded time, until nobody is inside. In the child
+gRPC; a fork closes the gate and waits, for a bounded time, until no thread is inside. In the child
 each client makes a channel, locks and streams of its own.
 """
 
@@ -46,7 +46,7 @@ class Gate:
         self._broken = ""
 
     def renew_in_child(self, renewable: Renewable) -> None:
-        """`renewable` is told of each fork in the child."""
+        """Call `renewable` in the child of each fork."""
         self._renewables.add(renewable)
 
     def abandon(self, inherited: Any) -> None:
