@@ -181,11 +181,11 @@ def serve_and_walk(folder: Path, show_files: bool) -> None:
 
     from varserve_service.__main__ import main as service
 
-    model = build(folder / "model")
     threading.Thread(target=walk_when_ready, daemon=True).start()
     sys.stdout = ready  # type: ignore[assignment]
-    serve = ["serve", "--port", "0", "--model", f"walked={model}", "--log-level", "error"]
-    service([*serve, "--state-dir", str(folder / "state")])
+    sys.argv = ["varserve-service", "serve", "--port", "0", "--model", f"walked={folder}/model"]
+    sys.argv += ["--log-level", "error", "--state-dir", str(folder / "state")]
+    service()
 
 
 def main() -> int:
@@ -198,6 +198,7 @@ def main() -> int:
         return 1  # the service has not ended the process
     # In a process of its own, since the service ends it there and then.
     with tempfile.TemporaryDirectory(prefix="varserve-walks-") as folder:
+        build(Path(folder) / "model")
         command = [sys.executable, "-m", "tests.walks", *sys.argv[1:], "--folder", folder]
         quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR"}
         return subprocess.run(
