@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from varserve._client import errors
-from varserve._client.values.results import Event
+from varserve._client.transport.drivers import Sync
+from varserve._client.values.results import Event, Snapshot
 from varserve.tensors import Array
 
-if TYPE_CHECKING:
-    from varserve._client.transport.drivers import Sync
-
-    from .models import Model
-    from .watches import Watch
+from .watches import Watch
 
 
 class Mirror(Mapping[str, Array]):
@@ -28,9 +25,16 @@ class Mirror(Mapping[str, Array]):
     `revision`; `error` says why.
     """
 
-    def __init__(self, model: Model[Sync], names: tuple[str, ...]) -> None:
-        self._model = model
-        self._names = names
+    def __init__(
+        self,
+        model: str,
+        read: Callable[[], Snapshot],
+        watch: Callable[[int], Watch[Sync]],
+    ) -> None:
+        """model: its name. read: the values now. watch: the commits after a revision."""
+        self.model = model
+        self._read_values = read
+        self._watch_after = watch
         self._changed = threading.Condition()
         self._closed = False
         self._watch: Watch[Sync] | None = None
@@ -94,9 +98,7 @@ class Mirror(Mapping[str, Array]):
         self.close()
 
     def __repr__(self) -> str:
-        return (
-            f"<varserve.Mirror of {self._model.name!r} at revision {self.revision}: {list(self)}>"
-        )
+        return f"<varserve.Mirror of {self.model!r} at revision {self.revision}: {list(self)}>"
 
     def _run(self) -> None:
         while not self._closed:
@@ -112,7 +114,7 @@ class Mirror(Mapping[str, Array]):
 
     def _follow(self) -> None:
         revision, _, _ = self._state
-        watch = self._model.watch(self._names, after_revision=revision)
+        watch = self._watch_after(revision)
         self._watch = watch
         if self._closed:
             watch.close()
@@ -123,13 +125,12 @@ class Mirror(Mapping[str, Array]):
 
     def _read_again(self) -> None:
         try:
-            self._model.refresh()
             self._read()
         except errors.VarserveError as error:
             self.error = error
 
     def _read(self) -> None:
-        snapshot = self._model.read(self._names)
+        snapshot = self._read_values()
         self._put(snapshot.revision, snapshot.epoch, dict(snapshot))
 
     def _apply(self, event: Event) -> None:

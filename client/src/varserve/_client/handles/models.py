@@ -264,7 +264,13 @@ class Model(ModelHandle[D_co]):
 
         listed = {name: each.path for name, each in self.variables.items() if each.initialized}
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
-        return Mirror(self, tuple(names_matching(wanted, listed)))
+        names = names_matching(wanted, listed)
+
+        def read() -> Snapshot:
+            self.refresh()
+            return self.read(names)
+
+        return Mirror(self.name, read, lambda revision: self.watch(names, after_revision=revision))
 
     @operation
     def update(
