@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -319,7 +320,10 @@ def test_new_versions_are_taken_when_they_have_settled(tmp_path: Path) -> None:
         assert len(poller.poll()) == 1
         assert [poller.poll(), poller.poll()] == [[], []]
         assert found.version("m") == 2
-        (found.repository / "m" / "3" / "saved_model.pb").write_bytes(b"mended")
+        wrong = found.repository / "m" / "3" / "saved_model.pb"
+        before = wrong.stat()
+        wrong.write_bytes(b"fit")  # as large as before, and as old: `cp -p` does so
+        os.utime(wrong, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert poller.poll() == []
         assert len(poller.poll()) == 1
         assert found.version("m") == 3

@@ -25,6 +25,7 @@ from varserve_service.access.audit import AuditError, AuditLog
 from varserve_service.access.policy_file import read_policy
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.rpc import Access, Auditing
+from varserve_service.rpc.authorization import refusal_sampler
 
 V = np.arange(3, dtype=np.float32)
 
@@ -339,6 +340,34 @@ def test_a_denial_is_not_owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             log.write({}, done=False)
     assert log.owed == 0
     log.check()
+
+
+def test_refusals_of_strangers_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 500 calls without a credential a few have lines of their own, and one line sums up the
+    others; a denial of somebody who is known always has one.
+    """
+    monkeypatch.setattr(refusal_sampler, "_SUMMARY_SECONDS", 1.0)
+    with auditing(tmp_path / "audit", counter(), policy=POLICY) as place:
+        with (
+            varserve.connect(place.address, retries=0) as stranger,
+            place.connect("nobody", retries=0) as known,
+        ):
+            for _ in range(500):
+                with pytest.raises(varserve.Unauthenticated):
+                    stranger.list_models()
+            for _ in range(30):
+                with pytest.raises(varserve.AccessDenied):
+                    known.assign_variable("counter", "v", V)
+
+        def summed() -> int:
+            return sum(line.get("count", 1) for line in strangers())
+
+        def strangers() -> list[dict[str, Any]]:
+            return [line for line in place.lines if line["outcome"] == "UNAUTHENTICATED"]
+
+        until(lambda: summed() == 500)
+        assert 1 <= len(strangers()) <= 100
+        assert len([line for line in place.lines if line["outcome"] == "PERMISSION_DENIED"]) == 30
 
 
 def test_an_end_of_a_lease_by_itself(tmp_path: Path) -> None:

@@ -23,8 +23,12 @@ NOTE = "varserve.json"
 _VERSION_PATTERN = re.compile(r"[0-9]{1,18}")
 _SHARD_PATTERN = re.compile(r"variables\.data-[0-9]{5}-of-([0-9]{5})")
 
-Look: TypeAlias = frozenset[tuple[str, int, int]]
-"""Path, size and time of change of each file of a SavedModel: one that is being copied changes."""
+Look: TypeAlias = frozenset[tuple[str, int, int, int]]
+"""Path, size, and times of modification and of change of each file of a SavedModel.
+
+A copy that is under way changes them. The last one changes also where a copy keeps the others, and
+with a file's mode.
+"""
 
 
 class RepositoryError(Exception):
@@ -198,10 +202,11 @@ def look(folder: Path) -> Look:
     return frozenset(_files(folder))
 
 
-def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    for path in sorted(folder.rglob("*")):
+def _files(folder: Path) -> Iterator[tuple[str, int, int, int]]:
+    for path in sorted((folder, *folder.rglob("*"))):
         stat = path.lstat()
-        yield path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns
+        name = path.relative_to(folder).as_posix()
+        yield name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _named(name: str, path: Path) -> ModelSource:
