@@ -97,7 +97,14 @@ def test_children_of_a_busy_process_make_calls(model: varserve.Model) -> None:
         counter.assign_add(1)
         return weights.numpy(timeout=5), model.variables["large"].numpy(timeout=5).size
 
-    with busy(lambda: (weights.numpy(), model.read(["large"]))) as done:
+    spread = model.functions["spread"]
+
+    def work() -> None:
+        weights.numpy()
+        model.read(["large"])
+        spread(n=np.int32(50_000))  # streams both ways
+
+    with busy(work) as done:
         for _ in range(10):
             values, size = in_child(call)
             assert np.array_equal(values, expected)

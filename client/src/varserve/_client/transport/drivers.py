@@ -9,6 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import grpc
@@ -18,7 +19,7 @@ from varserve._client import errors
 from varserve.frames import ACCEPTED_KEY, FrameError, write_message
 from varserve.tensors import TensorError
 
-from .calls import Call, Close, Op, Open, Receive, Sleep, Step
+from .calls import Call, Close, Op, Open, Receive, Receiver, Sleep, Step
 from .endpoint import Endpoint
 from .failures import failure_of
 from .forks import GATE, Renewable
@@ -120,7 +121,8 @@ class Sync(Driver):
             return time.sleep(step.seconds)
         if isinstance(step, Close):
             channel = self._hang_up()
-            return channel and channel.close()
+            with GATE:
+                return channel and channel.close()
         if isinstance(step, Receive):
             return GATE.receive(step.stream)
         GATE.check()
@@ -129,20 +131,25 @@ class Sync(Driver):
         request = call.request() if call.method.streams_requests else call.request
         with GATE:
             answer = stub(request, **options)
-        if isinstance(step, Open):
-            return answer
-        if step.receive is None:
-            return answer
-        try:
-            receiver = step.receive()
-            while True:
-                with GATE:
-                    message = next(answer, None)
-                if message is None:
-                    return receiver.finish()
-                receiver.take(message)
-        finally:
-            answer.cancel()
+            if isinstance(step, Open) or step.receive is None:
+                return answer
+            if call.method.streams_requests:
+                # A thread of gRPC's sends the request meanwhile.
+                return _received(answer, step.receive(), nullcontext())
+        return _received(answer, step.receive(), GATE)
+
+
+def _received(answer: Any, receiver: Receiver, gate: AbstractContextManager[None]) -> Any:
+    """What a receiver makes of a stream; each wait for a message is in the gate."""
+    try:
+        while True:
+            with gate:
+                message = next(answer, None)
+            if message is None:
+                return receiver.finish()
+            receiver.take(message)
+    finally:
+        answer.cancel()
 
 
 class _Upload:

@@ -84,12 +84,12 @@ class Gate:
 
         A fork cancels the stream, as a lost connection would end it.
         """
-        with self:
-            self._streams.add(stream)
-            try:
+        self._streams.add(stream)  # before the gate: a fork must not wait for this stream
+        try:
+            with self:
                 return next(stream, None)
-            finally:
-                self._streams.discard(stream)
+        finally:
+            self._streams.discard(stream)
 
     # ---- around a fork ----
 
