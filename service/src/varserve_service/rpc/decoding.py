@@ -75,16 +75,21 @@ class Decoder:
         )
 
         def decode() -> Any:
-            most = max(MAX_FIELDS, _FIELDS_PER_VARIABLE * self._most_variables())
-            if large and count_fields(data, row.descriptor.input_type, most, _pause) > most:
-                raise translate.malformed(
-                    f"the request has more than {most} fields; send several requests"
-                )
+            if large:
+                self._check_fields(row, data)
             request = row.decode(data)
             row.check_bounds(request)
             return request
 
         return await self.run(decode, large=large), large
+
+    def _check_fields(self, row: Row, data: bytes) -> None:
+        """Refuse a request with more fields than any that is of use."""
+        most = max(MAX_FIELDS, _FIELDS_PER_VARIABLE * self._most_variables())
+        if count_fields(data, row.descriptor.input_type, most, _pause) > most:
+            raise translate.malformed(
+                f"the request has more than {most} fields; send several requests"
+            )
 
     def _check_size(self, row: Row, data: bytes) -> None:
         """Refuse a message that is too large as a whole, or without the bytes of its tensors.

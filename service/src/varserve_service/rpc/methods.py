@@ -6,13 +6,14 @@ bounds of its repeated fields, and its handler. What the table does not have is 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from varserve import frames
 from varserve.v1 import admin_service_pb2, model_service_pb2
 from varserve_service.access.policy import Verb
 
-from .authorization import requirements
+from .authorization import requirements as needs
 from .calls.method import Method
 from .decoding import MAX_FIELDS
 from .facades import open_inference, tensorflow_serving
@@ -28,90 +29,62 @@ _ITEMS: Final = 10 * MAX_FIELDS
 _ARGUMENTS: Final = 10_000
 _PATTERNS: Final = history.MAX_PATTERNS
 
+_model = partial(Row.of, MODEL_SERVICE)
+_admin = partial(Row.of, ADMIN_SERVICE)
+
 METHODS: Final = (
-    Row.of(
-        MODEL_SERVICE,
-        "ListModels",
-        Verb.LIST,
-        requirements.list_models,
-        discovery.list_models,
-    ),
-    Row.of(
-        MODEL_SERVICE,
-        "GetModel",
-        Verb.LIST,
-        requirements.get_model,
-        discovery.get_model,
-    ),
-    Row.of(
-        MODEL_SERVICE,
-        "ReadVariable",
-        Verb.READ,
-        requirements.read_variable,
-        reads.read_variable,
-    ),
-    Row.of(
-        MODEL_SERVICE,
+    _model("ListModels", Verb.LIST, needs.list_models, discovery.list_models),
+    _model("GetModel", Verb.LIST, needs.get_model, discovery.get_model),
+    _model("ReadVariable", Verb.READ, needs.read_variable, reads.read_variable),
+    _model(
         "ReadVariables",
         Verb.READ,
-        requirements.read_variables,
+        needs.read_variables,
         reads.read_variables,
         bounds={"reads": _ITEMS},
     ),
-    Row.of(
-        MODEL_SERVICE,
+    _model(
         "SummarizeVariables",
         Verb.SUMMARIZE,
-        requirements.summarize_variables,
+        needs.summarize_variables,
         reads.summarize_variables,
         bounds={"selections": _ITEMS},
     ),
-    Row.of(
-        MODEL_SERVICE,
-        "AssignVariable",
-        Verb.ASSIGN,
-        requirements.assign_variable,
-        writes.assign_variable,
-    ),
-    Row.of(
-        MODEL_SERVICE,
+    _model("AssignVariable", Verb.ASSIGN, needs.assign_variable, writes.assign_variable),
+    _model(
         "AssignVariables",
         Verb.ASSIGN,
-        requirements.assign_variables,
+        needs.assign_variables,
         writes.assign_variables,
         opening=frames.assign_variables_request,
         bounds={"entries": _ITEMS},
     ),
-    Row.of(
-        MODEL_SERVICE,
+    _model(
         "RunFunction",
         Verb.RUN,
-        requirements.run_function,
+        needs.run_function,
         runs.run_function,
         bounds={"inputs": _ARGUMENTS, "constants": _ARGUMENTS, "outputs": _ARGUMENTS},
     ),
-    Row.of(
-        MODEL_SERVICE,
+    _model(
         "StreamRunFunction",
         Verb.RUN,
-        requirements.stream_run_function,
+        needs.stream_run_function,
         runs.stream_run_function,
         opening=frames.stream_run_function_request,
         bounds={"inputs": _ARGUMENTS, "constants": _ARGUMENTS, "outputs": _ARGUMENTS},
     ),
-    Row.of(
-        MODEL_SERVICE,
+    _model(
         "ListTensors",
         Verb.INSPECT,
-        requirements.list_tensors,
+        needs.list_tensors,
         inspection.list_tensors,
         bounds={"patterns": inspection.MAX_NAMES},
     ),
-    Row.of(
-        MODEL_SERVICE,
+    _model(
         "InspectFunction",
         Verb.INSPECT,
-        requirements.inspect_function,
+        needs.inspect_function,
         inspection.inspect_function,
         opening=frames.inspect_function_request,
         bounds={
@@ -123,74 +96,30 @@ METHODS: Final = (
             "wrt": inspection.MAX_NAMES,
         },
     ),
-    Row.of(
-        MODEL_SERVICE,
+    _model(
         "WatchVariables",
         Verb.WATCH,
-        requirements.watch,
+        needs.watch,
         history.watch_variables,
         bounds={"patterns": _PATTERNS},
     ),
-    Row.of(
-        MODEL_SERVICE,
-        "ListCommits",
-        Verb.LIST,
-        requirements.watch,
-        history.list_commits,
-        bounds={"patterns": _PATTERNS},
+    _model(
+        "ListCommits", Verb.LIST, needs.watch, history.list_commits, bounds={"patterns": _PATTERNS}
     ),
-    Row.of(
-        MODEL_SERVICE,
+    _model(
         "RevertCommits",
         Verb.ASSIGN,
-        requirements.revert_commits,
+        needs.revert_commits,
         writes.revert_commits,
         bounds={"variables": _ITEMS},
     ),
     # Done at once, on the event loop. Were it refused, a lease would end because others are busy.
-    Row.of(
-        MODEL_SERVICE,
-        "RenewLease",
-        Verb.ASSIGN,
-        requirements.renew_lease,
-        leases.renew_lease,
-        always_admitted=True,
-    ),
-    Row.of(
-        MODEL_SERVICE,
-        "RevokeLease",
-        Verb.ASSIGN,
-        requirements.revoke_lease,
-        leases.revoke_lease,
-    ),
-    Row.of(
-        ADMIN_SERVICE,
-        "LoadModel",
-        Verb.ADMIN,
-        requirements.load_model,
-        admin.load_model,
-    ),
-    Row.of(
-        ADMIN_SERVICE,
-        "UnloadModel",
-        Verb.ADMIN,
-        requirements.unload_model,
-        admin.unload_model,
-    ),
-    Row.of(
-        ADMIN_SERVICE,
-        "SaveModel",
-        Verb.ADMIN,
-        requirements.save_model,
-        admin.save_model,
-    ),
-    Row.of(
-        ADMIN_SERVICE,
-        "ListVersions",
-        Verb.ADMIN,
-        requirements.list_versions,
-        admin.list_versions,
-    ),
+    _model("RenewLease", Verb.ASSIGN, needs.renew_lease, leases.renew_lease, always_admitted=True),
+    _model("RevokeLease", Verb.ASSIGN, needs.revoke_lease, leases.revoke_lease),
+    _admin("LoadModel", Verb.ADMIN, needs.load_model, admin.load_model),
+    _admin("UnloadModel", Verb.ADMIN, needs.unload_model, admin.unload_model),
+    _admin("SaveModel", Verb.ADMIN, needs.save_model, admin.save_model),
+    _admin("ListVersions", Verb.ADMIN, needs.list_versions, admin.list_versions),
 )
 
 

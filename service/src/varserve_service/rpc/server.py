@@ -145,7 +145,8 @@ class Server:
         return server
 
     def _most_variables(self) -> int:
-        return max((len(live.specs) for live in self._models.sorted), default=0)
+        names = (live.timeline.display_names for live in self._models.sorted)
+        return max(map(len, names), default=0)
 
     async def start(self) -> str:
         """Listen and answer. Returns `HOST:PORT` as clients reach it.
