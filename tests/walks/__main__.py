@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import subprocess
@@ -64,26 +65,21 @@ def _file_of(code: CodeType) -> str:
     return ""
 
 
-class _ReadyLine:
+class _ReadyLine(io.StringIO):
     """Standard output that says when the service is ready."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.address = ""
         self.heard = threading.Event()
-        self._text = ""
 
     def write(self, text: str) -> int:
-        self._text += text
-        for line in self._text.splitlines():
+        count = super().write(text)
+        for line in self.getvalue().splitlines():
             if line.startswith(READY):
                 self.address = line.removeprefix(READY).strip()
                 self.heard.set()
-        return len(text)
-
-    def flush(self) -> None: ...
-
-    def fileno(self) -> int:
-        return 1
+        return count
 
 
 def calls(client: Any) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -182,7 +178,7 @@ def serve_and_walk(folder: Path, show_files: bool) -> None:
     from varserve_service.__main__ import main as service
 
     threading.Thread(target=walk_when_ready, daemon=True).start()
-    sys.stdout = ready  # type: ignore[assignment]
+    sys.stdout = ready
     sys.argv = ["varserve-service", "serve", "--port", "0", "--model", f"walked={folder}/model"]
     sys.argv += ["--log-level", "error", "--state-dir", str(folder / "state")]
     service()
