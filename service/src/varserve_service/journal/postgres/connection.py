@@ -1,16 +1,10 @@
-"""Connections to the database: their settings, and the watchdog that ends one which hangs.
-
-A statement is never cancelled. A cancelled commit is kept by the primary and may be on no standby;
-a connection that is cut leaves a commit that happened or not, which can be found out.
-"""
+"""Connections to the database: their settings, and what their failures mean."""
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -19,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from varserve_service.core.errors import RequestError, StateStoreFull, StateStoreUnavailable
 from varserve_service.journal.disk import log
 
+from .guard import cut
 from .schema import Connection
 
 _CLIENT: dict[str, Any] = {
@@ -71,41 +66,19 @@ class Connector:
 
 @contextmanager
 def cut_after(connection: Connection, seconds: float) -> Iterator[None]:
-    """Shut the socket when the block takes longer: whatever waits for the server fails then."""
+    """As `Guard.cut_after`, for what is not done often."""
 
-    def cut() -> None:
+    def act() -> None:
         log.error("the database did not answer in time; the connection is cut", seconds=seconds)
-        with suppress(OSError, psycopg.Error):
-            duplicate = socket.socket(fileno=os.dup(connection.fileno()))
-            with duplicate:
-                duplicate.shutdown(socket.SHUT_RDWR)
+        cut(connection)
 
-    timer = threading.Timer(seconds, cut)
+    timer = threading.Timer(seconds, act)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
-
-
-@contextmanager
-def kept_awake(connection: Connection, every: float = 0.5) -> Iterator[None]:
-    """Keep a transaction from being ended as idle while this process works on it."""
-    done = threading.Event()
-
-    def run() -> None:
-        while not done.wait(every):
-            with suppress(psycopg.Error):
-                connection.execute("SELECT 1")
-
-    thread = threading.Thread(target=run, name="varserve-awake", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(every)
 
 
 def refusal(name: str, error: Exception) -> RequestError:

@@ -43,7 +43,8 @@ from varserve_service.journal.records import Record
 from varserve_service.journal.rows import base_key, history_key
 
 from . import compaction
-from .connection import Connector, cut_after, kept_awake, refusal
+from .connection import Connector, cut_after, refusal
+from .guard import Guard
 from .rows import LOG_COLUMNS, decoded, kept_change, kept_commit, log_row
 from .schema import CHANNEL, Connection
 
@@ -53,14 +54,29 @@ _COMMIT_SECONDS = 3.0
 _TURN_SECONDS = 14.0
 """Longer than the server lets anybody wait for a row."""
 _RESOLVE_SECONDS = 20.0
+_BYTES_PER_SECOND = 10e6
 _COMPACT_SECONDS = 60.0
 _LOOK_SECONDS = 30.0
+_IDLE_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 _NEWS_SECONDS = 0.25
 _AT_ONCE = 1_000  # rows that are read at a time
 
 LOCKED = psycopg.errors.LockNotAvailable.sqlstate
 _WHERE = "model = %s AND version = %s"
+_APPEND = f"""
+    WITH head AS (
+        UPDATE varserve_head SET revision = %s, append = %s
+        WHERE {_WHERE} AND revision = %s AND append = %s
+        RETURNING model, version
+    )
+    INSERT INTO varserve_log
+    SELECT head.model, head.version, row.revision, %s, row.record, row.payload, row.crc
+    FROM head, unnest(%s::bigint[], %b::bytea[], %b::bytea[], %s::bigint[])
+        AS row (revision, record, payload, crc)
+"""
+# A commit that waits for the standbys, and with it for all before it.
+_CONFIRM = f"UPDATE varserve_head SET append = append WHERE {_WHERE}"
 _HEAD = "SELECT epoch, revision, append, horizon, horizon_append FROM varserve_head"
 
 
@@ -84,6 +100,8 @@ class PostgresJournal:
         self._options = options
         self._last_append = ""
         self._closed = threading.Event()
+        self._news_due = threading.Event()
+        self._guard = Guard()
         self._appending: Connection | None = None
         self._following: Connection | None = None
         self._nbytes = 0
@@ -92,7 +110,7 @@ class PostgresJournal:
             self._begin(connection, description)
             self._epoch, self._horizon, self._position = self._take_snapshot(connection)
         except BaseException:
-            self._drop_appending()
+            self.close()
             raise
 
     def _begin(self, connection: Connection, description: Record) -> None:
@@ -174,9 +192,7 @@ class PostgresJournal:
     def start(self) -> None:
         assert self._appending is not None
         self._drop_appending()  # and its snapshot
-        threading.Thread(
-            target=self._compact_when_due, name="varserve-compact", daemon=True
-        ).start()
+        threading.Thread(target=self._keep_house, name="varserve-house", daemon=True).start()
 
     def _rows(self, table: str, columns: str, order: str) -> Iterator[tuple[Any, ...]]:
         assert self._appending is not None
@@ -200,9 +216,10 @@ class PostgresJournal:
         connection, head, missed = self._take_turn(known, deadline)
         turn = Turn(self, connection, head, missed)
         try:
-            with kept_awake(connection):
-                yield turn
+            self._guard.keep_awake(connection)
+            yield turn
         finally:
+            self._guard.rest()
             if not turn.ended:
                 self._roll_back()
 
@@ -212,8 +229,7 @@ class PostgresJournal:
         reused = self._appending is not None
         try:
             connection = self._connection()
-            with cut_after(connection, _TURN_SECONDS):
-                connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            with self._guard.cut_after(connection, _TURN_SECONDS):
                 head = self._lock_head(connection, deadline)
                 # A statement of its own: in one with the lock it would see the log before it.
                 return connection, head, self._after(connection, known, head)
@@ -237,10 +253,14 @@ class PostgresJournal:
         return refusal(self._connector.name, error)
 
     def _lock_head(self, connection: Connection, deadline: float | None) -> tuple[Any, ...]:
-        if deadline is not None:
-            milliseconds = max(1, min(10_000, int(1000 * (deadline - time.monotonic()))))
-            connection.execute(f"SET LOCAL lock_timeout = {milliseconds}")
-        row = connection.execute(f"{_HEAD} WHERE {_WHERE} FOR NO KEY UPDATE", self._key).fetchone()
+        """Begin the transaction of a turn: this replica may append until its end."""
+        with connection.pipeline():
+            connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            if deadline is not None:
+                milliseconds = max(1, min(10_000, int(1000 * (deadline - time.monotonic()))))
+                connection.execute(f"SET LOCAL lock_timeout = {milliseconds}")
+            head = connection.execute(f"{_HEAD} WHERE {_WHERE} FOR NO KEY UPDATE", self._key)
+        row = head.fetchone()
         if row is None or row[0] != self._epoch:
             raise JournalError("the state in the database was removed or began anew")
         return row
@@ -283,49 +303,53 @@ class PostgresJournal:
     ) -> Position:
         append = self._last_append = secrets.token_hex(8)
         nbytes = sum(sent_bytes(c.value) for entry in entries for c in entry.commit.changed)
-        rows = [(*self._key, *log_row(e, append, self._options.answer_bytes)) for e in entries]
+        rows = [log_row(entry, self._options.answer_bytes) for entry in entries]
         last = entries[-1].commit.revision
-        try:
-            with cut_after(connection, _COMMIT_SECONDS + nbytes / 10e6):
-                with connection.cursor() as cursor:
-                    cursor.executemany(
-                        "INSERT INTO varserve_log VALUES (%s, %s, %s, %s, %b, %b, %s)", rows
-                    )
-                updated = connection.execute(
-                    "UPDATE varserve_head SET revision = %s, append = %s "
-                    f"WHERE {_WHERE} AND revision = %s AND append = %s",
-                    (last, append, *self._key, head[1], head[2]),
-                )
-            if updated.rowcount != 1:
-                raise StateStoreUnavailable("another replica committed; nothing was changed; retry")
-        except psycopg.Error as error:
-            # The commit was not sent: the server rolls back what it has.
-            self._drop_appending()
-            raise refusal(self._connector.name, error) from error
-        self._commit(connection)
+        inserted = self._commit(
+            connection,
+            _APPEND,
+            (
+                last,
+                append,
+                *self._key,
+                head[1],
+                head[2],
+                append,
+                *map(list, zip(*rows, strict=True)),
+            ),
+            _COMMIT_SECONDS + nbytes / _BYTES_PER_SECOND,
+        )
+        if inserted != len(entries):
+            raise StateStoreUnavailable("another replica committed; nothing was changed; retry")
         self._nbytes += nbytes
-        with suppress(psycopg.Error):
-            # After the commit: in it, it would hold a lock of the whole cluster meanwhile.
-            connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{self._key[0]}@{last}"))
+        self._news_due.set()
         return Position(last, append)
 
     def _confirm(self, connection: Connection) -> None:
         """Raises StateStoreUnavailable."""
         try:
-            with cut_after(connection, _COMMIT_SECONDS):
-                # A commit that waits for the standbys, and with it for all before it.
-                connection.execute(
-                    f"UPDATE varserve_head SET append = append WHERE {_WHERE}", self._key
-                )
-            self._commit(connection)
-        except (psycopg.Error, AppendUndecided) as error:
-            self._drop_appending()
+            self._commit(connection, _CONFIRM, self._key, _COMMIT_SECONDS)
+        except AppendUndecided as error:
             raise StateStoreUnavailable(
                 "the write was done before, and the database does not say that it is durable; retry"
             ) from error
 
-    def _commit(self, connection: Connection) -> None:
-        """Raises AppendUndecided, StateStoreUnavailable."""
+    def _commit(
+        self, connection: Connection, query: str, parameters: Sequence[Any], seconds: float
+    ) -> int:
+        """Run the last statement of a turn and commit; the number of rows that it changed.
+
+        Raises AppendUndecided; StateStoreFull, StateStoreUnavailable with nothing changed.
+        """
+        try:
+            with self._guard.cut_after(connection, seconds):
+                # Prepared, and not in one pipeline with the commit: a replica that stops between
+                # two of its messages would keep the lock, because the server waits for the rest.
+                changed = connection.execute(query, parameters, prepare=True)
+        except psycopg.Error as error:
+            # The commit was not sent: the server rolls back what it has.
+            self._drop_appending()
+            raise refusal(self._connector.name, error) from error
         notices: list[str] = []
 
         def note(diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -333,8 +357,8 @@ class PostgresJournal:
 
         connection.add_notice_handler(note)
         try:
-            with cut_after(connection, _COMMIT_SECONDS):
-                status = connection.execute("COMMIT").statusmessage
+            with self._guard.cut_after(connection, _COMMIT_SECONDS):
+                commit = connection.execute("COMMIT")
         except psycopg.Error as error:
             self._drop_appending()
             log.warning("a commit is undecided", database=self._connector.name, error=str(error))
@@ -347,10 +371,11 @@ class PostgresJournal:
             self._drop_appending()
             log.warning("a commit is undecided", database=self._connector.name, notice=notices[0])
             raise AppendUndecided
-        if status != "COMMIT":
+        if commit.statusmessage != "COMMIT":
             raise StateStoreUnavailable(
                 "the database rolled the commit back; nothing was changed; retry"
             )
+        return int(changed.rowcount)
 
     # Finding out.
 
@@ -377,14 +402,10 @@ class PostgresJournal:
 
     def _resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
         connection = self._connection()
-        with cut_after(connection, _TURN_SECONDS):
-            connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        with self._guard.cut_after(connection, _TURN_SECONDS):
             head = self._lock_head(connection, None)
             missed = self._after(connection, known, head)
-            connection.execute(  # as `_confirm` does
-                f"UPDATE varserve_head SET append = append WHERE {_WHERE}", self._key
-            )
-        self._commit(connection)
+        self._commit(connection, _CONFIRM, self._key, _COMMIT_SECONDS)
         happened = any(commit.append == self._last_append for commit in missed)
         log.info("a commit was resolved", database=self._connector.name, happened=happened)
         return happened, missed
@@ -427,17 +448,30 @@ class PostgresJournal:
             while compaction.compact(connection, self._key, self._options):
                 pass
 
-    def _compact_when_due(self) -> None:
-        # Not all replicas at the same moment.
-        while not self._closed.wait(_LOOK_SECONDS * (0.5 + random.random())):
+    def _keep_house(self) -> None:
+        """Tell the other replicas of commits, and compact the log now and then."""
+        look_at = time.monotonic() + _LOOK_SECONDS * random.random()  # not all at the same time
+        while True:
+            told = self._news_due.wait(max(0.0, look_at - time.monotonic()))
+            if self._closed.is_set():
+                return
+            self._news_due.clear()
             try:
                 with self._connector.connect() as connection:
-                    due = compaction.is_due(connection, self._key, self._options)
-                if due:
-                    self.compact()
+                    while told and not self._closed.is_set():
+                        # In the commit it would hold a lock of the whole cluster meanwhile.
+                        with cut_after(connection, _TURN_SECONDS):
+                            connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self._key[0]))
+                        told = self._news_due.wait(_IDLE_SECONDS)
+                        self._news_due.clear()
+                    if time.monotonic() >= look_at:
+                        look_at = time.monotonic() + _LOOK_SECONDS
+                        if compaction.is_due(connection, self._key, self._options):
+                            self.compact()
             except (psycopg.Error, JournalError) as error:
+                look_at = max(look_at, time.monotonic() + 1)
                 log.warning(
-                    "compaction failed; tried again later",
+                    "housekeeping failed; tried again later",
                     database=self._connector.name,
                     error=str(error),
                 )
@@ -457,7 +491,7 @@ class PostgresJournal:
         if connection is None:
             return
         try:
-            with cut_after(connection, _COMMIT_SECONDS):
+            with self._guard.cut_after(connection, _COMMIT_SECONDS):
                 connection.execute("ROLLBACK")
         except psycopg.Error:
             self._drop_appending()
@@ -477,6 +511,8 @@ class PostgresJournal:
     def close(self) -> None:
         """Close the connections. What was appended is durable already."""
         self._closed.set()
+        self._news_due.set()
+        self._guard.close()
         self._drop_appending()
         self._drop_following()
 
@@ -499,6 +535,7 @@ class Turn:
 
     def append(self, entries: Sequence[Entry]) -> Position:
         self.ended = True
+        self._journal._guard.rest()
         try:
             return self._journal._append(self._connection, self._head, entries)
         except StateStoreUnavailable:
@@ -507,4 +544,5 @@ class Turn:
 
     def confirm(self) -> None:
         self.ended = True
+        self._journal._guard.rest()
         self._journal._confirm(self._connection)

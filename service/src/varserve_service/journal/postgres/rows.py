@@ -18,8 +18,8 @@ from varserve_service.journal.rows import change_record, commit_key
 LOG_COLUMNS = "revision, append, record, payload, crc"
 
 
-def log_row(entry: Entry, append: str, max_answer_bytes: int) -> tuple[Any, ...]:
-    """The columns of a commit. Everything is in its payload, the caller's answer included."""
+def log_row(entry: Entry, max_answer_bytes: int) -> tuple[Any, ...]:
+    """Revision, record, payload and checksum; the caller's answer is in them, too."""
     commit, inline = entry.commit, Inline()
     places = {each.variable.path: inline.add(each.value.numpy()) for each in commit.changed}
     changes = [
@@ -30,7 +30,7 @@ def log_row(entry: Entry, append: str, max_answer_bytes: int) -> tuple[Any, ...]
         answer = {name: inline.add(value.numpy()) for name, value in entry.answer.items()}
     record = records.commit_record(commit, changes) | {"answer": answer}
     row = Row(commit_key(commit.revision), record, inline.payload())
-    return (commit.revision, append, *row.encoded())
+    return (commit.revision, *row.encoded())
 
 
 def kept_commit(revision: int, append: str, record: bytes, payload: bytes, crc: int) -> KeptCommit:
