@@ -1,1 +1,1 @@
-"""Messages into the core's words and back; bodies in and out. Knows no calls."""
+"""Messages into the core's types and back; bodies in and out."""

@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 
 
 class ClaimedTensor:
-    """What a manifest says of one tensor: checked in itself, with nothing allocated yet."""
+    """A tensor as a manifest describes it: checked, with nothing allocated yet."""
 
     def __init__(self, thing: str, header: tensor_pb2.TensorHeader) -> None:
         try:
@@ -88,9 +88,9 @@ class Upload:
 
 
 class Download:
-    """Values on their way out: their headers, and their bytes in chunks.
+    """Values that are sent: their headers, and their bytes in chunks.
 
-    To be made on a thread, where its first chunk is made ready at once: most bodies have no other.
+    Made on a thread, where it encodes its first chunk: most bodies have no other.
     """
 
     def __init__(self, values: Sequence[Value], chunk_bytes: int) -> None:
@@ -138,9 +138,9 @@ class Download:
 
 
 def _dropping(parts: list[frames.BodyPart]) -> Iterator[frames.BodyPart]:
-    """A value that was sent need not be held until the last one is.
+    """Yields the values and drops each one after it was sent.
 
-    No method: who holds the iterator must not hold itself, and with it what a value's memory is.
+    Not a method: an iterator that refers to the Download would keep the values alive.
     """
     while parts:
         yield parts.pop(0)

@@ -66,38 +66,38 @@ _PLAIN = 4096
 _Item: TypeAlias = VariableState | tuple[FunctionSpec, Overload] | Omission
 
 
-def state(found: ModelState) -> model_pb2.ModelState:
+def state(model_state: ModelState) -> model_pb2.ModelState:
     """A ModelState."""
-    return _STATES[found]
+    return _STATES[model_state]
 
 
-def summary(status: Status, found: Description | None) -> model_pb2.ModelSummary:
-    """A ModelSummary; `found` is None for what is not in memory."""
+def summary(status: Status, description: Description | None) -> model_pb2.ModelSummary:
+    """A ModelSummary; `description` is None for what is not in memory."""
     message = model_pb2.ModelSummary(state=_STATES[status.state], labels=status.labels)
-    if found is None:
+    if description is None:
         message.header.MergeFrom(model_pb2.StateHeader(model=status.name, version=status.version))
         return message
-    message.header.MergeFrom(header(found.header))
-    message.device = found.device
-    message.variable_count = len(found.variables)
-    message.variable_bytes = sum(_nbytes(v.spec.dtype, v.shape) for v in found.variables)
+    message.header.MergeFrom(header(description.header))
+    message.device = description.device
+    message.variable_count = len(description.variables)
+    message.variable_bytes = sum(_nbytes(v.spec.dtype, v.shape) for v in description.variables)
     return message
 
 
 def page(
-    status: Status, found: Description, limits: pb.TransferLimits, token: str, max_bytes: int
+    status: Status, description: Description, limits: pb.TransferLimits, token: str, max_bytes: int
 ) -> pb.GetModelResponse:
     """One page of a description: at most `max_bytes` beside what every page has.
 
     An item that no page could hold is left out, and an omission says so.
     Raises RequestError REQUEST_MALFORMED, EPOCH_MISMATCH.
     """
-    variables = [each for each in found.variables if _fits(each, max_bytes)]
+    variables = [each for each in description.variables if _fits(each, max_bytes)]
     indices = {each.spec.path: index for index, each in enumerate(variables)}
-    items = _items(found, variables)
-    start = _start(token, found.header.epoch, len(items))
+    items = _items(description, variables)
+    start = _start(token, description.header.epoch, len(items))
     response = pb.GetModelResponse(
-        header=header(found.header), summary=summary(status, found), limits=limits
+        header=header(description.header), summary=summary(status, description), limits=limits
     )
     room = max_bytes
     for place, item in enumerate(islice(items, start, None), start):
@@ -107,7 +107,7 @@ def page(
             part = _too_large(item, nbytes, max_bytes)
             nbytes = part.ByteSize()
         if nbytes > room and place > start:
-            response.next_page_token = f"{found.header.epoch}:{len(items)}:{place}"
+            response.next_page_token = f"{description.header.epoch}:{len(items)}:{place}"
             break
         room -= nbytes
         _append(response, part)
@@ -120,17 +120,17 @@ def _fits(variable: VariableState, max_bytes: int) -> bool:
     return most <= max_bytes or _part(variable, {}).ByteSize() <= max_bytes
 
 
-def _items(found: Description, variables: Sequence[VariableState]) -> list[_Item]:
+def _items(description: Description, variables: Sequence[VariableState]) -> list[_Item]:
     """Everything that is told one after the other: an overload is the least part of a function."""
-    omissions = list(found.omissions)
-    if len(variables) < len(found.variables):
+    omissions = list(description.omissions)
+    if len(variables) < len(description.variables):
         served = {each.spec.path for each in variables}
         omissions += (
             Omission(OmissionKind.VARIABLE, path[:_SHOWN], "its name does not fit into a message")
-            for path in (each.spec.path for each in found.variables)
+            for path in (each.spec.path for each in description.variables)
             if path not in served
         )
-    overloads = [(spec, overload) for spec in found.functions for overload in spec.overloads]
+    overloads = [(spec, overload) for spec in description.functions for overload in spec.overloads]
     return [*variables, *overloads, *omissions]
 
 

@@ -1,6 +1,6 @@
 """Commits and events as messages.
 
-Knows the contract and the core's words; knows no calls.
+Knows the contract and the core's types; knows no calls.
 """
 
 from __future__ import annotations
@@ -39,18 +39,20 @@ def _info(commit: CommitRecord | Event, request_id: str) -> history_pb2.CommitIn
     )
 
 
-def page(found: Page, labels: Mapping[str, str], max_bytes: int) -> history_pb2.ListCommitsResponse:
+def page(
+    commits: Page, labels: Mapping[str, str], max_bytes: int
+) -> history_pb2.ListCommitsResponse:
     """A ListCommitsResponse of as many of the commits, at least one, as fit into one message.
 
     It tells of the variables that have a label.
     """
     response = history_pb2.ListCommitsResponse(
-        header=translate.header(found.header),
-        oldest_revision=found.oldest,
-        history_bytes=found.max_bytes,
+        header=translate.header(commits.header),
+        oldest_revision=commits.oldest,
+        history_bytes=commits.max_bytes,
     )
     room = max_bytes
-    for commit in found.commits:
+    for commit in commits.commits:
         writes = [write for write in commit.writes if write.path in labels]
         entry = history_pb2.CommitEntry(
             info=_info(commit, commit.request_id),
@@ -74,7 +76,7 @@ def bookmark(header: Header, revision: int) -> history_pb2.WatchVariablesRespons
 
 @dataclass(frozen=True, slots=True)
 class WatchFilter:
-    """What a watcher wants of each commit. `paths` None: all variables."""
+    """What a watch selects of each commit. `paths` None: all variables."""
 
     paths: frozenset[str] | None
     values: bool
@@ -82,16 +84,16 @@ class WatchFilter:
 
 
 def event_messages(
-    event: Event, wish: WatchFilter, header: Header, labels: Mapping[str, str], max_bytes: int
+    event: Event, wanted: WatchFilter, header: Header, labels: Mapping[str, str], max_bytes: int
 ) -> list[bytes]:
     """The messages of one commit; none when it changed nothing that is wanted.
 
     `max_bytes`: what the changes in one message may take.
     """
     changes = [
-        _change(change, wish, labels, max_bytes)
+        _change(change, wanted, labels, max_bytes)
         for change in event.changes
-        if wish.paths is None or change.variable.path in wish.paths
+        if wanted.paths is None or change.variable.path in wanted.paths
     ]
     if not changes:
         return []
@@ -123,7 +125,7 @@ def _grouped(
 
 
 def _change(
-    change: ChangeEvent, wish: WatchFilter, labels: Mapping[str, str], max_bytes: int
+    change: ChangeEvent, wanted: WatchFilter, labels: Mapping[str, str], max_bytes: int
 ) -> history_pb2.VariableChange:
     message = history_pb2.VariableChange(
         variable=labels[change.variable.path], tensor=_header(change.value)
@@ -136,17 +138,24 @@ def _change(
             return message
         message.region.CopyFrom(region)
     room = max_bytes - message.ByteSize()
-    for field, told, wanted in (
-        ("value", change.value, wish.values),
-        ("previous", change.previous, wish.previous),
+    for field, event_value, requested in (
+        ("value", change.value, wanted.values),
+        ("previous", change.previous, wanted.previous),
     ):
-        if wanted and told is not None and told.value is not None and told.nbytes < room - 512:
-            getattr(message, field).CopyFrom(translate.tensor(told.value))
-            room -= told.nbytes + 512
+        if (
+            requested
+            and event_value is not None
+            and event_value.value is not None
+            and event_value.nbytes < room - 512
+        ):
+            getattr(message, field).CopyFrom(translate.tensor(event_value.value))
+            room -= event_value.nbytes + 512
     return message
 
 
-def _header(told: EventValue) -> tensor_pb2.TensorHeader:
+def _header(event_value: EventValue) -> tensor_pb2.TensorHeader:
     return tensor_pb2.TensorHeader(
-        dtype=tensors.wire_dtype(told.dtype), shape=told.shape, byte_length=told.nbytes
+        dtype=tensors.wire_dtype(event_value.dtype),
+        shape=event_value.shape,
+        byte_length=event_value.nbytes,
     )

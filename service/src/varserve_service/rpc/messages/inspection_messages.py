@@ -1,4 +1,4 @@
-"""Inspections, and what they saw, as the contract writes them."""
+"""Requests for inspections, and their results, as messages."""
 
 from __future__ import annotations
 
@@ -104,29 +104,29 @@ def _patches(
 # Responses.
 
 
-def inner_tensor(found: InnerTensor, visible: Iterable[str]) -> pb.InnerTensor:
+def inner_tensor(tensor: InnerTensor, visible: Iterable[str]) -> pb.InnerTensor:
     """An InnerTensor; `visible`: those of its variables that the caller may know of."""
     return pb.InnerTensor(
-        name=found.name,
-        path=found.path,
-        op=found.op,
-        dtype=tensors.wire_dtype(found.dtype),
-        shape=descriptions.partial_shape(found.shape),
-        place=_PLACES[found.place],
+        name=tensor.name,
+        path=tensor.path,
+        op=tensor.op,
+        dtype=tensors.wire_dtype(tensor.dtype),
+        shape=descriptions.partial_shape(tensor.shape),
+        place=_PLACES[tensor.place],
         variables=visible,
-        source=found.source,
+        source=tensor.source,
     )
 
 
-def values_of(found: Inspected) -> list[Value]:
+def values_of(inspected: Inspected) -> list[Value]:
     """The values that travel in the body, in its order: outputs, probes, gradients."""
-    values = list(found.outputs.values())
-    values += [probe.value for probe in found.probes if probe.value is not None]
-    values += [gradient.value for gradient in found.gradients if gradient.value is not None]
+    values = list(inspected.outputs.values())
+    values += [probe.value for probe in inspected.probes if probe.value is not None]
+    values += [gradient.value for gradient in inspected.gradients if gradient.value is not None]
     return values
 
 
-def parts(found: Inspected, headers: Iterator[Any]) -> list[pb.InspectPart]:
+def parts(inspected: Inspected, headers: Iterator[Any]) -> list[pb.InspectPart]:
     """All that an inspection saw, in messages of bounded size. `headers` are those of the body."""
     made: list[pb.InspectPart] = []
     size = _PART_BYTES
@@ -139,21 +139,21 @@ def parts(found: Inspected, headers: Iterator[Any]) -> list[pb.InspectPart]:
         size += nbytes
         return made[-1]
 
-    for tensor in _tensors(found, headers):
+    for tensor in _tensors(inspected, headers):
         room(tensor.ByteSize() + 8).tensors.append(tensor)
-    for each in found.messages:
+    for each in inspected.messages:
         message = function_message(each)
         room(message.ByteSize() + 8).messages.append(message)
-    for time in found.profile:
+    for time in inspected.profile:
         message = pb.OperationTime(name=time.name, op=time.op, runs=time.runs, seconds=time.seconds)
         room(message.ByteSize() + 8).profile.append(message)
     return made
 
 
-def _tensors(found: Inspected, headers: Iterator[Any]) -> Iterator[pb.InspectedTensor]:
-    for name in found.outputs:
+def _tensors(inspected: Inspected, headers: Iterator[Any]) -> Iterator[pb.InspectedTensor]:
+    for name in inspected.outputs:
         yield pb.InspectedTensor(kind=pb.INSPECTED_KIND_OUTPUT, name=name, tensor=next(headers))
-    for probe in found.probes:
+    for probe in inspected.probes:
         message = pb.InspectedTensor(
             kind=pb.INSPECTED_KIND_PROBE, name=probe.name, iteration=probe.iteration
         )
@@ -162,7 +162,7 @@ def _tensors(found: Inspected, headers: Iterator[Any]) -> Iterator[pb.InspectedT
         else:
             message.tensor.CopyFrom(next(headers))
         yield message
-    for gradient in found.gradients:
+    for gradient in inspected.gradients:
         message = pb.InspectedTensor(
             kind=pb.INSPECTED_KIND_GRADIENT, name=gradient.name, iteration=gradient.iteration
         )
@@ -173,28 +173,28 @@ def _tensors(found: Inspected, headers: Iterator[Any]) -> Iterator[pb.InspectedT
         yield message
 
 
-def function_message(found: FunctionMessage) -> pb.FunctionMessage:
+def function_message(message: FunctionMessage) -> pb.FunctionMessage:
     """A FunctionMessage."""
     return pb.FunctionMessage(
-        kind=_KINDS[found.kind],
-        op=found.op,
-        iteration=found.iteration,
-        text=found.text,
-        parts=found.parts,
-        stream=found.stream,
-        end=found.end,
+        kind=_KINDS[message.kind],
+        op=message.op,
+        iteration=message.iteration,
+        text=message.text,
+        parts=message.parts,
+        stream=message.stream,
+        end=message.end,
     )
 
 
-def non_finite(found: NonFinite) -> pb.NonFinite:
+def non_finite(report: NonFinite) -> pb.NonFinite:
     """A NonFinite."""
     return pb.NonFinite(
-        name=found.name,
-        op=found.op,
-        iteration=found.iteration,
-        dtype=tensors.wire_dtype(found.dtype),
-        shape=found.shape,
-        nans=found.nan,
-        positive_infinities=found.positive_infinity,
-        negative_infinities=found.negative_infinity,
+        name=report.name,
+        op=report.op,
+        iteration=report.iteration,
+        dtype=tensors.wire_dtype(report.dtype),
+        shape=report.shape,
+        nans=report.nan,
+        positive_infinities=report.positive_infinity,
+        negative_infinities=report.negative_infinity,
     )

@@ -1,4 +1,4 @@
-"""Wishes for summaries, and summaries, as the contract writes them."""
+"""Requests for summaries, and summaries, as messages."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def histogram_spec(request: Any) -> HistogramSpec | None:
     """The histogram that a request asks for; None when it asks for none."""
     if not request.HasField("histogram"):
         return None
-    wish = request.histogram
-    if not 1 <= wish.bins <= MAX_BINS:
-        raise translate.malformed(f"histogram: expected 1 to {MAX_BINS} bins, found {wish.bins}")
-    if not wish.HasField("low") and not wish.HasField("high"):
-        return HistogramSpec(wish.bins)
-    bounds = (wish.low, wish.high) if wish.HasField("low") and wish.HasField("high") else None
+    spec = request.histogram
+    if not 1 <= spec.bins <= MAX_BINS:
+        raise translate.malformed(f"histogram: expected 1 to {MAX_BINS} bins, found {spec.bins}")
+    if not spec.HasField("low") and not spec.HasField("high"):
+        return HistogramSpec(spec.bins)
+    bounds = (spec.low, spec.high) if spec.HasField("low") and spec.HasField("high") else None
     if bounds is None or not -math.inf < bounds[0] < bounds[1] < math.inf:
         raise translate.malformed(
             "histogram: expected both of low and high, finite and low below high, or neither; "
-            f"found low {wish.low if wish.HasField('low') else 'unset'}, "
-            f"high {wish.high if wish.HasField('high') else 'unset'}"
+            f"found low {spec.low if spec.HasField('low') else 'unset'}, "
+            f"high {spec.high if spec.HasField('high') else 'unset'}"
         )
-    return HistogramSpec(wish.bins, bounds)
+    return HistogramSpec(spec.bins, bounds)
 
 
 def check_size(count: int, histogram: HistogramSpec | None, limit: int) -> None:
@@ -63,32 +63,34 @@ def _check(nbytes: int, limit: int) -> None:
         )
 
 
-def entry(found: Entry, summary: Summary) -> model_service_pb2.SummaryEntry:
+def entry(summarized: Entry, summary: Summary) -> model_service_pb2.SummaryEntry:
     """A SummaryEntry."""
     return model_service_pb2.SummaryEntry(
-        variable=found.variable, variable_revision=found.revision, summary=summary_message(summary)
+        variable=summarized.variable,
+        variable_revision=summarized.revision,
+        summary=summary_message(summary),
     )
 
 
-def summary_message(found: Summary) -> summary_pb2.Summary:
+def summary_message(summary: Summary) -> summary_pb2.Summary:
     """A Summary."""
-    moments, reduced = found.moments, found.moments.reduced
-    lengths = 8 * reduced.count if found.dtype == tensors.STRING else 0
+    moments, reduced = summary.moments, summary.moments.reduced
+    lengths = 8 * reduced.count if summary.dtype == tensors.STRING else 0
     return summary_pb2.Summary(
-        dtype=tensors.wire_dtype(found.dtype),
-        shape=found.shape,
-        byte_length=found.nbytes + lengths,
+        dtype=tensors.wire_dtype(summary.dtype),
+        shape=summary.shape,
+        byte_length=summary.nbytes + lengths,
         count=reduced.count,
         nans=reduced.nans,
         infinities=reduced.infinities,
         zeros=reduced.zeros,
-        min=_scalar(found.dtype, reduced.low),
-        max=_scalar(found.dtype, reduced.high),
+        min=_scalar(summary.dtype, reduced.low),
+        max=_scalar(summary.dtype, reduced.high),
         mean=moments.mean,
         standard_deviation=moments.deviation,
         norm=moments.norm,
-        histogram=None if found.histogram is None else _histogram(found.histogram),
-        content_hash=found.content_hash,
+        histogram=None if summary.histogram is None else _histogram(summary.histogram),
+        content_hash=summary.content_hash,
     )
 
 
@@ -100,10 +102,10 @@ def _scalar(dtype: str, number: int | float | None) -> tensor_pb2.Tensor | None:
     return tensors.to_tensor(np.array(number).astype(wanted))
 
 
-def _histogram(found: Histogram) -> summary_pb2.Histogram:
+def _histogram(histogram: Histogram) -> summary_pb2.Histogram:
     return summary_pb2.Histogram(
-        edges=found.edges.tolist(),
-        counts=found.counts.tolist(),
-        below=found.below,
-        above=found.above,
+        edges=histogram.edges.tolist(),
+        counts=histogram.counts.tolist(),
+        below=histogram.below,
+        above=histogram.above,
     )

@@ -141,27 +141,27 @@ def lease_seconds(request: Any) -> float | None:
 
 def constants(messages: Mapping[str, Any]) -> dict[str, Constant]:
     """Constants by flat name."""
-    found = {}
+    constants_by_name = {}
     for name, message in messages.items():
         kind = message.WhichOneof("value")
         if kind is None:
             raise malformed(f"constant {name[:200]!r}: expected a value, found none")
         if kind == "none_value":
-            found[name] = Constant(None)
+            constants_by_name[name] = Constant(None)
         else:
-            found[name] = Constant(getattr(message, kind), is_repr=kind == "repr_value")
-    return found
+            constants_by_name[name] = Constant(getattr(message, kind), is_repr=kind == "repr_value")
+    return constants_by_name
 
 
 def inputs(messages: Mapping[str, tensor_pb2.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
     """Input arrays by flat name."""
-    found = {}
+    arrays = {}
     for name, message in messages.items():
         try:
-            found[name] = tensors.from_tensor(message)
+            arrays[name] = tensors.from_tensor(message)
         except tensors.TensorError as error:
             raise named(error, f"input {name[:200]!r}") from None
-    return found
+    return arrays
 
 
 def input_outlines(messages: Mapping[str, tensor_pb2.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
@@ -201,10 +201,10 @@ def named(error: tensors.TensorError, thing: str) -> RequestError:
 # Responses.
 
 
-def header(found: Header) -> model_pb2.StateHeader:
+def header(state: Header) -> model_pb2.StateHeader:
     """A StateHeader."""
     return model_pb2.StateHeader(
-        model=found.model, version=found.version, epoch=found.epoch, revision=found.revision
+        model=state.model, version=state.version, epoch=state.epoch, revision=state.revision
     )
 
 
@@ -220,13 +220,13 @@ def tensor(value: Value) -> tensor_pb2.Tensor:
     return message
 
 
-def region_message(found: Region) -> tensor_pb2.Region:
+def region_message(region: Region) -> tensor_pb2.Region:
     """A Region."""
-    if isinstance(found, Rows):
-        return tensor_pb2.Region(rows=tensor_pb2.Rows(indices=found.indices.tolist()))
+    if isinstance(region, Rows):
+        return tensor_pb2.Region(rows=tensor_pb2.Rows(indices=region.indices.tolist()))
     slices = [
         tensor_pb2.Slice(start=part.start, stop=part.stop, step=part.step)
-        for part in found.dimensions
+        for part in region.dimensions
     ]
     return tensor_pb2.Region(slices=tensor_pb2.Slices(dimensions=slices))
 

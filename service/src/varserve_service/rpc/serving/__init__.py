@@ -1,1 +1,1 @@
-"""What stands before each live model: its threads, its batches, its watchers, its calls."""
+"""What serves each live model: its threads, batches, watchers and calls in progress."""

@@ -1,7 +1,7 @@
-"""Several small runs of one function as one: calls that wait together become one batch.
+"""Batching: calls of one function that wait together run as one.
 
-Owns who waits, what is run together and how answers are taken apart. A function is batched only
-where the operator says so: that its rows do not see each other cannot be told from outside.
+Owns the waiting calls, what is run together and how outputs are split. A function is batched only
+if the operator configures it: whether its rows are independent cannot be told from outside.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Arrays: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
-    """How the calls of one function are put together. Rows are counted along dimension 0.
+    """How the calls of one function are batched. Rows are counted along dimension 0.
 
     `max_rows`: of one batch. `max_delay`: seconds that the first call of a batch waits for others;
     with 0 a batch is what came while the one before it ran. `allowed_rows`: sizes that a batch is
@@ -95,7 +95,7 @@ class Batcher:
         self._shedder = LoadShedder()
 
     async def run(self, inputs: Arrays, deadline: float | None) -> Ran | None:
-        """Run with whoever else is there. None for inputs that are a batch of their own.
+        """Run in a batch. None for inputs that are as large as a batch.
 
         Raises what `LiveModel.run` raises of this call, and RequestError TOO_MANY_REQUESTS,
         DEADLINE_EXCEEDED.
@@ -129,7 +129,7 @@ class Batcher:
         return await waiting.answer
 
     def _wake(self, group: _Group, loop: asyncio.AbstractEventLoop) -> None:
-        """Flush when the first that waits has waited for so long, at once when a batch is full."""
+        """Flush when the first call has waited for the delay, or at once when a batch is full."""
         full = group.rows >= self._options.max_rows
         left = group.waiting[0].since + self._options.max_delay - loop.time()
         group.wake(loop, 0.0 if full else max(0.0, left))
@@ -160,7 +160,7 @@ class Batcher:
             group.rows -= waiting.rows
             self._waiting_rows -= waiting.rows
             if waiting.answer.done():
-                continue  # its caller has gone
+                continue  # the caller has gone
             if waiting.deadline is not None and now >= waiting.deadline:
                 waiting.answer.set_exception(
                     RequestError(
@@ -183,7 +183,7 @@ class Batcher:
             answers = await self._workers.run(work, last)
             self._shedder.took(time.monotonic() - started)
         except Exception as error:
-            # Whose fault it is shows when each runs alone.
+            # Run alone, only the calls that are at fault fail.
             if len(batch) > 1 and not _of_all(error):
                 for waiting in batch:
                     await self._run([waiting])
@@ -230,7 +230,7 @@ class _NotByRows(Exception):
 
 
 class _Group:
-    """Calls that can be run together."""
+    """Calls that can run in one batch."""
 
     def __init__(self, flush: Callable[[], None]) -> None:
         self.waiting: deque[_Waiting] = deque()
@@ -247,7 +247,7 @@ class _Group:
                 return
             self._timer.cancel()
         self._at_once = not delay
-        # Not at this very moment: calls that the loop has at hand come along.
+        # In the loop's next iteration: calls that have already arrived join the batch.
         self._timer = loop.call_later(delay, self.flush) if delay else loop.call_soon(self.flush)
 
     def flush(self) -> None:
@@ -274,7 +274,7 @@ def _all_gone(batch: Sequence[_Waiting]) -> Cancellation:
 
 
 def _of_all(error: Exception) -> bool:
-    """A failure that no run of one alone would change."""
+    """Whether every call of the batch would fail like this if it ran alone."""
     return isinstance(error, RequestError) and error.reason in (
         Reason.TOO_MANY_REQUESTS,
         Reason.DEADLINE_EXCEEDED,
@@ -284,7 +284,7 @@ def _of_all(error: Exception) -> bool:
 
 
 def _joined(batch: Sequence[Arrays], filling: int) -> Arrays:
-    """One after the other along dimension 0, and the last row so many times more."""
+    """The inputs concatenated along dimension 0, with the last row repeated `filling` times."""
     if len(batch) == 1 and not filling:
         return batch[0]
     joined = {}

@@ -51,15 +51,15 @@ class Served:
         self._idle.set()
 
     def batcher(self, function: str) -> Batcher | None:
-        """What puts the calls of a function together, where the operator wants that."""
+        """The batcher of a function, if the operator has configured one."""
         return self._batchers.get(function)
 
     async def run(self, work: Callable[[LiveModel, float | None], T], deadline: float | None) -> T:
-        """Do `work` on one of the model's own threads."""
+        """Run `work` on one of the model's threads."""
         return await self.workers.run(partial(work, self.live, deadline), deadline)
 
     def hub(self, senders: Executor, max_bytes: int) -> Hub:
-        """What brings the model's commits to its watchers."""
+        """The hub that sends the model's commits to its watchers."""
         if self._hub is None:
             self._hub = Hub(self.live, senders, max_bytes)
         return self._hub
@@ -68,8 +68,8 @@ class Served:
     def use(self, *, watch: bool = False) -> Iterator[None]:
         """A call of the current task is in progress.
 
-        One that is cut off raises RequestError MODEL_NOT_READY; a watch that is, and did not take
-        note of its end, is cancelled: there may be no way to tell it.
+        A call that is cut off raises RequestError MODEL_NOT_READY. A watch that is cut off, and has
+        not noticed its end, is cancelled: its client may not be reading.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -89,15 +89,15 @@ class Served:
                 self._idle.set()
 
     def end_watches(self, why: Callable[[], RequestError]) -> None:
-        """Tell all watchers that it is over."""
+        """End all watches, with `why` as the reason."""
         if self._hub is not None:
             self._hub.close(why)
 
     async def retire(self, seconds: float) -> int:
-        """The version is not served any more: end its watches, wait for its calls, end its threads.
+        """Stop serving the version: end its watches, wait for its calls, end its threads.
 
-        Calls that are still in progress after so many seconds are cut off; their number is
-        returned. Work that runs on a thread goes on, and its outcome is lost.
+        Calls that are in progress after so many seconds are cut off; returns their number. Work
+        that runs on a thread continues, and its result is dropped.
         """
         self.retired = True
         self.end_watches(self._unloading)
@@ -113,7 +113,7 @@ class Served:
         return len(left)
 
     def close(self, why: Callable[[], RequestError] | None = None) -> None:
-        """End the threads; what waits for one is told why, or dropped."""
+        """End the threads; calls that wait for one fail with `why`, or are dropped."""
         self.workers.close(why)
         self.watch_workers.close(why)
 
@@ -129,7 +129,7 @@ class Served:
 
 
 class Serving:
-    """All that is served now, by what requests call it."""
+    """All live models that are served, by the names in requests."""
 
     def __init__(self, models: Models, make: Callable[[LiveModel], Served]) -> None:
         self._models = models
@@ -140,20 +140,20 @@ class Serving:
 
     @property
     def all(self) -> list[Served]:
-        """All of them, those included that are on their way out."""
+        """All of them, including those that are being retired."""
         return list(self._served.values())
 
     def find(self, live: LiveModel) -> Served | None:
-        """What serves a live model. From any thread."""
+        """What serves a live model; None if nothing does. From any thread."""
         return self._served.get(live)
 
     def open(self, live: LiveModel) -> None:
-        """Make ready to serve a live model. Again: nothing."""
+        """Begin to serve a live model. Has no effect if it is served already."""
         if live not in self._served:
             self._served[live] = self._make(live)
 
     async def retire(self, live: LiveModel, seconds: float) -> int:
-        """See Served.retire; then it is forgotten."""
+        """Retire a version (see Served.retire) and forget it."""
         left = await self._served[live].retire(seconds)
         del self._served[live]
         return left

@@ -1,6 +1,6 @@
-"""Runs before the service is ready, so that nobody's first call pays for TensorFlow's first time.
+"""Warm-up: runs functions before the service is ready, since TensorFlow's first run is slow.
 
-Only functions that change nothing are run: a warm-up leaves every revision where it was.
+Only functions that change nothing are run, so that a warm-up changes no revision.
 """
 
 from __future__ import annotations

@@ -50,27 +50,27 @@ class Hub:
         """Called on any thread, with the model's lock held."""
         if not self._called:
             self._called = True
-            with suppress(RuntimeError):  # the loop is closed: nobody watches any more
+            with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        # First: a commit from here on calls again.
+        # First, so that a later commit calls again.
         self._called = False
         self._live.timeline.watchers.cut_slow()
         self._news.set_result(None)
         self._news = self._loop.create_future()
 
     def close(self, why: Callable[[], RequestError]) -> None:
-        """End all watches, and tell them `why`. Again: nothing."""
+        """End all watches, with `why` as the reason. Has no effect the second time."""
         if self._closed is None:
             self._closed = why
             self._live.timeline.watchers.unlisten(self._tell)
             self._wake()
 
     async def news(self, timeout: float) -> None:
-        """Wait until there may be something new, at most so many seconds.
+        """Wait for a commit, at most so many seconds.
 
-        Raises RequestError: why it was closed.
+        Raises the RequestError that the hub was closed with.
         """
         if self._closed is None:
             await asyncio.wait([self._news], timeout=timeout)
@@ -80,13 +80,13 @@ class Hub:
     async def messages(self, event: Event, wanted: WatchFilter) -> list[bytes]:
         """The messages of an event for a filter; made once for all watchers that have it."""
         key = (event.revision, wanted)
-        found = self._encoded.get(key)
-        if found is None:
-            self._encoded[key] = found = self._encode(event, wanted)
+        encoded = self._encoded.get(key)
+        if encoded is None:
+            self._encoded[key] = encoded = self._encode(event, wanted)
             if len(self._encoded) > _KEPT_EVENTS:
                 self._encoded.popitem(last=False)
-        # Shielded: a watcher that goes away must not take it from the others.
-        return found.result() if found.done() else await asyncio.shield(found)
+        # Shielded: a watcher that goes away must not cancel it for the others.
+        return encoded.result() if encoded.done() else await asyncio.shield(encoded)
 
     def _encode(self, event: Event, wanted: WatchFilter) -> asyncio.Future[list[bytes]]:
         labels = self._live.timeline.display_names
@@ -94,9 +94,9 @@ class Hub:
         if wanted.values or wanted.previous or len(event.changes) > _PAGE_CHANGES:
             # Values may have to come from a device.
             return self._loop.run_in_executor(self._senders, make)
-        found = self._loop.create_future()
-        found.set_result(make())
-        return found
+        encoded = self._loop.create_future()
+        encoded.set_result(make())
+        return encoded
 
 
 class Watch:

@@ -1,7 +1,7 @@
-"""Threads that do one model's blocking work, so that the event loop never waits for it.
+"""Worker threads for one model's blocking work, so that the event loop never waits for it.
 
-Owns the one queue in which calls wait for their turn. Knows asyncio and the core's errors; knows
-nothing of what the work is.
+Owns the only queue in which calls wait. Knows asyncio and the core's errors; knows nothing of what
+the work is.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class Workers:
         return self._pending
 
     async def run(self, work: Callable[[], T], deadline: float | None) -> T:
-        """Do `work` on a thread and give its result.
+        """Run `work` on a thread and return its result.
 
-        Work whose deadline has passed, or whose caller has gone, when its turn comes is dropped.
-        Work that has begun is finished. Raises RequestError TOO_MANY_REQUESTS, also where the turn
-        would come too late for the deadline; DEADLINE_EXCEEDED; what `close` was given, or
+        Work whose deadline has passed, or whose caller has gone, before its turn is dropped. Work
+        that has begun is finished. Raises RequestError TOO_MANY_REQUESTS, also if the turn would
+        come after the deadline; DEADLINE_EXCEEDED; what `close` was given, or
         CancelledError; and whatever `work` raises.
         """
         if self._closed is not None:
@@ -115,12 +115,12 @@ class Workers:
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
             result, error, seconds = _done(job)
-            # Without a loop there is nobody left who could be told.
+            # The loop is closed at the end of the process.
             with suppress(RuntimeError):
                 job.answer.get_loop().call_soon_threadsafe(
                     self._settle, job.answer, result, error, seconds
                 )
-            # Values must not live on until the next job comes.
+            # Otherwise the values would live until the next job.
             del job, result, error
 
     def _settle(
@@ -151,7 +151,7 @@ def _done(job: _Job) -> tuple[Any, BaseException | None, float | None]:
         return None, RequestError(Reason.DEADLINE_EXCEEDED, problem), None
     result = error = None
     try:
-        # What is found out on the thread is the call's own.
+        # Log lines and spans of the thread belong to the call.
         result = job.context.run(job.work)
     except BaseException as raised:
         error = raised
