@@ -163,6 +163,20 @@ def test_a_watch_of_the_parent_is_iterated_in_the_child(model: varserve.Model) -
         assert next(watch).revision == second
 
 
+def test_a_mirror_follows_in_the_child(model: varserve.Model) -> None:
+    """Parent and child each have a copy that follows the commits."""
+    counter = model.variables["counter"]
+    with model.mirror("counter") as mirror:
+
+        def call() -> tuple[bool, int]:
+            revision = counter.assign(21).revision
+            return mirror.wait_for(revision, SECONDS), int(mirror["counter"])
+
+        assert in_child(call) == (True, 21)
+        assert mirror.wait_for(model.variables["counter"].assign(22).revision, SECONDS)
+        assert mirror["counter"] == 22
+
+
 def test_a_child_of_a_child(model: varserve.Model) -> None:
     """Forks of forks are no other."""
     value = model.variables["counter"]

@@ -11,18 +11,19 @@ import numpy as np
 
 from varserve._client import errors
 from varserve._client.transport.drivers import Sync
+from varserve._client.transport.forks import GATE, Renewable
 from varserve._client.values.results import Event, Snapshot
 from varserve.tensors import Array
 
 from .watches import Watch
 
 
-class Mirror(Mapping[str, Array]):
+class Mirror(Mapping[str, Array], Renewable):
     """The values of some variables as they are now, by name, without a call for each read.
 
-    A thread follows the commits. All values of `values` are of one revision; what it gives stays as
-    it is, and is not to be written to. While the service does not answer the values stay those of
-    `revision`; `error` says why.
+    A thread follows the commits, in a forked child as well. All values of `values_now` are of one
+    revision; what it gives stays as it is, and is not to be written to. While the service does not
+    answer the values stay those of `revision`; `error` says why.
     """
 
     def __init__(
@@ -35,15 +36,25 @@ class Mirror(Mapping[str, Array]):
         self.model = model
         self._read_values = read
         self._watch_after = watch
-        self._changed = threading.Condition()
         self._closed = False
-        self._watch: Watch[Sync] | None = None
         self.error: errors.VarserveError | None = None
         """Why the values are not followed any more at the moment; None when they are."""
         self._state: tuple[int, str, dict[str, Array]] = (0, "", {})
+        self._changed = threading.Condition()
         self._read()
+        self._begin()
+        GATE.renew_in_child(self)
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
+        self._watch: Watch[Sync] | None = None
         self._thread = threading.Thread(target=self._run, name="varserve-mirror", daemon=True)
         self._thread.start()
+
+    def _after_fork(self) -> None:
+        """This is a forked child: follow the commits with a thread of its own."""
+        if not self._closed:
+            self._begin()
 
     @property
     def revision(self) -> int:

@@ -13,7 +13,7 @@ import threading
 import time
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 from varserve._client import errors
 
@@ -39,7 +39,8 @@ class Gate:
         self._inside = 0
         self._forking = 0
         self._streams: set[Any] = set()
-        self._renewables: WeakSet[Renewable] = WeakSet()
+        # By identity: some of them compare by their content.
+        self._renewables: dict[int, ref[Renewable]] = {}
         self._abandoned: list[Any] = []
         self.forked = False
         """This process is a forked child."""
@@ -47,7 +48,8 @@ class Gate:
 
     def renew_in_child(self, renewable: Renewable) -> None:
         """Call `renewable` in the child of each fork."""
-        self._renewables.add(renewable)
+        key = id(renewable)
+        self._renewables[key] = ref(renewable, lambda _: self._renewables.pop(key, None))
 
     def abandon(self, inherited: Any) -> None:
         """Keep what belongs to the parent from being destroyed here: gRPC would wait for it."""
@@ -111,17 +113,19 @@ class Gate:
 
     def after_in_child(self) -> None:
         """In the child, whose only thread this is."""
+        renewables = [each() for each in list(self._renewables.values())]
+        alive = [each for each in renewables if each is not None]
         if self._inside:
             self._broken = "a call of another thread was in progress"
         elif os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "1").lower() in ("0", "false", "no"):
             self._broken = "GRPC_ENABLE_FORK_SUPPORT was off"
-        elif any(each.polls for each in self._renewables):
+        elif any(each.polls for each in alive):
             self._broken = "an asyncio client was open"
         self.forked = True
         self._changed = threading.Condition(threading.Lock())
         self._inside = self._forking = 0
         self._streams.clear()
-        for each in list(self._renewables):
+        for each in alive:
             each._after_fork()
 
 
