@@ -1,6 +1,6 @@
 """Command-line flags for the settings: one for each field, so that a setting is declared once.
 
-Knows click and the fields of Settings; whether a value is right, only Settings says.
+Knows click and the fields of Settings. Only Settings validates values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _NamedPath(click.ParamType):  # type: ignore[type-arg]
 def settings_options(command: Command) -> Command:
     """Decorate a click command with a flag for every setting that fits into one.
 
-    The others, tables by model or verb say, are for the file and the environment.
+    Tables, by model or verb for example, can only be set in the file and the environment.
     """
     # The last one applied is the first one shown.
     for name, field in reversed(Settings.model_fields.items()):
@@ -49,17 +49,17 @@ def given(flags: dict[str, Any], folders: Sequence[Path] = ()) -> dict[str, Any]
     `folders` were given without a name, each a SavedModel, a model's versions or a repository.
     Raises click.UsageError.
     """
-    found = {name: value for name, value in flags.items() if value not in (None, ())}
-    models = list(found.get("models", ()))
+    settings = {name: value for name, value in flags.items() if value not in (None, ())}
+    models = list(settings.get("models", ()))
     for folder in folders:
         if is_saved_model(folder):
             models.append((model_name(folder), folder))
         elif versions := versions_in(folder):
             models.append((folder.resolve().name, folder / str(versions[-1])))
         elif models_in(folder):
-            if "model_repository" in found:
+            if "model_repository" in settings:
                 raise click.UsageError(f"{folder} is a second model repository; expected one")
-            found["model_repository"] = folder
+            settings["model_repository"] = folder
         else:
             raise click.UsageError(str(problem(folder)))
     names = [name for name, _ in models]
@@ -69,8 +69,8 @@ def given(flags: dict[str, Any], folders: Sequence[Path] = ()) -> dict[str, Any]
                 f"model {name} is given twice; expected each name once (--model NAME=PATH)"
             )
     if models:
-        found["models"] = dict(models)
-    return found
+        settings["models"] = dict(models)
+    return settings
 
 
 def _options(name: str, field: FieldInfo) -> list[Callable[[Command], Command]]:

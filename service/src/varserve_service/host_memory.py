@@ -1,6 +1,6 @@
 """How much host memory this process may still take: what the machine has, or its control group.
 
-Reads what Linux tells below /proc and /sys/fs/cgroup; knows nothing of who asks.
+Reads /proc and /sys/fs/cgroup of Linux.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from .core.arrays.buffers import idle_bytes
 from .core.memory import Room
 
-# What the older kind of groups has for no limit is a little less than this.
+# Control groups of version 1 without a limit have a little less than this.
 _UNLIMITED = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Files of one control group that may have a limit, and of one kind of them or the other."""
+    """The files of one control group that may have a limit, of version 1 or 2."""
 
     limit: Path
     usage: Path
@@ -37,12 +37,12 @@ class _Group:
         except (OSError, ValueError):
             return None
         limit = int(text)
-        # Pages of files that nobody has touched for long are given up before anything fails.
+        # Inactive pages of files are dropped before anything fails.
         return Room(max(0, limit - usage + cached), limit)
 
 
 class HostMemory:
-    """Looks at the host's memory, again each time: limits can be changed while a process runs.
+    """Reads the host's memory at each call: limits can change while a process runs.
 
     `limit`: bytes that this process may have in all, where it is less than the system gives.
     `root`: of the file system that is read. `idle`: bytes that the process has and does not use.
@@ -61,9 +61,9 @@ class HostMemory:
         self._groups = list(_groups(root))
 
     def __call__(self) -> Room | None:
-        """The least of what the machine, each control group and the own limit leave.
+        """The least that the machine, each control group and the own limit leave.
 
-        None where the system does not tell.
+        None if the system does not tell.
         """
         looks: list[Callable[[], Room | None]] = [self._machine, self._own]
         looks += [group.room for group in self._groups]
@@ -71,7 +71,7 @@ class HostMemory:
         if not rooms:
             return None
         least = min(rooms, key=lambda room: room.available)
-        # What is kept for the next large value is the process's already, and free.
+        # Memory that is kept for the next large value belongs to the process and is free.
         return Room(least.available + self._idle(), least.limit)
 
     def _machine(self) -> Room | None:

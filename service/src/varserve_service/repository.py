@@ -1,8 +1,8 @@
 """Which SavedModels there are: named paths, and a repository in TensorFlow Serving's layout.
 
-A repository is `NAME/VERSION/saved_model.pb`. A version counts when it is complete: a copy that is
-still under way is not there yet. Knows the file system; opens nothing, and looks for nothing
-outside what the operator named, whatever name or link leads there.
+A repository is `NAME/VERSION/saved_model.pb`. A version counts when it is complete: a copy in
+progress does not exist yet. Knows the file system; opens no file, and never leaves the folders that
+the operator named, whatever names or links lead out of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .model_kinds import problem
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 NOTE = "varserve.json"
-"""File that says of which state a saved folder is."""
+"""File that tells which state a saved folder has."""
 
 _VERSION_PATTERN = re.compile(r"[0-9]{1,18}")
 _SHARD_PATTERN = re.compile(r"variables\.data-[0-9]{5}-of-([0-9]{5})")
@@ -32,12 +32,12 @@ with a file's mode.
 
 
 class RepositoryError(Exception):
-    """A model cannot be found where the operator said; the message is for the operator."""
+    """A model is not where the operator said. The message is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a model is. `version` is 0 for a model of a path of its own."""
+    """Where a model is. `version` is 0 for a model with its own path."""
 
     name: str
     version: int
@@ -45,7 +45,7 @@ class ModelSource:
 
 
 class Repository:
-    """All that the operator allows to be loaded."""
+    """Everything that the operator allows to be loaded."""
 
     def __init__(self, named: Mapping[str, Path], root: Path | None, marker: str = "") -> None:
         """`named`: SavedModels by model name. `root`: a repository.
@@ -59,7 +59,7 @@ class Repository:
 
     @property
     def has_root(self) -> bool:
-        """There is a repository, not just named paths."""
+        """Whether there is a repository beside named paths."""
         return self._root is not None
 
     def incomplete(self) -> list[str]:
@@ -122,12 +122,14 @@ class Repository:
         return sorted(sources, key=lambda source: (source.name, source.version))
 
     def newest(self) -> dict[str, ModelSource]:
-        """The highest complete version of each model in the repository, as far as there is one."""
+        """The highest complete version of each model in the repository that has one."""
         root = self._root
         if root is None or not root.is_dir():
             return {}
         return {
-            name: found[-1] for name in self._names(root) if (found := self._complete(root, name))
+            name: versions[-1]
+            for name in self._names(root)
+            if (versions := self._complete(root, name))
         }
 
     def _names(self, root: Path) -> list[str]:
@@ -140,7 +142,7 @@ class Repository:
         )
 
     def _has_saves_alone(self, root: Path, name: str) -> bool:
-        """What operators saved here, as no version that could be served: no mistake of a layout."""
+        """Whether the folder has only saves of other formats, so that it is no wrong layout."""
         folder = root / name
         if not _is_inside(folder, root.resolve()) or self._complete(root, name, outside=True):
             return False
@@ -149,15 +151,15 @@ class Repository:
     def _highest(self, root: Path, name: str) -> ModelSource:
         folder = root / name
         _check_inside(folder, root.resolve())
-        # Also what leads outside: to be refused, and not passed over.
-        found = self._complete(root, name, outside=True)
-        if not found:
+        # Including links that lead outside: they are refused, not ignored.
+        versions = self._complete(root, name, outside=True)
+        if not versions:
             raise RepositoryError(
                 f"model {name!r}: expected folders named by version numbers in {folder}, each with "
                 f"a complete SavedModel{self._marker and f' and a file {self._marker}'}, found none"
             )
-        _check_tree(found[-1].path, root.resolve())
-        return found[-1]
+        _check_tree(versions[-1].path, root.resolve())
+        return versions[-1]
 
     def _complete(self, root: Path, name: str, *, outside: bool = False) -> list[ModelSource]:
         folder, inside = root / name, root.resolve()
@@ -185,20 +187,20 @@ def find_models(named: Mapping[str, Path], repository: Path | None) -> list[Mode
 def is_complete(folder: Path) -> bool:
     """Whether a folder has all files that belong to a SavedModel.
 
-    TensorFlow writes `saved_model.pb` last; who copies may not, so the variables' files count too.
+    TensorFlow writes `saved_model.pb` last; a copy may not, so the variables' files count too.
     """
     if not any((folder / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         return False
     variables = folder / "variables"
     names = {path.name for path in variables.iterdir()} if variables.is_dir() else set()
-    shards = [found for name in names if (found := _SHARD_PATTERN.fullmatch(name))]
+    shards = [shard for name in names if (shard := _SHARD_PATTERN.fullmatch(name))]
     if "variables.index" not in names:
         return not shards
-    return bool(shards) and all(len(shards) == int(found[1]) for found in shards)
+    return bool(shards) and all(len(shards) == int(shard[1]) for shard in shards)
 
 
 def look(folder: Path) -> Look:
-    """What a SavedModel's files look like now; two looks that differ saw it change."""
+    """The state of a SavedModel's files now; it differs when a file was changed."""
     return frozenset(_files(folder))
 
 
@@ -222,7 +224,7 @@ def _named(name: str, path: Path) -> ModelSource:
 
 
 def _check_tree(folder: Path, root: Path) -> None:
-    """Check all that a loader may open below a folder."""
+    """Check every path that a loader may open below a folder."""
     seen = set()
     waiting = [folder]
     while waiting:
@@ -239,9 +241,9 @@ def _check_inside(path: Path, root: Path) -> None:
 
 
 def _is_inside(path: Path, root: Path) -> bool:
-    # A link inside the repository is fine, Kubernetes mounts are made of them; one that leads out
-    # would serve what nobody put there.
+    # A link inside the repository is fine: Kubernetes mounts consist of links. A link that leads
+    # out would serve files that nobody put there.
     try:
         return path.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):  # links in a circle
+    except (OSError, RuntimeError):  # a cycle of links
         return False

@@ -1,6 +1,6 @@
-"""What an operator can set: by flag, by environment (`VARSERVE_...`), or by a YAML file.
+"""The settings of an operator: by flag, by environment (`VARSERVE_...`), or by a YAML file.
 
-A flag wins over the environment, the environment over the file, the file over the defaults here.
+A flag overrides the environment, the environment the file, and the file the defaults here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .strict_yaml import load_yaml
 
 MIB = 2**20
 GIB = 2**30
-# What clocks, counters and gRPC can hold; told at the start, and not by the thread that counts.
+# What clocks, counters and gRPC can hold; checked at the start, not by the thread that counts.
 DECADE = 315_360_000.0
 MOST = 2**31 - 1
 
@@ -365,7 +365,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _no_empty_text(cls, value: Any, info: ValidationInfo) -> Any:
-        # As a path it would be the working folder: a variable that nobody filled in, say.
+        # As a path it would be the working folder, for a variable that was left empty for example.
         if value == "" and info.field_name != "repository_marker":
             raise ValueError("expected a value; leave it out for the default")
         return value
@@ -373,7 +373,7 @@ class Settings(BaseSettings):
     @field_validator(*_BESIDE)
     @classmethod
     def _does_something(cls, value: Any, info: ValidationInfo) -> Any:
-        # What would be ignored was meant to do something.
+        # A setting without effect is a mistake.
         beside = _BESIDE[info.field_name or ""]
         if value and info.data.get(beside) is None:
             raise ValueError(f"expected {beside} beside it")

@@ -1,6 +1,6 @@
-"""The audit log: a line of JSON for all that was done, tried or denied, on disk before the answer.
+"""The audit log: a line of JSON for everything done, tried or denied, on disk before the answer.
 
-Owns the file, and what happens when it cannot be written. What a line says is the caller's.
+Owns the file, and what happens when it cannot be written. The caller decides what a line says.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class _Line:
 
 
 class AuditLog:
-    """Appends lines to a file; any thread may write, and what waits together is synced together.
+    """Appends lines to a file. Any thread may write; lines that wait together share a sync.
 
-    A line that tells of something that was done is never dropped: when it cannot be written it is
-    kept, and written before any other. As long as there are such lines, `check` refuses.
-    The file may be moved away: the next line goes into a new one.
+    A line about something that was done is never dropped: if it cannot be written it is kept, and
+    written before any other line. While such lines exist, `check` refuses. The file may be moved
+    away: the next line goes into a new file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,11 +54,11 @@ class AuditLog:
 
     @property
     def owed(self) -> int:
-        """Lines of things that were done, that could not be written yet."""
+        """Lines about things that were done and could not be written yet."""
         return len(self._owed)
 
     def check(self) -> None:
-        """Raises AuditError while lines are owed that still cannot be written."""
+        """Raises AuditError while owed lines still cannot be written."""
         if self._owed:
             with self._turn:
                 self._pay()
@@ -66,9 +66,11 @@ class AuditLog:
     def write(self, record: Mapping[str, Any], *, done: bool) -> None:
         """Write one line, and wait until it is on disk.
 
-        `done`: it tells of what cannot be undone, and must not be lost. Raises AuditError.
+        `done`: the line is about something that cannot be undone, and must not be lost.
+
+        Raises AuditError.
         """
-        # ASCII alone: no control character, line separator or half of a surrogate gets through.
+        # ASCII only: no control character, line separator or lone surrogate gets through.
         text = json.dumps(record, ensure_ascii=True, separators=(",", ":"), default=str)
         line = _Line(text.encode() + b"\n", done)
         with self._queueing:
@@ -87,15 +89,15 @@ class AuditLog:
         try:
             self._pay()
             self._append(b"".join(line.data for line in lines))
-        except OSError as found:
-            error = found
+        except OSError as failure:
+            error = failure
             self._owed += [line.data for line in lines if line.kept]
-            log.error("audit log not written", path=str(self._path), error=str(found))
+            log.error("audit log not written", path=str(self._path), error=str(failure))
         for line in lines:
             line.error, line.done = error, True
 
     def _pay(self) -> None:
-        """Write what is owed. The turn is held. Raises AuditError."""
+        """Write the owed lines. The caller holds the turn. Raises AuditError."""
         if not self._owed:
             return
         try:
@@ -114,7 +116,7 @@ class AuditLog:
             try:
                 written = os.write(self._file, rest)
             except OSError:
-                # What is there of a line is not taken back: nothing is ever taken from this file.
+                # A partial line stays: nothing is ever removed from this file.
                 self._torn = self._torn or len(rest) < len(data)
                 raise
             rest = rest[written:]
@@ -126,7 +128,7 @@ class AuditLog:
                 raise
 
     def _follow(self) -> None:
-        """Open the file anew when it is not the one of this name any more."""
+        """Open the file again if its name now means another file."""
         try:
             there = self._path.stat()
             mine = os.fstat(self._file)

@@ -1,7 +1,7 @@
 """The public keys that tokens are verified with: a JWKS from a file or an address.
 
-Owns when an address is asked: on a thread, by one at a time, and no more often than the pace set
-here, whatever callers send.
+Owns when an address is asked: on a thread, by one thread at a time, and no more often than the pace
+set here, whatever callers send.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ log = structlog.get_logger("varserve.access")
 _TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 _CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "EdDSA": "Ed25519"}
 
-# Of an address, in seconds: how old its keys may be before it is asked again, how long it is left
-# alone between two questions, how long its keys hold while it does not answer, and how long an
-# answer may take.
+# For an address, in seconds: the age of keys after which it is asked again, the least time between
+# two requests, how long keys stay valid while it does not answer, and the timeout of a request.
 MAX_AGE = 300.0
 PACE = 15.0
 MAX_STALE = 6 * 3600.0
@@ -42,36 +41,36 @@ class KeySet:
         self._keys = keys
 
     def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
-        """The key of this id for this algorithm. Without an id: the only one for it."""
+        """The key of this id for this algorithm; without an id, the only key for the algorithm."""
         if kid is not None:
             return self._keys.get((kid, algorithm))
-        fitting = [key for (_, each), key in self._keys.items() if each == algorithm]
+        fitting = [key for (_, signs), key in self._keys.items() if signs == algorithm]
         return fitting[0] if len(fitting) == 1 else None
 
 
-def key_set(found: Any, algorithms: Sequence[str]) -> KeySet:
+def key_set(document: Any, algorithms: Sequence[str]) -> KeySet:
     """The keys of a JWKS that verify signatures by one of the algorithms.
 
-    Keys for anything else are left out, symmetric ones always. Raises ValueError for what is no
-    JWKS, or has no such key.
+    All others are left out, and symmetric keys always. Raises ValueError if the document is no JWKS
+    or has no such key.
     """
-    listed = found.get("keys") if isinstance(found, dict) else None
+    listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list):
         raise ValueError("expected a JWKS, a JSON object with a list `keys`")
     keys: dict[tuple[str | None, str], jwt.PyJWK] = {}
-    for number, each in enumerate(listed):
-        if not isinstance(each, dict) or each.get("use", "sig") != "sig":
+    for number, key in enumerate(listed):
+        if not isinstance(key, dict) or key.get("use", "sig") != "sig":
             continue
-        kid = each.get("kid")
+        kid = key.get("kid")
         if kid is not None and not isinstance(kid, str):
             raise ValueError(f"keys.{number}.kid: expected a string")
         for algorithm in algorithms:
-            if not _fits(each, algorithm):
+            if not _fits(key, algorithm):
                 continue
             if (kid, algorithm) in keys:
                 raise ValueError(f"keys.{number}: expected each kid once, found {kid!a} twice")
             try:
-                keys[kid, algorithm] = jwt.PyJWK(each, algorithm)
+                keys[kid, algorithm] = jwt.PyJWK(key, algorithm)
             except jwt.PyJWTError as error:
                 raise ValueError(f"keys.{number}: {type(error).__name__}") from None
     if not keys:
@@ -91,12 +90,12 @@ class Keys(Protocol):
     """Where public keys come from."""
 
     async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
-        """The key, None when there is none now. Does not hold up the event loop."""
+        """The key; None when there is none now. Does not block the event loop."""
         ...
 
 
 class KeyFile:
-    """Keys from a file, which is read again when it changes and at no other time."""
+    """Keys from a file, which is read again when it changes."""
 
     def __init__(self, path: Path, algorithms: Sequence[str]) -> None:
         """Raises OSError, and ValueError for what is no JWKS."""
@@ -105,7 +104,7 @@ class KeyFile:
         )
 
     async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
-        """The key, None when there is none."""
+        """The key; None when there is none."""
         return self.file.current.find(kid, algorithm)
 
 
@@ -117,7 +116,7 @@ def _json(text: bytes) -> Any:
 
 
 class KeyAddress:
-    """Keys from an https address (or http on loopback), kept and asked for again now and then."""
+    """Keys from an https address (or http on loopback), cached and fetched again at intervals."""
 
     def __init__(
         self,
@@ -147,9 +146,9 @@ class KeyAddress:
         self._asking: asyncio.Future[bool] | None = None
 
     async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
-        """The key, None when there is none now. A key that is not known may be a new one: ask.
+        """The key; None when there is none now. An unknown key may be new, so the address is asked.
 
-        All who wait, wait for the same answer; and who comes too soon after one gets none.
+        Concurrent callers share one answer. A call too soon after an answer gets none.
         """
         key = self._known(kid, algorithm)
         if key is not None:
@@ -167,11 +166,11 @@ class KeyAddress:
         return ReloadStatus("token keys", self._taken, self._refused, self._failing)
 
     def reload(self) -> bool:
-        """Ask when the keys are old, on a thread. Whether there are new ones."""
+        """Fetch the keys if they are old, on a thread. Whether there are new ones."""
         return self._clock() - self._fetched >= MAX_AGE and not self._too_soon() and self._ask()
 
     def _known(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
-        # An authority that does not answer for hours may have been cut off: its keys lapse.
+        # An authority that has not answered for hours may be cut off: its keys expire.
         if self._clock() - self._fetched > MAX_STALE:
             return None
         return self._keys.find(kid, algorithm)
@@ -182,8 +181,8 @@ class KeyAddress:
     def _ask(self) -> bool:
         with self._turn:
             if self._too_soon():
-                return False  # somebody asked meanwhile
-            # Before the answer: one that takes long, or never comes, is an answer too.
+                return False  # another thread asked meanwhile
+            # Before the answer: one that is slow, or never comes, counts too.
             self._asked = self._clock()
             try:
                 self._keys = key_set(self._fetch(), self._algorithms)
@@ -215,7 +214,7 @@ def _trusting(contents: Sequence[bytes]) -> ssl.SSLContext:
 
 
 def check_url(url: str) -> None:
-    """Raises ValueError for an address that others on the way could answer for."""
+    """Raises ValueError for an address that others on the network could answer for."""
     parts = urlsplit(url)
     loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
     if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):

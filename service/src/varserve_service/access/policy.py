@@ -1,6 +1,6 @@
-"""The decision: whether a subject may do something with a thing of a model.
+"""The decision: whether a subject may apply a verb to something of a model.
 
-Owns the rules once they are read, and what was decided by them before. Knows the standard library.
+Owns the rules and a cache of decisions. Knows the standard library alone.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _Matches = Callable[[str], object]
 
 
 def matcher(patterns: Sequence[str]) -> _Matches:
-    """Whether a whole name fits one of the patterns.
+    """Matches whole names that fit one of the patterns.
 
     `*` stands for any characters, `/` too, `?` for one, `[ab]` for one of several.
     """
@@ -86,7 +86,7 @@ class _Rule:
 
 
 class Policy:
-    """Rules that allow; what none of them allows is denied."""
+    """Rules that allow. Whatever no rule allows is denied."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = [_Rule(rule) for rule in rules]
@@ -94,37 +94,37 @@ class Policy:
         self._known: dict[tuple[str, str], bool] = {}
 
     def allows(self, subject: str, verb: Verb, model: str, kind: Kind, name: str = "") -> bool:
-        """Whether the subject may, by the names that model and thing are listed under.
+        """Whether the subject may, by the names under which model and thing are listed.
 
         Kind.MODEL asks of the model itself and takes no `name`.
         """
         key = (subject, verb, model, kind, name)
-        found = self._decided.get(key)
-        if found is None:
+        allowed = self._decided.get(key)
+        if allowed is None:
             if len(self._decided) >= _MAX_DECISIONS:
                 self._decided.clear()
-            found = self._decided[key] = self.decide(subject, verb, model, kind, name)
-        return found
+            allowed = self._decided[key] = self.decide(subject, verb, model, kind, name)
+        return allowed
 
     def knows(self, subject: str, model: str) -> bool:
-        """Whether the subject may do anything at all with what a model that exists has."""
-        found = self._known.get((subject, model))
-        if found is None:
+        """Whether the subject has any verb on anything of a model that exists."""
+        known = self._known.get((subject, model))
+        if known is None:
             if len(self._known) >= _MAX_DECISIONS:
                 self._known.clear()
-            found = self._known[subject, model] = self.would_know(subject, model)
-        return found
+            known = self._known[subject, model] = self.would_know(subject, model)
+        return known
 
     def grants(self, subject: str, verb: Verb) -> bool:
         """Whether a rule gives the subject this verb on anything, whether it exists or not."""
         return any(verb in rule.verbs and rule.subjects(subject) for rule in self._rules)
 
     def would_know(self, subject: str, model: str) -> bool:
-        """The same, not remembered: for names that a caller made up."""
+        """The same without the cache: for names that a caller made up."""
         return any(rule.subjects(subject) and rule.models(model) for rule in self._rules)
 
     def decide(self, subject: str, verb: Verb, model: str, kind: Kind, name: str = "") -> bool:
-        """The same, not remembered: for names that a caller made up."""
+        """The same without the cache: for names that a caller made up."""
         return kind in KINDS[verb] and any(
             verb in rule.verbs
             and rule.subjects(subject)

@@ -1,6 +1,6 @@
-"""The policy as an operator writes it: a YAML file, taken whole or refused whole.
+"""The policy as an operator writes it: a YAML file, accepted whole or refused whole.
 
-Knows pydantic and YAML; what the rules mean is the policy's.
+Knows pydantic and YAML; the meaning of rules is in `policy`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Patterns = tuple[_Pattern, ...]
 
 
 class PolicyError(ValueError):
-    """A policy file is wrong; the message is for the operator and lists all that is."""
+    """A policy file is wrong. The message is for the operator and lists every mistake."""
 
 
 class _Rule(BaseModel):
@@ -55,7 +55,7 @@ class _File(BaseModel):
 
 
 def read_policy(text: bytes) -> Policy:
-    """The policy that a file's bytes say. Raises PolicyError."""
+    """The policy in a file's bytes. Raises PolicyError."""
     try:
         file = _File.model_validate(load_yaml(text))
     except yaml.YAMLError as error:
@@ -71,7 +71,7 @@ def read_policy(text: bytes) -> Policy:
 
 
 def told(problem: Any, *, show: bool = True) -> str:
-    """One of pydantic's problems, for the operator. `show`: with the start of what was found."""
+    """One of pydantic's problems, for the operator. `show`: with the start of the wrong value."""
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error" or not show:

@@ -1,4 +1,4 @@
-"""What a subject may be called, whatever proves it.
+"""The names that a subject may have, whatever credential proves it.
 
 Knows nothing of credentials.
 """
@@ -9,11 +9,11 @@ MAX_SUBJECT_BYTES = 512
 
 
 class CredentialError(Exception):
-    """A credential does not hold; the message says why and repeats no secret."""
+    """A credential is invalid. The message says why and repeats no secret."""
 
 
 def checked(subject: object) -> str:
-    """A name that policies, logs and the history can carry. Raises CredentialError."""
+    """Check that policies, logs and the history can carry the name. Raises CredentialError."""
     if not isinstance(subject, str) or not subject:
         raise CredentialError("the credential names nobody")
     if len(subject.encode(errors="replace")) > MAX_SUBJECT_BYTES:

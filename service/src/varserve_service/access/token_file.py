@@ -1,6 +1,6 @@
-"""Tokens in a file, for small set-ups: who has which, by the token's SHA-256.
+"""Tokens in a file, for small set-ups: the subject of each, by the token's SHA-256.
 
-Whoever reads the file learns no token.
+The file reveals no token.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ class TokenFile:
         self._entries = tuple(entries)
 
     def subject(self, token: bytes) -> str | None:
-        """Whose token this is; None when it is nobody's."""
+        """The subject of the token; None when the file does not have it."""
         digest = hashlib.sha256(token).digest()
-        found = None
-        # To the end, each compared in constant time: how long it takes tells nothing.
-        for subject, theirs in self._entries:
-            if hmac.compare_digest(digest, theirs):
-                found = subject
-        return found
+        owner = None
+        # All entries, each compared in constant time: the duration reveals nothing.
+        for subject, listed in self._entries:
+            if hmac.compare_digest(digest, listed):
+                owner = subject
+        return owner
 
 
 def read_tokens(text: bytes) -> TokenFile:
-    """The tokens that a file's bytes tell of. Raises ValueError."""
+    """The tokens in a file's bytes. Raises ValueError."""
     try:
         file = _File.model_validate(load_yaml(text))
-        entries = [(checked(each.subject), bytes.fromhex(each.sha256)) for each in file.tokens]
+        entries = [(checked(entry.subject), bytes.fromhex(entry.sha256)) for entry in file.tokens]
     except pydantic.ValidationError as error:
-        # Without what was found: it may be a token, by mistake.
+        # Without the wrong value: it may be a token, by mistake.
         problems = [told(problem, show=False) for problem in error.errors()]
         raise ValueError("; ".join(problems)) from None
     except (yaml.YAMLError, CredentialError) as error:

@@ -1,6 +1,6 @@
-"""Bearer tokens: whose a token is, or why it does not hold.
+"""Bearer tokens: the subject of a token, or why the token is invalid.
 
-Owns which token is taken for a JWT, and what a JWT must say. Knows PyJWT; messages never repeat a
+Owns which tokens count as JWTs, and what a JWT must contain. Knows PyJWT. Messages never repeat a
 token.
 """
 
@@ -18,7 +18,7 @@ from .keys import Keys
 from .subjects import CredentialError, checked
 from .token_file import TokenFile
 
-# Signatures by a private key alone. Not `none`, and nothing that a public key could make.
+# Signatures by a private key only: not `none`, and nothing that a public key could make.
 ALGORITHMS = (
     "RS256",
     "RS384",
@@ -33,13 +33,13 @@ ALGORITHMS = (
 )
 
 MAX_TOKEN_BYTES = 8 * 1024
-# Seconds that the clocks of who makes tokens and who checks them may be apart.
+# Seconds by which the clocks of the issuer and of this machine may differ.
 LEEWAY = 10.0
 _MAX_KNOWN = 4096
 
 
 class Tokens(Protocol):
-    """Tells whose a token is."""
+    """Finds the subject of a token."""
 
     async def subject(self, token: str) -> str | None:
         """The subject; None when this is no token of this kind. Raises CredentialError."""
@@ -89,7 +89,7 @@ class JwtTokens:
         self._audience = audience
         self._algorithms = tuple(algorithms)
         self._clock = clock
-        # By digest: nobody who sees this memory learns a token.
+        # By digest: this memory reveals no token.
         self._known: OrderedDict[bytes, _Verified] = OrderedDict()
 
     async def subject(self, token: str) -> str | None:
@@ -99,7 +99,7 @@ class JwtTokens:
         digest = hashlib.sha256(token.encode()).digest()
         known = self._known.get(digest)
         if known is not None:
-            # A key that was withdrawn takes its tokens with it.
+            # Tokens of a withdrawn key are invalid.
             if self._clock() < known.expires and (
                 await self._keys.find(known.kid, known.algorithm) is known.key
             ):
@@ -159,7 +159,7 @@ def _why(error: Exception) -> str:
 
 
 async def subject_of_token(token: str, kinds: Sequence[Tokens]) -> str:
-    """Whose token this is, by the first kind that knows it. Raises CredentialError."""
+    """The subject of a token, by the first kind that knows it. Raises CredentialError."""
     if len(token) > MAX_TOKEN_BYTES:
         raise CredentialError(f"expected a token of at most {MAX_TOKEN_BYTES} bytes")
     if not token.isascii():

@@ -1,4 +1,4 @@
-"""Wires what changes the models while they are served."""
+"""Wires the lifecycle: what loads, replaces and saves models while they are served."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_lifecycle(
     settings: Settings,
     loop: asyncio.AbstractEventLoop,
 ) -> Lifecycle:
-    """What changes the models while they are served."""
+    """The lifecycle that the settings ask for."""
     room = None
     if settings.save_dir is not None:
         savers: dict[SaveFormat, Saver] = {
@@ -61,7 +61,7 @@ def make_lifecycle(
 
 
 class ServerOnThreads:
-    """The server, as threads reach it."""
+    """The server, for callers on other threads."""
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server

@@ -1,4 +1,4 @@
-"""Wires what a model is made of: repository, TensorFlow, state directory, memory, first runs."""
+"""Wires the parts of a model: repository, TensorFlow, state, memory, warm-up."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ log = structlog.get_logger("varserve.bootstrap")
 
 
 class Loader:
-    """Loads SavedModels as the settings say, at the start and later."""
+    """Loads SavedModels according to the settings, at the start and later."""
 
     def __init__(
         self, settings: Settings, telemetry: Telemetry, expired: CommitListener | None = None
@@ -60,7 +60,7 @@ class Loader:
         self.repository = Repository(
             settings.models, settings.model_repository, settings.repository_marker
         )
-        # Before TensorFlow, which takes seconds: a wrong path should be told at once.
+        # Before TensorFlow, which takes seconds to import: a wrong path is reported at once.
         self._sources = self._at_start()
         self._states: StateDirectory | PostgresState | None = None
         if settings.state_dir is not None:
@@ -78,22 +78,22 @@ class Loader:
         self.placement = savedmodel.configure_devices(
             settings.device, settings.gpu_memory_limit, settings.threads_per_model
         )
-        # With descriptors to spare: a thread may begin when there are no others left.
+        # With reserved descriptors: a thread may start when no others are left.
         reserve = Reserve()
         savedmodel.prepare_thread()
         prepare_threads_with(lambda: reserve.spend_on(savedmodel.prepare_thread))
-        # What was imported stays: a collection after a model has gone need not look at all of it,
-        # with every call waiting. Not later, or a model of the start could never be collected.
+        # Imported objects stay: a collection after an unload need not visit them while every call
+        # waits. Not later, or a model of the start could never be collected.
         gc.collect()
         gc.freeze()
         self.allowed = AllowedModels(settings.allowed_models) if settings.allowed_models else None
 
     def _at_start(self) -> list[tuple[ModelSource, tuple[str, ...]]]:
-        """What to serve, with its labels; the highest version of what the settings do not label."""
-        found: dict[ModelSource, tuple[str, ...]] = {}
+        """What to serve, with its labels: of a model without labels the highest version."""
+        sources: dict[ModelSource, tuple[str, ...]] = {}
         unknown = set(self._settings.labels)
         changing = _changing(self._settings)
-        # Where versions can come later, the others need not wait for one that is being copied.
+        # If versions can appear later, the others need not wait for one that is being copied.
         later = self.repository.incomplete() if changing else []
         for name in later:
             log.warning("no complete version yet", model=name)
@@ -102,20 +102,20 @@ class Loader:
             unknown.discard(source.name)
             for label, version in labels.items():
                 labelled = self.repository.find(source.name, version)
-                found[labelled] = (*found.get(labelled, ()), label)
+                sources[labelled] = (*sources.get(labelled, ()), label)
         if unknown:
             raise RepositoryError(f"labels of models that are not there: {', '.join(unknown)}")
-        if not found and not (changing and self.repository.has_root):
+        if not sources and not (changing and self.repository.has_root):
             raise ModelLoadError(
                 "no model to serve: give --model NAME=PATH or a --model-repository that has one"
             )
-        for name in sorted(self._settings.xla.keys() - {source.name for source in found}):
+        for name in sorted(self._settings.xla.keys() - {source.name for source in sources}):
             if not changing:
                 raise ModelLoadError(f"xla of model {name!r}: there is no such model to serve")
-        return list(found.items())
+        return list(sources.items())
 
     def load_all(self) -> Models:
-        """What is served from the start."""
+        """Load the models that are served from the start."""
         models = Models()
         for source, labels in self._sources:
             try:
@@ -165,20 +165,20 @@ class Loader:
             on_expiry=self._expired,
         )
         live = make(load()) if self._states is None else self._states.take_up(load, make)[0]
-        found = live.describe()
+        described = live.describe()
         log.info(
             "loaded model",
             model=source.name,
             version=source.version,
-            variables=len(found.variables),
-            functions=len(found.functions),
-            device=found.device,
-            revision=found.header.revision,
+            variables=len(described.variables),
+            functions=len(described.functions),
+            device=described.device,
+            revision=described.header.revision,
         )
         return live
 
     def load_warm(self, source: ModelSource) -> LiveModel:
-        """The same, ready to take the place of a version that is served."""
+        """The same, ready to replace a version that is served."""
         live = self.load(source)
         try:
             models = Models([live])
@@ -229,7 +229,7 @@ def _live(
 
 @cache
 def host_memory(limit: int | None, reserve: int) -> MemoryBudget:
-    """One for all models: the process has one memory."""
+    """One budget for all models: the process has one memory."""
     return MemoryBudget("host", HostMemory(limit), reserve)
 
 

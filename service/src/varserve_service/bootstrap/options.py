@@ -1,4 +1,4 @@
-"""What the settings say, in the words of the rooms that they are for."""
+"""The settings as options of the rooms that they are for."""
 
 from __future__ import annotations
 

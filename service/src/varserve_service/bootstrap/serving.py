@@ -1,4 +1,4 @@
-"""Wires the service and runs it: telemetry, server, signals, an orderly end."""
+"""Wires the service and runs it: telemetry, server, signals, shutdown."""
 
 from __future__ import annotations
 

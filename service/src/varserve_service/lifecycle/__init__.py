@@ -1,6 +1,6 @@
-"""The life of models while the service runs: loading, replacing, unloading, saving, watching.
+"""The life of models while the service runs: load, replace, unload, save, poll.
 
-Knows the core and the repository. What it needs of the other rooms it is given by `bootstrap`.
+Knows the core and the repository. `bootstrap` gives it what it needs of other rooms.
 """
 
 from .allowed import AllowedModels

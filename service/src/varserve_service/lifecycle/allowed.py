@@ -18,7 +18,7 @@ _SHOWN = 3
 
 
 class AllowedModels:
-    """The list as it is in its file whenever something is to be loaded."""
+    """The list, read from its file at each load."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -34,14 +34,14 @@ class AllowedModels:
             for path, digest in self._listed(source).items()
             if path.startswith(prefix)
         }
-        found = {
+        files = {
             path.relative_to(source.path).as_posix(): path
             for path in source.path.rglob("*")
             if not path.is_dir()
         }
-        wrong = sorted(expected.keys() ^ found.keys())
+        wrong = sorted(expected.keys() ^ files.keys())
         wrong = wrong or [
-            name for name, path in sorted(found.items()) if _digest(path) != expected[name]
+            name for name, path in sorted(files.items()) if _digest(path) != expected[name]
         ]
         if not expected or wrong:
             shown = ", ".join(wrong[:_SHOWN])
@@ -56,7 +56,7 @@ class AllowedModels:
             )
 
     def stamp(self) -> str:
-        """Another one when the list has changed; empty while it cannot be read."""
+        """Identifies the list's content; empty while the file cannot be read."""
         try:
             return _digest(self._file)
         except OSError:
@@ -74,7 +74,7 @@ class AllowedModels:
             ) from error
 
     def _read(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+        digests: dict[str, str] = {}
         try:
             lines = self._file.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -89,11 +89,11 @@ class AllowedModels:
                     f"path, as sha256sum writes them, found {line[:100]!r}"
                 )
             digest, path = match.groups()
-            if found.setdefault(path, digest) != digest:
+            if digests.setdefault(path, digest) != digest:
                 raise RepositoryError(
                     f"allowed models {self._file}, line {number}: a second digest of {path!r}"
                 )
-        return found
+        return digests
 
 
 def _digest(path: Path) -> str:

@@ -1,8 +1,8 @@
 """Loads and unloads versions of models: implements the core's Administration.
 
-Owns the order of it: nothing is taken away before what takes its place is ready, unless memory does
-not allow both; and what fails leaves everything as it was. Knows the models and the repository; how
-a SavedModel is loaded, reached and saved it is told by whoever makes it.
+Owns the order: a version is removed only when its replacement is ready, unless memory does not
+allow both, and a failure leaves everything as it was. Knows the models and the repository; its
+creator tells it how a SavedModel is loaded, served and saved.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ _TURNS = 256
 
 
 class Front(Protocol):
-    """What stands between the models and the callers. Called on any thread but the event loop's."""
+    """Serves models to callers. Called on any thread but the event loop's."""
 
     def serve(self, live: LiveModel, label: str) -> list[LiveModel]:
-        """Let a label mean this; the versions that nothing means any more."""
+        """Point a label at this version. Returns the versions that have no label left."""
         ...
 
     def withdraw(self, name: str, label: str | None) -> list[LiveModel]:
-        """Take a label away, or all; the versions that nothing means any more."""
+        """Remove one label, or all. Returns the versions that have no label left."""
         ...
 
     def retire(self, live: LiveModel, seconds: float) -> None:
-        """Let the calls of such a version end, and cut them off after so many seconds."""
+        """Let the calls of such a version end, and cancel them after so many seconds."""
         ...
 
 
@@ -69,7 +69,7 @@ class SwitchOrder(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LifecycleOptions:
-    """`drain_seconds`: that the calls of a version get to end when it is unloaded."""
+    """`drain_seconds`: time for the calls of a version to end when it is unloaded."""
 
     drain_seconds: float = 20.0
     order: SwitchOrder = SwitchOrder.AUTO
@@ -103,7 +103,7 @@ class Lifecycle:
         self._room = room
         self._budgets = budgets
         self._options = options or LifecycleOptions()
-        # Two names may share one: they wait for each other then, and nothing grows with the names.
+        # Two names may share a lock and then wait for each other; the number of locks is fixed.
         self._turns = [threading.Lock() for _ in range(_TURNS)]
         # TensorFlow is given one SavedModel at a time: two would take the interpreter from calls
         # for twice as long, and memory could not be budgeted.
@@ -111,10 +111,10 @@ class Lifecycle:
         self._stopped = False
 
     def stop(self) -> None:
-        """Load nothing any more: the service is shutting down."""
+        """Refuse further loads: the service is shutting down."""
         self._stopped = True
 
-    # What operators ask for.
+    # Administration, for operators.
 
     def load(
         self, name: str, version: int | None, label: str, deadline: float | None = None
@@ -190,12 +190,12 @@ class Lifecycle:
         return [found[key] for key in sorted(found) if name in ("", key[0])]
 
     def look_around(self) -> set[tuple[str, int]]:
-        """What can be loaded now, by name and version; what failed and is gone is forgotten."""
-        statuses = self._models.statuses  # of before: what fails from now on is there
+        """What can be loaded now, by name and version. Drops failures whose files are gone."""
+        statuses = self._models.statuses  # before: a version that fails from now on is kept
         try:
             loadable = {(each.name, each.version) for each in self._repository.loadable()}
         except (RepositoryError, OSError) as error:
-            log.warning("the repository cannot be looked at", error=str(error))
+            log.warning("could not read the repository", error=str(error))
             return set()
         for status in statuses:
             if status.state is ModelState.FAILED and (status.name, status.version) not in loadable:
@@ -229,7 +229,7 @@ class Lifecycle:
             if status.state is ModelState.UNLOADING:
                 raise RequestError(
                     Reason.MODEL_NOT_READY,
-                    f"model {name!r}: version {version} is still on its way out; retry later",
+                    f"model {name!r}: version {version} is still being unloaded; retry later",
                     model=name,
                 )
         return None
@@ -276,11 +276,11 @@ class Lifecycle:
         try:
             return self._front.serve(live, label)
         except BaseException:
-            live.close()  # or its journal would be open for good
+            live.close()  # else its journal stays open
             raise
 
     def _only(self, name: str, label: str) -> LiveModel | None:
-        """The version that would go if the label meant another one."""
+        """The version that would be unloaded if the label moved to another one."""
         for status in self._models.versions(name):
             if status.labels == (label,):
                 return status.live

@@ -1,4 +1,4 @@
-"""Memory: what a SavedModel will take, and how what it took is given back."""
+"""Memory of models: how much a SavedModel needs, and how it is returned to the system."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _OVERHEAD_BYTES = 64 * 2**20
 
 
 def needed_bytes(saved_model: Path) -> int:
-    """Bytes that loading takes, about: the values, and a quarter for the way."""
+    """Bytes that loading needs, roughly: the values, and a quarter more on the way."""
     values = sum(path.stat().st_size for path in (saved_model / "variables").glob("*.data-*"))
     return values + values // 4 + _OVERHEAD_BYTES
 
 
 def give_back() -> None:
-    """Give what a model left behind to the system.
+    """Return the memory of an unloaded model to the system.
 
-    A loaded model is full of circles, which only the collector ends; and the C library keeps what
-    was freed unless it is told.
+    A loaded model has many reference cycles, which only the garbage collector frees, and the C
+    library keeps freed memory until it is trimmed.
     """
     gc.collect()
     with suppress(OSError, AttributeError):

@@ -1,9 +1,9 @@
-"""Takes new versions from the repository as they come.
+"""Loads new versions from the repository as they appear.
 
-A version is taken when two looks at it, one after the other, saw the same complete files. Each is
-tried once, and again when its files have changed or, where it was not allowed, the list of what is.
-What an operator loaded stays until a version comes that had not been there then. Knows the
-lifecycle and the repository.
+A version is loaded when two polls in a row saw the same complete files. It is tried once, and again
+when its files change or, if it was not allowed, when the list of allowed models changes. A version
+that an operator loaded stays until a version appears that did not exist then. Knows the lifecycle
+and the repository.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = structlog.get_logger("varserve.lifecycle")
 
 
 class Poller:
-    """Looks at the repository now and then.
+    """Polls the repository.
 
     `pinned`: models whose stable version is fixed. `allowed`: the list that a load is checked
     against.
@@ -53,28 +53,28 @@ class Poller:
         self._refused: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread = ModelThread(self._run, "varserve-repository")
-        # What is there at the start is what is served, or what an operator did not want.
+        # Versions that exist at the start are served already, or were not wanted.
         for name, source in repository.newest().items():
             if models.versions(name):
                 self._tried[name] = (source.version, look(source.path))
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start to poll."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; a load that is under way goes on."""
+        """Stop polling. A load in progress continues."""
         self._stop.set()
 
     def _run(self) -> None:
         while not self._stop.wait(self._seconds):
             try:
                 self.poll()
-            except Exception as error:  # the next look may be luckier
-                log.warning("the repository cannot be looked at", error=str(error))
+            except Exception as error:  # the next poll may succeed
+                log.warning("could not read the repository", error=str(error))
 
     def poll(self) -> list[ModelSource]:
-        """One look. Returns the versions that it took, whether they could be loaded or not."""
+        """Poll once. Returns the versions that it tried to load, successfully or not."""
         taken = []
         self._lifecycle.look_around()
         for name, source in self._repository.newest().items():
@@ -86,7 +86,7 @@ class Poller:
             self._tried[name] = seen
             self._refused.pop(name, None)
             taken.append(source)
-            stamp = self._stamp()  # of before: who mends the list meanwhile has it tried again
+            stamp = self._stamp()  # before the load: a list that changes meanwhile is tried again
             try:
                 self._lifecycle.load(name, source.version, STABLE)
             except RequestError as error:
@@ -106,7 +106,7 @@ class Poller:
             known = [each for each in self._models.versions(name) if each.version == seen[0]]
             if seen != tried:
                 return any(each.live for each in known)
-            # Not what an operator has unloaded since, or loaded and gone back from.
+            # Not a version that an operator has unloaded since, or replaced by an older one.
             failed = any(each.state is ModelState.FAILED for each in known)
             refused = self._refused.get(name)
             return not failed or refused is None or refused == self._stamp()

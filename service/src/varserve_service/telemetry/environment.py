@@ -1,4 +1,4 @@
-"""What OpenTelemetry's own environment variables ask for."""
+"""The signals that OpenTelemetry's own environment variables turn on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Wanted:
 
 
 def wanted(environment: Mapping[str, str]) -> Wanted:
-    """The signals that have an endpoint, or are said to go by `otlp`, and not to go nowhere."""
+    """The signals that have an endpoint or the exporter `otlp`, and are not turned off."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Wanted(False, False)
 

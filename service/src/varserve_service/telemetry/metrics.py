@@ -1,7 +1,7 @@
 """Counts and times of calls and of models, for Prometheus.
 
-The values of labels come from the contract and from the models that are served, never from what a
-client sends: the number of series has a bound that no client moves.
+Label values come from the contract and from the served models, never from what a client sends, so
+no client can raise the number of series.
 """
 
 from __future__ import annotations
@@ -51,32 +51,32 @@ ModelKey = tuple[str, str]
 
 
 class Metrics:
-    """All that is counted while it happens. An observer of calls; makes the observers of models."""
+    """Everything that is counted as it happens. An observer of calls; makes observers of models."""
 
     def __init__(self, methods: Iterable[Method], registry: CollectorRegistry) -> None:
-        """`methods` begin with counts of 0."""
-        # A series each for when a count began: nobody asks, and it doubles their number.
+        """`methods` start with counts of 0."""
+        # Another series for each counter's start: it doubles the number of series for no use.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry
         ProcessCollector(registry=registry)
         counter, histogram = self._counter, self._histogram
-        self.started_calls = counter("grpc_server_started", "Calls that have come.", METHOD)
+        self.started_calls = counter("grpc_server_started", "Calls that have arrived.", METHOD)
         self.handled_calls = counter(
             "grpc_server_handled", "Calls that have ended, by their code.", (*METHOD, "grpc_code")
         )
         self.received_messages = counter(
-            "grpc_server_msg_received", "Messages that have come.", METHOD
+            "grpc_server_msg_received", "Messages that have arrived.", METHOD
         )
         self.sent_messages = counter("grpc_server_msg_sent", "Messages that were sent.", METHOD)
         self.call_seconds = histogram(
             "grpc_server_handling_seconds",
-            "Seconds from a call's coming to the end of its handler.",
+            "Seconds from the arrival of a call to the end of its handler.",
             METHOD,
             _CALL_SECONDS,
         )
         self.loop_delay = histogram(
             "varserve_event_loop_delay_seconds",
-            "Seconds by which the thread that takes every call comes late to what is due.",
+            "Seconds by which the event loop runs late.",
             (),
             _SHORT_SECONDS,
         )
@@ -86,7 +86,7 @@ class Metrics:
             ("grpc_method", "reason"),
         )
         self.read_bytes = counter(
-            "varserve_read_bytes", "Bytes of variables' values that reads gave.", MODEL
+            "varserve_read_bytes", "Bytes of variables' values that reads returned.", MODEL
         )
         self.written_bytes = counter(
             "varserve_written_bytes", "Bytes of values that commits wrote.", MODEL
@@ -94,13 +94,13 @@ class Metrics:
         self.commits = counter("varserve_commits", "Commits.", MODEL)
         self.commit_pause = histogram(
             "varserve_commit_pause_seconds",
-            "Seconds that the model's lock was held exclusively: what commits let others wait.",
+            "Seconds that the model's lock was held exclusively: the pause that a commit causes.",
             MODEL,
             _SHORT_SECONDS,
         )
         self.lock_wait = histogram(
             "varserve_lock_wait_seconds",
-            "Seconds that somebody waited for the model's lock, shared or exclusive.",
+            "Seconds that a caller waited for the model's lock, shared or exclusive.",
             (*MODEL, "kind"),
             _SHORT_SECONDS,
         )
@@ -112,7 +112,7 @@ class Metrics:
         )
         self.journal_sync = histogram(
             "varserve_journal_sync_seconds",
-            "Seconds that it took to make commits durable together, the lock being held.",
+            "Seconds that a sync of commits took, while the lock was held.",
             MODEL,
             _SHORT_SECONDS,
         )
@@ -130,20 +130,20 @@ class Metrics:
     # Calls: on the event loop alone.
 
     async def measure_delay(self) -> None:
-        """Look, now and then, how late the event loop is. Never ends by itself."""
+        """Sample how late the event loop is. Never ends by itself."""
         while True:
             due = time.monotonic() + _DELAY_EVERY
             await asyncio.sleep(_DELAY_EVERY)
             self.loop_delay.observe(max(0.0, time.monotonic() - due))
 
     def started(self, call: Call) -> None:
-        """A call has come."""
+        """A call has arrived."""
         series = self._series(call.method)
         series.started.inc()
         series.in_progress += 1
 
     def received(self, call: Call) -> None:
-        """A message has come."""
+        """A message has arrived."""
         self._series(call.method).received.inc()
 
     def sent(self, call: Call) -> None:
@@ -177,10 +177,10 @@ class Metrics:
     # Models: from any thread.
 
     def model(self, name: str, version: int) -> ModelMetrics:
-        """The observer of one version of a model, whose series are there as long as it is."""
+        """The observer of one version of a model. Its series exist as long as the observer."""
         key = (name, str(version))
         with self._changing:
-            # What was of this name before is gone, or nearly: its going must not take these along.
+            # An earlier observer of this name may be about to go: it must not remove these series.
             self._served = self._served - {key}
             self._remove(key)
             model = ModelMetrics(self, key)
@@ -192,7 +192,7 @@ class Metrics:
             self._remove(key)
 
     def keep(self, served: set[ModelKey]) -> None:
-        """Only these are served now: the series of those that were served before go."""
+        """Only these are served now: remove the series of versions that were served before."""
         with self._changing:
             gone, self._served = self._served - served, served
             for key in gone:
@@ -222,7 +222,7 @@ class Metrics:
 
 
 class _MethodSeries:
-    """The series of one method: to find them by their labels would cost more than to count."""
+    """The series of one method: a look-up by labels would cost more than the counting."""
 
     def __init__(self, metrics: Metrics, method: Method) -> None:
         self._labels = (method.kind, method.service, method.name)
@@ -236,20 +236,20 @@ class _MethodSeries:
         self.handled("OK")
 
     def handled(self, code: str) -> Any:
-        found = self._handled.get(code)
-        if found is None:
+        series = self._handled.get(code)
+        if series is None:
             # As gRPC's own dashboards write it: OK, NotFound, ...
             shown = code if code == "OK" else code.title().replace("_", "")
-            found = self._handled_calls.labels(*self._labels, shown)
-            self._handled[code] = found
-        return found
+            series = self._handled_calls.labels(*self._labels, shown)
+            self._handled[code] = series
+        return series
 
 
 class ModelMetrics:
     """The series of one version of a model: the core's Observer."""
 
     def __init__(self, metrics: Metrics, key: ModelKey) -> None:
-        # First: one of the same name that is collected just now must not take these series along.
+        # First: an observer of the same name that is collected now must not remove these series.
         metrics._models[key] = self
 
         def child(metric: MetricWrapperBase, *more: str) -> Any:

@@ -1,6 +1,6 @@
-"""The state of the service as it is when somebody asks: gauges that are read, not kept.
+"""Gauges that are read from the service at each scrape.
 
-Read on the thread of whoever asks, without ever waiting long for a model. Knows the core.
+Read on the scrape's thread, which never waits long for a model. Knows the core.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .metrics import METHOD, MODEL, Metrics
 from .words import Method
 
 _PATIENCE = 0.05
-"""Seconds that a model is waited for to tell the shapes of its variables."""
+"""Seconds to wait for a model to describe the shapes of its variables."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the state is read. Every function may be called from any thread, and never waits."""
+    """Where the state is read. Each function may be called from any thread and never blocks."""
 
     models: Models
     ready: Callable[[], bool]
@@ -58,9 +58,9 @@ class Sources:
 
 
 class StateCollector(Collector):
-    """Gauges of one service. Until it has `sources`, the service is not ready.
+    """Gauges of one service. Without `sources`, the service is not ready yet.
 
-    The first to be asked at a scrape, so that whoever comes after it knows which models are gone.
+    Collected first in a scrape, so that series of unloaded models are removed before the others.
     """
 
     def __init__(self, methods: Iterable[Method]) -> None:
@@ -68,23 +68,23 @@ class StateCollector(Collector):
         self.registry.register(self)
         self.metrics = Metrics(methods, self.registry)
         self.sources: Sources | None = None
-        # Models go when nobody serves them any more, whoever has asked for their figures.
+        # Weak: a model that is unloaded must not be kept by its figures.
         self._fixed: WeakKeyDictionary[LiveModel, Mapping[str, int]] = WeakKeyDictionary()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: its names are its own."""
+        """Nothing: no other collector has these names."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
         """All gauges as they are now."""
-        found = self.sources
+        sources = self.sources
         yield _Gauge("varserve_ready", "1 when health says SERVING, else 0.").value(
-            found is not None and found.ready()
+            sources is not None and sources.ready()
         )
         yield self._calls()
-        if found is not None:
-            yield from self._service(found)
-            yield from self._models(found)
+        if sources is not None:
+            yield from self._service(sources)
+            yield from self._models(sources)
 
     def _calls(self) -> Metric:
         gauge = _Gauge("varserve_calls_in_progress", "Calls and streams that are open.", METHOD)
@@ -92,36 +92,36 @@ class StateCollector(Collector):
             gauge.add_metric((method.kind, method.service, method.name), count)
         return gauge
 
-    def _service(self, found: Sources) -> Iterator[Metric]:
+    def _service(self, sources: Sources) -> Iterator[Metric]:
         calls = _Gauge("varserve_admitted_calls", "Calls of a verb in progress.", ("verb",))
         limits = _Gauge("varserve_admitted_calls_limit", "How many there may be.", ("verb",))
-        for verb, (count, limit) in found.admitted().items():
+        for verb, (count, limit) in sources.admitted().items():
             calls.add_metric((verb,), count)
             limits.add_metric((verb,), limit)
         yield calls
         yield limits
-        yield from _connections(found.connections())
+        yield from _connections(sources.connections())
         yield _Gauge("varserve_health_watches", "Streams that watch health.").value(
-            found.health_watches()
+            sources.health_watches()
         )
-        yield from _reloads(found.reloads())
-        yield from _expiries(found.expiries())
+        yield from _reloads(sources.reloads())
+        yield from _expiries(sources.expiries())
         yield _Gauge("varserve_staged_bytes", "Bytes of bodies that arrive or are in use.").value(
-            found.staged()
+            sources.staged()
         )
         yield _Gauge("varserve_staged_bytes_limit", "How many there may be.").value(
-            found.staged_limit
+            sources.staged_limit
         )
         yield _Gauge(
             "varserve_graph_functions",
             "Functions that TensorFlow's runtime has; grows with what is loaded or traced.",
-        ).value(found.graph_functions())
-        yield from _memory_budgets(found.models)
-        if found.state_dir is not None:
-            yield from _disk(found.state_dir)
+        ).value(sources.graph_functions())
+        yield from _memory_budgets(sources.models)
+        if sources.state_dir is not None:
+            yield from _disk(sources.state_dir)
 
-    def _models(self, found: Sources) -> Iterator[Metric]:
-        statuses = [status for status in found.models.statuses if status.live is not None]
+    def _models(self, sources: Sources) -> Iterator[Metric]:
+        statuses = [status for status in sources.models.statuses if status.live is not None]
         live = {(s.name, str(s.version)): s.live for s in statuses if s.live is not None}
         self.metrics.keep(set(live))
 
@@ -136,8 +136,8 @@ class StateCollector(Collector):
         versions = _Gauge(
             "varserve_model_versions", "Versions of a model by state.", ("model", "state")
         )
-        count = Counter((status.name, status.state) for status in found.models.statuses)
-        for name in sorted({status.name for status in found.models.statuses}):
+        count = Counter((status.name, status.state) for status in sources.models.statuses)
+        for name in sorted({status.name for status in sources.models.statuses}):
             for state in ModelState:
                 versions.add_metric((name, state.value), count[name, state])
         yield versions
@@ -164,7 +164,7 @@ class StateCollector(Collector):
             last = model.timeline.last_write
             if last is not None:
                 written.add_metric(key, last / 1e9)
-            pending.add_metric(key, found.pending(model))
+            pending.add_metric(key, sources.pending(model))
             for function, runs in model.overdue_runs.items():
                 overdue.add_metric((*key, function), runs)
             watches.add_metric(key, len(model.timeline.watchers))
@@ -182,24 +182,24 @@ class StateCollector(Collector):
             return known
         specs = [spec for spec in model.specs if spec.dtype != tensors.STRING]
         if all(spec.shape is not None and None not in spec.shape for spec in specs):
-            self._fixed[model] = found = _sum((spec, spec.shape) for spec in specs)
-            return found
+            self._fixed[model] = known = _sum((spec, spec.shape) for spec in specs)
+            return known
         try:
             states = model.describe(time.monotonic() + _PATIENCE).variables
         except RequestError:
-            return {}  # Somebody writes; the next one who asks is told.
+            return {}  # A writer holds the lock; the next scrape has the figures.
         return _sum((s.spec, s.shape) for s in states if s.spec.dtype != tensors.STRING)
 
 
 def _sum(variables: Iterable[tuple[VariableSpec, object]]) -> Mapping[str, int]:
-    found: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     for spec, shape in variables:
         if isinstance(shape, tuple):
             nbytes = tensors.numpy_dtype(spec.dtype).itemsize
             for size in shape:
                 nbytes *= size
-            found[spec.device] += nbytes
-    return found
+            totals[spec.device] += nbytes
+    return totals
 
 
 def _connections(counts: Mapping[str, tuple[int, int]]) -> Iterator[Metric]:
@@ -289,12 +289,12 @@ def _disk(folder: Path) -> Iterator[Metric]:
 
 
 class _Gauge(GaugeMetricFamily):
-    """A gauge family, to be filled."""
+    """A gauge family that is filled by its user."""
 
     def __init__(self, name: str, about: str, labels: Iterable[str] = ()) -> None:
         super().__init__(name, about, labels=tuple(labels))
 
     def value(self, value: float) -> Metric:
-        """Its only sample, where it has no labels."""
+        """Set the only sample of a gauge without labels."""
         self.add_metric((), value)
         return self

@@ -1,4 +1,4 @@
-"""All that watches one service, put together: where counts, gauges and traces come from and go."""
+"""Metrics, traces and sent logs of one service, put together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = structlog.get_logger("varserve.telemetry")
 
 
 class Telemetry:
-    """What is seen of one service. Nothing is kept that nobody asks for."""
+    """The telemetry of one service. What is not turned on costs nothing."""
 
     def __init__(self, methods: Iterable[Method]) -> None:
         """`methods`: those of the contract."""
@@ -55,7 +55,7 @@ class Telemetry:
         try:
             from .tracing import Pipeline
         except ModuleNotFoundError as error:
-            # They are often set for everything in a cluster: no reason not to serve.
+            # The variables are often set for a whole cluster: no reason not to serve.
             log.warning(
                 "OTEL_ variables ask for traces or logs, and OpenTelemetry is not installed: "
                 'pip install "varserve-service[otel]"',
@@ -72,28 +72,28 @@ class Telemetry:
 
     @property
     def call_observers(self) -> Sequence[Any]:
-        """Who wants to be told of calls."""
-        return [each for each in (self._tracing, self._metrics) if each is not None]
+        """The observers of calls."""
+        return [observer for observer in (self._tracing, self._metrics) if observer is not None]
 
     def model(self, name: str, version: int) -> Observer:
-        """Who wants to be told of what a version of a model does."""
-        found = [each.model(name, version) for each in (self._tracing, self._metrics) if each]
-        if not found:
+        """The observer of a version of a model."""
+        observers = [made.model(name, version) for made in (self._tracing, self._metrics) if made]
+        if not observers:
             return UNOBSERVED
-        return found[0] if len(found) == 1 else _All(found)
+        return observers[0] if len(observers) == 1 else _All(observers)
 
     def watch(self, sources: Sources) -> None:
-        """The service is there: this is where its state is read."""
+        """Read the state of a running service from these sources."""
         if self._state is not None:
             self._state.sources = sources
 
     async def measure_delay(self) -> None:
-        """Measure how late the event loop is, where somebody may ask. For the service's life."""
+        """Measure how late the event loop is, if metrics are on. Never ends by itself."""
         if self._metrics is not None:
             await self._metrics.measure_delay()
 
     def close(self) -> None:
-        """Send what was not sent yet, and serve nothing more. Takes no more than some seconds."""
+        """Send what is still unsent and stop serving metrics. Takes a few seconds at most."""
         if self._pipeline is not None:
             self._pipeline.close()
         if self._exporter is not None:
@@ -101,27 +101,27 @@ class Telemetry:
 
 
 class _All:
-    """Tells several observers of a model."""
+    """Several observers of a model as one."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = observers
 
     def lock_waited(self, seconds: float, *, exclusive: bool, ago: float = 0.0) -> None:
-        for each in self._observers:
-            each.lock_waited(seconds, exclusive=exclusive, ago=ago)
+        for observer in self._observers:
+            observer.lock_waited(seconds, exclusive=exclusive, ago=ago)
 
     def lock_held(self, seconds: float) -> None:
-        for each in self._observers:
-            each.lock_held(seconds)
+        for observer in self._observers:
+            observer.lock_held(seconds)
 
     def committed(self, nbytes: int) -> None:
-        for each in self._observers:
-            each.committed(nbytes)
+        for observer in self._observers:
+            observer.committed(nbytes)
 
     def ran(self, seconds: float) -> None:
-        for each in self._observers:
-            each.ran(seconds)
+        for observer in self._observers:
+            observer.ran(seconds)
 
     def synced(self, seconds: float, commits: int) -> None:
-        for each in self._observers:
-            each.synced(seconds, commits)
+        for observer in self._observers:
+            observer.synced(seconds, commits)

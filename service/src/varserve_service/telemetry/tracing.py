@@ -78,7 +78,7 @@ class Tracing:
             return
         span = trace.get_current_span()
         if span.is_recording():
-            found: dict[str, Any] = {
+            attributes: dict[str, Any] = {
                 "rpc.grpc.status_code": call.code.value[0],
                 "varserve.model": call.model or None,
                 "varserve.version": call.version,
@@ -86,7 +86,9 @@ class Tracing:
                 "varserve.request_id": call.request_id or None,
                 "varserve.reason": call.reason or None,
             }
-            span.set_attributes({key: value for key, value in found.items() if value is not None})
+            span.set_attributes(
+                {key: value for key, value in attributes.items() if value is not None}
+            )
             if call.code.name in _FAILED:
                 span.set_status(trace.Status(trace.StatusCode.ERROR, call.reason or call.code.name))
         span.end()
@@ -149,10 +151,12 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand it over; it is sent on a thread of its own."""
-        found = dict(record.msg) if isinstance(record.msg, dict) else {"event": record.getMessage()}
-        body = str(found.pop("event", ""))
+        fields = (
+            dict(record.msg) if isinstance(record.msg, dict) else {"event": record.getMessage()}
+        )
+        body = str(fields.pop("event", ""))
         for known in ("level", "timestamp", "trace_id"):
-            found.pop(known, None)
+            fields.pop(known, None)
         self._logger.emit(
             LogRecord(
                 timestamp=int(record.created * 1e9),
@@ -162,7 +166,7 @@ class LogHandler(logging.Handler):
                 body=body,
                 attributes={
                     key: value if isinstance(value, str | bool | int | float) else str(value)
-                    for key, value in found.items()
+                    for key, value in fields.items()
                 },
             )
         )

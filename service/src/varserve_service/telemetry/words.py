@@ -1,4 +1,4 @@
-"""What calls look like from here: the shape of what rpc tells its observers."""
+"""What telemetry needs to know of a call: the shape of what rpc passes to its observers."""
 
 from __future__ import annotations
 
