@@ -10,7 +10,7 @@ import click
 
 from varserve import AssignOperation, Rows, tensors
 
-from . import output
+from . import output, records
 from .common import (
     REVISION,
     check_finite,
@@ -23,6 +23,7 @@ from .common import (
     message_option,
     model_argument,
     non_finite_option,
+    pairs,
     variable_argument,
 )
 from .exits import Unusable
@@ -100,6 +101,7 @@ def assign(
     metavar="[NAME=]FILE",
     help="Write one output to FILE.npy, .json, .npz or .safetensors; without NAME all of them.",
 )
+@click.option("--messages", is_flag=True, help="Give the lines that the function prints.")
 @if_revision_option
 @message_option
 def run(
@@ -108,6 +110,7 @@ def run(
     function: str,
     inputs: tuple[str, ...],
     out: tuple[str, ...],
+    messages: bool,
     if_revision: int | None,
     message: str,
 ) -> None:
@@ -117,15 +120,12 @@ def run(
     """
     handle = session.model(model).functions[function]
     _check_outputs(out, {each.name for overload in handle.overloads for each in overload.outputs})
-    given = {}
-    for each in inputs:
-        name, equals, text = each.partition("=")
-        if not equals or name in given:
-            problem = "is given twice" if equals else "has no value: expected NAME=VALUE"
-            raise Unusable(f"input {name!r} {problem}")
-        given[name] = read_value(text)
     outputs = handle.call(
-        given, if_revision_match=if_revision, message=message, timeout=session.timeout
+        {name: read_value(text) for name, text in pairs("input", inputs)},
+        messages=messages,
+        if_revision_match=if_revision,
+        message=message,
+        timeout=session.timeout,
     )
     files = {}
     for each in out:
@@ -148,9 +148,19 @@ def run(
             }
             for name, array in outputs.items()
         }
-        output.document({**header_of(outputs.header), "outputs": values, "files": files})
+        said = {"messages": records.documents(records.MESSAGES, outputs.messages)}
+        output.document(
+            {
+                **header_of(outputs.header),
+                "outputs": values,
+                "files": files,
+                **(said if messages else {}),
+            }
+        )
         return
     output.line(f"revision {outputs.revision}")
+    for said_line in outputs.messages:
+        output.line(str(said_line))
     for name, array in outputs.items():
         output.line(f"{name}  {output.typed(array.dtype, array.shape)}")
         if not out:

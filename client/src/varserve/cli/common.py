@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -144,6 +144,18 @@ if_revision_option = click.option(
     metavar="N",
     help="Only if the model is at this revision.",
 )
+
+
+def pairs(what: str, given: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """NAME=VALUE, each name once."""
+    names = set()
+    for each in given:
+        name, equals, text = each.partition("=")
+        if not equals or name in names:
+            problem = "is given twice" if equals else "has no value: expected NAME=VALUE"
+            raise Unusable(f"{what} {name!r} {problem}")
+        names.add(name)
+        yield name, text
 
 
 def header_of(header: StateHeader | Model) -> dict[str, Any]:

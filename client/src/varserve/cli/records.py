@@ -229,6 +229,47 @@ SUMMARIES: Description = (
     Field("content_hash", lambda s: s.content_hash or None, "hash", lambda s: s.content_hash, 7),
 )
 
+# ---- what is inside its functions ----
+
+INNER_TENSORS: Description = (
+    Field("name", lambda t: t.name, "name"),
+    Field("path", lambda t: t.path),
+    Field("op", lambda t: t.op, "op", drop=2),
+    Field("dtype", lambda t: tensors.dtype_name(t.dtype), "type", _typed),
+    Field("shape", _shape),
+    Field("place", lambda t: str(t.place), "where", drop=3),
+    Field("variables", lambda t: list(t.variables), "variables", lambda t: listed(t.variables), 4),
+    Field("source", lambda t: t.source, "source", drop=5),
+)
+
+TIMES: Description = (
+    Field("name", lambda t: t.name, "operation"),
+    Field("op", lambda t: t.op, "op", drop=2),
+    Field("runs", lambda t: t.runs, ">runs"),
+    Field("seconds", lambda t: t.seconds, ">ms", lambda t: f"{t.seconds * 1e3:.3f}"),
+)
+
+MESSAGES: Description = (
+    Field("kind", lambda m: str(m.kind)),
+    Field("op", lambda m: m.op),
+    Field("iteration", lambda m: list(m.iteration)),
+    Field("text", lambda m: m.text),
+    Field("parts", lambda m: list(m.parts)),
+    Field("stream", lambda m: m.stream),
+    Field("end", lambda m: m.end),
+)
+
+NON_FINITE: Description = (
+    Field("name", lambda n: n.name),
+    Field("op", lambda n: n.op),
+    Field("iteration", lambda n: list(n.iteration)),
+    Field("dtype", lambda n: tensors.dtype_name(n.dtype)),
+    Field("shape", lambda n: list(n.shape)),
+    Field("nans", lambda n: n.nans),
+    Field("positive_infinities", lambda n: n.positive_infinities),
+    Field("negative_infinities", lambda n: n.negative_infinities),
+)
+
 INFO: Description = (
     Field("time", lambda i: i.time.isoformat(), "time", lambda i: output.time(i.time)),
     Field("kind", lambda i: str(i.kind), "kind"),

@@ -11,7 +11,7 @@ import click
 import numpy as np
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from varserve import AccessDenied, Model
+from varserve import AccessDenied, Given, Model
 from varserve._client.errors import listed, suggestion
 from varserve._client.transport.bodies import reporting
 from varserve._client.values.names import names_matching
@@ -29,6 +29,7 @@ from .common import (
     model_argument,
     non_finite_option,
     opened,
+    pairs,
     patterns_argument,
     renaming_options,
     selected,
@@ -37,6 +38,7 @@ from .comparing import Difference, compare
 from .exits import DIFFERENT, Unusable
 from .session import Session
 from .stored import Stored, write_safetensors
+from .values import read_value
 
 
 @contextmanager
@@ -117,6 +119,14 @@ def pull(
 @renaming_options
 @click.option("--cast", is_flag=True, help="Make tensors of FILE of the variables' dtypes.")
 @non_finite_option
+@click.option(
+    "--check",
+    metavar="FUNCTION",
+    help="Commit only if this function passes with the new values; see --check-input.",
+)
+@click.option(
+    "--check-input", multiple=True, metavar="NAME=VALUE", help="An input of the check's function."
+)
 @if_revision_option
 @message_option
 def push(
@@ -132,6 +142,8 @@ def push(
     cast: bool,
     names: tuple[str, ...],
     strip_prefix: str,
+    check: str | None,
+    check_input: tuple[str, ...],
 ) -> None:
     """Set all variables that are in FILE, or those that fit a PATTERN, as one commit.
 
@@ -171,13 +183,26 @@ def push(
     with (
         progress_bar(session, f"push {output.plain(model)}"),
         served.transaction(
-            if_revision_match=if_revision, message=message, timeout=session.timeout
+            if_revision_match=if_revision,
+            check=_check(served, check, check_input),
+            message=message,
+            timeout=session.timeout,
         ) as transaction,
     ):
         for name, array in arrays.items():
             transaction.assign(name, array)
     assert transaction.commit is not None
     committed(session, transaction.commit, file=str(file), variables=len(arrays))
+
+
+def _check(model: Model, function: str | None, inputs: tuple[str, ...]) -> Given | None:
+    """What must pass before the commit is made."""
+    if function is None:
+        if inputs:
+            raise Unusable("--check-input: expected --check FUNCTION with it")
+        return None
+    given = {name: read_value(text) for name, text in pairs("--check-input", inputs)}
+    return model.functions[function].given(**given)
 
 
 def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
