@@ -379,3 +379,16 @@ def test_handles_hold_nothing_alive(model: varserve.Model) -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+async def test_a_transaction_of_the_other_kind_is_refused(address: str) -> None:
+    """`with` where `async with` is needed, or the other way round, says what to write instead."""
+    async with varserve.aio.connect(address) as client:
+        transaction = (await client.model("fake")).transaction()
+        with pytest.raises(TypeError, match="use async with"), transaction:
+            pass
+    with varserve.connect(address) as blocking:
+        transaction = blocking.model("fake").transaction()
+        with pytest.raises(TypeError, match="use with"):
+            async with transaction:
+                pass

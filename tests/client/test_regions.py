@@ -125,3 +125,18 @@ def test_rows_of_a_scalar() -> None:
     """A scalar has no rows."""
     with pytest.raises(varserve.RegionInvalid):
         resolve(Rows([0]), ())
+
+
+@pytest.mark.parametrize("row", [0, 4, -1, -5])
+def test_rows_are_counted_from_both_ends(row: int) -> None:
+    """The first and the last row are there, by either way of counting."""
+    part = resolve(Rows([row]), (5, 2))
+    assert list(part.message.rows.indices) == [row % 5]
+    assert part.shape == (1, 2)
+
+
+@pytest.mark.parametrize("row", [5, -6, 2**40, -(2**40)])
+def test_rows_out_of_bounds_are_refused_here(row: int) -> None:
+    """The row after the last one, and the one before the first, cost no call."""
+    with pytest.raises(varserve.RegionInvalid, match=f"index {row} is out of bounds for 5 rows"):
+        resolve(Rows([1, row]), (5, 2))

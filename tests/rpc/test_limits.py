@@ -349,6 +349,20 @@ def test_a_request_id_of_the_largest_size(wire: Wire, rest: str, reason: str) ->
 
 
 @pytest.mark.parametrize(
+    ("count", "says"),
+    [(253, "one for each dimension"), (254, "one for each dimension"), (255, "at most 254")],
+)
+def test_a_region_of_the_most_slices(wire: Wire, count: int, says: str) -> None:
+    """So many slices are compared with the variable; one more is refused before that."""
+    region = {"slices": {"dimensions": [{"step": 1}] * count}}
+    outcome = wire.ask("ReadVariable", read(region=region))
+    outcome.check()
+    assert outcome.reason == "REGION_INVALID"
+    assert says in outcome.text
+    assert str(count) in outcome.text
+
+
+@pytest.mark.parametrize(
     ("rank", "reason"),
     [
         (63, OK),
