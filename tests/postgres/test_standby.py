@@ -17,6 +17,7 @@ from tests.waiting import join, until
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.commits import WriteRequest
 from varserve_service.journal.postgres import journal as module
+from varserve_service.logs import configure_logs
 
 
 @contextmanager
@@ -132,3 +133,50 @@ def test_a_failover_loses_nothing_that_was_acknowledged(replica: Start) -> None:
         assert len(ids) == len(set(ids)) == late.header.revision == count(late)
         assert set(acknowledged) <= set(ids)
         assert [count(live) for live in models] == [count(late)] * 2
+
+
+@pytest.mark.slow
+def test_a_primary_that_comes_back_after_a_failover_is_left_alone(replica: Start) -> None:
+    """It takes writes, and is listed first: no replica writes to it, one that starts neither."""
+    with cluster() as (primary, standby):
+        # So that it would acknowledge alone.
+        primary.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+        primary.execute("SELECT pg_reload_conf()")
+        address = both(primary, standby)
+        one, _ = replica(address, make)
+        assert add(one).header.revision == 1
+        query = "SELECT 1 FROM varserve_log"
+        until(lambda: len(standby.execute(query)) == 1)
+        primary.stop()
+        standby.promote()
+        until(lambda: not standby.execute("SELECT 1 WHERE pg_is_in_recovery()"))
+        assert add(one).header.revision == 2
+        primary.start()
+        two, _ = replica(address, make)
+        assert (count(two), two.header.revision) == (2, 2)
+        assert add(two).header.revision == 3
+        assert add(one).header.revision == 4
+        assert len(primary.execute(query)) == 1
+        assert len(standby.execute(query)) == 4
+        # Alone again with the old one, a replica refuses writes and goes on reading.
+        standby.stop()
+        error = refusal(add, one)
+        assert error.reason is Reason.STATE_STORE_UNAVAILABLE
+        assert count(one) == 4
+        assert len(primary.execute(query)) == 1
+
+
+def test_a_start_says_what_a_commit_waits_for(
+    server: Server, database: str, replica: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And warns where a crash of the machine may lose what was acknowledged."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')  # type: ignore[call-overload]
+    configure_logs("info")
+    one, _ = replica(database, make)
+    assert "on this server alone" in capsys.readouterr().err
+    # A setting of the database does not weaken a commit of the service.
+    connection = one._parts.journal._connection()  # type: ignore[union-attr]
+    assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+    assert server.execute("SHOW fsync") == [("on",)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -40,28 +41,115 @@ _SESSION = {
 }
 
 
+class OldPrimary(psycopg.OperationalError):
+    """The server was replaced by another one, and takes writes nevertheless."""
+
+
 class Connector:
-    """Makes connections of one kind, and says where to without a password."""
+    """Makes connections of one kind, and names their target without a password. Thread-safe.
+
+    A primary that comes back after it was replaced takes writes that nobody else has. Its timeline
+    is older than that of the server which was promoted. So of several hosts the one with the
+    newest timeline is taken, and none that is older than the newest seen.
+    """
 
     def __init__(self, address: str) -> None:
         """`address`: a URL or a connection string of libpq. Raises psycopg.ProgrammingError."""
         given = conninfo_to_dict(address)
-        self._conninfo = make_conninfo(
-            address, **{k: v for k, v in _CLIENT.items() if k not in given}
-        )
+        more = {name: value for name, value in _CLIENT.items() if name not in given}
+        self._hosts = [make_conninfo(address, **more, **host) for host in _hosts(given)]
         host, port = given.get("host", "its socket"), given.get("port", 5432)
         self.name = f"PostgreSQL at {host}:{port}, database {given.get('dbname', 'of the user')}"
+        self._newest = 0
+        self._timelines: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
 
     def connect(self) -> Connection:
         """A connection in autocommit mode. Raises psycopg.Error."""
-        connection = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=5)
+        connections: list[tuple[int, Connection]] = []
+        error: psycopg.Error | None = None
+        for host in self._hosts:
+            try:
+                connection = psycopg.connect(host, autocommit=True, prepare_threshold=5)
+            except psycopg.Error as failure:
+                error = failure
+                continue
+            try:
+                connections.append((_timeline(connection), connection))
+            except psycopg.Error as failure:
+                connection.close()
+                error = failure
+        if not connections:
+            assert error is not None
+            raise error
+        connections.sort(key=lambda each: each[0])
+        for _, older in connections[:-1]:
+            older.close()
+        timeline, connection = connections[-1]
         try:
             settings = "; ".join(f"SET {name} = {value}" for name, value in _SESSION.items())
             connection.execute(settings)
+            self._timelines[connection] = timeline
+            self.check(connection)
+            self._newest = max(self._newest, timeline)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def check(self, connection: Connection) -> None:
+        """Raises OldPrimary when a newer server than this connection's has been seen."""
+        timeline = self._timelines.get(connection, 0)
+        if timeline < self._newest:
+            raise OldPrimary(
+                f"the server is on timeline {timeline}, and timeline {self._newest} was seen "
+                "before: it was replaced by another server"
+            )
+
+
+def _hosts(given: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """The host and port of each server of an address; of one without a list what it has itself."""
+    hosts, ports = str(given.get("host", "")).split(","), str(given.get("port", "")).split(",")
+    if len(hosts) == 1:
+        yield {}
+        return
+    for number, host in enumerate(hosts):
+        port = ports[number] if len(ports) == len(hosts) else ports[0]
+        yield {"host": host} | ({"port": port} if port else {})
+
+
+def _timeline(connection: Connection) -> int:
+    """The timeline of a server; 0 where it does not tell, as some that are like PostgreSQL."""
+    try:
+        query = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+        row = connection.execute(query).fetchone()
+    except (psycopg.errors.FeatureNotSupported, psycopg.errors.InsufficientPrivilege):
+        return 0
+    except psycopg.errors.UndefinedFunction:
+        return 0
+    return 0 if row is None else int(row[0], 16)
+
+
+def log_durability(name: str, connection: Connection) -> None:
+    """Say in the log what an acknowledged commit survives. Raises psycopg.Error."""
+    query = "SELECT current_setting('server_version'), current_setting('synchronous_standby_names')"
+    version, standbys = connection.execute(query).fetchone() or ("", "")
+    log.info(
+        "the state is kept by PostgreSQL",
+        database=name,
+        version=version,
+        acknowledged_when=f"on this server and on {standbys}"
+        if standbys
+        else "on this server alone",
+    )
+    for setting in ("fsync", "full_page_writes"):
+        row = connection.execute("SELECT current_setting(%s)", (setting,)).fetchone()
+        if row is not None and row[0] == "off":
+            log.warning(
+                "a crash of the database's machine may lose acknowledged writes",
+                database=name,
+                setting=setting,
+                value="off",
+            )
 
 
 @contextmanager

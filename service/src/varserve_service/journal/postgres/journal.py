@@ -419,6 +419,7 @@ class PostgresJournal:
                 self._following = self._connector.connect()
                 self._following.execute(f"LISTEN {CHANNEL}")
             connection = self._following
+            self._connector.check(connection)
             while not self._closed.is_set():
                 with cut_after(connection, _TURN_SECONDS):
                     commits = self._after(connection, known)
@@ -483,6 +484,7 @@ class PostgresJournal:
             raise StateStoreUnavailable("the model is being closed; nothing was changed")
         if self._appending is None or self._appending.closed:
             self._appending = self._connector.connect()
+        self._connector.check(self._appending)
         return self._appending
 
     def _roll_back(self) -> None:

@@ -13,7 +13,7 @@ from varserve_service.journal.compatibility import describe
 from varserve_service.journal.failures import StateUnavailable
 from varserve_service.journal.options import JournalOptions
 
-from .connection import Connector
+from .connection import Connector, log_durability
 from .journal import PostgresJournal
 from .schema import prepare
 
@@ -37,6 +37,7 @@ class PostgresState:
         try:
             with self._connector.connect() as connection:
                 prepare(connection)
+                log_durability(self._connector.name, connection)
         except psycopg.Error as error:
             raise self._unavailable(error) from error
 
