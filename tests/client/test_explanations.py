@@ -95,7 +95,7 @@ def test_tls_where_it_is_not_given(files: Path) -> None:
         localhost = f"localhost:{port}"
         assert "it may want TLS" in failure(localhost)
         other = failure(localhost, tls=varserve.Tls(ca=files / "other.pem"))
-        assert "not believed (unable to get local issuer certificate)" in other
+        assert "not believed (" in other
         assert "not believed" in failure(localhost, tls=True)
         named = failure(f"127.0.0.1:{port}", tls=varserve.Tls(ca=files / "ca.pem"))
         assert "for another name; `server_name`" in named

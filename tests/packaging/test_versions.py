@@ -17,7 +17,7 @@ import pytest
 from tests.packaging.tools import ROOT, clean_environment, run
 
 UV = Path(sys.executable).with_name("uv")
-TOOLS = ("hypothesis", "pytest", "pytest-asyncio", "pytest-timeout")
+TOOLS = ("hypothesis", "pytest", "pytest-asyncio", "pytest-timeout", "trustme")
 
 
 def interpreter(version: str) -> str | None:

@@ -33,7 +33,7 @@ def explain(details: str, target: str, encrypted: bool) -> str:
         return f"{target}: its certificate is for another name; `server_name` says which to expect"
     if "Failed to create security handshaker" in details:
         return f"{target}: the files for TLS cannot be used together"
-    if "Expected SETTINGS frame" in details or "http1" in details.lower():
+    if "Failed parsing HTTP/2" in details or "http1" in details.lower():
         return f"{target}: expected gRPC, found HTTP/1; it is another service, or another port"
     if "failed to connect" in details and re.search("Socket closed|Connection reset", details):
         wants = (
