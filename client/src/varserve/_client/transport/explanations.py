@@ -29,7 +29,7 @@ def explain(details: str, target: str, encrypted: bool) -> str:
             f"{target}: its certificate is not believed ({reason or 'it was not verified'}); "
             "expected one of the authority that `ca` names"
         )
-    if "Hostname Verification Check failed" in details:
+    if re.search("Hostname Verification Check failed|is not in peer certificate", details):
         return f"{target}: its certificate is for another name; `server_name` says which to expect"
     if "Failed to create security handshaker" in details:
         return f"{target}: the files for TLS cannot be used together"
