@@ -138,12 +138,24 @@ class FakeVariable:
         whole[index_of(region)] = value.numpy()
         return FakeValue(whole)
 
-    def write(self, value: Value, region: Region | None = None) -> None:
+    def own(self, value: Value) -> FakeValue:
+        return FakeValue(value.numpy().copy())
+
+    def swap(self, owned: Any) -> Value:
+        self._fail_if_due()
+        previous, self.array = self.array, owned.numpy()
+        assert previous is not None
+        return FakeValue(previous)
+
+    def _fail_if_due(self) -> None:
         if self.fail_after is not None:
             self.fail_after -= 1
             if self.fail_after < 0:
                 self.fail_after = None
                 raise OutOfMemory(f"no memory for {self.spec.name}")
+
+    def write(self, value: Value, region: Region | None = None) -> None:
+        self._fail_if_due()
         if region is None and not self.writes_in_place:
             self.array = value.numpy()
             return

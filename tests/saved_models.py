@@ -424,6 +424,25 @@ def embedding(folder: Path) -> Path:
 
 
 @builder
+def large_table(folder: Path) -> Path:
+    """`table` float32 [40000, 64] of zeros, which `lookup` gathers from; `bias` [64] of zeros."""
+    import tensorflow as tf
+
+    class LargeTable(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = tf.Variable(tf.zeros([40_000, 64]), name="table")
+            self.bias = tf.Variable(tf.zeros([64]), name="bias")
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
+        def lookup(self, ids: Any) -> Any:
+            return tf.gather(self.table, ids) + self.bias
+
+    module = LargeTable()
+    return _save(module, folder, {"serving_default": module.lookup})
+
+
+@builder
 def many(folder: Path) -> Path:
     """40 float32 `f_N`, 5 bfloat16 `b_N`, 2 strings, each of [2] and of another value; a table."""
     import tensorflow as tf

@@ -11,7 +11,7 @@ import tensorflow as tf
 from varserve_service.core.arrays.buffers import aligned_copy
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices, index_of, region_shape
 from varserve_service.core.errors import OutOfMemory
-from varserve_service.core.ports.loaded_model import Operation, Value, VariableSpec
+from varserve_service.core.ports.loaded_model import Operation, OwnedValue, Value, VariableSpec
 
 from . import casts, device_reductions
 from .casts import CastValue
@@ -38,6 +38,20 @@ _IN_PLACE_ON_DEVICE = frozenset(
         *("int8", "int16", "int64", "uint8", "uint16", "uint32", "uint64"),
     }
 )
+
+
+class Owned:
+    """Implements the core's OwnedValue: a tensor that is given away once."""
+
+    def __init__(self, tensor: tf.Tensor) -> None:
+        self._tensor: tf.Tensor | None = tensor
+        self.nbytes = TensorValue(tensor).nbytes
+
+    def take(self) -> tf.Tensor:
+        """The tensor, which is not held here any more."""
+        tensor, self._tensor = self._tensor, None
+        assert tensor is not None
+        return tensor
 
 
 class SavedVariable:
@@ -201,6 +215,25 @@ class SavedVariable:
                 self._access["assign"](self._handle, self._overlay(whole, value, region))
         except OUT_OF_MEMORY as error:
             raise self._out_of_memory() from error
+
+    def own(self, value: Value) -> Owned:
+        try:
+            tensor = as_tensor(value, self._device)
+            with tf.device(self._device):
+                return Owned(tf.raw_ops.DeepCopy(x=tensor))
+        except OUT_OF_MEMORY as error:
+            raise self._out_of_memory() from error
+
+    def swap(self, owned: OwnedValue) -> Value:
+        assert isinstance(owned, Owned)
+        with tf.device(self._device):
+            # Else TensorFlow copies both what is read here and what is assigned, since functions
+            # gather from the variable. The next of them switches this on again, and copies nothing
+            # as long as nobody else holds the tensor.
+            tf.raw_ops.DisableCopyOnRead(resource=self._handle)
+            previous = tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=self._dtype)
+            tf.raw_ops.AssignVariableOp(resource=self._handle, value=owned.take())
+        return TensorValue(previous)
 
     def _write_in_place(self, value: tf.Tensor, region: Region) -> None:
         if math.prod(value.shape.as_list()) == 0:

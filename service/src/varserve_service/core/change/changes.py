@@ -7,12 +7,15 @@ it, will have. A change is what is made, undone and, with a journal, made durabl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from varserve_service.core.arrays.regions import Region, region_shape
 from varserve_service.core.arrays.shapes import least_bytes
 from varserve_service.core.ports.commits import Changed
-from varserve_service.core.ports.loaded_model import LoadedModel, Value, Variable
+from varserve_service.core.ports.loaded_model import LoadedModel, OwnedValue, Value, Variable
+
+_SWAPPED_BYTES = 4 * 2**20
+"""Writing more than this over what is there would hold up others; less, swapping costs more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,7 +23,8 @@ class Change:
     """The value that a region of a variable, or all of it, will have.
 
     `whole` is the whole value with the region in it, where the variable is written as a whole, and
-    `replaced` what the region held: in memory of its own, since the history keeps it.
+    `replaced` what the region held: in memory of its own, since the history keeps it. `owned` is a
+    copy of a large whole value for a variable that is written in place: it is swapped in.
     """
 
     variable: Variable
@@ -28,6 +32,7 @@ class Change:
     value: Value
     whole: Value | None = None
     replaced: Value | None = None
+    owned: OwnedValue | None = None
 
     @property
     def written(self) -> Region | None:
@@ -38,7 +43,7 @@ class Change:
     def replaced_bytes(self) -> int:
         """Bytes that are copied when the change is made, of what it replaces: in place, that is."""
         variable = self.variable
-        if not variable.writes_in_place:
+        if not variable.writes_in_place or self.owned is not None:
             return 0
         shape = variable.shape()
         if self.region is not None and shape:
@@ -47,28 +52,52 @@ class Change:
         return least_bytes(variable.spec.dtype, shape)
 
 
+def swaps(variable: Variable, nbytes: int) -> bool:
+    """Whether a whole value of so many bytes is swapped in, and not written over what is there."""
+    return variable.writes_in_place and nbytes > _SWAPPED_BYTES
+
+
+def to_swap(change: Change) -> Change:
+    """The same change, with an owned copy where it is to be swapped in. Raises OutOfMemory.
+
+    Needs no lock.
+    """
+    if change.written is not None or not swaps(change.variable, change.value.nbytes):
+        return change
+    return replace(change, owned=change.variable.own(change.value))
+
+
 class ChangeSet:
     """Changes to different variables, made all or none. The model's lock is held exclusively."""
 
     def __init__(self, changes: Sequence[Change], loaded: LoadedModel) -> None:
         self._changes = changes
         self._loaded = loaded
-        self._preimages: Sequence[Value | None] = ()
+        self._preimages: list[Value | None] = []
 
     def make(self) -> list[Changed]:
         """Make them. Raises OutOfMemory, with nothing changed."""
         self._preimages = self._read_preimages()
         try:
-            for change in self._changes:
+            for number, change in enumerate(self._changes):
                 if change.written is not None:
                     change.variable.write(change.value, change.written)
-            wholes = [c for c in self._changes if c.written is None]
+                elif self._is_swapped(change):
+                    assert change.owned is not None
+                    self._preimages[number] = change.variable.swap(change.owned)
+            wholes = [c for c in self._changes if c.written is None and not self._is_swapped(c)]
             self._loaded.write([(c.variable, c.whole or c.value) for c in wholes])
         except BaseException:
             self.undo()
             raise
         return [
-            Changed(c.variable.spec, c.region, c.value, preimage if c.whole is None else c.replaced)
+            Changed(
+                c.variable.spec,
+                c.region,
+                c.value,
+                preimage if c.whole is None else c.replaced,
+                separate=c.variable.writes_in_place,
+            )
             for c, preimage in zip(self._changes, self._preimages, strict=True)
         ]
 
@@ -79,11 +108,16 @@ class ChangeSet:
             if preimage is not None:  # A variable cannot lose its value again.
                 change.variable.write(preimage, change.written)
 
+    def _is_swapped(self, change: Change) -> bool:
+        return change.owned is not None and change.variable.is_initialized()
+
     def _read_preimages(self) -> list[Value | None]:
         """What undoing each change needs; None for a variable without a value."""
         # What writes a region has a value: its change was worked out from it.
         whole = [
-            c.variable for c in self._changes if c.written is None and c.variable.is_initialized()
+            c.variable
+            for c in self._changes
+            if c.written is None and c.variable.is_initialized() and not self._is_swapped(c)
         ]
         wholes = dict(zip(whole, self._loaded.read(whole), strict=True))
         return [

@@ -28,7 +28,7 @@ from varserve_service.core.arrays.shapes import least_bytes
 from varserve_service.core.ports.commits import Changed
 from varserve_service.core.ports.loaded_model import Value, Variable
 
-from .changes import Change
+from .changes import Change, to_swap
 from .writes import uninitialized
 
 
@@ -154,7 +154,7 @@ class Reversal:
     def change(self) -> Change:
         """The change to make. Needs no lock. Raises OutOfMemory."""
         if self.past is not None:
-            return Change(self.variable, self.region, self.past.value())
+            return to_swap(Change(self.variable, self.region, self.past.value()))
         if len(self.replaced) == 1:
             return restored(self.variable, self.replaced[0])
         # The oldest change of a row replaced what is to come back: it is laid last.

@@ -29,7 +29,7 @@ from varserve_service.core.arrays.regions import Region, Rows, region_shape, tou
 from varserve_service.core.arrays.shapes import least_bytes
 from varserve_service.core.ports.loaded_model import Operation, Value, Variable
 
-from .changes import Change
+from .changes import Change, swaps, to_swap
 from .writes import Write, check_shape, static_shape, uninitialized, with_unique_rows
 
 FEW = 4
@@ -120,7 +120,8 @@ class VariablePlan:
     @property
     def cost(self) -> Cost:
         """What the writes take."""
-        return Cost(self._taken_bytes(), self._replaced_bytes(), self._brought_bytes())
+        taken = self._taken_bytes() + self._owned_bytes()
+        return Cost(taken, self._replaced_bytes(), self._brought_bytes())
 
     @property
     def value_bytes(self) -> int:
@@ -147,7 +148,7 @@ class VariablePlan:
 
         Needs no lock. Raises RequestError SHAPE_MISMATCH, REGION_INVALID, OUT_OF_MEMORY.
         """
-        self._change = self._worked_out()
+        self._change = to_swap(self._worked_out())
         self._base = None
         return self._change
 
@@ -188,7 +189,14 @@ class VariablePlan:
             return 0
         if all(write.region is not None for write in self._writes):
             return self._rows_bytes()
-        return self._whole_bytes()
+        return 0 if self._owned_bytes() else self._whole_bytes()
+
+    def _owned_bytes(self) -> int:
+        """Bytes of the copy of a whole that is swapped in."""
+        if all(write.region is not None for write in self._writes):
+            return 0
+        whole = self._whole_bytes()
+        return whole if swaps(self.variable, whole) else 0
 
     def _rows_bytes(self) -> int:
         """Bytes of the rows that the regions touch."""

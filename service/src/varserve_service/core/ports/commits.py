@@ -61,12 +61,15 @@ class Changed:
     region: Region | None
     value: Value
     previous: Value | None
+    separate: bool = False
+    """A whole `value` is in memory of its own, and not in the variable's."""
 
     @property
     def nbytes(self) -> int:
         """Bytes that only this keeps: a whole `value` is the next one's previous, or present."""
         previous = self.previous.nbytes if self.previous is not None else 0
-        return previous if self.region is None else previous + self.value.nbytes
+        shared = self.region is None and not self.separate
+        return previous if shared else previous + self.value.nbytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,13 @@ class Value(Protocol):
         ...
 
 
+class OwnedValue(Protocol):
+    """A value in memory that nobody else holds. It is given to its variable once, by `swap`."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 class Variable(Protocol):
     """One variable of a loaded model.
 
@@ -254,6 +261,20 @@ class Variable(Protocol):
 
     def write(self, value: Value, region: Region | None = None) -> None:
         """Replace the present value, or a region. Raises OutOfMemory, with nothing changed."""
+        ...
+
+    def own(self, value: Value) -> OwnedValue:
+        """A copy of a whole value for `swap`, of a variable that is written in place.
+
+        Needs no lock. Raises OutOfMemory.
+        """
+        ...
+
+    def swap(self, owned: OwnedValue) -> Value:
+        """Replace the present value by an owned one, without a copy; what was there before.
+
+        Of a variable that is written in place, and is initialized.
+        """
         ...
 
 

@@ -1,0 +1,141 @@
+"""Large embedding tables on real SavedModels: assigned by a swap, read by parts, beside lookups."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.savedmodel.looking import variable
+from tests.waiting import join
+from varserve_service.core.arrays.regions import Rows
+from varserve_service.core.change.writes import Write
+from varserve_service.core.errors import OutOfMemory
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.partwise import PartwiseValue
+from varserve_service.core.ports.loaded_model import LoadedModel, Operation
+from varserve_service.core.ports.messages import Read
+
+Load = Callable[[str], LoadedModel]
+ROWS, COLUMNS = 40_000, 64
+"""10 MiB of float32."""
+IDS = np.array([0, 7, ROWS - 1], np.int64)
+
+
+def lookup(live: LiveModel) -> list[float]:
+    values = live.run("lookup", {"ids": IDS.copy()}, {}).values
+    return [float(row[0]) for row in next(iter(values.values())).numpy()]
+
+
+def whole(number: float) -> np.ndarray:
+    return np.full((ROWS, COLUMNS), number, np.float32)
+
+
+def test_a_whole_assign_is_seen_by_every_way_to_read(load: Load) -> None:
+    """By a function, whole, by rows, by a summary of parts; and again after each further write."""
+    live = LiveModel(load("large_table"))
+    assert variable(live._loaded, "table").writes_in_place  # type: ignore[attr-defined]
+    for number in range(3):
+        live.assign([Write("table", Operation.SET, whole(number))])
+        assert lookup(live) == [number] * 3
+        row = np.full((1, COLUMNS), 100 + number, np.float32)
+        live.assign([Write("table", Operation.SET, row, Rows(np.array([7])))])
+        assert lookup(live) == [number, 100 + number, number]
+        live.assign([Write("table", Operation.ADD, whole(1))])
+        assert lookup(live) == [number + 1, 101 + number, number + 1]
+        (entry,) = live.read([Read("table")]).entries
+        assert isinstance(entry.value, PartwiseValue)
+        expected = whole(number + 1)
+        expected[7] = 101 + number
+        assert np.array_equal(entry.value.numpy(), expected)
+    live.revert(3)
+    assert lookup(live) == [1, 101, 1]
+    live.revert(0)
+    assert lookup(live) == [0, 0, 0]
+
+
+def test_what_fails_after_a_swap_is_swapped_back(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table has the values that it had, for functions and for reads."""
+    live = LiveModel(load("large_table"))
+    live.assign([Write("table", Operation.SET, whole(1))])
+    bias = variable(live._loaded, "bias")
+
+    def fail(*_: object) -> None:
+        raise OutOfMemory("no memory, on purpose")
+
+    monkeypatch.setattr(type(live._loaded), "write", lambda *_: fail())
+    with pytest.raises(OutOfMemory):
+        live.assign(
+            [
+                Write("table", Operation.SET, whole(2)),
+                Write("bias", Operation.SET, np.ones(COLUMNS, np.float32)),
+            ]
+        )
+    monkeypatch.undo()
+    assert lookup(live) == [1, 1, 1]
+    assert bias.read().numpy().tolist() == [0] * COLUMNS
+    (entry,) = live.read([Read("table")]).entries
+    assert entry.value is not None
+    assert np.array_equal(entry.value.numpy(), whole(1))
+
+
+def test_a_value_that_is_read_stays_while_the_table_is_assigned(load: Load) -> None:
+    """Parts come from before the assigns, whatever is swapped in meanwhile."""
+    live = LiveModel(load("large_table"))
+    live.assign([Write("table", Operation.SET, whole(1))])
+    (entry,) = live.read([Read("table")]).entries
+    value = entry.value
+    assert value is not None
+    first = bytes(value.buffer(0, 4096))
+    for number in (2, 3):
+        live.assign([Write("table", Operation.SET, whole(number))])
+    assert first == whole(1).tobytes()[:4096]
+    assert np.array_equal(value.numpy(), whole(1))
+
+
+def test_after_an_assign_the_next_lookup_does_not_copy_the_table(load: Load) -> None:
+    """TensorFlow gathers from the memory that was swapped in: nobody else holds it."""
+    live = LiveModel(load("large_table"))
+    table = variable(live._loaded, "table")
+    live.assign([Write("table", Operation.SET, whole(1))])
+    lookup(live)
+
+    def address() -> int:
+        tf.raw_ops.DisableCopyOnRead(resource=table.handle)  # type: ignore[attr-defined]
+        (alias,) = table._access["read"](table.handle)  # type: ignore[attr-defined]
+        return int(np.asarray(alias).ctypes.data)
+
+    owned = table.own(table.stage(whole(2)))
+    tensor = owned._tensor  # type: ignore[attr-defined]
+    expected = int(np.asarray(tensor).ctypes.data)
+    del tensor
+    table.swap(owned)
+    lookup(live)
+    assert address() == expected
+
+
+def test_lookups_go_on_while_a_table_is_assigned(load: Load) -> None:
+    """Each sees the table before or after, never a mixture."""
+    live = LiveModel(load("large_table"))
+    live.assign([Write("table", Operation.SET, whole(0))])
+    stop, seen = threading.Event(), []
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.append(lookup(live))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for number in range(1, 6):
+        live.assign([Write("table", Operation.SET, whole(number))])
+        time.sleep(0)
+    stop.set()
+    join([thread])
+    assert seen
+    assert all(len(set(row)) == 1 for row in seen)
