@@ -75,6 +75,18 @@ class Xla(BaseModel):
     )
 
 
+class Bounds(BaseModel):
+    """What one input of a function may be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_rank: int = Field(0, ge=0, le=254, description="least number of dimensions")
+    max_rank: int | None = Field(None, ge=0, le=254, description="largest number of dimensions")
+    max_elements: int | None = Field(None, ge=0, description="elements at most")
+    min_value: float | None = Field(None, description="least value of an element")
+    max_value: float | None = Field(None, description="largest value of an element")
+
+
 Verb = Literal["list", "read", "summarize", "assign", "run", "inspect", "watch", "admin"]
 
 
@@ -296,6 +308,10 @@ class Settings(BaseSettings):
     )
     batching: dict[str, dict[str, Batching]] = Field(
         default_factory=dict, description="by model and function: run small calls as one"
+    )
+    input_bounds: dict[str, dict[str, dict[str, Bounds]]] = Field(
+        default_factory=dict,
+        description="by model, function and input: refuse other inputs before TensorFlow sees them",
     )
     xla: dict[str, dict[str, Xla]] = Field(
         default_factory=dict, description="by model and function: compile with XLA at the start"

@@ -13,6 +13,7 @@ from varserve_service.core.commit.idempotency import IdempotencyCache
 from varserve_service.core.errors import JournalError, ModelLoadError, RequestError
 from varserve_service.core.inspection.ports import InspectionLimits
 from varserve_service.core.memory import MemoryBudget
+from varserve_service.core.model.input_bounds import InputBounds
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import STABLE, Models
 from varserve_service.core.ports.commits import CommitListener
@@ -213,8 +214,13 @@ def _live(
         settings.request_ids, max_age=settings.request_id_age
     )
     history = History(settings.history_commits, settings.history_bytes)
+    bounds = settings.input_bounds.get(loaded.name, {})
     return LiveModel(
         loaded,
+        input_bounds={
+            function: {name: InputBounds(**each.model_dump()) for name, each in inputs.items()}
+            for function, inputs in bounds.items()
+        },
         idempotency=idempotency,
         history=history,
         journal=journal,

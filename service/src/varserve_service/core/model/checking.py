@@ -51,6 +51,7 @@ class PlanCheck:
         function = parts.functions.find(check.function)
         self._name = function.spec.name
         index = choose(function.spec, check.inputs, check.constants)
+        parts.input_bounds.check(self._name, check.inputs)
         overload = function.spec.overloads[index]
         if not isinstance(function, Inspectable):
             raise RequestError(

@@ -132,6 +132,7 @@ class Inspecting:
         found = self._parts.functions.find(function)
         spec = found.spec
         index = choose(spec, inputs, constants)
+        self._parts.input_bounds.check(spec.name, inputs)
         overload = spec.overloads[index]
         used = [self._parts.by_path[path] for path in sorted({*overload.reads, *overload.writes})]
         names = {variable.spec.name: variable.spec.path for variable in used}

@@ -254,7 +254,10 @@ class LiveModel:
         Of each input only dtype and shape are looked at. Returns the index of the overload that
         they choose. Raises RequestError.
         """
-        return choose(self.function(function), inputs, constants)
+        spec = self.function(function)
+        index = choose(spec, inputs, constants)
+        self._parts.input_bounds.check(spec.name, inputs, values=False)
+        return index
 
     def run(
         self,

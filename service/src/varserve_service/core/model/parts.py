@@ -6,6 +6,7 @@ Puts them together, and brings back what a journal kept. Decides nothing else.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import TypedDict
 
 from varserve_service.core.commit.committer import Committer
@@ -24,6 +25,7 @@ from varserve_service.core.ports.loaded_model import Function, LoadedModel, Vari
 from varserve_service.core.ports.messages import Answer
 from varserve_service.core.ports.observer import UNOBSERVED, Observer
 
+from .input_bounds import BoundsByInput, FunctionBounds
 from .naming import Directory
 from .runs import RunsInProgress
 
@@ -32,7 +34,8 @@ class Options(TypedDict, total=False):
     """What a live model is given beside what was loaded. Left out or None: one of its own.
 
     With a `journal`, the model takes up what that kept. `host_memory` is what the process may take;
-    without it nothing is refused beforehand. `inspection_limits` are those of one inspection.
+    without it nothing is refused beforehand. `inspection_limits` are those of one inspection,
+    `input_bounds` those of functions by their name or path.
     """
 
     lock: ReadersWriterLock | None
@@ -43,13 +46,14 @@ class Options(TypedDict, total=False):
     observer: Observer
     host_memory: MemoryBudget | None
     inspection_limits: InspectionLimits
+    input_bounds: Mapping[str, BoundsByInput]
 
 
 class Parts:
     """A loaded model, its lock, its revisions, and what keeps and makes its commits."""
 
     def __init__(self, loaded: LoadedModel, options: Options) -> None:
-        """Raises JournalError."""
+        """Raises JournalError; RequestError for bounds of what the model does not have."""
         self.loaded = loaded
         self.journal = options.get("journal")
         self.observer = options.get("observer", UNOBSERVED)
@@ -66,6 +70,7 @@ class Parts:
         self.functions: Directory[Function] = Directory(
             "function", loaded.functions, Reason.FUNCTION_NOT_FOUND, loaded.name
         )
+        self.input_bounds = FunctionBounds(options.get("input_bounds", {}), self.functions)
         self.runs = RunsInProgress()
         self.by_path = {variable.spec.path: variable for variable in loaded.variables}
         epoch = secrets.token_hex(8) if self.journal is None else self.journal.epoch

@@ -55,6 +55,7 @@ class Run(Proposal):
         super().__init__(terms)
         self._parts = parts
         index = choose(function.spec, inputs, constants)
+        parts.input_bounds.check(function.spec.name, inputs)
         self._overload = function.spec.overloads[index]
         self._name = function.spec.name
         self._outputs = outputs
