@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +46,27 @@ def test_a_snippet_runs_as_it_stands(
     exec(compile(snippet, f"{page}, snippet {number + 1}", "exec"), {})
 
 
+COMMANDS = re.findall(r"^\.venv/bin/varserve (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith("web")])
+def test_a_command_of_the_readme_works(line: str, demo_service: ServiceProcess) -> None:
+    """Every command of the README ends well on the service that it names."""
+    arguments = shlex.split(line, comments=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "varserve", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"VARSERVE_SERVER": demo_service.address},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    # Other tests of this run may have left a difference, which `diff` tells by its exit code.
+    assert done.returncode in ((0, 1) if arguments[0] == "diff" else (0,)), done.stderr
+    assert done.stdout
+
+
 @pytest.mark.parametrize("page", ["docs/guarantees.md", "docs/watching.md"])
 def test_every_test_that_is_named_is_there(page: str) -> None:
     """A promise names tests that exist."""
@@ -73,6 +98,12 @@ def test_every_link_leads_somewhere(name: str) -> None:
     assert broken == []
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    """Each page of docs/ is in the README's table."""
+    readme = (ROOT / "README.md").read_text()
+    assert [n for n in NAMES if re.fullmatch(r"docs/[\w-]+\.md", n) and n not in readme] == []
+
+
 def test_the_readme_has_the_two_commands() -> None:
     """What `make test-fresh` runs is what the README says."""
     readme = (ROOT / "README.md").read_text()
@@ -95,10 +126,12 @@ def test_every_module_that_is_named_is_there() -> None:
     """A file or folder of the code that ARCHITECTURE.md or CONTRIBUTING.md names exists."""
     roots = [ROOT, ROOT / "service/src/varserve_service", ROOT / "client/src/varserve"]
     roots += [root / room for root in roots[1:] for room in ("core", "rpc", "_client")]
+    files = {path.name for root in roots[1:3] for path in root.rglob("*.py")}
     for page in ("ARCHITECTURE.md", "CONTRIBUTING.md"):
         named = re.findall(r"`([\w./]+(?:\.py|/))`", (ROOT / page).read_text())
         assert named
-        assert [n for n in named if not any((root / n).exists() for root in roots)] == []
+        missing = [n for n in named if not any((root / n).exists() for root in roots)]
+        assert [name for name in missing if name not in files] == []
 
 
 def test_the_page_of_the_contract_lists_every_call() -> None:
