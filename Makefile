@@ -16,7 +16,7 @@ FACADES := service/src/varserve_service/rpc/facades/contracts.binpb
 UPGRADE ?=
 SECONDS ?= 1200
 
-.PHONY: help demo serve test test-fast test-fresh test-versions test-faults fuzz mutants walks lint types proto proto-check lock bench figures pictures clean
+.PHONY: help demo serve test test-fast test-fresh test-versions test-faults fuzz mutants walks lint types proto proto-check lock bench figures pictures test-clients clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ mutants: .venv/.mutants ## change the program a little, see which changes no tes
 
 walks: .venv/.installed ## count the functions and files that one call of each kind visits; ARGS=--files
 	@$(BIN)/python -m tests.walks $(ARGS)
+
+test-clients: .venv/.installed ## run the tests with clients and tools that others wrote, the large ones too
+	@$(BIN)/python -m pytest -m "clients or not clients" tests/clients $(ARGS)
 
 pictures: .venv/.installed ## take the pictures of docs/web.md anew; needs Chromium as `chromium`
 	@mkdir -p docs/images
@@ -99,6 +102,7 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 		"fuzz -c requirements/dev.txt" \
 		"mutants -c requirements/dev.txt" \
 		"proto" \
+		"clients-mlflow" \
 		"clients-triton" \
 		"clients-tensorflow-serving --no-deps" \
 		"kubernetes --no-deps --only-binary :all: --emit-build-options" \

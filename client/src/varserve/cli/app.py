@@ -15,7 +15,7 @@ from varserve import (
     VarserveError,
 )
 
-from . import admin, change, compare, follow, inside, look, shell, transfer, web
+from . import admin, change, compare, fetch, follow, inside, look, shell, transfer, web
 from .exits import DEFECT, INTERRUPTED, Failed
 from .session import (
     DEFAULT_ADMIN_SERVER,
@@ -144,6 +144,6 @@ def varserve(ctx: click.Context, /, **flags: Any) -> None:
     ctx.call_on_close(ctx.obj.close)
 
 
-for _room in (look, inside, change, follow, transfer, compare, admin, web, shell):
+for _room in (look, inside, change, follow, transfer, compare, admin, fetch, web, shell):
     for _command in _room.COMMANDS:
         varserve.add_command(_command)

@@ -1,0 +1,142 @@
+"""`varserve fetch` and `varserve follow`: models from where they are into a repository."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from varserve import VarserveError
+from varserve.fetching import Fetched, FetchError, open_source, place, target_of
+
+from . import output
+from .common import command
+from .exits import Unusable
+from .session import Session
+
+_DIGEST = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Progress]:
+    console = output.console(errors=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    bar = Progress(
+        *columns,
+        TransferSpeedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    with bar:
+        bar.add_task(what, total=None)
+        yield bar
+
+
+def _fetched(uri: str, target: str, version: int | None, manifest: Path | None) -> Fetched:
+    try:
+        repository, name, named = target_of(target)
+        expected = None if manifest is None else _digests(manifest)
+        with open_source(uri) as source, _progress(uri) as bar:
+            return place(
+                source,
+                repository,
+                name,
+                version if named is None else named,
+                expected=expected,
+                progress=lambda done, total: bar.update(
+                    bar.task_ids[0], completed=done, total=total
+                ),
+            )
+    except FetchError as error:
+        raise Unusable(str(error)) from None
+
+
+def _digests(manifest: Path) -> dict[str, str]:
+    """Digests by path, as sha256sum writes them, of files relative to the model's folder."""
+    try:
+        lines = manifest.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise Unusable(f"{manifest}: {error}") from None
+    found = {}
+    for number, line in enumerate(lines, 1):
+        match = _DIGEST.fullmatch(line)
+        if match is None:
+            raise Unusable(f"{manifest}:{number}: expected `SHA256  FILE`, found {line[:80]!r}")
+        found[match[2]] = match[1]
+    return found
+
+
+@command("fetch")
+@click.argument("uri")
+@click.argument("target", metavar="REPOSITORY/NAME[/VERSION]")
+@click.option(
+    "--sha256",
+    "manifest",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file of sha256sum, run in the model's folder: what must be fetched.",
+)
+def fetch(session: Session, uri: str, target: str, manifest: Path | None) -> None:
+    """Fetch a SavedModel into a model repository: whole and checked, or not at all.
+
+    URI: a folder, s3://, gs://, az://, models:/NAME/VERSION or models:/NAME@ALIAS, runs:/RUN/PATH.
+    Without a VERSION it becomes the next one. Prints the lines for a list of allowed models.
+    """
+    done = _fetched(uri, target, None, manifest)
+    if session.as_json:
+        output.document(
+            {
+                "model": done.name,
+                "version": done.version,
+                "path": str(done.path),
+                "bytes": done.nbytes,
+                "sha256": dict(done.digests),
+            }
+        )
+        return
+    output.line(f"{done.path}: {len(done.digests)} files, {output.size(done.nbytes)}")
+    click.echo(done.manifest(), nl=False)
+
+
+@command("follow")
+@click.argument("uri")
+@click.argument("target", metavar="REPOSITORY/NAME")
+@click.option("--label", default="stable", metavar="LABEL", help="What is to mean it. [stable]")
+@click.option("--every", default=30.0, type=click.FloatRange(min=1), help="Seconds. [30]")
+@click.option("--count", default=0, type=click.IntRange(min=0), help="End after so many versions.")
+def follow(session: Session, uri: str, target: str, label: str, every: float, count: int) -> None:
+    """Load what an alias of MLflow moves to, into the service that has this repository.
+
+    URI: models:/NAME@ALIAS. A version keeps its number. Needs AdminService (--admin-server).
+    """
+    from varserve.fetching.mlflow_models import version_of
+
+    if not re.fullmatch(r"models:/[^/@]+@[^/@]+", uri):
+        raise Unusable(f"{uri}: expected models:/NAME@ALIAS")
+    loaded, last, said = 0, None, ""
+    while True:
+        try:
+            version = version_of(uri)
+            if version != last:
+                repository, name, _ = target_of(target)
+                if not (repository / name / str(version)).exists():
+                    _fetched(uri, f"{target}/{version}", None, None)
+                header = session.admin.load_model(name, version, label=label)
+                output.line(f"{uri} is version {version}: loaded as {header.model}")
+                last, loaded, said = version, loaded + 1, ""
+        except (FetchError, Unusable, VarserveError) as error:
+            # A registry or service that is away for a moment is asked again; said once.
+            if str(error) != said:
+                said = str(error)
+                click.echo(f"varserve: {said}; trying again every {every:g} seconds", err=True)
+        if count and loaded >= count:
+            return
+        time.sleep(every)
+
+
+COMMANDS = (fetch, follow)
