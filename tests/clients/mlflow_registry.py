@@ -2,6 +2,7 @@
 
 mlflow_registry.py log SAVED_MODEL_FOLDER      prints {"run": ..., "version": ...}
 mlflow_registry.py alias VERSION ALIAS
+mlflow_registry.py recorded RUN_NAME   prints what `varserve watch --mlflow` wrote
 """
 
 from __future__ import annotations
@@ -29,9 +30,24 @@ def log(folder: str) -> dict[str, str]:
     return {"run": run.info.run_id, "version": version.version}
 
 
+def recorded(name: str) -> dict[str, object]:
+    client = MlflowClient()
+    (run,) = client.search_runs(["0"], f"attributes.run_name = '{name}'")
+    mean = client.get_metric_history(run.info.run_id, "v/mean")
+    return {
+        "mean": [[metric.step, metric.value] for metric in mean],
+        "tags": run.data.tags,
+        "document": mlflow.artifacts.load_dict(
+            f"runs:/{run.info.run_id}/commits/{run.data.tags['varserve.revision']}.json"
+        ),
+    }
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "log":
         json.dump(log(sys.argv[2]), sys.stdout)
+    elif sys.argv[1] == "recorded":
+        json.dump(recorded(sys.argv[2]), sys.stdout)
     else:
         MlflowClient().set_registered_model_alias(NAME, sys.argv[3], sys.argv[2])
         json.dump({}, sys.stdout)

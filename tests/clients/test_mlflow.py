@@ -120,6 +120,31 @@ def test_a_registered_model_is_fetched(
     assert not (tmp_path / "none").exists()
 
 
+def test_commits_are_recorded_in_a_run(
+    mlflow: Mlflow, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Metrics by revision, a tag for each commit, and a document with who, why and the hashes."""
+    service = ServiceProcess(f"--model=counter={model_folder('counter')}", log=tmp_path / "log")
+    try:
+        with varserve.connect(service.address) as client:
+            variable = client.model("counter").variables["v"]
+            for _ in range(2):
+                variable.assign_add([1, 1, 1], message="one up")
+            content = variable.summary().content_hash
+        mlflow.run(
+            *("-m", "varserve", "-s", service.address),
+            *("watch", "counter", "v", "--after-revision", "0", "--count", "2", "--mlflow"),
+        )
+    finally:
+        service.close()
+    found = mlflow.registry("recorded", "varserve counter")
+    assert [(step, round(value, 3)) for step, value in found["mean"]] == [(1, 3.0), (2, 4.0)]
+    assert found["tags"]["varserve.revision"] == "2"
+    assert found["tags"]["varserve.commit.2"] == "assign: one up"
+    assert found["document"]["message"] == "one up"
+    assert found["document"]["variables"] == {"v": content}
+
+
 def test_what_an_alias_moves_to_is_loaded(
     mlflow: Mlflow, model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from varserve import Change, DeadlineExceeded, Event
+from varserve import (
+    AccessDenied,
+    Change,
+    DeadlineExceeded,
+    Event,
+    Model,
+    RevisionCompacted,
+    Summary,
+)
+from varserve.recording import BINS, Recorder
+from varserve.recording.mlflow import MlflowRecorder
+from varserve.recording.tensorboard import TensorBoardRecorder
 
 from . import output, records
 from .common import REVISION, command, header_of, model_argument, patterns_argument
-from .exits import DIFFERENT
+from .exits import DIFFERENT, Unusable
 from .session import Session
 from .values import part_text
 
@@ -37,6 +52,13 @@ from .values import part_text
     metavar="SECONDS",
     help="End after so long.",
 )
+@click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write histograms and statistics of what changes as TensorBoard's event files.",
+)
+@click.option("--mlflow", is_flag=True, help="Write them into a run of MLflow, with who and why.")
 def watch(
     session: Session,
     model: str,
@@ -45,8 +67,28 @@ def watch(
     values: bool,
     count: int | None,
     seconds: float | None,
+    tensorboard: Path | None,
+    mlflow: bool,
 ) -> None:
     """Follow commits as they happen, until Ctrl-C. With --json, a document for each on a line."""
+    with ExitStack() as stack:
+        recorders = _recorders(model, tensorboard, mlflow)
+        for recorder in recorders:
+            stack.callback(recorder.close)
+        _follow(session, model, patterns, after_revision, values, count, seconds, recorders)
+
+
+def _follow(
+    session: Session,
+    model: str,
+    patterns: tuple[str, ...],
+    after_revision: int | None,
+    values: bool,
+    count: int | None,
+    seconds: float | None,
+    recorders: Sequence[Recorder],
+) -> None:
+    handle = session.client.model(model) if recorders else None
     with session.client.watch_variables(
         model, patterns, after_revision=after_revision, values=values, timeout=seconds
     ) as events:
@@ -56,6 +98,38 @@ def watch(
                 output.document(_event(event, values))
             else:
                 _show(event, values)
+            if handle is not None:
+                _record(handle, event, recorders)
+
+
+def _recorders(model: str, tensorboard: Path | None, mlflow: bool) -> list[Recorder]:
+    recorders: list[Recorder] = []
+    if tensorboard is not None:
+        _check_installed("tensorboardX", "--tensorboard", "tensorboard")
+        recorders.append(TensorBoardRecorder(tensorboard))
+    if mlflow:
+        _check_installed("mlflow", "--mlflow", "mlflow")
+        recorders.append(MlflowRecorder(model))
+    return recorders
+
+
+def _check_installed(package: str, option: str, extra: str) -> None:
+    if find_spec(package) is None:
+        raise Unusable(
+            f'{option} needs {package}, not installed here: pip install "varserve[{extra}]"'
+        )
+
+
+def _record(model: Model, event: Event, recorders: Sequence[Recorder]) -> None:
+    """Give a commit to the recorders, with summaries of its variables as it left them."""
+    names = list(dict.fromkeys(each.variable for each in event.changes))
+    summaries: Mapping[str, Summary] = {}
+    try:
+        summaries = model.summaries(dict.fromkeys(names), bins=BINS, at_revision=event.revision)
+    except (RevisionCompacted, AccessDenied) as error:
+        output.warning(f"revision {event.revision} is recorded without values: {error}")
+    for recorder in recorders:
+        recorder.record(event, summaries)
 
 
 def _event(event: Event, values: bool) -> dict[str, Any]:

@@ -82,9 +82,7 @@ class ObjectSource:
             listed = [meta for page in obstore.list(self._store) for meta in page]
         except Exception as error:
             raise FetchError(f"{self._uri}: {_first_line(error)}") from None
-        folders = {
-            str(parent) for meta in listed for parent in PurePosixPath(meta["path"]).parents
-        }
+        folders = {str(parent) for meta in listed for parent in PurePosixPath(meta["path"]).parents}
         return sorted(
             File(meta["path"], meta["size"])
             for meta in listed
