@@ -598,6 +598,50 @@ def files(folder: Path) -> Path:
 
 
 @builder
+def shapes(folder: Path) -> Path:
+    """`empty` gives float32 and `words` string of shape [0, n, n, n]."""
+    import tensorflow as tf
+
+    size = tf.TensorSpec([], tf.int64)
+
+    class Shapes(tf.Module):
+        @tf.function(input_signature=[size])
+        def empty(self, n: Any) -> Any:
+            return tf.zeros(tf.stack([tf.constant(0, tf.int64), n, n, n]))
+
+        @tf.function(input_signature=[size])
+        def words(self, n: Any) -> Any:
+            return tf.zeros(tf.stack([tf.constant(0, tf.int64), n, n, n]), tf.string)
+
+    return _save(Shapes(), folder)
+
+
+@builder
+def two_graphs(folder: Path) -> Path:
+    """TensorFlow 1 format with a graph tagged `serve` and `gpu`, and one tagged `train`."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    saver = v1.saved_model.Builder(str(folder))
+    for number, tags in enumerate((["serve", "gpu"], ["train"])):
+        with tf.Graph().as_default(), v1.Session() as session:
+            x = v1.placeholder(tf.float32, [None], name="x")
+            w = v1.get_variable("w", initializer=2.0 + number, use_resource=True)
+            session.run(v1.global_variables_initializer())
+            info = v1.saved_model.build_tensor_info
+            signature = v1.saved_model.build_signature_def(
+                {"x": info(x)}, {"y": info(x * w)}, "tensorflow/serving/predict"
+            )
+            signatures = {"serving_default": signature}
+            if number:
+                saver.add_meta_graph(tags, signature_def_map=signatures)
+            else:
+                saver.add_meta_graph_and_variables(session, tags, signature_def_map=signatures)
+    saver.save()
+    return folder
+
+
+@builder
 def failing(folder: Path) -> Path:
     """`check(x)` fails by an assertion, `fold(x, size)` by a reshape, `pick(x, i)` by an index."""
     import tensorflow as tf
@@ -944,6 +988,88 @@ def tf1_reference(folder: Path) -> Path:
 def tf1_uninitialized(folder: Path) -> Path:
     """TensorFlow 1 format whose saver leaves `step` out: it has no value after loading."""
     return _tf1(folder, "serving_default", partial=True)
+
+
+def _tf1_of(folder: Path, make: Callable[[], tuple[Any, Any]], main_op: Any = None) -> Path:
+    """TensorFlow 1 format: `serving_default` from `x` to `y`, as `make` gives them."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x, y = make()
+        session.run(v1.global_variables_initializer())
+        info = v1.saved_model.build_tensor_info
+        signature = v1.saved_model.build_signature_def({"x": info(x)}, {"y": info(y)}, "p")
+        saver = v1.saved_model.Builder(str(folder))
+        saver.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            signature_def_map={"serving_default": signature},
+            main_op=None if main_op is None else main_op(),
+        )
+        saver.save()
+    return folder
+
+
+@builder
+def tf1_partitioned(folder: Path) -> Path:
+    """TensorFlow 1 format with a partitioned variable: `table/part_0` and `table/part_1`."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+
+    def make() -> tuple[Any, Any]:
+        x = v1.placeholder(tf.float32, [None, 4], name="x")
+        table = v1.get_variable(
+            "table",
+            initializer=tf.reshape(tf.range(8.0), [4, 2]),
+            partitioner=v1.fixed_size_partitioner(2),
+            use_resource=True,
+        )
+        return x, x @ tf.convert_to_tensor(table)
+
+    return _tf1_of(folder, make)
+
+
+@builder
+def tf1_renamed(folder: Path) -> Path:
+    """TensorFlow 1 format whose checkpoint has keys that are no names: `w` is under `old/w`."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None], name="x")
+        w = v1.get_variable("w", initializer=[1.0, 2.0], use_resource=True)
+        session.run(v1.global_variables_initializer())
+        info = v1.saved_model.build_tensor_info
+        y = tf.reduce_sum(w) * x
+        signature = v1.saved_model.build_signature_def({"x": info(x)}, {"y": info(y)}, "p")
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            signature_def_map={"serving_default": signature},
+            saver=v1.train.Saver({"old/w": w}),
+        )
+        builder.save()
+    return folder
+
+
+@builder
+def tf1_set_at_load(folder: Path) -> Path:
+    """TensorFlow 1 format whose init op sets `w` to 5 whatever the checkpoint says; `v` stays."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    made: dict[str, Any] = {}
+
+    def make() -> tuple[Any, Any]:
+        x = v1.placeholder(tf.float32, [None], name="x")
+        made["w"] = v1.get_variable("w", initializer=1.0, use_resource=True)
+        v = v1.get_variable("v", initializer=2.0, use_resource=True)
+        return x, x * made["w"] + v
+
+    return _tf1_of(folder, make, lambda: made["w"].assign(5.0).op)
 
 
 @builder

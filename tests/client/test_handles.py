@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import varserve
+from tests.fakes import FakeModel
+from tests.serving import serve_here
+from varserve_service.core.model.live_model import LiveModel
 
 
 def test_models(client: varserve.Client) -> None:
@@ -392,3 +395,14 @@ async def test_a_transaction_of_the_other_kind_is_refused(address: str) -> None:
         with pytest.raises(TypeError, match="use with"):
             async with transaction:
                 pass
+
+
+def test_a_model_without_variables() -> None:
+    """Zero is a number: all of no variables are read, summarized and listed."""
+    live = LiveModel(FakeModel([], name="none"))
+    with serve_here(live) as address, varserve.connect(address) as client:
+        model = client.model("none")
+        snapshot, summaries = model.read(), model.summaries()
+        assert (dict(snapshot), snapshot.revision, snapshot.epoch) == ({}, 0, model.epoch)
+        assert (dict(summaries), summaries.revision) == ({}, 0)
+        assert len(model.variables) == 0

@@ -6,13 +6,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import saved_models
 from varserve_service import savedmodel
 from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.ports.loaded_model import LoadedModel
+from varserve_service.repository import is_complete
+from varserve_service.rpc.messages import translate
 from varserve_service.savedmodel import Placement, configure_devices
+
+from .looking import run
 
 Load = Callable[[str], LoadedModel]
 
@@ -73,3 +79,81 @@ def test_gpu_that_is_not_there() -> None:
     with pytest.raises(ModelLoadError) as caught:
         configure_devices("gpu:97")
     assert str(caught.value).startswith("device gpu:97 is not there; found ")
+
+
+def test_tags(models_root: Path, placement: Placement) -> None:
+    """The tags say which graph is loaded; where they are not clear, all that there are are told."""
+    path = saved_models.build("two_graphs", models_root)
+    message = refused(path, placement)
+    assert "[gpu, serve], [train]" in message
+    assert "`loading`" in message
+    x = np.array([1], np.float32)
+    model = savedmodel.load("m", path, placement=placement, tags=["serve", "gpu"])
+    assert run(model, "serving_default", x=x)["y"].tolist() == [2]
+    with pytest.raises(
+        ModelLoadError, match=r"no graph with the tags \[tpu\]; it has \[gpu, serve\]"
+    ):
+        savedmodel.load("m", path, placement=placement, tags=["tpu"])
+
+
+def test_the_only_graph_is_loaded_whatever_its_tags(tmp_path: Path, placement: Placement) -> None:
+    """A SavedModel with one graph needs no tags, also where these are not `serve`."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        saver = v1.saved_model.Builder(str(tmp_path / "m"))
+        saver.add_meta_graph_and_variables(session, ["odd"], signature_def_map={})
+        saver.save()
+    assert savedmodel.load("m", tmp_path / "m", placement=placement).functions == ()
+
+
+def test_an_op_library_that_is_not_there(models_root: Path, placement: Placement) -> None:
+    """A library of operations that cannot be loaded is named."""
+    path = saved_models.build("counter", models_root)
+    library = Path("/nowhere/ops.so")
+    with pytest.raises(ModelLoadError, match=r"op library /nowhere/ops\.so cannot be loaded: "):
+        savedmodel.load("m", path, placement=placement, op_libraries=[library])
+
+
+def test_the_cause_is_told(tmp_path: Path, placement: Placement) -> None:
+    """What fails while loading runs the model's own code is told with its cause."""
+
+    asset = tmp_path / "words.txt"
+    asset.write_text("a\nb\n")
+    module = tf.Module()
+    module.table = tf.lookup.StaticHashTable(
+        tf.lookup.TextFileInitializer(
+            str(asset),
+            tf.string,
+            tf.lookup.TextFileIndex.WHOLE_LINE,
+            tf.int64,
+            tf.lookup.TextFileIndex.LINE_NUMBER,
+        ),
+        -1,
+    )
+    tf.saved_model.save(module, str(tmp_path / "m"))
+    (tmp_path / "m" / "assets" / "words.txt").unlink()
+    message = refused(tmp_path / "m", placement)
+    assert "words.txt" in message
+    assert not message.endswith("error:")
+
+
+def test_outputs_of_any_shape(models_root: Path, placement: Placement) -> None:
+    """A tensor without elements becomes bytes, also of sizes that no array of numpy can have."""
+    model = savedmodel.load("m", saved_models.build("shapes", models_root), placement=placement)
+    for name in ("empty", "words"):
+        stage = next(f for f in model.functions if f.spec.name == name).stage
+        value = stage(0, {"n": np.array(2**31 - 1, np.int64)})()["output_0"]
+        assert value.shape == (0, 2**31 - 1, 2**31 - 1, 2**31 - 1)
+        assert list(translate.tensor(value).shape) == list(value.shape)
+        assert value.nbytes == 0
+
+
+def test_the_index_says_how_many_shards_there_are(tmp_path: Path, models_root: Path) -> None:
+    """Shards that an earlier checkpoint left are none of it; a missing one is missed."""
+    path = tmp_path / "m"
+    shutil.copytree(saved_models.build("counter", models_root), path)
+    assert is_complete(path)
+    (path / "variables" / "variables.data-00000-of-00003").write_bytes(b"stale")
+    assert is_complete(path)
+    (path / "variables" / "variables.data-00000-of-00001").unlink()
+    assert not is_complete(path)

@@ -407,11 +407,22 @@ def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
     return array
 
 
+# numpy bounds the bytes of an array by 63 bits, those of no elements too; 16 bytes are the largest.
+_NUMPY_ELEMENTS = 1 << 59
+
+
 def check_numpy_rank(shape: Sequence[int]) -> None:
-    """Raises TensorError SHAPE_MISMATCH for more dimensions than numpy has (64)."""
+    """Raises TensorError SHAPE_MISMATCH for a shape that no array of numpy has.
+
+    It has at most 64 dimensions, and sizes that an array without elements may not have either.
+    """
     if len(shape) > 64:
         raise TensorError(
             "SHAPE_MISMATCH", f"shape has {len(shape)} dimensions; expected at most 64"
+        )
+    if math.prod(size for size in shape if size) >= _NUMPY_ELEMENTS:
+        raise TensorError(
+            "SHAPE_MISMATCH", f"shape {_brief(shape)} has larger sizes than an array may have"
         )
 
 

@@ -196,7 +196,30 @@ def is_complete(folder: Path) -> bool:
     shards = [shard for name in names if (shard := _SHARD_PATTERN.fullmatch(name))]
     if "variables.index" not in names:
         return not shards
-    return bool(shards) and all(len(shards) == int(shard[1]) for shard in shards)
+    count = _shard_count(variables / "variables.index")
+    if count is None:
+        return bool(shards) and all(len(shards) == int(shard[1]) for shard in shards)
+    # Shards of another count are what an earlier checkpoint left.
+    return sum(int(shard[1]) == count for shard in shards) == count
+
+
+def _shard_count(index: Path) -> int | None:
+    """How many shards the index of a checkpoint says that there are; None: it does not tell.
+
+    The index is a table of LevelDB without compression. Its first entry has an empty key, and a
+    BundleHeaderProto for its value, whose field 1 is the number of shards.
+    """
+    with index.open("rb") as file:
+        head = file.read(32)
+    if len(head) < 5 or head[:2] != b"\0\0" or head[2] > len(head) - 3 or head[3] != 0x08:
+        return None
+    count = shift = 0
+    for byte in head[4 : 3 + head[2]]:
+        count |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return count
+    return None
 
 
 def look(folder: Path) -> Look:

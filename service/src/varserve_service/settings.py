@@ -87,6 +87,19 @@ class Bounds(BaseModel):
     max_value: float | None = Field(None, description="largest value of an element")
 
 
+class Loading(BaseModel):
+    """How one SavedModel is loaded, where that is not clear by itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tags: tuple[str, ...] = Field(
+        (), description="tags of the graph to load; none: the only one, or that for serving"
+    )
+    op_libraries: tuple[Path, ...] = Field(
+        (), description="shared objects with operations of the model's own, loaded before it"
+    )
+
+
 Verb = Literal["list", "read", "summarize", "assign", "run", "inspect", "watch", "admin"]
 
 
@@ -315,6 +328,9 @@ class Settings(BaseSettings):
     )
     xla: dict[str, dict[str, Xla]] = Field(
         default_factory=dict, description="by model and function: compile with XLA at the start"
+    )
+    loading: dict[str, Loading] = Field(
+        default_factory=dict, description="by model: tags of its graph, and libraries of operations"
     )
     print_to_stderr: bool = Field(
         False, description="write what functions print to the service's own streams"

@@ -110,9 +110,12 @@ class Loader:
             raise ModelLoadError(
                 "no model to serve: give --model NAME=PATH or a --model-repository that has one"
             )
-        for name in sorted(self._settings.xla.keys() - {source.name for source in sources}):
-            if not changing:
-                raise ModelLoadError(f"xla of model {name!r}: there is no such model to serve")
+        names = {source.name for source in sources}
+        for setting in ("xla", "loading"):
+            for name in sorted(getattr(self._settings, setting).keys() - names):
+                if not changing:
+                    problem = "there is no such model to serve"
+                    raise ModelLoadError(f"{setting} of model {name!r}: {problem}")
         return list(sources.items())
 
     def load_all(self) -> Models:
@@ -150,6 +153,7 @@ class Loader:
         """A SavedModel in memory, where its state was."""
         log.info("loading model", model=source.name, version=source.version)
         xla = self._settings.xla.get(source.name, {})
+        loading = self._settings.loading.get(source.name)
         load = partial(
             self.savedmodel.load,
             source.name,
@@ -157,6 +161,8 @@ class Loader:
             version=source.version,
             placement=self.placement,
             xla={name: each.rows for name, each in xla.items()},
+            tags=loading.tags if loading else (),
+            op_libraries=loading.op_libraries if loading else (),
             print_to_stderr=self._settings.print_to_stderr,
         )
         make = partial(

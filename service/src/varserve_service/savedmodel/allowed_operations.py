@@ -62,15 +62,15 @@ def operations(name: str, path: Path) -> dict[str, str]:
     Raises ModelLoadError.
     """
     found: dict[str, str] = {}
-    for meta_graph in _read(name, path).meta_graphs:
-        for place, node, at_load in _MetaGraph(meta_graph).nodes():
+    for meta_graph in read_saved_model(name, path).meta_graphs:
+        for place, node, at_load in MetaGraph(meta_graph).nodes():
             op = _called(node)
             if not (at_load and op in ASSETS):
                 found.setdefault(op, place)
     return found
 
 
-class _MetaGraph:
+class MetaGraph:
     """The nodes of one graph that can run, from where they are called."""
 
     def __init__(self, meta_graph: Any) -> None:
@@ -195,7 +195,8 @@ def _called(node: Any) -> str:
     return str(node.op)
 
 
-def _read(name: str, path: Path) -> Any:
+def read_saved_model(name: str, path: Path) -> Any:
+    """The message in a SavedModel's folder. Raises ModelLoadError."""
     saved = saved_model_pb2.SavedModel()
     try:
         if (path / "saved_model.pb").is_file():

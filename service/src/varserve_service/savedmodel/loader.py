@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
+from tensorflow.python.tools import saved_model_utils
 
 from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.memory import Room
@@ -27,6 +28,7 @@ from .functions import SavedFunction
 from .inspection import Insides, Printing, SavedInspector, Sources
 from .object_graph import names_of, walk
 from .placement import Placement
+from .places import set_at_load
 from .signatures import partial_shape
 from .together import prepare, read_together, write_together
 from .values import OUT_OF_MEMORY
@@ -34,6 +36,9 @@ from .variables import SavedVariable
 from .xla import compile_functions
 
 _log = logging.getLogger(__name__)
+
+# Characters of what TensorFlow says that are passed on.
+_SAID = 600
 
 
 class SavedModel:
@@ -104,15 +109,18 @@ def load(
     version: int = 0,
     placement: Placement,
     xla: Mapping[str, Sequence[int]] | None = None,
+    tags: Sequence[str] = (),
+    op_libraries: Sequence[Path] = (),
     print_to_stderr: bool = False,
 ) -> SavedModel:
     """Load the SavedModel in the folder `path`.
 
-    `xla`: functions to compile, each with sizes of dimension 0. `print_to_stderr`: what functions
-    print in plain runs goes to the process's own streams. Loading runs code of the model.
-    Raises ModelLoadError with a message for the operator.
+    `tags`: of the graph to load; none: the only one, or that for serving. `op_libraries`: shared
+    objects with operations of its own. `xla`: functions to compile, each with sizes of dimension
+    0. `print_to_stderr`: what functions print in plain runs goes to the process's own streams.
+    Loading runs code of the model. Raises ModelLoadError with a message for the operator.
     """
-    root = _restore(name, path, placement)
+    root = _restore(name, path, placement, tags, op_libraries)
     nodes = list(walk(root))
     variables, unserved = find_variables(root, nodes)
     insides = Insides.of(
@@ -148,6 +156,8 @@ def load(
         saved.append(SavedVariable(variable, spec, sparse=node_path in sparse))
     prepare(saved)
     fingerprint = fingerprint_of(path)
+    if hasattr(root, "prune"):
+        fingerprint += _of_values(saved, set_at_load(name, path))
     return SavedModel(name, version, placement, fingerprint, root, saved, functions, omissions)
 
 
@@ -161,6 +171,21 @@ def _redirect_prints(functions: Sequence[SavedFunction]) -> None:
         )
 
 
+def _of_values(variables: Sequence[SavedVariable], paths: Collection[str]) -> str:
+    """What the fingerprint says of the values that no checkpoint has: empty when all are there."""
+    digest = hashlib.blake2b(digest_size=16)
+    found = [v for v in variables if v.spec.path in paths and v.is_initialized()]
+    for variable in sorted(found, key=lambda each: each.spec.path):
+        value = variable.read()
+        digest.update(f"{variable.spec.path}\0{value.shape}\0".encode())
+        digest.update(
+            repr(value.numpy().tolist()).encode()
+            if value.dtype == "string"
+            else value.buffer(0, value.nbytes)
+        )
+    return f"-{digest.hexdigest()}" if found else ""
+
+
 def fingerprint_of(path: Path) -> str:
     """A digest of the values that the variables begin with.
 
@@ -171,7 +196,9 @@ def fingerprint_of(path: Path) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _restore(name: str, path: Path, placement: Placement) -> Any:
+def _restore(
+    name: str, path: Path, placement: Placement, tags: Sequence[str], op_libraries: Sequence[Path]
+) -> Any:
     def failed(problem: str) -> ModelLoadError:
         return ModelLoadError(f"model {name!r}: {problem}")
 
@@ -179,9 +206,16 @@ def _restore(name: str, path: Path, placement: Placement) -> Any:
         raise failed(f"{path} is not a folder")
     if not ((path / "saved_model.pb").is_file() or (path / "saved_model.pbtxt").is_file()):
         raise failed(f"{path} holds no saved_model.pb")
+    for library in op_libraries:
+        try:
+            tf.load_op_library(str(library))
+        except Exception as error:
+            raise failed(f"op library {library} cannot be loaded: {_in_short(error)}") from error
     try:
         with placement.scope():
-            return _load_serving(str(path))
+            return tf.saved_model.load(str(path), tags=_graph_tags(path, tags))
+    except _NoSuchGraph as problem:
+        raise failed(str(problem)) from None
     except OUT_OF_MEMORY as error:
         raise failed(f"not enough memory to load {path}") from error
     except DecodeError as error:
@@ -196,16 +230,42 @@ def _restore(name: str, path: Path, placement: Placement) -> Any:
         raise failed(f"TensorFlow cannot load {path}: {_in_short(error)}") from error
 
 
-def _load_serving(path: str) -> Any:
-    """Load; of several tag sets, the one that serving uses."""
-    try:
-        return tf.saved_model.load(path)
-    except ValueError as error:
-        if "tags=" not in str(error):
-            raise
-        return tf.saved_model.load(path, tags=["serve"])
+class _NoSuchGraph(Exception):
+    """Which graph of a SavedModel is to be loaded is not clear."""
+
+
+def _graph_tags(path: Path, wanted: Sequence[str]) -> list[str]:
+    """The tags of the graph to load: the wanted ones, the only ones there are, or `serve`."""
+    there = [sorted(tags) for tags in saved_model_utils.get_saved_model_tag_sets(str(path))]
+    listed = ", ".join(f"[{', '.join(tags)}]" for tags in there) or "none"
+    if wanted:
+        if sorted(wanted) not in there:
+            raise _NoSuchGraph(
+                f"{path} has no graph with the tags [{', '.join(wanted)}]; it has {listed}"
+            )
+        return sorted(wanted)
+    if len(there) == 1:
+        return there[0]
+    if ["serve"] in there:
+        return ["serve"]
+    raise _NoSuchGraph(
+        f"{path} has several graphs, and none with the tag `serve` alone: {listed}; "
+        "say which in the setting `loading`"
+    )
+
+
+# Where in a graph something happened, which is of no use to an operator.
+_WHERE = re.compile(r"\{\{[^}]*\}\}|\[\[.*?\]\]|\[Op:[^\]]*\]|<[^<>]* object at 0x[0-9a-f]+>")
+_NOISE = re.compile(
+    r"(Detected at node|File \"|Node: |Stack trace|\d+ successful op|Original stack)"
+)
 
 
 def _in_short(error: BaseException) -> str:
-    text = re.sub(r"\{\{[^}]*\}\}\s*|\s*\[Op:[^\]]*\].*", "", str(error)).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    """What TensorFlow says, in one line, with the cause, which may be many lines down."""
+    lines = (" ".join(_WHERE.sub("", line).split()) for line in str(error).splitlines())
+    said = [line for line in lines if line and not _NOISE.match(line)]
+    # The heading tells nothing that its cause does not.
+    if len(said) > 1 and said[0].endswith("error:"):
+        said = said[1:]
+    return "; ".join(dict.fromkeys(said))[:_SAID] or type(error).__name__

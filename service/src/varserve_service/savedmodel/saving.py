@@ -10,20 +10,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from varserve.checkpoint import ObjectGraph
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import Value, VariableSpec
 from varserve_service.core.ports.messages import Header
 
 from .loader import fingerprint_of
+from .places import Place, Places, set_at_load
 from .values import as_tensor
 
-_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _SHOWN = 5
 
 
@@ -36,6 +33,15 @@ def save_saved_model(
 ) -> None:
     """Write a SavedModel into an empty folder. Raises RequestError SAVE_UNSUPPORTED, OSError."""
     found = _source(source, header, fingerprint)
+    fleeting = [spec.name for spec in values if spec.path in set_at_load(header.model, found)]
+    if fleeting:
+        raise RequestError(
+            Reason.SAVE_UNSUPPORTED,
+            f"model {header.model!r}: what the SavedModel runs when it is loaded sets "
+            f"{_shown(fleeting)}, so that a copy of it would lose their values; "
+            "save it as safetensors",
+            model=header.model,
+        )
     for path in found.iterdir():
         # The fingerprint is of the values that were.
         if path.name in ("variables", "fingerprint.pb"):
@@ -60,13 +66,13 @@ def save_checkpoint(
 ) -> None:
     """Write `variables.index` and its data into a folder. Raises as `save_saved_model`."""
     found = _source(source, header, fingerprint)
-    if not (found / "variables").is_dir():
-        raise _unsupported(header, ["all"])
+    if not (found / "variables" / "variables.index").is_file():
+        raise _unsupported(header, [spec.name for spec in values] or ["a checkpoint"])
     _write(found, folder / "variables", values, header)
 
 
 def _source(source: Path | None, header: Header, fingerprint: str) -> Path:
-    if source is None or fingerprint_of(source) != fingerprint:
+    if source is None or fingerprint_of(source) != fingerprint.partition("-")[0]:
         raise RequestError(
             Reason.SAVE_UNSUPPORTED,
             f"model {header.model!r}: the SavedModel that it was loaded from is gone or has been "
@@ -82,21 +88,21 @@ def _write(
     old = str(source / "variables" / "variables")
     reader = tf.train.load_checkpoint(old)
     dtypes: Mapping[str, tf.DType] = reader.get_variable_to_dtype_map()
-    keys = _keys(reader, dtypes)
-    tensors: dict[str, tf.Tensor] = {}
+    places = Places(source, reader)
+    tensors: dict[Place, tf.Tensor] = {}
     missing = []
     with tf.device("CPU:0"):
         for spec, value in values.items():
-            key = keys.get(spec.path)
-            if key is None or dtypes[key].name != value.dtype:
+            place = places.of(spec.path)
+            if place is None or dtypes[place.key].name != value.dtype:
                 missing.append(spec.name)
-            else:
-                tensors[key] = as_tensor(value, "CPU:0")
-                copies = (keys.get(path) for path in spec.copies)
-                tensors |= {copy: tensors[key] for copy in copies if copy is not None}
+                continue
+            tensors[place] = as_tensor(value, "CPU:0")
+            copies = (places.of(path) for path in spec.copies)
+            tensors |= {copy: tensors[place] for copy in copies if copy is not None}
         if missing:
             raise _unsupported(header, missing)
-        rest = sorted(dtypes.keys() - tensors.keys())
+        rest = sorted(dtypes.keys() - {place.key for place in tensors})
         if rest:
             kept = tf.raw_ops.RestoreV2(
                 prefix=old,
@@ -104,47 +110,28 @@ def _write(
                 shape_and_slices=[""] * len(rest),
                 dtypes=[dtypes[key] for key in rest],
             )
-            tensors |= dict(zip(rest, kept, strict=True))
-        names = sorted(tensors)
+            tensors |= dict(zip(map(Place, rest), kept, strict=True))
+        written = sorted(tensors)
         try:
             tf.raw_ops.SaveV2(
                 prefix=str(prefix),
-                tensor_names=names,
-                shape_and_slices=[""] * len(names),
-                tensors=[tensors[name] for name in names],
+                tensor_names=[place.key for place in written],
+                shape_and_slices=[place.slice for place in written],
+                tensors=[tensors[place] for place in written],
             )
         except tf.errors.OpError as error:
             raise OSError(0, str(error.message).splitlines()[0]) from error
 
 
-def _keys(reader: Any, dtypes: Mapping[str, Any]) -> dict[str, str]:
-    """Where the value of each variable is in the checkpoint, by the variable's path."""
-    if _GRAPH_KEY not in dtypes:  # TensorFlow 1 format: by name
-        return {key: key for key in dtypes}
-    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
-        reader.get_tensor(_GRAPH_KEY)
-    )
-    return _Paths(graph, dtypes)
-
-
-class _Paths(dict[str, str]):
-    """Looks paths up in the object graph: there may be more of them than can be listed."""
-
-    def __init__(self, graph: Any, dtypes: Mapping[str, Any]) -> None:
-        super().__init__()
-        self._graph = ObjectGraph(graph)
-        self._dtypes = dtypes
-
-    def get(self, path: str, default: Any = None) -> Any:
-        return next((key for key in self._graph.keys_at(path) if key in self._dtypes), default)
-
-
 def _unsupported(header: Header, names: list[str]) -> RequestError:
-    shown = ", ".join(repr(name) for name in names[:_SHOWN])
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return RequestError(
         Reason.SAVE_UNSUPPORTED,
-        f"model {header.model!r}: the SavedModel has no place for the values of {shown}{more}; "
+        f"model {header.model!r}: the SavedModel has no place for the values of {_shown(names)}; "
         "save it as safetensors",
         model=header.model,
     )
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(repr(name) for name in names[:_SHOWN]) + more

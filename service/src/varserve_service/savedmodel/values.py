@@ -123,7 +123,7 @@ class TensorValue:
 
     @property
     def nbytes(self) -> int:
-        if self._dtype == "string":
+        if self._dtype == "string" and self._nbytes:
             return sum(len(element) for element in self.numpy().flat)
         return self._nbytes
 
@@ -141,6 +141,8 @@ class TensorValue:
     def buffer(self, start: int, stop: int) -> memoryview:
         if self.dtype == "string":
             raise TypeError("strings have no buffer of elements")
+        if not self._nbytes:  # Of sizes, maybe, that no array of numpy can have.
+            return memoryview(b"")
         if not is_host(self._tensor.backing_device):
             return self._device_bytes(start, stop)
         if self._bytes is None:

@@ -192,6 +192,9 @@ class ModelCache(Renewable):
         self, reads: Mapping[str, Read], budget: Budget, *, at_revision: int | None = None
     ) -> Op[Snapshot]:
         """Several variables or regions at one revision. Each `variable` is a path."""
+        if not reads:  # A model may have no variables: nothing is a snapshot, too.
+            yield from self.refresh(budget)
+            return Snapshot(self.header, {}, {})
         yield from self.fresh(budget)
         snapshot = yield from operations.read_variables(
             self.scope(budget), self._by_key(reads), self._options(at_revision)
@@ -212,6 +215,9 @@ class ModelCache(Renewable):
         at_revision: int | None = None,
     ) -> Op[Summaries]:
         """Summaries at one revision. Each `variable` is a path."""
+        if not reads:
+            yield from self.refresh(budget)
+            return Summaries(self.header, {})
         yield from self.fresh(budget)
         summaries = yield from operations.summarize_variables(
             self.scope(budget), self._by_key(reads), summary, self._options(at_revision)

@@ -120,6 +120,8 @@ class Model(ModelHandle[D_co]):
             yield from self._cache.refresh(budget)
             known = self._cache.variables
             variables = [known.key(s.path) for s in known.by_path.values() if s.initialized]
+        elif not variables:
+            raise errors.InvalidRequest("expected the name of at least one variable")
         else:
             yield from self._cache.fresh(budget)
         reads, nbytes = self._reads(regions_of(variables), as_floats)
@@ -139,8 +141,6 @@ class Model(ModelHandle[D_co]):
             read = Read(spec.path, part_of(spec, region), as_floats if is_float else None)
             reads[name] = read
             nbytes += part_bytes(spec, read.part, read.dtype) or spec.nbytes
-        if not reads:
-            raise errors.InvalidRequest("expected the name of at least one variable")
         return reads, nbytes
 
     @operation
@@ -162,6 +162,8 @@ class Model(ModelHandle[D_co]):
         """
         yield from self._refreshed(timeout)
         known = self._cache.variables
+        if not variables:
+            raise errors.InvalidRequest("expected the name of at least one variable")
         if not isinstance(variables, Mapping):
             patterns = [variables] if isinstance(variables, str) else variables
             # What a pattern fits and has no value is left out; what is named must have one.

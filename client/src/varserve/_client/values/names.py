@@ -86,6 +86,8 @@ def names_matching(patterns: Iterable[str], names: Mapping[str, str]) -> list[st
             continue
         fits = re.compile(fnmatch.translate(pattern)).match
         fit = [name for name, path in names.items() if fits(name) or fits(path)]
+        if not fit and not names and pattern == "*":
+            continue  # All of no variables: a model may have none.
         if not fit and any(sign in pattern for sign in "*?["):
             raise errors.VariableNotFound(
                 f"no variable fits {pattern!r}", metadata={"variable": pattern}

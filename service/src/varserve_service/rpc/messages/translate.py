@@ -212,9 +212,10 @@ def tensor(value: Value) -> tensor_pb2.Tensor:
     """A Tensor of a value that fits into one message."""
     message = tensor_pb2.Tensor(dtype=tensors.wire_dtype(value.dtype), shape=value.shape)
     if value.dtype == tensors.STRING:
-        strings = value.numpy().reshape(-1)
-        for start in range(0, len(strings), PAGE):
-            message.strings.extend(strings[start : start + PAGE].tolist())
+        if 0 not in value.shape:  # else of sizes, maybe, that no array of numpy can have
+            strings = value.numpy().reshape(-1)
+            for start in range(0, len(strings), PAGE):
+                message.strings.extend(strings[start : start + PAGE].tolist())
     else:
         message.data = bytes(value.buffer(0, value.nbytes))
     return message
