@@ -33,6 +33,12 @@ from .signatures import (
 _SIGNATURES = "signatures/"
 
 
+_REFERENCE = (
+    "it is a reference variable of TensorFlow 1, which functions use and TensorFlow has no object "
+    "for; save the model with resource variables"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class FoundVariable:
     """A variable that is served. `copies`: paths of copies of it that no function uses."""
@@ -56,7 +62,9 @@ def find_variables(root: Any, nodes: Nodes) -> tuple[dict[str, FoundVariable], l
             if id(variable.handle) not in handles:
                 handles.add(id(variable.handle))
                 found[_free(own_name(variable), found)] = variable
-    omissions: list[Omission] = []
+    omissions = [
+        Omission(OmissionKind.VARIABLE, name, _REFERENCE) for name in _reference_variables(root)
+    ]
     for path in [path for path, node in found.items() if node.dtype.name not in SUPPORTED]:
         reason = f"it is of type {found.pop(path).dtype.name}, which varserve does not carry"
         omissions.append(Omission(OmissionKind.VARIABLE, path, reason))
@@ -73,6 +81,14 @@ def find_variables(root: Any, nodes: Nodes) -> tuple[dict[str, FoundVariable], l
         for path, variable in found.items()
     }
     return served, omissions
+
+
+def _reference_variables(root: Any) -> list[str]:
+    """Names of the reference variables of a graph in TensorFlow 1 format."""
+    graph = getattr(root, "graph", None)
+    if graph is None or not hasattr(root, "prune"):
+        return []
+    return sorted(op.name for op in graph.get_operations() if op.type in ("VariableV2", "Variable"))
 
 
 def _free(path: str, taken: Mapping[str, object]) -> str:
