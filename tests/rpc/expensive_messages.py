@@ -8,8 +8,13 @@ from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from varserve_service.rpc.decoding import MAX_FIELDS
+
 LIMIT = 4 * 2**20 - 4096
 """Bytes of a message: what a service accepts, less what stands around it."""
+
+# A request of so many fields, with what is around them, is still decoded.
+_DECODED = MAX_FIELDS - 100
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED = {
@@ -98,15 +103,19 @@ def _fillings(field: Any, known: dict[str, bytes], room: int) -> Iterator[tuple[
             single = varint(number << 3 | kind) + zero
             yield "single", single * (room // len(single))
         return
+    # As many as there is room for, and as many as are decoded.
     single = delimited(number, b"")
     yield "empty", single * (room // len(single))
+    yield "decoded empty", single * _DECODED
     if field.message_type.GetOptions().map_entry:
         yield "distinct", _distinct(number, 1, room, b"")
+        yield "decoded distinct", _distinct(number, 1, _DECODED // 2 * 9, b"")
         return
     valid = _context(field.message_type, known)
     if valid:
         single = delimited(number, valid)
         yield "valid", single * (room // len(single))
+        yield "decoded valid", single * (_DECODED // 3)
         first = next(
             each for each in field.message_type.fields if each.type == FieldDescriptor.TYPE_STRING
         )

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import grpc
@@ -161,7 +162,8 @@ def test_no_message_holds_up_health(service: Service, caller: str) -> None:
     name = CALLERS[caller]
     usual = max(service.delay(assign, plain, name) for _ in range(3))
     slow, sent = {}, 0
-    for method, message in cases():
+    # Without a name a call ends before its message is looked at: some will do.
+    for method, message in islice(cases(), 0, None, 1 if name else 5):
         sent += 1
         least = service.delay(method, message.data, name)
         for _ in range(TRIES):
@@ -172,7 +174,7 @@ def test_no_message_holds_up_health(service: Service, caller: str) -> None:
         else:
             slow[f"{method.name}: {message.name}"] = round(least, 3)
     assert not slow, f"plain: {usual:.3f} seconds"
-    assert sent > 100
+    assert sent > (100 if name else 20)
 
 
 def test_a_stream_opens_with_its_manifest() -> None:

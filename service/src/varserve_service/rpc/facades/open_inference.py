@@ -233,15 +233,20 @@ async def model_stream_infer(backend: Backend, request: None, call: RpcCall) -> 
                 left.cancel()
 
 
+# A refused request of a stream is decoded again, for its id, up to so many bytes.
+_QUICK_BYTES = 64 << 10
+
+
 async def _streamed(backend: Backend, data: bytes, call: RpcCall) -> Any:
     try:
         answer = await backend.nested(f"{SERVICE.full_name}.ModelInfer", data, call)
         return _new("ModelStreamInferResponse", infer_response=answer)
     except Failed as error:
         response = _new("ModelStreamInferResponse", error_message=error.failure.message)
-        request = message("inference.ModelInferRequest").FromString(data)
-        response.infer_response.id = request.id
-        response.infer_response.model_name = request.model_name
+        if len(data) <= _QUICK_BYTES:  # to decode a large one takes a thread
+            request = message("inference.ModelInferRequest").FromString(data)
+            response.infer_response.id = request.id
+            response.infer_response.model_name = request.model_name
         return response
 
 

@@ -47,6 +47,8 @@ _STATES = {
     ModelState.FAILED: "END",
 }
 _UNKNOWN_ERROR = 2  # google.rpc.Code
+# Models in one HandleReloadConfigRequest.
+_MAX_CONFIGS = 1_000
 
 T = TypeVar("T")
 
@@ -352,6 +354,9 @@ async def handle_reload_config(backend: Backend, request: Any, call: RpcCall) ->
     if request.config.WhichOneof("config") != "model_config_list":
         raise translate.malformed("config: expected a model_config_list, found another or none")
     administration, workers = changing(backend)
+    count = len(request.config.model_config_list.config)
+    if count > _MAX_CONFIGS:
+        raise translate.malformed(f"config: expected at most {_MAX_CONFIGS}, found {count}")
     configs = list(request.config.model_config_list.config)
 
     def work() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from threading import Event
 
 from varserve import frames
@@ -10,11 +11,13 @@ from varserve_service.access.policy import Verb
 from varserve_service.core.inspection.ports import InnerTensor
 from varserve_service.core.model.inspecting import Supposed
 from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import Constant
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.messages import inspection_messages, translate
 from varserve_service.rpc.messages.bodies import ClaimedTensor, Download, total_bytes
 
-from .backend import Backend
+from .backend import Backend, check_count
+from .runs import check_inputs
 from .uploads import receive
 
 MAX_NAMES = inspection_messages.MAX_NAMES
@@ -71,26 +74,19 @@ def _visible(call: RpcCall, live: LiveModel, tensor: InnerTensor) -> list[str]:
 
 async def inspect_function(backend: Backend, manifest: pb.InspectManifest, call: RpcCall) -> None:
     """InspectFunction."""
-    names = [named.name for named in manifest.inputs]
-    assumed = [named.name for named in manifest.assume]
-    for field, given in (("inputs", names), ("assume", assumed)):
-        if len(set(given)) != len(given):
-            raise translate.malformed(f"{field}: expected each name once, found one twice")
-    patched = [each for each in manifest.patches if each.WhichOneof("replacement") == "value"]
-    claimed = [
-        *(ClaimedTensor(f"input {each.name[:200]!r}", each.tensor) for each in manifest.inputs),
-        *(ClaimedTensor(f"variable {each.name[:200]!r}", each.tensor) for each in manifest.assume),
-        *(ClaimedTensor(f"patch of {each.tensor[:200]!r}", each.value) for each in patched),
-    ]
     cancelled = Event()
     try:
         with backend.serving.use(call, manifest.model) as served:
+            check_count("assume", len(manifest.assume), served.live)
+            check_inputs(
+                served.live.function(manifest.function),
+                len(manifest.inputs),
+                len(manifest.constants),
+            )
+            count = len(manifest.inputs) + len(manifest.assume) + len(manifest.patches)
+            check = partial(_check, manifest, served.live)
+            names, assumed, constants, claimed = await backend.prepare(served, count, check, call)
             total = total_bytes(claimed, backend.limits.body_bytes)
-            constants = translate.constants(manifest.constants)
-            outlines = [claim.placeholder() for claim in claimed]
-            inspection_messages.inspection(manifest, outlines[len(names) + len(assumed) :])
-            inputs = dict(zip(names, outlines[: len(names)], strict=True))
-            served.live.check_run(manifest.function, inputs, constants)
             with backend.admission.stage(call.method, call.subject, total):
                 upload = await receive(
                     backend, call, claimed, frames.inspect_function_request, served.live.memory.host
@@ -137,3 +133,29 @@ async def inspect_function(backend: Backend, manifest: pb.InspectManifest, call:
             await backend.send(call, memory, download, first, *rest)
     finally:
         cancelled.set()
+
+
+def _check(
+    manifest: pb.InspectManifest, live: LiveModel
+) -> tuple[list[str], list[str], dict[str, Constant], list[ClaimedTensor]]:
+    """The names of inputs and assumed variables, the constants, and the tensors of the body.
+
+    Raises RequestError.
+    """
+    names = [named.name for named in manifest.inputs]
+    assumed = [named.name for named in manifest.assume]
+    for field, given in (("inputs", names), ("assume", assumed)):
+        if len(set(given)) != len(given):
+            raise translate.malformed(f"{field}: expected each name once, found one twice")
+    patched = [each for each in manifest.patches if each.WhichOneof("replacement") == "value"]
+    claimed = [
+        *(ClaimedTensor(f"input {each.name[:200]!r}", each.tensor) for each in manifest.inputs),
+        *(ClaimedTensor(f"variable {each.name[:200]!r}", each.tensor) for each in manifest.assume),
+        *(ClaimedTensor(f"patch of {each.tensor[:200]!r}", each.value) for each in patched),
+    ]
+    constants = translate.constants(manifest.constants)
+    outlines = [claim.placeholder() for claim in claimed]
+    inspection_messages.inspection(manifest, outlines[len(names) + len(assumed) :])
+    inputs = dict(zip(names, outlines[: len(names)], strict=True))
+    live.check_run(manifest.function, inputs, constants)
+    return names, assumed, constants, claimed

@@ -115,7 +115,7 @@ async def execute(
     """
     with backend.serving.use(call, run.model) as served:
         function = served.live.function(run.function)
-        _check_inputs(function, inputs, len(run.constants))
+        check_inputs(function, inputs, len(run.constants))
         batcher = served.batcher(run.function)
         if batcher and run.can_be_batched:
             arrays = await backend.prepare(served, strings, decode, call)
@@ -165,7 +165,7 @@ async def stream_run_function(backend: Backend, manifest: pb.RunManifest, call: 
         names = [tensor.name for tensor in manifest.inputs]
         if len(set(names)) != len(names):
             raise translate.malformed("inputs: expected each name once, found one twice")
-        _check_inputs(function, len(manifest.inputs), len(manifest.constants))
+        check_inputs(function, len(manifest.inputs), len(manifest.constants))
         constants = translate.constants(manifest.constants)
         claimed = [
             ClaimedTensor(f"input {named.name[:200]!r}", named.tensor) for named in manifest.inputs
@@ -219,7 +219,7 @@ def _note(call: RpcCall, request: Any) -> None:
     call.note(request_id=request.request_id)
 
 
-def _check_inputs(function: FunctionSpec, inputs: int, constants: int) -> None:
+def check_inputs(function: FunctionSpec, inputs: int, constants: int) -> None:
     """Refuse more inputs than any overload has before they are looked at."""
     most = max(_FEW_INPUTS, *(len(overload.inputs) for overload in function.overloads))
     if inputs + constants > most:
