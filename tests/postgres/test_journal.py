@@ -257,3 +257,23 @@ def test_compaction_leaves_the_state_and_the_records(database: str, replica: Sta
     late.assign(some_writes(chance))
     until(lambda: one.header.revision == 41)
     assert state(one) == state(late)
+
+
+def test_a_replica_that_is_closed_leaves_nothing_behind(
+    database: str, replica: Start, server: Server
+) -> None:
+    """No thread and no connection, also of one whose model could not be taken up."""
+    threads = {thread.name for thread in threading.enumerate()}
+    connections = "SELECT pid FROM pg_stat_activity WHERE application_name = 'varserve'"
+    one, _ = replica(database, make)
+    add(one)
+    one.close()
+
+    def failing(loaded: FakeModel, **options: Any) -> LiveModel:
+        LiveModel(loaded, **options)
+        raise MemoryError("no room for what comes next")
+
+    with pytest.raises(MemoryError):
+        PostgresState(database).take_up(make, failing)
+    until(lambda: {thread.name for thread in threading.enumerate()} <= threads)
+    until(lambda: not server.execute(connections))

@@ -141,7 +141,10 @@ class SharedJournal(Protocol):
         ...
 
     def news(self, known: Position) -> Sequence[KeptCommit]:
-        """Wait for commits after a position, for a bounded time, also without a connection."""
+        """Wait for commits after a position, for a bounded time, also without a connection.
+
+        Raises JournalError when the log does not go on from there, or the journal is closed.
+        """
         ...
 
     def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:

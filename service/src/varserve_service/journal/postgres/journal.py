@@ -413,6 +413,9 @@ class PostgresJournal:
     # Following.
 
     def news(self, known: Position) -> Sequence[KeptCommit]:
+        if self._closed.is_set():
+            self._drop_following()  # one that was made while it closed
+            raise JournalError("the journal is closed")
         until = time.monotonic() + _NEWS_SECONDS
         try:
             if self._following is None or self._following.closed:
