@@ -1,6 +1,6 @@
-"""Ending work that nobody waits for any more: its caller has gone, or its deadline has passed.
+"""Ending abandoned work: its caller has gone, or its deadline has passed.
 
-Knows nothing of what the work is; whoever does it says how it is ended.
+Knows nothing of the work; the code that does it provides a function that ends it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Deadlines:
             self._changed.notify()
             return
         thread = ModelThread(self._look, "varserve-deadlines")
-        # Without a thread deadlines are not kept while work is done. The next who adds tries again.
+        # Without a thread, deadlines are not kept during the work. The next `add` tries again.
         with suppress(RuntimeError):
             thread.start()
             self._thread = thread

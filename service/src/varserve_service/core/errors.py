@@ -87,7 +87,7 @@ class RequestError(Exception):
 
 
 class ModelLoadError(Exception):
-    """A SavedModel could not be loaded; the message is for the operator who named it."""
+    """A SavedModel could not be loaded; the message is for the operator."""
 
 
 class JournalError(Exception):

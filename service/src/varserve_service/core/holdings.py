@@ -1,8 +1,8 @@
 """What callers keep alive in a memory: bodies that arrive, values that are sent or leased.
 
 Each holding belongs to a subject, which has a share of the memory. When memory is short, the
-holdings that have been idle for longest are given up before anybody is refused. Knows nothing of
-what is held; whoever holds says how it is given up.
+holdings that have been idle longest are given up before a call is refused. Knows nothing of what is
+held; each holding comes with a function that gives it up.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from functools import partial
 from .errors import Reason, RequestError
 
 IDLE_SECONDS = 2.0
-"""Nothing that has been idle for less is given up."""
+"""A holding that has been idle for less is not given up."""
 
 SMALL_BYTES = 64 * 2**10
-"""Holdings of less are not kept account of."""
+"""Smaller holdings are not counted."""
 
 # How long the memory of one that was given up is waited for, and of all together. A lease needs the
 # model's lock to end, which the caller that waits may hold.
@@ -46,14 +46,14 @@ class Holding:
         self.touched_at = time.monotonic()
 
     def release(self) -> None:
-        """It is not held any more. Does nothing the second time."""
+        """Stop holding. Does nothing the second time."""
         self._holdings.forget(self)
 
 
 class Holdings:
     """The holdings in one memory. May be used from any thread.
 
-    `limit` tells how many bytes the memory has; None when nobody knows. One subject may hold half
+    `limit` tells how many bytes the memory has; None if unknown. One subject may hold half
     of them. Callers without a name cannot be told apart, so their share is the whole.
     """
 

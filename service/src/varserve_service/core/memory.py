@@ -1,6 +1,6 @@
 """Memory, budgeted before it is allocated: a call that asks for more than there is, is refused.
 
-Owns what was reserved and is not used yet. How much memory there is, whoever makes a budget says.
+Owns what was reserved and is not used yet. The creator of a budget provides how much there is.
 Before a call is refused, what other callers keep alive and do not move is given up (`holdings`).
 Knows nothing of what the memory is for.
 """
@@ -127,12 +127,12 @@ class Reservation:
             if not self._ended:
                 self._held += nbytes
                 return
-        # Nobody else would give this back.
+        # No one else would return this.
         self._budget._give_back(nbytes)
         raise RequestError(Reason.DEADLINE_EXCEEDED, "the call has ended; nothing was changed")
 
     def used(self, nbytes: int) -> None:
-        """Bytes were written to: from now on whoever looks finds them taken."""
+        """Bytes were written to: from now on the system itself counts them as taken."""
         with self._turn:
             nbytes = min(nbytes, self._held)
             self._held -= nbytes

@@ -219,8 +219,11 @@ class SavedVariable:
     def own(self, value: Value) -> Owned:
         try:
             tensor = as_tensor(value, self._device)
-            with tf.device(self._device):
-                return Owned(tf.raw_ops.DeepCopy(x=tensor))
+            try:
+                with tf.device(self._device):
+                    return Owned(tf.raw_ops.DeepCopy(x=tensor))
+            except NO_KERNEL:  # For this dtype, on this device: by way of the host.
+                return Owned(to_tensor(aligned_copy(value.numpy()), self._device))
         except OUT_OF_MEMORY as error:
             raise self._out_of_memory() from error
 

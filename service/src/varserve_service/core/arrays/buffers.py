@@ -1,6 +1,6 @@
 """Host memory that a loaded model can take over without a copy.
 
-Knows numpy and nothing of who fills or takes the memory.
+Knows numpy; knows nothing of what the memory is for.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def is_aligned(array: np.ndarray[Any, Any]) -> bool:
 
 
 class Recycler:
-    """Memory of large arrays that nobody holds any more, for the next of about its size.
+    """Keeps the memory of large arrays that were freed, for later arrays of about the same size.
 
     The first touch of fresh memory costs several times the copy into it. A variable that is
     assigned again and again swaps between two pieces of memory that have both been touched.
@@ -111,5 +111,5 @@ _recycler = Recycler()
 
 
 def idle_bytes() -> int:
-    """Bytes that are kept for the next large arrays, and that nobody uses now."""
+    """Bytes of freed memory that are kept for later arrays."""
     return _recycler.idle_bytes()

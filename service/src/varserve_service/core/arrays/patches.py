@@ -1,6 +1,6 @@
-"""Values of parts of an array: written over it, and several of them put together into one.
+"""Patches: values of parts of an array, written over the array or folded into one patch.
 
-The only place where a part of a value is laid over the whole. Knows numpy.
+The only place where a part of a value is written over a whole. Knows numpy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 class Elements:
     """Single elements, by int64 indices of shape [n] into the flat array in C order.
 
-    What overlapping regions amount to when they are put together without the value around them.
+    Overlapping regions become elements when they are folded without the whole value.
     """
 
     indices: Array

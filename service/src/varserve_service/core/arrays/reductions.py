@@ -1,6 +1,6 @@
-"""What a run of elements comes to, in a few numbers, and what the numbers of several come to.
+"""Statistics of runs of elements, and how those of several runs are merged.
 
-The numpy form of what a device does by kernels of its own. Knows numpy.
+The numpy implementation; devices have kernels of their own. Knows numpy.
 """
 
 from __future__ import annotations

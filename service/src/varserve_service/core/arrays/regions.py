@@ -1,4 +1,4 @@
-"""Parts of a variable: a slice for each dimension, or a list of rows; and what shape they have.
+"""Regions of a variable: a slice for each dimension, or a list of rows; and their shapes.
 
 Knows numpy and the core's errors.
 """

@@ -1,4 +1,4 @@
-"""Shapes and dtypes as they are written and compared, and the bytes that they take.
+"""How shapes and dtypes are written and compared, and how many bytes they take.
 
 Knows numpy.
 """

@@ -1,7 +1,7 @@
-"""What a commit does to variables: changes, which are made all or none.
+"""Changes of variables, which are made all or none.
 
 Every write, whatever its operation, becomes a *change*: the value that a variable, or a region of
-it, will have. A change is what is made, undone and, with a journal, made durable. Knows the ports.
+it, will have. Changes are made, undone and, with a journal, made durable. Knows the ports.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Past:
     def __init__(
         self, variable: Variable, later: Sequence[Changed], region: Region | None = None
     ) -> None:
-        """`later`: all changes since then, oldest first. The lock is held, shared or not.
+        """`later`: all changes since then, oldest first. The lock is held, shared or exclusively.
 
         Raises RequestError VARIABLE_UNINITIALIZED, REGION_INVALID.
         """
@@ -147,7 +147,7 @@ class Reversal:
         return sum(changed.previous.nbytes for changed in self.replaced if changed.previous)
 
     def take(self) -> None:
-        """Take what the change begins with. The lock is held, shared or not. Raises OutOfMemory."""
+        """Take what the change begins with. The lock is held. Raises OutOfMemory."""
         if self.past is not None:
             self.past.take()
 
@@ -167,7 +167,7 @@ def reversal(variable: Variable, later: Sequence[Changed]) -> Reversal:
     """What takes back the changes `later`, all since then and oldest first; at least one.
 
     A variable that is written in place gets back only what was written: the whole may be many
-    times larger. The lock is held, shared or not. Raises RequestError VARIABLE_UNINITIALIZED.
+    times larger. The lock is held. Raises RequestError VARIABLE_UNINITIALIZED.
     """
     regions = [changed.region for changed in later if changed.region is not None]
     if not variable.writes_in_place or len(regions) < len(later):

@@ -144,7 +144,7 @@ class VariablePlan:
         self._base = self._read()
 
     def work_out(self) -> Change:
-        """The change. It holds as long as nobody has written the variable since `capture`.
+        """The change. It is valid until another commit writes the variable after `capture`.
 
         Needs no lock. Raises RequestError SHAPE_MISMATCH, REGION_INVALID, OUT_OF_MEMORY.
         """
@@ -153,7 +153,7 @@ class VariablePlan:
         return self._change
 
     def current_change(self, revision: int) -> Change:
-        """The change, worked out again if somebody wrote the variable since `capture`.
+        """The change, worked out again if another commit wrote the variable since `capture`.
 
         The lock is held exclusively. Raises as `capture` and `work_out` do.
         """

@@ -1,4 +1,4 @@
-"""What callers ask for: writes, checked against the variables that they write.
+"""Writes as callers request them, and the checks against their variables.
 
 Knows the ports and numpy.
 """

@@ -1,7 +1,7 @@
 """How proposals become commits: one after the other in memory, together on disk.
 
-Owns the order in which proposals are made, and the rule that nobody sees or hears of a commit that
-a crash could take away. Knows the journal's port; knows nothing of what a proposal changes.
+Owns the order in which proposals are made, and the rule that no caller sees or is told of a commit
+that a crash could lose. Knows the journal's port; knows nothing of what a proposal changes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Committer:
     """Commits to one model.
 
     Without a journal each proposal is on its own. With one, proposals that come while others wait
-    for the disk queue up; whoever is first then makes all of them, one after the other, under one
+    for the disk queue up; the first of them then makes all of them, one after the other, under one
     hold of the exclusive lock, and one sync makes all of them durable before the lock is released.
     """
 
@@ -117,7 +117,7 @@ class Committer:
 
     @contextmanager
     def staged(self, values: Mapping[str, Value], terms: Terms) -> Iterator[StagedValues | None]:
-        """Large values are brought to disk before the lock is taken, so that nobody waits for it.
+        """Write large values to disk before the lock is taken, so that no caller waits for that.
 
         None when there is nothing to be gained. Raises RequestError when the conditions do not hold
         even now, and STATE_STORE_FULL.
@@ -190,7 +190,7 @@ class Committer:
                     )
                 )
 
-    # With a journal: who leads, and who goes along.
+    # With a journal: one thread leads, the others wait for their outcome.
 
     def _commit_in_turn(self, proposal: Proposal) -> None:
         with self._queueing:
@@ -198,7 +198,7 @@ class Committer:
         if not self._turn.acquire(timeout=_remaining(proposal.terms.deadline)):
             if self._withdraw(proposal):
                 raise _too_late()
-            self._turn.acquire()  # Somebody is making it: it ends soon.
+            self._turn.acquire()  # Another thread is making it: it ends soon.
         try:
             while not proposal.ended:
                 self._lead(proposal)
@@ -224,7 +224,7 @@ class Committer:
                     with self._lock.exclusive(deadline):
                         commits = self._make(self._waiting(), turn)
         except RequestError as error:
-            # The lock or the turn was not to be had in time. The others have their own deadlines.
+            # The lock or the turn was not available in time. The others have their own deadlines.
             if not proposal.ended:
                 self._withdraw(proposal)
                 proposal.failed(error)
@@ -295,7 +295,7 @@ class Committer:
         # An append makes durable what was appended before.
         appended = any(proposal.commit is not None for proposal in made)
         self._repeat(repeated, None if appended else turn)
-        # Whatever fails from here on, nobody waits for ever: all of them have their answers.
+        # Whatever fails from here on, no caller waits for ever: all proposals have their answers.
         for proposal in made:
             proposal.done()
         for proposal in made:

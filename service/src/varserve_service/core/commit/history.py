@@ -1,9 +1,9 @@
-"""The last commits of a model, and by them what each variable was at an earlier revision.
+"""The last commits of a model, and what they tell of earlier values of each variable.
 
 The record of a commit stays until too many commits follow it. Its values go earlier, when all
 together take too many bytes.
 
-Knows commits, and nothing of locks: the caller holds the model's, exclusive to add, shared to look.
+Knows commits. The caller holds the model's lock: exclusively to add, shared to read.
 """
 
 from __future__ import annotations

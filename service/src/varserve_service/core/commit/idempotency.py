@@ -1,10 +1,9 @@
 """Answers to writes that were done, kept so that a write which comes again is not done again.
 
-A request id belongs to its subject: two subjects may use the same one and never learn of it. The
-answers are bounded by age, count and bytes. Where there are too many, the subject that has the most
-loses its oldest, so that no subject can push another's out. For want of bytes only the answer goes:
-that the write was done is still known. The caller holds the model's lock: exclusive to keep, shared
-to find.
+A request id belongs to its subject: the same id of two subjects makes two requests. The answers are
+bounded by age, count and bytes. Where there are too many, the subject with the most loses its
+oldest, so that no subject displaces another's. For want of bytes only the answer goes: that the
+write was done is still known. The caller holds the model's lock: exclusive to keep, shared to find.
 """
 
 from __future__ import annotations
@@ -163,7 +162,7 @@ class IdempotencyCache(Generic[Answer]):
             self._nbytes -= before_bytes - largest.nbytes
 
     def _forget_old(self, time: int) -> None:
-        """Forget what is too old, of the one who keeps and of one other: all have their turn."""
+        """Forget what is too old of the present subject and of one other; each has its turn."""
         for name in {next(iter(self._subjects)), next(reversed(self._subjects))}:
             subject = self._subjects[name]
             nbytes = subject.nbytes

@@ -1,6 +1,6 @@
 """Writes that expire: what each lease holds, and when it ends.
 
-A lease is the right to keep what one commit wrote. When it ends, whoever owns the model puts back
+A lease is the right to keep what one commit wrote. When it ends, the owner of this object restores
 what the commit replaced. One thread waits for the ends of all leases of a model, while there are
 any. Knows commits; the caller of `grant` and `end` holds the model's lock exclusively.
 """
@@ -51,7 +51,7 @@ class _Lease:
     why: str = "expired"
 
     def release(self) -> None:
-        """What it kept alive is not charged any more."""
+        """Stop charging its subject for what it kept alive."""
         for holding in self.holdings:
             holding.release()
 
@@ -161,7 +161,7 @@ class Leases:
 
         Leases may lie on top of each other. One whose write was put back keeps that from now on.
         One that replaced a whole value of this one shall put back what was there before both, since
-        nobody keeps this one's alive any more; unless it was to `keep` its writes for good.
+        this one no longer keeps its own alive; unless it was to `keep` its writes for good.
         """
         with self._changed:
             ended = self._leases.pop(revision)
@@ -185,7 +185,7 @@ class Leases:
         try:
             thread.start()
         except RuntimeError:
-            return  # The commit stands. The next who comes, to renew say, tries again.
+            return  # The commit stands. The next call, a renewal say, tries again.
         self._thread = thread
 
     def _find(self, revision: int) -> _Lease:

@@ -1,6 +1,6 @@
-"""A readers-writer lock with deadlines that prefers writers and starves nobody.
+"""A readers-writer lock with deadlines that prefers writers and starves neither side.
 
-Knows the observer's port, and else nothing but the standard library.
+Knows the observer's port and the standard library.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from varserve_service.core.ports.observer import UNOBSERVED, Observer
 
 
 class ReadersWriterLock:
-    """Many hold it shared, or one holds it exclusive.
+    """Many threads hold it shared, or one holds it exclusively.
 
-    A waiting writer keeps new readers out, or a steady stream of readers would keep it waiting for
-    ever. The readers that wait while somebody writes all have their turn before the next writer,
-    or a steady stream of writers would do the same to them. So a reader waits for one write at the
-    most. Not reentrant. Deadlines are in seconds of `time.monotonic`; None waits for ever.
+    A waiting writer blocks new readers; otherwise a steady stream of readers would starve it. All
+    readers that wait during a write have their turn before the next writer; otherwise a steady
+    stream of writers would starve them. So a reader waits for at most one write. Not reentrant.
+    Deadlines are in seconds of `time.monotonic`; None waits for ever.
     """
 
     def __init__(self, observer: Observer = UNOBSERVED) -> None:
@@ -95,7 +95,7 @@ class ReadersWriterLock:
                 if self._closed:
                     raise self._closed()
             except RequestError:
-                # Readers that kept out for this writer need not any more.
+                # Readers no longer have to wait for this writer.
                 self._changed.notify_all()
                 self._observer.lock_waited(time.monotonic() - began, exclusive=True)
                 raise
@@ -107,13 +107,13 @@ class ReadersWriterLock:
             yield
         finally:
             self._leave_exclusive()
-            # Told only now, so that nobody waits for it.
+            # Only now, so that no other thread waits for the observer.
             seconds = time.monotonic() - held
             self._observer.lock_waited(held - began, exclusive=True, ago=seconds)
             self._observer.lock_held(seconds)
 
     def close(self, why: Callable[[], RequestError]) -> None:
-        """Let nobody in any more: who comes or waits is told `why`.
+        """Refuse the lock from now on: every caller, waiting ones included, gets the error `why`.
 
         The caller holds the lock exclusively.
         """

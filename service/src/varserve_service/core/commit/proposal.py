@@ -1,4 +1,4 @@
-"""One change on its way to being a commit, from the moment somebody asks for it to its answer.
+"""What a caller wants to commit, from the request to its answer.
 
     state    | what is true                              | what may follow
     ---------+-------------------------------------------+-------------------------------------
@@ -65,7 +65,7 @@ class Terms:
 
 
 class Proposal:
-    """A change that somebody asks for. Each kind of change says how it is made and undone.
+    """A change that a caller requests. Each kind of change defines how it is made and undone.
 
     `needs_history`: it looks at the history or at leases, which know of a commit only once that is
     durable, so that no other may wait for the same sync.
@@ -103,7 +103,7 @@ class Proposal:
         """Take back what `make` did. The lock is held since then."""
 
     def on_durable(self, revision: int) -> None:
-        """Nothing can take it back any more, and nobody else has seen it yet."""
+        """It is durable, and no other caller has seen it yet."""
 
     # Its states.
 

@@ -1,7 +1,7 @@
-"""How state comes back after a restart: what a journal kept, put into a freshly loaded model.
+"""Replay: restoring the state that a journal kept into a freshly loaded model.
 
-Every value is written as it was kept, so the state has the same bits on any device. Knows the ports
-and the journal's port.
+Every value is written as it was kept, so the state has the same bits on every device. Knows the
+ports, that of the journal among them.
 """
 
 from __future__ import annotations

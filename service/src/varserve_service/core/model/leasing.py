@@ -31,7 +31,7 @@ from .parts import Parts
 
 
 class LeasedProposal(ChangeProposal):
-    """An assign whose writes are taken back after some seconds, unless its lease is renewed."""
+    """An assign whose writes are reverted after some seconds, unless its lease is renewed."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class LeasedProposal(ChangeProposal):
 
 
 class _LeaseEnd(ChangeProposal):
-    """Puts back what a lease's write replaced, where nobody has written since; or keeps it.
+    """Restores what a lease's write replaced, unless it was overwritten since; or keeps the write.
 
     `only_if_due`: renewed at the last moment, the lease goes on.
     """
@@ -136,7 +136,7 @@ class Leasing:
     """The leases of one model. Every method may be called from any thread."""
 
     def __init__(self, parts: Parts, on_expiry: CommitListener | None) -> None:
-        """`on_expiry` is told of the commits of leases that end by themselves."""
+        """`on_expiry` is called for each commit of a lease that expires."""
         self._parts = parts
         self._on_expiry = on_expiry
         self.table = Leases(self._expire)
@@ -165,7 +165,7 @@ class Leasing:
         on_commit: CommitListener | None = None,
         deadline: float | None = None,
     ) -> Answer:
-        """End a lease: take back now what its write left, or keep that for good.
+        """End a lease now: revert its write, or keep it for good.
 
         Raises RequestError LEASE_NOT_FOUND, EPOCH_MISMATCH, with nothing changed.
         """
@@ -174,7 +174,7 @@ class Leasing:
         return self._end(lease, terms, on_commit, keep=keep)
 
     def end_all(self) -> None:
-        """Take back what all leases' writes left, as far as that is possible."""
+        """Revert the writes of all leases, as far as possible."""
         for lease in self.table.revisions:
             with suppress(RequestError):
                 origin = Origin(message=f"lease {lease} ended: unloading")

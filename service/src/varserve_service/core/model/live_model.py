@@ -1,7 +1,7 @@
 """The live state of one model: the only place where it is read as one and changed.
 
-Says what can be asked of a model; each answer has a module of its own beside this one. Knows the
-ports; knows nothing of TensorFlow, gRPC or disk.
+Each operation has a module of its own in this package; this one lists them. Knows the ports; knows
+nothing of TensorFlow, gRPC or disk.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class LiveModel:
         on_expiry: CommitListener | None = None,
         **options: Unpack[Options],
     ) -> None:
-        """`on_expiry` is told of the commits of leases that end by themselves.
+        """`on_expiry` is called for each commit of a lease that expires.
 
         Raises JournalError.
         """
@@ -118,7 +118,7 @@ class LiveModel:
 
     @property
     def specs(self) -> Sequence[VariableSpec]:
-        """What stays true of each variable, sorted by name. Never waits."""
+        """The specs of all variables, sorted by name. Never waits."""
         return [variable.spec for variable in self._parts.variables.sorted]
 
     def variable(self, name: str, *, suggest: bool = True) -> VariableSpec:
@@ -138,9 +138,9 @@ class LiveModel:
             return self._described(present=True)
 
     def outline(self) -> Description:
-        """The same as far as it is known without the model. Never waits.
+        """The same as far as it is known without the lock. Never waits.
 
-        Variables of any size have no shape in it, and revisions may move while it is made.
+        Variables of dynamic shape have no shape in it, and revisions may move meanwhile.
         """
         return self._described(present=False)
 
@@ -167,9 +167,9 @@ class LiveModel:
         return self._reading.snapshot(reads, known, admit, deadline)
 
     def header_unless_written(self, variable: str, *, since: int) -> Header | None:
-        """The state as it is now, at once, when nobody has written the variable since a revision.
+        """The present state, at once, if the variable has not been written since a revision.
 
-        None when somebody has, or is about to.
+        None if it has been written, or a writer waits.
         """
         path = self.variable(variable).path
         if not self._parts.lock.acquire_shared_at_once():
@@ -297,13 +297,13 @@ class LiveModel:
 
     @property
     def overdue_runs(self) -> Mapping[str, int]:
-        """By function, the runs that nobody waits for and that cannot be ended. Never waits."""
+        """By function, the abandoned runs that cannot be ended. Never waits."""
         return self._parts.runs.overdue
 
     # Its end.
 
     def close(self) -> None:
-        """The end of this life of the state: waits for whoever holds the lock, however long.
+        """End this life of the state. Waits for the lock, however long.
 
         Leases are taken back as far as that is possible, and the journal is closed. After this
         every call raises RequestError MODEL_NOT_READY. Does nothing the second time.

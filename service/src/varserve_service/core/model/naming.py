@@ -1,4 +1,4 @@
-"""Look-up of variables and functions by name or path.
+"""Lookup of variables and functions by name or path.
 
 Knows the ports and the core's errors.
 """

@@ -1,4 +1,4 @@
-"""Which overload of a function a call means: checked inputs against specs.
+"""Choosing the overload of a function that fits the inputs of a call.
 
 Knows the ports' specs and numpy.
 """

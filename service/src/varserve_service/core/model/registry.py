@@ -1,7 +1,7 @@
-"""The models of one service: which versions there are, where each is in its life, who is meant.
+"""The models of one service: their versions, the states of these, and what names resolve to.
 
-A version is served as long as a label points to it; the label `stable` is what a bare name means.
-Knows live models; knows nothing of how they are loaded or reached.
+A version is served while a label points to it. A bare model name resolves to the label `stable`.
+Knows live models; knows nothing of how they are loaded or called.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .live_model import LiveModel
 from .naming import MAX_NAME_SHOWN
 
 STABLE = "stable"
-"""The label of the version that a model's name without any label means."""
+"""The label that a model's name without a label resolves to."""
 
 LABEL_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
@@ -41,10 +41,10 @@ class Status:
 
 
 class Models:
-    """Versions of models by name, and what names and labels mean now.
+    """Versions of models by name, and what names and labels resolve to.
 
-    May be read from any thread at any time: every change replaces the tables as a whole, so that a
-    name means one version or the next, and never none in between.
+    May be read from any thread at any time. Every change replaces the tables as a whole, so a name
+    resolves to one version or the next, and never to none in between.
     """
 
     def __init__(self, models: Iterable[LiveModel] = ()) -> None:
@@ -57,7 +57,7 @@ class Models:
 
     @property
     def statuses(self) -> Sequence[Status]:
-        """All that is known, sorted by name and version."""
+        """All versions, sorted by name and version."""
         found = self._statuses
         return [found[key] for key in sorted(found)]
 
@@ -75,23 +75,23 @@ class Models:
         return [status for status in self.statuses if status.name == name]
 
     def labels(self, name: str) -> Mapping[str, int]:
-        """The versions that a model's labels point to."""
+        """The version of each of a model's labels."""
         return self._labels.get(name, {})
 
     def status(self, live: LiveModel) -> Status:
-        """Where a live model is in its life."""
+        """The state of a live model."""
         found = self._statuses.get((live.name, live.version))
         if found is not None and found.live is live:
             return found
         return Status(live.name, live.version, ModelState.UNLOADING, live)
 
     def names(self, name: str) -> list[str]:
-        """By what a model can be asked for: `NAME`, and `NAME@LABEL` for each label."""
+        """The names that resolve to a model: `NAME`, and `NAME@LABEL` for each label."""
         labels = sorted(self.labels(name))
         return [name] * (STABLE in labels) + [f"{name}@{label}" for label in labels]
 
     def find(self, name: str) -> LiveModel:
-        """The version that `NAME`, `NAME@LABEL` or `NAME@VERSION` means now.
+        """The version that `NAME`, `NAME@LABEL` or `NAME@VERSION` resolves to.
 
         Raises RequestError MODEL_NOT_FOUND, MODEL_NOT_READY.
         """
@@ -101,7 +101,7 @@ class Models:
         return live
 
     def resolve(self, name: str) -> LiveModel | None:
-        """What `find` finds; None for what it does not."""
+        """What a name resolves to; None if nothing."""
         return self._by_name.get(name)
 
     def _not_found(self, name: str) -> RequestError:
@@ -132,7 +132,7 @@ class Models:
             self._put(Status(name, version, state, error=error))
 
     def forget(self, name: str, version: int, only: LiveModel | Status | None = None) -> None:
-        """A version that no label points to is not there any more.
+        """Remove a version that no label points to.
 
         `only`: if it is still this one, or as it was; what has come in its place stays.
         """
@@ -144,7 +144,7 @@ class Models:
     def serve(self, live: LiveModel, label: str = STABLE) -> list[LiveModel]:
         """Let a label point to a live model from now on.
 
-        Returns those that no label points to any more: nobody finds them now, and they are
+        Returns the live models that no label points to now: no name resolves to them, and they are
         UNLOADING until they are forgotten.
         """
         with self._changing:

@@ -30,7 +30,7 @@ def revert(
     with ExitStack() as copies:
         with parts.lock.shared(terms.deadline):
             answer = committer.answered(terms.request)
-            if answer is not None:  # also when the history does not reach back any more
+            if answer is not None:  # even if the history no longer reaches back
                 return answer
             seen = parts.revisions.current
             reversals = timeline.reversals(revision, paths, epoch)

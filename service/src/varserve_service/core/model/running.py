@@ -1,4 +1,4 @@
-"""One run of a function: its overload, its staged inputs, its outputs within bounds, its writes.
+"""One run of a function: overload, staged inputs, bounded outputs, and writes.
 
 Knows the ports and what a commit is made of. The model's lock is held while it runs: shared where
 it changes nothing, exclusive where it may.

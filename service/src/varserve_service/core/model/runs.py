@@ -1,4 +1,4 @@
-"""Runs of functions that are in progress: ended when nobody waits for them, counted if they go on.
+"""Runs in progress: an abandoned run is ended, or counted if it cannot be ended.
 
 Knows the ports; nothing of locks and commits.
 """

@@ -1,6 +1,6 @@
-"""What a model was, what was done to it, and what is being done: reading its history, watching it.
+"""Reading a model's history and watching its commits.
 
-Looks and never changes. Knows the history, the watchers and the model's lock.
+Never changes state. Knows the history, the watchers and the model's lock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .naming import MAX_NAME_SHOWN
 from .parts import Parts
 from .partwise import is_large, read_by_parts
 
-# How much of the history is handed out at once to a watcher that comes from afar.
+# How much of the history a watcher that starts at an old revision gets at once.
 _BATCH_COMMITS = 256
 _BATCH_BYTES = 16 * 2**20
 
@@ -74,7 +74,7 @@ class Timeline:
             spec.path: spec.name if names[spec.name] == 1 else spec.path
             for spec in (variable.spec for variable in self._variables.sorted)
         }
-        """What to call each variable, by path: its name where that fits it alone, else its path."""
+        """The displayed name of each variable, by path: its name if unique, else its path."""
 
     @property
     def last_write(self) -> int | None:
@@ -235,8 +235,8 @@ class Timeline:
     def reversals(self, revision: int, paths: Collection[str], epoch: str) -> list[Reversal]:
         """What gives those variables that were written since a revision their values of then.
 
-        `paths` empty: of all variables. The caller holds the model's lock, shared or not. Raises
-        RequestError VARIABLE_UNINITIALIZED, and what `check` does.
+        `paths` empty: of all variables. The caller holds the model's lock. Raises RequestError
+        VARIABLE_UNINITIALIZED, and what `check` does.
         """
         self.check(revision, epoch)
         written = self._history.written(revision)
@@ -249,7 +249,7 @@ class Timeline:
     def check(self, revision: int, epoch: str) -> None:
         """Raises RequestError EPOCH_MISMATCH, REVISION_IN_FUTURE, REVISION_COMPACTED.
 
-        The caller holds the model's lock, shared or not.
+        The caller holds the model's lock, shared or exclusively.
         """
         self._revisions.check(Conditions(epoch=epoch))
         header = self._revisions.header

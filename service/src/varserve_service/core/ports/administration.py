@@ -1,6 +1,6 @@
-"""What an operator asks of the service: the port of whoever loads, unloads and saves models.
+"""The port of administration: loading, unloading and saving models.
 
-Knows models and their states; nothing of where they come from and where they are saved.
+Knows models and their states; knows nothing of where they come from or are saved.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .messages import Header
 
 
 class SaveFormat(Enum):
-    """As what a model is saved."""
+    """The format of a save."""
 
     SAVED_MODEL = "saved_model"
     CHECKPOINT = "checkpoint"
@@ -35,7 +35,7 @@ class Saved:
 class KnownVersion:
     """One version of a model; `header` has no epoch when it is not in memory.
 
-    `state` None: nobody has asked for it yet. `loadable`: its files are there, and complete.
+    `state` None: it was never requested. `loadable`: its files exist and are complete.
     """
 
     header: Header

@@ -1,7 +1,4 @@
-"""What was done to a model's state: a commit, and what it did to each variable.
-
-Knows the ports. Nothing here does anything.
-"""
+"""Commits, and what each of them did to variables. Pure data."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ class CommitKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who made a commit, and why: for people who read the history. Both may be empty."""
+    """The subject that made a commit, and its reason, for the history. Both may be empty."""
 
     subject: str = ""
     message: str = ""
@@ -128,8 +125,8 @@ class Commit:
 
 
 CommitListener: TypeAlias = Callable[[Header, Commit], None]
-"""Is told of a commit, with the state that it made, once it is durable and before it is answered.
+"""Called with each commit and the state after it, once it is durable and before it is answered.
 
-Called without the model's lock, on the thread that asked for the commit. What it raises, the asker
-gets instead of the answer; the commit stands.
+Called without the model's lock, on the thread that requested the commit. An exception reaches the
+caller instead of the answer; the commit stands.
 """

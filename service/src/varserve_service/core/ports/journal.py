@@ -1,4 +1,4 @@
-"""What the core asks of the place where commits are kept: the port that `journal` implements.
+"""The port of a journal, which keeps commits.
 
 Knows the ports and commits. What a commit is and how state comes back from it is decided in the
 core; a journal keeps what it is given and gives it back, or says that it cannot.
@@ -82,7 +82,7 @@ class KeptAnswer:
 
 
 class StagedValues(Protocol):
-    """Values of one commit that are on disk already, for nobody to see."""
+    """Values of one commit that are on disk already, and not visible."""
 
     def discard(self) -> None:
         """Let go of them; nothing happens when a commit has been appended with them."""

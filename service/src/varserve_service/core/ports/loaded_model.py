@@ -1,6 +1,6 @@
-"""What the core asks of a loaded model, and in which words: the ports that other rooms implement.
+"""The port of a loaded model: variables, functions and values, as the core uses them.
 
-Knows numpy. Knows nothing of TensorFlow, gRPC or disk.
+Knows numpy; knows nothing of TensorFlow, gRPC or disk.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Omission:
 
 
 class Value(Protocol):
-    """A tensor value that nothing changes any more, wherever it lives.
+    """An immutable tensor value, wherever it lives.
 
     It may share memory with a variable, and stays what it is when that variable is written.
     """
@@ -192,7 +192,7 @@ class Value(Protocol):
 
 
 class OwnedValue(Protocol):
-    """A value in memory that nobody else holds. It is given to its variable once, by `swap`."""
+    """A value in memory that has no other reference. `swap` gives it to its variable, once."""
 
     @property
     def nbytes(self) -> int: ...
@@ -291,7 +291,7 @@ class StagedRun(Protocol):
     def cancel(self) -> None:
         """Ask it to end, from any thread, at any time. Returns at once.
 
-        Loops end in milliseconds. What cannot be ended goes on as if nobody had asked.
+        Loops end in milliseconds. What cannot be ended continues.
         """
         ...
 

@@ -1,7 +1,4 @@
-"""What is asked of a live model, and what it answers.
-
-Knows the ports. Nothing here does anything.
-"""
+"""Requests to a live model, and its answers. Pure data."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the core tells of itself while it works: the port of whoever keeps figures of one model.
+"""The port of metrics: what the core reports about one model while it works.
 
-Knows nothing of what becomes of it. Nothing here may wait, fail, or hold up who calls it.
+Nothing here may wait, fail, or delay its caller.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from typing import Protocol
 
 
 class Observer(Protocol):
-    """Is told what one model does. Times are in seconds.
+    """Receives what one model does. Times are in seconds.
 
     Called from any thread, mostly without the model's lock and never with a reader or writer
     waiting for the call itself.
     """
 
     def lock_waited(self, seconds: float, *, exclusive: bool, ago: float = 0.0) -> None:
-        """Somebody has got the model's lock after so long, or given up; 0.0: at once.
+        """A thread got the model's lock after so many seconds, or gave up; 0.0: at once.
 
         `ago`: seconds since the wait ended.
         """

@@ -1,6 +1,6 @@
-"""Which dtypes a value can be sent as instead of its own.
+"""The dtypes that a value can be cast to when it is sent.
 
-Knows the ports. Casts nothing.
+Knows the ports. Casts nothing itself.
 """
 
 from __future__ import annotations

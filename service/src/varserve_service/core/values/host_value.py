@@ -14,7 +14,7 @@ from varserve_service.core.arrays.reductions import Counted, Reduced, counted, r
 
 
 class HostValue:
-    """A C-contiguous array that nobody writes to any more, as a Value."""
+    """A C-contiguous array that is never written again, as a Value."""
 
     __slots__ = ("_array", "_bytes")
 

@@ -1,7 +1,7 @@
-"""What is told of a value instead of the value: statistics, a histogram, a hash.
+"""Summaries of values: statistics, a histogram and a hash.
 
-Goes through a value in parts of a bounded size, wherever it lives; what it needs of a part, the
-value does itself. Knows the ports.
+A value is processed in parts of bounded size, where it lives: the value itself reduces each part.
+Knows the ports.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Summary:
-    """One value in a few numbers; `content_hash` is empty where none was asked for."""
+    """The summary of one value; `content_hash` is empty if it was not requested."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -76,7 +76,7 @@ def summarize(
     content_hash: bool = False,
     go_on: Callable[[], None] = lambda: None,
 ) -> Summary:
-    """A value in a few numbers. `go_on` is called before each part, and raises to end it there.
+    """Summarize a value. `go_on` is called before each part, and raises to stop.
 
     Raises what `go_on` raises, and OutOfMemory.
     """
