@@ -162,10 +162,11 @@ def load(
 
 
 def _redirect_prints(functions: Sequence[SavedFunction]) -> None:
+    known: dict[str, bool] = {}
     for function in functions:
         function.replace(
             [
-                callee.with_printing(Printing.of(callee.call, len(callee.overload.outputs)))
+                callee.with_printing(Printing.of(callee.call, len(callee.overload.outputs), known))
                 for callee in function.callees
             ]
         )

@@ -113,11 +113,16 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class InspectionLimits:
-    """What one inspection may take: bytes of the values it keeps, operations that it executes."""
+    """What one inspection may take: bytes of the values it keeps, operations that it executes.
+
+    `records`: messages, and values of probes. `admit` is told of bytes before they are kept, and
+    raises when there is no room for them.
+    """
 
     nbytes: int = 256 * 2**20
     operations: int = 5_000_000
     records: int = 100_000
+    admit: Callable[[int], None] = lambda nbytes: None
 
 
 DEFAULT_LIMITS = InspectionLimits()

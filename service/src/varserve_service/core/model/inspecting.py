@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -141,10 +142,13 @@ class Inspecting:
         selection = catalogue.resolve(inspection, overload, names)
         assumed = self._assumed(spec, overload, supposed.assume)
         go_on = self._go_on(spec.name, cancelled, deadline)
-        with self._parts.memory.reserve(self._copies(overload, assumed), f"function {spec.name!r}"):
+        thing = f"function {spec.name!r}"
+        with self._parts.memory.reserve(self._copies(overload, assumed), thing) as reserved:
+            admit = partial(reserved.add, thing=thing, on=self._parts.loaded.device)
+            limits = replace(self._parts.inspection_limits, admit=admit)
             header, values = self.values(used, overload.reads, assumed, supposed, deadline)
             inspected = self._inspector(found, index).inspect(
-                inputs, values, selection, self._parts.inspection_limits, go_on
+                inputs, values, selection, limits, go_on
             )
         return InspectionAnswer(header, inspected)
 

@@ -143,6 +143,7 @@ class Observation:
                 f"at most {self._limits.nbytes} bytes of probed values, and {name!r} goes beyond; "
                 "ask for summaries, or probe fewer tensors"
             )
+        self._limits.admit(sent_bytes(value))
         self.probes.append(Probe(name, at, value=value))
 
     def _too_large(self, limit: str) -> RequestError:

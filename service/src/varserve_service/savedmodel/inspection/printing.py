@@ -25,7 +25,7 @@ from varserve_service.savedmodel.runtime import (
 
 from .rewriting import Version, prints, with_prints_to, without_prints
 
-_MOST_VERSIONS = 8
+_MOST_KEPT = 8
 _MOST_MESSAGES = 10_000
 _MOST_CHARACTERS = 2**20
 
@@ -38,13 +38,12 @@ class Printing:
         self._outputs = outputs
         self._silent: Version | None = None
         self._free: list[_Speaking] = []
-        self._made = 0
-        self._turn = threading.Condition()
+        self._turn = threading.Lock()
 
     @classmethod
-    def of(cls, call: FlatCall, outputs: int) -> Printing | None:
-        """None for a function that does not print."""
-        return cls(call, outputs) if prints(name_of(call)) else None
+    def of(cls, call: FlatCall, outputs: int, known: dict[str, bool]) -> Printing | None:
+        """None for a function that does not print. `known`: as of `rewriting.prints`."""
+        return cls(call, outputs) if prints(name_of(call), known) else None
 
     def call(
         self,
@@ -56,33 +55,22 @@ class Printing:
         """Call it flat; without a listener its prints are dropped."""
         if on_message is None:
             return self._without().call(inputs, cancellation)
-        speaking = self._take()
+        with self._turn:
+            free = self._free.pop() if self._free else None
+        # As many as there are runs at once, which the model's threads bound.
+        speaking = free or _Speaking(self._name, self._outputs)
         try:
             return speaking.call(inputs, cancellation, on_message)
         finally:
             with self._turn:
-                self._free.append(speaking)
-                self._turn.notify()
+                if len(self._free) < _MOST_KEPT:
+                    self._free.append(speaking)
 
     def _without(self) -> Version:
         with self._turn:
             if self._silent is None:
                 self._silent = without_prints(self._name, self._outputs)
             return self._silent
-
-    def _take(self) -> _Speaking:
-        with self._turn:
-            while not self._free and self._made >= _MOST_VERSIONS:
-                self._turn.wait()
-            if self._free:
-                return self._free.pop()
-            self._made += 1
-        try:
-            return _Speaking(self._name, self._outputs)
-        except BaseException:
-            with self._turn:
-                self._made -= 1
-            raise
 
 
 class _Speaking:

@@ -45,17 +45,16 @@ class Version:
         return call_by_name(self._name, inputs, self._outputs, cancellation)
 
 
-def prints(name: str) -> bool:
-    """Whether a function, or one that it enters, prints. XLA prints nothing."""
-    return _prints(name, {})
+def prints(name: str, known: dict[str, bool]) -> bool:
+    """Whether a function, or one that it enters, prints. XLA prints nothing.
 
-
-def _prints(name: str, known: dict[str, bool]) -> bool:
+    `known` takes what is found out of each function, so that nobody looks at it again.
+    """
     if name not in known:
         known[name] = False  # Until it is known: a function may lead back to itself.
         definition = function_definition(name)
         known[name] = definition is not None and any(
-            node.op in PRINTS or any(_prints(callee, known) for callee in _callees(node))
+            node.op in PRINTS or any(prints(callee, known) for callee in _callees(node))
             for node in definition.node_def
         )
     return known[name]
@@ -88,7 +87,7 @@ def _with_prints(name: str, outputs: int, rewrite: Rewrite) -> Version:
     known: dict[str, bool] = {}
 
     def version_of(original: str) -> str:
-        if original in versions or not _prints(original, known):
+        if original in versions or not prints(original, known):
             return versions.get(original, original)
         versions[original] = version = _new_name(original)
         definition = _copy(original, version)
