@@ -16,7 +16,9 @@ from tests.rpc.models import counter
 from tests.rpc.requests import chunk, entry, manifest
 from tests.rpc.test_identity import Claimed
 from tests.rpc.test_lifecycle import reason_of, running
+from tests.rpc.wire import outcome_of
 from tests.waiting import until_async
+from varserve.v1 import history_pb2, model_service_pb2_grpc
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core import holdings
 from varserve_service.core.memory import MemoryBudget, Room
@@ -38,6 +40,11 @@ def free() -> FakeVariable:
 async def to_its_end(call: Any) -> None:
     while await call.read() is not grpc.aio.EOF:
         pass
+
+
+async def read_revisions(call: Any, revisions: list[int]) -> None:
+    while True:
+        revisions.append((await call.read()).header.revision)
 
 
 async def test_an_upload_that_trickles_is_given_up() -> None:
@@ -153,3 +160,38 @@ async def test_the_bodies_of_one_subject_take_half_of_the_memory() -> None:
         other.cancel()
         await until_async(lambda: found.server._admission.staged == 0)
         assert memory.holdings.held_by("ann") == 0
+
+
+async def test_an_event_that_nobody_takes_ends_its_watch() -> None:
+    """Each such watch would keep a copy of a large event; it is told where to resume."""
+    big = FakeVariable("big", np.zeros(3 * MIB, np.uint8))
+    live = counter(big)
+    async with running(live, transfer_silence=0.3, max_streams=1000) as found:
+        options = [
+            ("grpc.http2.lookahead_bytes", 65536),
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        async with grpc.aio.insecure_channel(found.address, options=options) as channel:
+            stub = model_service_pb2_grpc.ModelServiceStub(channel)
+            request = history_pb2.WatchVariablesRequest(
+                model="counter", values=True, patterns=["big"]
+            )
+            watch = stub.WatchVariables(request)
+            assert not (await watch.read()).HasField("commit")
+            for fill in range(8):
+                value = {"dtype": 4, "shape": [3 * MIB], "data": bytes([fill]) * (3 * MIB)}
+                write = pb.AssignVariableRequest(
+                    model="counter", variable="big", operation=1, value=value
+                )
+                assert await reason_of(found.stub.AssignVariable(write)) == "OK"
+            await until_async(lambda: len(found.server._transfers) == 1)
+            await until_async(lambda: len(found.server._transfers) == 0)
+            revisions = [0]
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await read_revisions(watch, revisions)
+            outcome = outcome_of(caught.value)
+            assert outcome.reason == "WATCH_TOO_SLOW"
+            assert outcome.failure is not None
+            # What was on its way when it ended may have arrived.
+            assert int(outcome.failure.metadata["resume_revision"]) <= revisions[-1]

@@ -17,6 +17,8 @@ from varserve_service.core.memory import MemoryBudget
 
 UPLOAD: Final = "upload"
 DOWNLOAD: Final = "download"
+EVENT: Final = "event"
+"""A message of a watch, which is of no use to it any more when it is given up."""
 
 
 @asynccontextmanager
@@ -75,7 +77,7 @@ class Transfer:
             self._loop.call_soon_threadsafe(self.give_up)
 
         self._holding = memory.holdings.hold(
-            subject, nbytes, f"the {self.kind}", give_up, charged=self.kind == UPLOAD
+            subject, nbytes, f"the {self.kind}", give_up, charged=self.kind != DOWNLOAD
         )
 
     @property
@@ -107,6 +109,12 @@ class Transfer:
             raise self._refusal() from None
 
     def _refusal(self) -> RequestError:
+        if self.kind == EVENT:
+            return RequestError(
+                Reason.WATCH_TOO_SLOW,
+                f"the client has not taken an event for {self.idle:.0f} seconds; watch again after "
+                "the last revision received",
+            )
         seconds = self._loop.time() - self._began
         nothing = "nothing was changed; send it again as a whole"
         again = nothing if self.kind == UPLOAD else "read it again"

@@ -37,7 +37,9 @@ async def watch_variables(
             permit = WatchPermit(call.permissions, live, request)
             paths = await workers.run(permit.select, call.deadline)
             wanted = WatchFilter(paths, request.values, request.previous_values)
-            watch = Watch(live, hub, call, wanted, backend.bookmark_seconds, permit)
+            watch = Watch(
+                live, hub, call, wanted, backend.bookmark_seconds, permit, backend.transfers
+            )
             after = translate.optional(request, "after_revision")
             await watch.run(after, request.epoch, workers)
     finally:

@@ -14,12 +14,14 @@ from contextlib import suppress
 from functools import partial
 
 from varserve_service.core.commit.watchers import Event, Watcher
-from varserve_service.core.errors import RequestError
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.holdings import SMALL_BYTES
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.timeline import Batch
 from varserve_service.core.ports.messages import Header
 from varserve_service.rpc.authorization.watch_permit import WatchPermit
 from varserve_service.rpc.calls.call import RpcCall
+from varserve_service.rpc.calls.transfers import EVENT, Transfers
 from varserve_service.rpc.messages.history_messages import WatchFilter, bookmark, event_messages
 
 from .workers import Workers
@@ -110,6 +112,7 @@ class Watch:
         wanted: WatchFilter,
         bookmark_seconds: float,
         permit: WatchPermit,
+        transfers: Transfers,
     ) -> None:
         """`permit` is asked before each message whether the watch may go on."""
         self._live = live
@@ -118,9 +121,11 @@ class Watch:
         self._filter = wanted
         self._bookmark_seconds = bookmark_seconds
         self._permit = permit
+        self._transfers = transfers
         self._watcher: Watcher | None = None
         self._ended = False
         self._sent = 0.0
+        self._sent_revision: int | None = None
 
     async def run(self, after: int | None, epoch: str, workers: Workers) -> None:
         """Send events until the caller goes away. Raises RequestError."""
@@ -143,6 +148,11 @@ class Watch:
                     await self._send(event)
                     after = event.revision
             await self._follow(self._watcher)
+        except RequestError as error:
+            if error.reason is Reason.WATCH_TOO_SLOW and self._sent_revision is not None:
+                error.metadata.setdefault("resume_revision", str(self._sent_revision))
+                error.metadata.setdefault("epoch", self._live.header.epoch)
+            raise
         finally:
             self._ended = True
             self._leave()
@@ -172,17 +182,24 @@ class Watch:
             raise
 
     async def _mark(self, header: Header, revision: int | None) -> None:
-        await self._write(
-            bookmark(header, header.revision if revision is None else revision).SerializeToString()
-        )
+        revision = header.revision if revision is None else revision
+        await self._write(bookmark(header, revision).SerializeToString())
+        self._sent_revision = revision
 
     async def _send(self, event: Event) -> None:
         for message in await self._hub.messages(event, self._filter):
             await self._write(message)
+        self._sent_revision = event.revision
 
     async def _write(self, message: bytes) -> None:
         await self._call.judge_again()
         if self._permit.outdated:
             await self._workers.run(self._permit.check, self._call.deadline)
-        await self._call.write(message)
+        if len(message) < SMALL_BYTES:
+            await self._call.write(message)
+        else:
+            # Each watch that nobody reads has a copy of its own.
+            async with self._transfers.begin(EVENT) as transfer:
+                transfer.hold(self._live.memory.host, self._call.subject, len(message))
+                await self._call.write(message)
         self._sent = asyncio.get_running_loop().time()
