@@ -47,7 +47,7 @@ def waiting(primary: Server) -> list[tuple[object, ...]]:
     "ended_by",
     [
         "pg_cancel_backend",
-        "the watchdog",
+        pytest.param("the watchdog", marks=pytest.mark.full),
         pytest.param("pg_terminate_backend", marks=pytest.mark.full),
     ],
 )
