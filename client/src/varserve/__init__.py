@@ -85,20 +85,6 @@ from ._client.transport.credentials import Tls
 from ._client.transport.traces import trace
 from ._client.values.arguments import Given
 from ._client.values.function_messages import FunctionMessage, MessageKind
-from ._client.values.inspections import (
-    Comparison,
-    InnerTensor,
-    InnerTensors,
-    Inspection,
-    Iterations,
-    NonFinite,
-    OperationTime,
-    Patch,
-    TensorDifference,
-    TensorPlace,
-    scale,
-    zero,
-)
 from ._client.values.regions import Index, Rows
 from ._client.values.results import (
     Change,
@@ -135,11 +121,48 @@ from ._client.values.writes import AssignOperation, Write
 if TYPE_CHECKING:
     from . import aio
     from ._client.admin import AdminClient, ModelVersion, SavedState, SaveFormat, connect_admin
+    from ._client.values.inspections import (
+        Comparison,
+        InnerTensor,
+        InnerTensors,
+        Inspection,
+        Iterations,
+        NonFinite,
+        OperationTime,
+        Patch,
+        TensorDifference,
+        TensorPlace,
+        scale,
+        zero,
+    )
+
 
 __version__ = "0.1.0"
 
-_LATE = ("AdminClient", "ModelVersion", "SaveFormat", "SavedState", "connect_admin")
-"""What only operators' programs use: imported when it is first used."""
+_LATE = {
+    "varserve._client.admin": (
+        "AdminClient",
+        "ModelVersion",
+        "SaveFormat",
+        "SavedState",
+        "connect_admin",
+    ),
+    "varserve._client.values.inspections": (
+        "Comparison",
+        "InnerTensor",
+        "InnerTensors",
+        "Inspection",
+        "Iterations",
+        "NonFinite",
+        "OperationTime",
+        "Patch",
+        "TensorDifference",
+        "TensorPlace",
+        "scale",
+        "zero",
+    ),
+}
+"""What few programs use: imported when it is first used."""
 
 
 def __getattr__(name: str) -> Any:
@@ -147,8 +170,9 @@ def __getattr__(name: str) -> Any:
 
     if name == "aio":
         return import_module("varserve.aio")
-    if name in _LATE:
-        return getattr(import_module("varserve._client.admin"), name)
+    for module, names in _LATE.items():
+        if name in names:
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'varserve' has no attribute {name!r}")
 
 

@@ -7,7 +7,7 @@ from `varserve.aio.connect`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
@@ -18,19 +18,21 @@ from .handles.base import Connection, D_co, Defaults, operation
 from .handles.cache import ModelCache
 from .handles.models import Model
 from .handles.watches import PATIENCE, Watch, watching
-from .operations.inspections import Wanted, summary_options
 from .operations.methods import Scope
 from .operations.reads import Read, SummaryOptions, cast_dtype
 from .transport.calls import Budget, Op
 from .transport.drivers import Async, Sync
 from .values.arguments import Given, prepare_run
-from .values.inspections import InnerTensors, Inspection, Patch
 from .values.options import ReadOptions, WriteOptions, new_request_id
 from .values.regions import Index, Reads, Rows, regions_of, resolve
 from .values.results import Commit, Commits, Outputs, Reading, Snapshot
 from .values.specs import ModelSpec, ModelSummary, TransferLimits, Value
 from .values.summaries import Summaries
 from .values.writes import AssignOperation, Write, prepare, writes_of
+
+if TYPE_CHECKING:
+    # Looking into functions is imported when it is first done.
+    from .values.inspections import InnerTensors, Inspection, Patch
 
 
 class Client(Connection[D_co]):
@@ -159,7 +161,9 @@ class Client(Connection[D_co]):
     ) -> Op[InnerTensors]:
         """ListTensors: the tensors in the middle of a function; see `Function.tensors`."""
         scope = Scope(model, self._budget(timeout))
-        return operations.list_tensors(scope, function, patterns, overload)
+        from .operations.inspections import list_tensors
+
+        return list_tensors(scope, function, patterns, overload)
 
     @operation
     def inspect_function(
@@ -187,6 +191,8 @@ class Client(Connection[D_co]):
 
         Values are arrays of the dtypes that the service expects.
         """
+        from .operations.inspections import Wanted, inspect_function, summary_options
+
         wanted = Wanted(
             probes,
             summary_options(summarize),
@@ -202,7 +208,7 @@ class Client(Connection[D_co]):
         run = prepare_run(function, inputs, constants or {}, (), repeatable=True)
         scope = yield from self._scope(model, self._budget(timeout))
         options = ReadOptions(at_revision, epoch)
-        return (yield from operations.inspect_function(scope, run, wanted, options))
+        return (yield from inspect_function(scope, run, wanted, options))
 
     @operation
     def assign_variable(

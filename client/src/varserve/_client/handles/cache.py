@@ -9,13 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from varserve import tensors
 from varserve._client import errors, operations
-from varserve._client.operations.inspections import Wanted
 from varserve._client.operations.methods import Scope
 from varserve._client.operations.models import get_model
 from varserve._client.operations.reads import Dtype, Read, SummaryOptions
@@ -23,7 +22,6 @@ from varserve._client.transport.bodies import fits_no_more
 from varserve._client.transport.calls import Budget, Op
 from varserve._client.transport.forks import GATE, Renewable
 from varserve._client.values.arguments import Run
-from varserve._client.values.inspections import Inspection
 from varserve._client.values.names import Lookup
 from varserve._client.values.options import ReadOptions, WriteOptions
 from varserve._client.values.regions import Part
@@ -38,6 +36,10 @@ from varserve._client.values.specs import (
 from varserve._client.values.summaries import Summaries
 from varserve._client.values.writes import AssignOperation, PreparedWrite
 from varserve.tensors import Array
+
+if TYPE_CHECKING:
+    from varserve._client.operations.inspections import Wanted
+    from varserve._client.values.inspections import Inspection
 
 # Up to about here one message was quicker than a stream over loopback.
 _UNARY_BYTES = 256 << 10
@@ -293,7 +295,9 @@ class ModelCache(Renewable):
         self, run: Run, wanted: Wanted, budget: Budget, options: ReadOptions
     ) -> Op[Inspection]:
         """A look at a run of a function."""
-        found = yield from operations.inspect_function(self.scope(budget), run, wanted, options)
+        from varserve._client.operations.inspections import inspect_function
+
+        found = yield from inspect_function(self.scope(budget), run, wanted, options)
         if options.at_revision is None:
             self.learn(found.header)
         return found

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from varserve._client import operations
-from varserve._client.operations.inspections import Wanted
+from varserve._client.operations.inspections import Wanted, inspect_function
 from varserve._client.operations.methods import Scope
 from varserve._client.operations.reads import SummaryOptions
 from varserve._client.transport.calls import Op
@@ -44,7 +43,7 @@ class ComparedSide(NamedTuple):
     def inspect(self, probes: Sequence[str], summary: SummaryOptions | None) -> Op[Inspection]:
         """A look at the run."""
         wanted = Wanted(probes=probes, summary=summary, assume=self.assume)
-        return operations.inspect_function(self.scope, self.run, wanted, self.options)
+        return inspect_function(self.scope, self.run, wanted, self.options)
 
 
 def compare_sides(

@@ -6,18 +6,16 @@ Which overload fits, the service decides.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from varserve import tensors
-from varserve._client import errors, operations
-from varserve._client.operations.inspections import Wanted, summary_options
+from varserve._client import errors
 from varserve._client.operations.models import get_model
 from varserve._client.transport.calls import Op
 from varserve._client.values.arguments import Given, Run, bind, positional
-from varserve._client.values.inspections import Comparison, InnerTensors, Inspection, Patch
 from varserve._client.values.options import ReadOptions
 from varserve._client.values.results import Commit, Outputs, Snapshot, revision_of
 from varserve._client.values.specs import FunctionKind, FunctionSpec, Overload
@@ -25,7 +23,12 @@ from varserve.tensors import Array
 
 from .base import D_co, ModelHandle, operation
 from .cache import ModelCache
-from .comparing import ComparedSide, Side, compare_sides
+
+if TYPE_CHECKING:
+    # Looking into functions is imported when it is first done.
+    from varserve._client.values.inspections import Comparison, InnerTensors, Inspection, Patch
+
+    from .comparing import ComparedSide, Side
 
 
 class Function(ModelHandle[D_co]):
@@ -107,7 +110,9 @@ class Function(ModelHandle[D_co]):
         Raises TensorNotFound, NameAmbiguous, InspectionUnsupported.
         """
         scope = self._cache.scope(self._budget(timeout))
-        return operations.list_tensors(scope, self.name, patterns, overload)
+        from varserve._client.operations.inspections import list_tensors
+
+        return list_tensors(scope, self.name, patterns, overload)
 
     @operation
     def inspect(
@@ -157,6 +162,8 @@ class Function(ModelHandle[D_co]):
             )
         yield from self._refreshed(timeout)
         run = self._bound({**(given or {}), **inputs})
+        from varserve._client.operations.inspections import Wanted, summary_options
+
         wanted = Wanted(
             probes=_names(probe),
             summary=summary_options(summarize),
@@ -200,6 +207,8 @@ class Function(ModelHandle[D_co]):
 
         Raises as `inspect`, and ModelNotFound, FunctionNotFound.
         """
+        from .comparing import compare_sides
+
         yield from self._refreshed(timeout)
         sides = []
         for side in (left, right):
@@ -214,6 +223,8 @@ class Function(ModelHandle[D_co]):
     def _side(
         self, side: Side, inputs: Mapping[str, Any], timeout: float | None
     ) -> Op[ComparedSide]:
+        from .comparing import ComparedSide
+
         cache, run = self._cache, self._bound(inputs)
         assume: dict[str, Array] = {}
         revision, epoch = None, ""
@@ -305,6 +316,8 @@ def _names(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _patch(name: str, patch: Patch | npt.ArrayLike) -> Patch | Array:
+    from varserve._client.values.inspections import Patch
+
     if isinstance(patch, Patch):
         return patch
     with errors.about(f"patch of {name!r}", tensor=name):

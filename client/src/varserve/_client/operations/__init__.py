@@ -5,7 +5,6 @@ prepared (contract dtype, C order), and parts resolved.
 """
 
 from .commits import event, list_commits, watch_request
-from .inspections import inspect_function, list_tensors
 from .methods import Scope
 from .models import get_model, list_models, wait_ready
 from .reads import read_variable, read_variables, summarize_variables
@@ -24,10 +23,8 @@ __all__ = [
     "assign_variables",
     "event",
     "get_model",
-    "inspect_function",
     "list_commits",
     "list_models",
-    "list_tensors",
     "read_variable",
     "read_variables",
     "renew_lease",
