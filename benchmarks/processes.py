@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import psutil
 from .samples import Usage
 
 END_SECONDS = 20
+# Seconds in which a process at rest gives memory back, and bytes that are not worth the wait.
+_REST_SECONDS = 10.0
+_LITTLE = 16 * 2**20
 LOG_SHOWN = 1000
 """Characters of a log that an error quotes."""
 
@@ -90,7 +94,16 @@ class Process:
         cpu, memory = _cpu(members), _status(members, "VmRSS")
         yield found
         peak = _status(members, "VmHWM")
-        found.append(Usage(_cpu(members) - cpu, peak, peak - memory))
+        cpu = _cpu(members) - cpu
+        found.append(Usage(cpu, peak, peak - memory, _at_rest(members, memory) - memory))
+
+
+def _at_rest(members: Sequence[psutil.Process], before: int) -> int:
+    """Memory when it is given back: at once where little more is taken than before."""
+    deadline = time.monotonic() + _REST_SECONDS
+    while (now := _status(members, "VmRSS")) > before + _LITTLE and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return now
 
 
 def _cpu(members: Sequence[psutil.Process]) -> float:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Usage:
     """What a process took during a round: CPU seconds, its highest memory in bytes, and how much
-    that was above what it had when the round began."""
+    that was above what it had when the round began. `kept`: how much more it has at rest, within
+    seconds after the round."""
 
     cpu: float = 0.0
     peak: int = 0
     added: int = 0
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,12 @@ ADDED_SERVER = Measure(
     lambda rounds: statistics.median(e.server.added for e in rounds) / 2**20,
     False,
 )
+KEPT_SERVER = Measure(
+    "memory kept, server",
+    "MiB",
+    lambda rounds: max(e.server.kept for e in rounds) / 2**20,
+    False,
+)
 
 MEASURES = (
     P50,
@@ -122,6 +130,7 @@ MEASURES = (
     PEAK_CLIENT,
     PEAK_SERVER,
     ADDED_SERVER,
+    KEPT_SERVER,
 )
 
 

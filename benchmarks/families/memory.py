@@ -1,9 +1,9 @@
-"""What the service takes to send a large variable, beside the variable itself."""
+"""What the service takes to send a large variable, and what it keeps after one was assigned."""
 
 from __future__ import annotations
 
 from benchmarks.figures import GIB, Figure, at_most_itself, peer, size, work
-from benchmarks.samples import ADDED_SERVER
+from benchmarks.samples import ADDED_SERVER, KEPT_SERVER
 
 FIGURES = (
     Figure(
@@ -19,5 +19,19 @@ FIGURES = (
         measures=(ADDED_SERVER,),
         nbytes=GIB,
         needs=5 * GIB,
+    ),
+    Figure(
+        name=f"{size(GIB)} is assigned again, and the service is at rest",
+        ours=work("ours", "assign", nbytes=GIB),
+        peers=(
+            peer(
+                "Arrow Flight do_put",
+                work("flight", "assign", nbytes=GIB),
+                targets={KEPT_SERVER: at_most_itself(64, "MiB")},
+            ),
+        ),
+        measures=(KEPT_SERVER,),
+        nbytes=GIB,
+        needs=6 * GIB,
     ),
 )
