@@ -22,7 +22,7 @@ from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import WriteRequest
 from varserve_service.core.ports.messages import Read
-from varserve_service.journal.postgres import journal as module
+from varserve_service.journal.postgres import appending as module
 
 Start = Callable[..., Replica]
 
@@ -270,7 +270,10 @@ def test_a_replica_whose_commit_is_not_in_the_log_ends(
     one, _ = replica(database, make)
     add(one)
     ended: list[object] = []
-    monkeypatch.setattr(module, "end_process", lambda what, error: ended.append(error))
+    monkeypatch.setattr(
+        "varserve_service.journal.postgres.journal.end_process",
+        lambda what, error: ended.append(error),
+    )
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("UPDATE varserve_log SET append = 'other' WHERE revision = 1")
         connection.execute("UPDATE varserve_head SET append = 'other'")

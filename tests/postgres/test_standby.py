@@ -16,7 +16,7 @@ from tests.postgres.test_journal import add, count, make
 from tests.waiting import join, until
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.commits import WriteRequest
-from varserve_service.journal.postgres import journal as module
+from varserve_service.journal.postgres import appending as module
 from varserve_service.logs import configure_logs
 
 
@@ -177,6 +177,6 @@ def test_a_start_says_what_a_commit_waits_for(
     one, _ = replica(database, make)
     assert "on this server alone" in capsys.readouterr().err
     # A setting of the database does not weaken a commit of the service.
-    connection = one._parts.journal._connection()  # type: ignore[union-attr]
+    connection = one._parts.journal._appender._connection()  # type: ignore[union-attr]
     assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
     assert server.execute("SHOW fsync") == [("on",)]

@@ -1,0 +1,306 @@
+"""Appending to the log: the transaction of a commit, and its three outcomes.
+
+Done; refused, with nothing changed; or undecided, when the connection goes while the commit is on
+its way. What became of an undecided commit is found out behind the lock of the head row, in a
+transaction that is committed itself.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+
+from varserve_service.core.errors import (
+    JournalError,
+    Reason,
+    RequestError,
+    StateStoreUnavailable,
+)
+from varserve_service.core.ports.journal import AppendUndecided, Entry, KeptCommit, Position
+from varserve_service.core.ports.messages import sent_bytes
+from varserve_service.journal.disk import log
+from varserve_service.journal.options import JournalOptions
+
+from .connection import Connector, refusal
+from .guard import Guard
+from .reading import HEAD, OF_MODEL, Head, Key, commits_after
+from .rows import log_row
+from .schema import Connection
+
+_COMMIT_SECONDS = 3.0
+"""A commit that takes longer is undecided, and resolved."""
+_TURN_SECONDS = 14.0
+"""Longer than the server lets anybody wait for a row."""
+_RESOLVE_SECONDS = 20.0
+_RETRY_SECONDS = 0.1
+_BYTES_PER_SECOND = 10e6
+
+_LOCKED = psycopg.errors.LockNotAvailable.sqlstate
+_APPEND = f"""
+    WITH head AS (
+        UPDATE varserve_head SET revision = %s, append = %s
+        WHERE {OF_MODEL} AND revision = %s AND append = %s
+        RETURNING model, version
+    )
+    INSERT INTO varserve_log
+    SELECT head.model, head.version, row.revision, %s, row.record, row.payload, row.crc
+    FROM head, unnest(%s::bigint[], %b::bytea[], %b::bytea[], %s::bigint[])
+        AS row (revision, record, payload, crc)
+"""
+# A commit that waits for the standbys, and with it for all before it.
+_CONFIRM = f"UPDATE varserve_head SET append = append WHERE {OF_MODEL}"
+
+
+class Appender:
+    """The connection by which one replica appends. Its methods are for one thread at a time."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        key: Key,
+        epoch: str,
+        options: JournalOptions,
+        tell: Callable[[], None],
+    ) -> None:
+        """`tell` is called when something was appended."""
+        self._connector = connector
+        self._key = key
+        self._epoch = epoch
+        self._options = options
+        self._tell = tell
+        self._last_append = ""
+        self._closed = threading.Event()
+        self._guard = Guard()
+        self._open: Connection | None = None
+        self.nbytes = 0
+        """Bytes of values that were appended."""
+
+    @contextmanager
+    def turn(self, known: Position, deadline: float | None) -> Iterator[Turn]:
+        connection, head, missed = self._take_turn(known, deadline)
+        turn = Turn(self, connection, head, missed)
+        try:
+            self._guard.keep_awake(connection)
+            yield turn
+        finally:
+            self._guard.rest()
+            if not turn.ended:
+                self._roll_back()
+
+    def _take_turn(
+        self, known: Position, deadline: float | None
+    ) -> tuple[Connection, Head, list[KeptCommit]]:
+        reused = self._open is not None
+        try:
+            connection = self._connection()
+            with self._guard.cut_after(connection, _TURN_SECONDS):
+                head = self._lock_head(connection, deadline)
+                # A statement of its own: in one with the lock it would see the log before it.
+                return connection, head, commits_after(connection, self._key, known, head)
+        except psycopg.Error as error:
+            self._drop()
+            if reused and isinstance(error, psycopg.OperationalError) and error.sqlstate != _LOCKED:
+                # The connection ended while nobody used it. Nothing was asked for yet.
+                return self._take_turn(known, deadline)
+            raise self._no_turn(error, deadline) from error
+        except BaseException:
+            self._drop()
+            raise
+
+    def _no_turn(self, error: psycopg.Error, deadline: float | None) -> RequestError:
+        waited = isinstance(error, psycopg.errors.LockNotAvailable)
+        if waited and deadline is not None and time.monotonic() >= deadline:
+            return RequestError(
+                Reason.DEADLINE_EXCEEDED,
+                "the deadline passed while other replicas committed; nothing was changed",
+            )
+        return refusal(self._connector.name, error)
+
+    def _lock_head(self, connection: Connection, deadline: float | None) -> Head:
+        """Begin the transaction of a turn: this replica may append until its end."""
+        with connection.pipeline():
+            connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            if deadline is not None:
+                milliseconds = max(1, min(10_000, int(1000 * (deadline - time.monotonic()))))
+                connection.execute(f"SET LOCAL lock_timeout = {milliseconds}")
+            head = connection.execute(f"{HEAD} FOR NO KEY UPDATE", self._key)
+        row = head.fetchone()
+        if row is None or row[0] != self._epoch:
+            raise JournalError("the state in the database was removed or began anew")
+        return row
+
+    def _append(self, connection: Connection, head: Head, entries: Sequence[Entry]) -> Position:
+        append = self._last_append = secrets.token_hex(8)
+        nbytes = sum(sent_bytes(c.value) for entry in entries for c in entry.commit.changed)
+        rows = [log_row(entry, self._options.answer_bytes) for entry in entries]
+        last = entries[-1].commit.revision
+        inserted = self._commit(
+            connection,
+            _APPEND,
+            (
+                last,
+                append,
+                *self._key,
+                head[1],
+                head[2],
+                append,
+                *map(list, zip(*rows, strict=True)),
+            ),
+            _COMMIT_SECONDS + nbytes / _BYTES_PER_SECOND,
+        )
+        if inserted != len(entries):
+            raise StateStoreUnavailable("another replica committed; nothing was changed; retry")
+        self.nbytes += nbytes
+        self._tell()
+        return Position(last, append)
+
+    def _confirm(self, connection: Connection) -> None:
+        """Raises StateStoreUnavailable."""
+        try:
+            self._commit(connection, _CONFIRM, self._key, _COMMIT_SECONDS)
+        except AppendUndecided as error:
+            raise StateStoreUnavailable(
+                "the write was done before, and the database does not say that it is durable; retry"
+            ) from error
+
+    def _commit(
+        self, connection: Connection, query: str, parameters: Sequence[Any], seconds: float
+    ) -> int:
+        """Run the last statement of a turn and commit; the number of rows that it changed.
+
+        Raises AppendUndecided; StateStoreFull, StateStoreUnavailable with nothing changed.
+        """
+        try:
+            with self._guard.cut_after(connection, seconds):
+                # Prepared, and not in one pipeline with the commit: a replica that stops between
+                # two of its messages would keep the lock, because the server waits for the rest.
+                changed = connection.execute(query, parameters, prepare=True)
+        except psycopg.Error as error:
+            # The commit was not sent: the server rolls back what it has.
+            self._drop()
+            raise refusal(self._connector.name, error) from error
+        notices: list[str] = []
+
+        def note(diagnostic: psycopg.errors.Diagnostic) -> None:
+            notices.append(diagnostic.message_primary or "")
+
+        connection.add_notice_handler(note)
+        try:
+            with self._guard.cut_after(connection, _COMMIT_SECONDS):
+                commit = connection.execute("COMMIT")
+        except psycopg.Error as error:
+            self._drop()
+            log.warning("a commit is undecided", database=self._connector.name, error=str(error))
+            raise AppendUndecided from error
+        finally:
+            with suppress(ValueError):
+                connection.remove_notice_handler(note)
+        if notices:
+            # A wait for the standbys was ended: the commit is there, and may be on no standby.
+            self._drop()
+            log.warning("a commit is undecided", database=self._connector.name, notice=notices[0])
+            raise AppendUndecided
+        if commit.statusmessage != "COMMIT":
+            raise StateStoreUnavailable(
+                "the database rolled the commit back; nothing was changed; retry"
+            )
+        return int(changed.rowcount)
+
+    def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
+        until = time.monotonic() + _RESOLVE_SECONDS
+        while not self._closed.is_set():
+            try:
+                return self._resolve(known)
+            except (psycopg.Error, AppendUndecided, StateStoreUnavailable) as error:
+                self._drop()
+                if time.monotonic() >= until:
+                    log.error(
+                        "a commit could not be resolved",
+                        database=self._connector.name,
+                        error=str(error),
+                    )
+                    break
+                self._closed.wait(_RETRY_SECONDS)
+        raise StateStoreUnavailable(
+            "the connection to the database was lost while the commit was written, and is not back "
+            "in time: it may have been done; retry with the same request_id",
+            done="unknown",
+        )
+
+    def _resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
+        connection = self._connection()
+        with self._guard.cut_after(connection, _TURN_SECONDS):
+            head = self._lock_head(connection, None)
+            missed = commits_after(connection, self._key, known, head)
+        self._commit(connection, _CONFIRM, self._key, _COMMIT_SECONDS)
+        happened = any(commit.append == self._last_append for commit in missed)
+        log.info("a commit was resolved", database=self._connector.name, happened=happened)
+        return happened, missed
+
+    def _connection(self) -> Connection:
+        if self._closed.is_set():
+            raise StateStoreUnavailable("the model is being closed; nothing was changed")
+        if self._open is None or self._open.closed:
+            self._open = self._connector.connect()
+        self._connector.check(self._open)
+        return self._open
+
+    def _roll_back(self) -> None:
+        """Give the turn back, if it is still held."""
+        connection = self._open
+        if connection is None:
+            return
+        try:
+            with self._guard.cut_after(connection, _COMMIT_SECONDS):
+                connection.execute("ROLLBACK")
+        except psycopg.Error:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._open is not None:
+            with suppress(psycopg.Error):
+                self._open.close()
+            self._open = None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._closed.set()
+        self._guard.close()
+        self._drop()
+
+
+class Turn:
+    """The lock of a model's head row, until it is committed or given back."""
+
+    def __init__(
+        self,
+        appender: Appender,
+        connection: Connection,
+        head: Head,
+        missed: Sequence[KeptCommit],
+    ) -> None:
+        self._appender = appender
+        self._connection = connection
+        self._head = head
+        self.missed = missed
+        self.ended = False
+
+    def append(self, entries: Sequence[Entry]) -> Position:
+        self.ended = True
+        self._appender._guard.rest()
+        try:
+            return self._appender._append(self._connection, self._head, entries)
+        except StateStoreUnavailable:
+            self._appender._roll_back()
+            raise
+
+    def confirm(self) -> None:
+        self.ended = True
+        self._appender._guard.rest()
+        self._appender._confirm(self._connection)

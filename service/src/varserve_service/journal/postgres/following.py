@@ -1,0 +1,71 @@
+"""Following the log: the commits of other replicas, by LISTEN and a poll beside it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import psycopg
+
+from varserve_service.core.errors import JournalError
+from varserve_service.core.ports.journal import KeptCommit, Position
+from varserve_service.journal.disk import log
+
+from .connection import Connector, cut_after
+from .reading import Key, commits_after
+from .schema import CHANNEL, Connection
+
+_CUT_SECONDS = 14.0
+_POLL_SECONDS = 0.1
+_NEWS_SECONDS = 0.25
+
+
+class Listener:
+    """The connection by which one replica follows. `news` is for one thread."""
+
+    def __init__(self, connector: Connector, key: Key) -> None:
+        self._connector = connector
+        self._key = key
+        self._closed = threading.Event()
+        self._open: Connection | None = None
+
+    def news(self, known: Position) -> Sequence[KeptCommit]:
+        """As `SharedJournal.news`."""
+        if self._closed.is_set():
+            self._drop()  # one that was made while it closed
+            raise JournalError("the journal is closed")
+        until = time.monotonic() + _NEWS_SECONDS
+        try:
+            if self._open is None or self._open.closed:
+                self._open = self._connector.connect()
+                self._open.execute(f"LISTEN {CHANNEL}")
+            connection = self._open
+            self._connector.check(connection)
+            while not self._closed.is_set():
+                with cut_after(connection, _CUT_SECONDS):
+                    commits = commits_after(connection, self._key, known)
+                    if commits or time.monotonic() >= until:
+                        return commits
+                    for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
+                        pass
+        except psycopg.Error as error:
+            if not self._closed.is_set():
+                log.warning(
+                    "the log is not followed", database=self._connector.name, error=str(error)
+                )
+                self._closed.wait(_POLL_SECONDS)
+            self._drop()
+        return []
+
+    def _drop(self) -> None:
+        if self._open is not None:
+            with suppress(psycopg.Error):
+                self._open.close()
+            self._open = None
+
+    def close(self) -> None:
+        """Close the connection; a wait in progress ends."""
+        self._closed.set()
+        self._drop()

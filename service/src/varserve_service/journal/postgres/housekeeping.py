@@ -1,0 +1,82 @@
+"""What a replica does for the others beside commits: it notifies them, and compacts the log."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import psycopg
+
+from varserve_service.core.errors import JournalError
+from varserve_service.journal.disk import log
+from varserve_service.journal.options import JournalOptions
+
+from . import compaction
+from .connection import Connector, cut_after
+from .reading import Key
+from .schema import CHANNEL
+
+_NOTIFY_SECONDS = 14.0
+_COMPACT_SECONDS = 60.0
+_LOOK_SECONDS = 30.0
+_IDLE_SECONDS = 5.0
+
+
+class Housekeeper:
+    """A thread, with a connection while it has something to do."""
+
+    def __init__(self, connector: Connector, key: Key, options: JournalOptions) -> None:
+        self._connector = connector
+        self._key = key
+        self._options = options
+        self._closed = threading.Event()
+        self._news_due = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="varserve-house", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def tell(self) -> None:
+        """Notify the other replicas, soon."""
+        self._news_due.set()
+
+    def compact(self) -> None:
+        """Bring the log within its bounds. Raises JournalError, psycopg.Error."""
+        with self._connector.connect() as connection, cut_after(connection, _COMPACT_SECONDS):
+            while compaction.compact(connection, self._key, self._options):
+                pass
+
+    def _run(self) -> None:
+        """Tell the other replicas of commits, and compact the log now and then."""
+        look_at = time.monotonic() + _LOOK_SECONDS * random.random()  # not all at the same time
+        while True:
+            told = self._news_due.wait(max(0.0, look_at - time.monotonic()))
+            if self._closed.is_set():
+                return
+            self._news_due.clear()
+            try:
+                with self._connector.connect() as connection:
+                    while told and not self._closed.is_set():
+                        # In the commit it would hold a lock of the whole cluster meanwhile.
+                        with cut_after(connection, _NOTIFY_SECONDS):
+                            connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self._key[0]))
+                        told = self._news_due.wait(_IDLE_SECONDS)
+                        self._news_due.clear()
+                    if time.monotonic() >= look_at:
+                        look_at = time.monotonic() + _LOOK_SECONDS
+                        if compaction.is_due(connection, self._key, self._options):
+                            self.compact()
+            except (psycopg.Error, JournalError) as error:
+                look_at = max(look_at, time.monotonic() + 1)
+                log.warning(
+                    "housekeeping failed; tried again later",
+                    database=self._connector.name,
+                    error=str(error),
+                )
+
+    def close(self) -> None:
+        """End the thread, soon."""
+        self._closed.set()
+        self._news_due.set()
