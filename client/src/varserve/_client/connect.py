@@ -27,7 +27,7 @@ Made = TypeVar("Made")
 C = TypeVar("C")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)  # a token is in it
 class ConnectOptions:
     """How a service is reached, besides its target. Each is a keyword argument of `connect`.
 

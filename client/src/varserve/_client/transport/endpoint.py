@@ -80,7 +80,7 @@ class Origin(Protocol):
         """A driver, and the defaults of its calls."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # a token is in it
 class Endpoint:
     """How to reach a service. Raises InvalidRequest for metadata that no call can have.
 

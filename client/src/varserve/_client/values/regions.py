@@ -44,7 +44,7 @@ Reads: TypeAlias = "Iterable[str] | Mapping[str, Index | Rows | None]"
 """Names or paths of variables; in a mapping, each with a region or None."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Part:
     """A part of a variable, resolved. `message` None: the whole variable."""
 

@@ -81,7 +81,7 @@ class Snapshot(OfState, Mapping[str, Array]):
         return f"<varserve.Snapshot of {self.model!r} at revision {self.revision}: {list(self)}>"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Commit(OfState):
     """A change that was made. `revision` is its own; `value` is what was asked to be read back."""
 
@@ -186,7 +186,7 @@ class Change:
     """Of the value, as it travels."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Event(OfState):
     """One commit as a watch gives it: all that it did to the variables that are watched."""
 

@@ -18,7 +18,7 @@ from .specs import StateHeader, shape_text
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Histogram:
     """How the finite elements of a value are distributed.
 
@@ -42,7 +42,7 @@ class Histogram:
         return f"<varserve.Histogram [{self.edges[0]:.6g}|{self}|{self.edges[-1]:.6g}]{outside}>"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Summary:
     """One value of a variable, or of a region of it, in a few numbers.
 
