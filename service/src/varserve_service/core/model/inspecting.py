@@ -126,7 +126,7 @@ class Inspecting:
     ) -> InspectionAnswer:
         """Run the overload that fits, and look at it as it runs. It is never a commit.
 
-        `cancelled`: nobody waits for it any more. Raises RequestError, among others: those of the
+        `cancelled`: the caller has gone. Raises RequestError, among others: those of the
         look-up, OVERLOAD_MISMATCH and what the port's `inspect` raises; REVISION_COMPACTED,
         REVISION_IN_FUTURE, EPOCH_MISMATCH, VARIABLE_UNINITIALIZED.
         """

@@ -130,7 +130,7 @@ class SavedInspector:
             except FunctionFailed:
                 if not self._has(_CHECKS):
                     raise
-                # Once more, step by step, to tell which check it was and what it shows.
+                # It is run again, step by step, to tell which check failed and what it shows.
         rebuilt = self._rebuilt(selection)
         if rebuilt is not None:
             try:
@@ -138,7 +138,7 @@ class SavedInspector:
                     lambda: self._probe(rebuilt, inputs, values, selection, limits, go_on)
                 )
             except FunctionFailed:
-                pass  # Once more, step by step, to tell where.
+                pass  # It is run again, step by step, to tell where it failed.
         return self._guarded(lambda: self._interpret(inputs, values, selection, limits, go_on))
 
     def _rebuilt(self, selection: Selection) -> Rebuilt | None:

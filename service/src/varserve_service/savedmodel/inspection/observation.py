@@ -122,17 +122,17 @@ class Observation:
     def _keep(self, index: int, tensor: tf.Tensor, at: Iteration) -> None:
         name = self._tensors[index].name
         value = TensorValue(tensor)
-        wish = self._asked.summarize
+        spec = self._asked.summarize
         if len(self.probes) >= self._limits.records:
             raise self._too_large(
                 f"at most {self._limits.records} values of probes, and this run has more; probe "
                 "fewer tensors"
             )
-        if wish is not None:
+        if spec is not None:
             summary = summarize(
                 value,
-                histogram=wish.histogram,
-                content_hash=wish.content_hash,
+                histogram=spec.histogram,
+                content_hash=spec.content_hash,
                 go_on=self._go_on,
             )
             self.probes.append(Probe(name, at, summary=summary))

@@ -52,7 +52,7 @@ class RebuiltGraphs:
                 self._asked.popitem(last=False)
             if asked < _ASKED_BEFORE:
                 return None
-            self._kept[key] = None  # Whoever comes meanwhile goes another way.
+            self._kept[key] = None  # Other calls use the interpreter meanwhile.
         made = None
         try:
             made = Rebuilt(with_outputs(function, outputs, places), outputs)
@@ -61,7 +61,7 @@ class RebuiltGraphs:
         with self._turn:
             self._kept[key] = made
             while len(self._kept) > self._most:
-                # What nobody runs any more is freed with its version.
+                # A version is freed when the last run of it ends.
                 self._kept.popitem(last=False)
         return made
 

@@ -65,8 +65,8 @@ def _read(file: Path) -> dict[tuple[str, str], str]:
             and not _LIBRARY.search(info.files[frame.file_index])
         ]
         if own:
-            # Only the file's name: where somebody keeps it is nobody's business.
+            # Only the file's name: its folder tells about a machine, and not about the model.
             name = PurePath(info.files[own[-1].file_index].replace("\\", "/")).name
             lines.setdefault((_cleaned(function), operation), set()).add(f"{name}:{own[-1].line}")
-    # Two functions of one name, of which nobody knows which is which, have no lines.
+    # Functions of the same name cannot be told apart: they have no lines.
     return {key: next(iter(found)) for key, found in lines.items() if len(found) == 1}
