@@ -62,7 +62,10 @@ def to_swap(change: Change) -> Change:
 
     Needs no lock.
     """
-    if change.written is not None or not swaps(change.variable, change.value.nbytes):
+    variable = change.variable
+    if not variable.writes_in_place or change.written is not None:
+        return change
+    if not swaps(variable, change.value.nbytes):
         return change
     return replace(change, owned=change.variable.own(change.value))
 

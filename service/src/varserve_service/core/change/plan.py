@@ -193,6 +193,8 @@ class VariablePlan:
 
     def _owned_bytes(self) -> int:
         """Bytes of the copy of a whole that is swapped in."""
+        if not self.variable.writes_in_place:
+            return 0
         if all(write.region is not None for write in self._writes):
             return 0
         whole = self._whole_bytes()
