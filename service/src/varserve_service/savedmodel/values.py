@@ -123,7 +123,7 @@ class TensorValue:
 
     @property
     def nbytes(self) -> int:
-        if self._dtype == "string" and self._nbytes:
+        if self._dtype == "string" and 0 not in self._shape:
             return sum(len(element) for element in self.numpy().flat)
         return self._nbytes
 
