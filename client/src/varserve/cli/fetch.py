@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from varserve import VarserveError
 from varserve.fetching import Fetched, FetchError, open_source, place, target_of
@@ -22,36 +19,18 @@ from .session import Session
 _DIGEST = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
 
 
-@contextmanager
-def _progress(what: str) -> Iterator[Progress]:
-    console = output.console(errors=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    bar = Progress(
-        *columns,
-        TransferSpeedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    with bar:
-        bar.add_task(what, total=None)
-        yield bar
-
-
 def _fetched(uri: str, target: str, version: int | None, manifest: Path | None) -> Fetched:
     try:
         repository, name, named = target_of(target)
         expected = None if manifest is None else _digests(manifest)
-        with open_source(uri) as source, _progress(uri) as bar:
+        with open_source(uri) as source, output.byte_bar(uri) as update:
             return place(
                 source,
                 repository,
                 name,
                 version if named is None else named,
                 expected=expected,
-                progress=lambda done, total: bar.update(
-                    bar.task_ids[0], completed=done, total=total
-                ),
+                progress=update,
             )
     except FetchError as error:
         raise Unusable(str(error)) from None

@@ -10,7 +10,8 @@ import base64
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -59,6 +60,35 @@ class Column(NamedTuple):
     head: str
     right: bool = False
     drop: int = 0
+
+
+@contextmanager
+def byte_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of the bytes that move in the block, on standard error where that is a terminal.
+
+    Gives what is to be told of them: bytes that have moved, and of how many.
+    """
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TransferSpeedColumn,
+    )
+
+    shown = console(errors=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        console=shown,
+        disable=not shown.is_terminal,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]]) -> None:

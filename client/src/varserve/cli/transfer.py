@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from varserve import AccessDenied, Given, Model
 from varserve._client.errors import listed, suggestion
@@ -45,21 +44,11 @@ from .values import read_value
 def progress_bar(session: Session, what: str) -> Iterator[None]:
     """A bar of the bytes that move in the block, on standard error where that is a terminal."""
     session.sent = False
-    console = output.console(errors=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    bar = Progress(
-        *columns,
-        TransferSpeedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(what, total=None)
+    with output.byte_bar(what) as update:
 
         def report(done: int, total: int) -> None:
             session.sent = done == total
-            bar.update(task, completed=done, total=total)
+            update(done, total)
 
         with reporting(report):
             yield
