@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -120,6 +121,10 @@ def test_a_configuration_that_is_not_there(
     monkeypatch.setenv("VARSERVE_CONFIG", str(tmp_path / "gone.toml"))
     told = cli("assign", "fake", "counter", "1", code=2).stderr
     assert f"VARSERVE_CONFIG: expected a file, found none at {tmp_path / 'gone.toml'}" in told
+    monkeypatch.setenv("VARSERVE_CONFIG", str(tmp_path))
+    assert "found none at" in cli("models", code=2).stderr
+    monkeypatch.setenv("VARSERVE_CONFIG", os.devnull)  # an empty file
+    assert cli("models").stdout
 
 
 def test_what_is_not_finite_is_asked_for(cli: Cli, client: varserve.Client, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def config_path() -> Path:
     chosen = os.environ.get("VARSERVE_CONFIG")
     if not chosen:
         return Path(click.get_app_dir("varserve")) / "config.toml"
-    if not Path(chosen).is_file():
+    if not Path(chosen).exists() or Path(chosen).is_dir():  # /dev/null is an empty file
         raise Unusable(f"VARSERVE_CONFIG: expected a file, found none at {chosen}")
     return Path(chosen)
 
