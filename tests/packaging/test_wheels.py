@@ -142,6 +142,7 @@ def test_service_without_tensorflow_says_what_to_install(
 ) -> None:
     """Without an extra, serving ends with status 2 and one message that names both extras."""
     service_without_tensorflow.pip("check")
+    (tmp_path / "saved_model.pb").touch()
     program = service_without_tensorflow.bin / "varserve-service"
     printed = run([program, "serve", "--model", f"m={tmp_path}", "--port", "0"], status=2)
     assert "varserve-service[cpu]" in printed
