@@ -131,7 +131,10 @@ class Server:
         for service in services:
             server.add_generic_rpc_handlers((self._dispatcher.handlers_of(service),))
         if names:
-            public = PublicServer(server)
+            # To read a message apart takes a turn of the event loop more, which is late under load:
+            # not where everybody who can connect may call, or has shown a certificate.
+            bounded = self._access.strangers_can_connect
+            public = PublicServer(server) if bounded else server
             health_pb2_grpc.add_HealthServicer_to_server(self._health, public)
             if self._options.reflection:
                 # Foreign contracts are in a pool of their own, which reflection does not look into.
