@@ -11,9 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from resource import RLIMIT_NOFILE, setrlimit
 
 import uvloop
 
@@ -92,13 +90,24 @@ class ServiceProcess:
         self._log = log.open("ab")
         self.log = log
         self.admin_address = ""
+        # By a shell: code of ours between fork and exec would have gRPC's threads run in the child.
+        limits: tuple[str, ...] = ()
+        if open_files is not None:
+            soft, hard = open_files
+            limits = ("sh", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"', "sh")
         self.process = subprocess.Popen(
-            [*(program or (sys.executable, "-m", module)), "serve", "--port", "0", *arguments],
+            [
+                *limits,
+                *(program or (sys.executable, "-m", module)),
+                "serve",
+                "--port",
+                "0",
+                *arguments,
+            ],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
             env=os.environ | {"PYTHON": sys.executable} | (environment or {}),
-            preexec_fn=open_files and partial(setrlimit, RLIMIT_NOFILE, open_files),
         )
         try:
             self.address = self._wait_until_ready()
