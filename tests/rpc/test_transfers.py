@@ -50,10 +50,11 @@ async def read_revisions(call: Any, revisions: list[int]) -> None:
 async def test_an_upload_that_trickles_is_given_up() -> None:
     """One that moves something in time, again and again, and never enough."""
     async with running(counter(free()), transfer_silence=0.2, transfer_rate=1000.0) as found:
+        # Before the service begins to count.
+        began, sent = time.monotonic(), 0
         call = found.stub.AssignVariables()
         await call.write(upload_of(MIB))
         await call.initial_metadata()
-        began, sent = time.monotonic(), 0
 
         async def trickle() -> None:
             nonlocal sent

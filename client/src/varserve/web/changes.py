@@ -30,7 +30,8 @@ async def events(request: Request) -> StreamingResponse:
 
 async def _told(watch: aio.Watch) -> AsyncIterator[str]:
     try:
-        yield _event("open", {"revision": watch.revision})
+        # Not "open": browsers send an event of that name themselves, before this one.
+        yield _event("watching", {"revision": watch.revision})
         upcoming: asyncio.Task[Any] | None = None
         try:
             while True:

@@ -35,9 +35,10 @@ if (source) {
   const events = new EventSource(source);
   let pending = null;
   let names = new Set();
-  events.addEventListener("open", (event) => {
+  events.addEventListener("watching", (event) => {
+    // What was committed between the page and the watch is loaded as a whole.
+    if (JSON.parse(event.data).revision > Number(document.body.dataset.revision)) return location.reload();
     live.textContent = "live";
-    if (event.data && JSON.parse(event.data).revision > Number(document.body.dataset.revision)) location.reload();
   });
   events.addEventListener("commit", (event) => {
     const commit = JSON.parse(event.data);
