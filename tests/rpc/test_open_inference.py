@@ -15,12 +15,12 @@ import varserve
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.rpc.test_identity import Claimed
 from tests.serving import serve_here
+from varserve.open_inference import DATATYPES
 from varserve_service.access.policy_file import read_policy
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.loaded_model import TensorSpec
 from varserve_service.rpc import Access
 from varserve_service.rpc.facades.contracts import message, service
-from varserve_service.rpc.facades.open_inference_tensors import DATATYPES
 
 SERVICE = service("inference.GRPCInferenceService")
 

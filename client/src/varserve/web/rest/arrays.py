@@ -4,43 +4,29 @@ from __future__ import annotations
 
 import base64
 import binascii
-import struct
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from varserve import InvalidRequest
-from varserve.tensors import STRING, Array, as_array, dtype_name, element_count, numpy_dtype
-
-DATATYPES: Mapping[str, str] = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    "bfloat16": "BF16",
-    "string": "BYTES",
-}
-"""Datatypes of the Open Inference Protocol by dtype."""
-DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
-
-_LENGTH = struct.Struct("<I")
+from varserve import InvalidRequest, open_inference
+from varserve.tensors import (
+    STRING,
+    Array,
+    TensorError,
+    as_array,
+    dtype_name,
+    element_count,
+    numpy_dtype,
+)
 
 
 def datatype(dtype: np.dtype[Any], thing: str) -> str:
     """The protocol's word for a dtype. Raises InvalidRequest."""
-    name = dtype_name(dtype)
-    if name not in DATATYPES:
-        raise InvalidRequest(f"{thing} is {name}, which the Open Inference Protocol cannot carry")
-    return DATATYPES[name]
+    try:
+        return open_inference.datatype(dtype_name(dtype), thing)
+    except TensorError as error:
+        raise InvalidRequest(error.message) from None
 
 
 def from_json(value: Any, dtype: str, thing: str) -> Array:
@@ -97,25 +83,14 @@ def from_raw(data: memoryview, dtype: str, shape: tuple[int, ...], thing: str) -
         if len(data) != expected:
             raise InvalidRequest(f"{thing}: expected {expected} bytes, found {len(data)}")
         return np.frombuffer(data, numpy_dtype(dtype)).reshape(shape)
-    if count * _LENGTH.size > len(data):
-        raise InvalidRequest(f"{thing}: expected {count} elements, found {len(data)} bytes")
-    array = np.empty(count, object)
-    position = 0
-    for index in range(count):
-        end = position + _LENGTH.size
-        length = _LENGTH.unpack_from(data, position)[0] if end <= len(data) else len(data)
-        position = end + length
-        if position > len(data):
-            raise InvalidRequest(f"{thing}: element {index} ends beyond its {len(data)} bytes")
-        array[index] = bytes(data[end:position])
-    if position != len(data):
-        raise InvalidRequest(f"{thing}: found {len(data) - position} bytes after its elements")
-    return array.reshape(shape)
+    try:
+        return open_inference.strings_from_raw(data, count).reshape(shape)
+    except TensorError as error:
+        raise InvalidRequest(f"{thing}: {error.message}") from None
 
 
 def to_raw(array: Array) -> bytes:
     """The protocol's raw bytes of an array."""
     if dtype_name(array.dtype) != STRING:
         return np.ascontiguousarray(array).tobytes()
-    parts = [part for each in array.ravel() for part in (_LENGTH.pack(len(each)), each)]
-    return b"".join(parts)
+    return open_inference.strings_to_raw(array)

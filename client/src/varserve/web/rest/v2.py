@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 import varserve
-from varserve import InvalidRequest, ModelState, NotFound, Outputs, Unavailable, aio
+from varserve import InvalidRequest, ModelState, NotFound, Outputs, Unavailable, aio, open_inference
 from varserve.tensors import Array
 from varserve.web.pages.common import caller_of
 from varserve.web.rest import arrays
@@ -146,10 +146,10 @@ def _inputs(function: aio.Function, content: dict[str, Any], raw: memoryview) ->
             )
         if name in found:
             raise InvalidRequest(f"{thing}: expected each name once, found it twice")
-        dtype = arrays.DTYPES.get(str(each.get("datatype")))
+        dtype = open_inference.DTYPES.get(str(each.get("datatype")))
         if dtype is None:
             raise InvalidRequest(
-                f"{thing}: expected a datatype of {', '.join(arrays.DTYPES)}, found "
+                f"{thing}: expected a datatype of {', '.join(open_inference.DTYPES)}, found "
                 f"{str(each.get('datatype'))[:40]!r}"
             )
         shape = shape_from(each.get("shape"), thing)

@@ -6,37 +6,15 @@ is allocated.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from varserve import tensors
+from varserve import open_inference, tensors
 from varserve.tensors import Array
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.rpc.messages import translate
-
-DATATYPES: Mapping[str, str] = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    "bfloat16": "BF16",
-    "string": "BYTES",
-}
-"""The protocol's datatypes by dtype. It has none for complex numbers and float8."""
-
-_DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 
 _FIELDS = {
     "BOOL": "bool_contents",
@@ -54,18 +32,10 @@ _FIELDS = {
 }
 """Where `contents` has the elements. FP16 and BF16 travel as raw bytes alone."""
 
-_LENGTH = struct.Struct("<I")
-
 
 def datatype(dtype: str, thing: str) -> str:
-    """The protocol's word for a dtype. Raises RequestError DTYPE_UNSUPPORTED."""
-    try:
-        return DATATYPES[dtype]
-    except KeyError:
-        raise RequestError(
-            Reason.DTYPE_UNSUPPORTED,
-            f"{thing} is {dtype}, which the Open Inference Protocol cannot carry; use RunFunction",
-        ) from None
+    """The protocol's word for a dtype. Raises TensorError DTYPE_UNSUPPORTED."""
+    return open_inference.datatype(dtype, thing, "; use RunFunction")
 
 
 def inputs(request: Any) -> dict[str, Array]:
@@ -81,7 +51,11 @@ def inputs(request: Any) -> dict[str, Array]:
         if data is None:
             arrays[message.name] = _typed(message, dtype, count, thing).reshape(shape)
         elif dtype == tensors.STRING:
-            arrays[message.name] = _strings(data, count, thing).reshape(shape)
+            try:
+                strings = open_inference.strings_from_raw(data, count)
+            except tensors.TensorError as error:
+                raise translate.named(error, thing) from None
+            arrays[message.name] = strings.reshape(shape)
         else:
             expected = count * tensors.numpy_dtype(dtype).itemsize
             if len(data) != expected:
@@ -104,13 +78,7 @@ def raw(value: Value) -> bytes:
     """The bytes of an output: elements little-endian, strings each after its length."""
     if value.dtype != tensors.STRING:
         return bytes(value.buffer(0, value.nbytes))
-    return b"".join(_prefixed(value.numpy().reshape(-1)))
-
-
-def _prefixed(strings: Array) -> Iterator[bytes]:
-    for element in strings:
-        yield _LENGTH.pack(len(element))
-        yield element
+    return open_inference.strings_to_raw(value.numpy())
 
 
 def _raw_contents(request: Any) -> list[bytes | None]:
@@ -134,11 +102,11 @@ def _raw_contents(request: Any) -> list[bytes | None]:
 
 def _checked(message: Any, thing: str) -> tuple[str, int]:
     """The dtype and number of elements that an input claims. Raises RequestError."""
-    dtype = _DTYPES.get(message.datatype)
+    dtype = open_inference.DTYPES.get(message.datatype)
     if dtype is None:
         raise RequestError(
             Reason.DTYPE_UNSUPPORTED,
-            f"{thing}: expected a datatype of {', '.join(_DTYPES)}, found "
+            f"{thing}: expected a datatype of {', '.join(open_inference.DTYPES)}, found "
             f"{message.datatype[:40]!r}",
         )
     try:
@@ -166,33 +134,6 @@ def _typed(message: Any, dtype: str, count: int, thing: str) -> Array:
         raise RequestError(
             Reason.INPUT_MISMATCH, f"{thing}: {name} has an element that {dtype} cannot hold"
         ) from None
-    return array
-
-
-def _strings(data: bytes, count: int, thing: str) -> Array:
-    if count * _LENGTH.size > len(data):
-        raise RequestError(
-            Reason.LENGTH_MISMATCH,
-            f"{thing}: expected {count} elements, each after 4 bytes with its length, found "
-            f"{len(data)} bytes",
-        )
-    array = np.empty(count, object)
-    position = 0
-    for index in range(count):
-        end = position + _LENGTH.size
-        length = _LENGTH.unpack_from(data, position)[0] if end <= len(data) else len(data)
-        position = end + length
-        if position > len(data):
-            raise RequestError(
-                Reason.LENGTH_MISMATCH,
-                f"{thing}: element {index} ends at byte {position}; expected at most {len(data)}",
-            )
-        array[index] = data[end:position]
-    if position != len(data):
-        raise RequestError(
-            Reason.LENGTH_MISMATCH,
-            f"{thing}: expected {count} elements, found {len(data) - position} bytes after them",
-        )
     return array
 
 
