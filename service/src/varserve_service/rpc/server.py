@@ -29,8 +29,9 @@ from .calls.observers import CallObserver, Observers
 from .calls.transfers import Transfers
 from .decoding import Decoder
 from .dispatch import Dispatcher, UnknownMethods
+from .facades.contracts import EveryPool
 from .health import HealthService
-from .methods import ADMIN_SERVICE, FACADES, METHODS, MODEL_SERVICE
+from .methods import ADMIN_SERVICE, FACADES, METHODS
 from .options import ServerOptions, channel_options, listen
 from .public import PublicServer
 from .services.backend import Backend
@@ -137,11 +138,9 @@ class Server:
             public = PublicServer(server) if bounded else server
             health_pb2_grpc.add_HealthServicer_to_server(self._health, public)
             if self._options.reflection:
-                # Foreign contracts are in a pool of their own, which reflection does not look into.
-                own = [name for name in names if name == MODEL_SERVICE.full_name]
-                known = (*own, health.SERVICE_NAME, reflection.SERVICE_NAME)
+                known = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
                 reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-                    reflection.aio.ReflectionServicer(known), public
+                    reflection.aio.ReflectionServicer(known, EveryPool()), public
                 )
         # The last: it is asked for what none before it has.
         server.add_generic_rpc_handlers((UnknownMethods(self._observers),))
