@@ -104,6 +104,8 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 		"proto" \
 		"clients-mlflow" \
 		"clients-triton" \
+		"clients-kserve" \
+		"clients-mlserver" \
 		"clients-tensorflow-serving --no-deps" \
 		"kubernetes --no-deps --only-binary :all: --emit-build-options" \
 		"demo-model --no-deps --only-binary :all: --emit-build-options"; \

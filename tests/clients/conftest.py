@@ -75,7 +75,7 @@ def run_client(python: Path, script: str, *arguments: str, path: Path | None = N
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
         env=clean_environment()
         | {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR"}
         | ({"PYTHONPATH": str(path)} if path else {}),

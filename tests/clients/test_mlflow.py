@@ -22,7 +22,10 @@ from tests.waiting import read_line, until
 
 HERE = Path(__file__).parent
 
-pytestmark = [pytest.mark.clients, pytest.mark.slow]
+SECONDS = 600
+"""For one command: MLflow's imports alone take half a minute of a busy machine."""
+
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 class Mlflow(NamedTuple):
@@ -38,7 +41,7 @@ class Mlflow(NamedTuple):
             capture_output=True,
             text=True,
             check=False,
-            timeout=180,
+            timeout=SECONDS,
         )
         assert result.returncode == code, result.stderr[-3000:]
         return result.stdout if code == 0 else result.stderr
@@ -88,7 +91,7 @@ def mlflow(
         start_new_session=True,
     )
     try:
-        until(lambda: answers(url), seconds=180, pause=0.2)
+        until(lambda: answers(url), seconds=SECONDS, pause=0.2)
         yield Mlflow(environment.bin / "python", variables)
     finally:
         os.killpg(server.pid, signal.SIGKILL)
@@ -168,13 +171,13 @@ def test_what_an_alias_moves_to_is_loaded(
             text=True,
         )
         try:
-            assert f"version {first}" in read_line(follower, 120)
+            assert f"version {first}" in read_line(follower, SECONDS)
             with varserve.connect(service.address) as client:
                 assert client.model("counter").version == int(first)
                 mlflow.registry("alias", second, "live")
-                assert f"version {second}" in read_line(follower, 120)
+                assert f"version {second}" in read_line(follower, SECONDS)
                 assert client.model("counter").version == int(second)
-            assert follower.wait(60) == 0
+            assert follower.wait(SECONDS) == 0
         finally:
             follower.kill()
             follower.wait(60)
