@@ -40,6 +40,7 @@ def _nothing_from_outside(
         "TIMEOUT",
     ):
         monkeypatch.delenv(f"VARSERVE_{name}", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     config = tmp_path_factory.mktemp("config") / "none.toml"
     config.touch()
     monkeypatch.setenv("VARSERVE_CONFIG", str(config))

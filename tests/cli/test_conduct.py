@@ -191,6 +191,11 @@ def test_completion_scripts(shell: str) -> None:
 
 def completed(address: str, words: str) -> list[str]:
     """What bash is offered after these words."""
+    done = completing(address, words)
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+
+def completing(address: str, words: str, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "_VARSERVE_COMPLETE": "bash_complete",
@@ -198,9 +203,8 @@ def completed(address: str, words: str) -> list[str]:
         "COMP_CWORD": str(len(words.split(" ")) - 1),
         "VARSERVE_SERVER": address,
     }
-    command = [sys.executable, "-m", "varserve"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+    command = [sys.executable, *options, "-m", "varserve"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def test_completion_knows_names(address: str) -> None:
@@ -210,6 +214,45 @@ def test_completion_knows_names(address: str) -> None:
     assert completed(address, "varserve read fake w") == ["weights"]
     assert completed(address, "varserve run fake d") == ["divide", "double"]
     assert completed("127.0.0.1:1", "varserve read f") == []
+
+
+def test_completion_knows_inputs_and_contexts(address: str, config: Path) -> None:
+    """The inputs of the function that is typed, and the contexts of the file, are completed."""
+    config.write_text("[contexts.production]\n[contexts.staging]\n")
+    assert completed(address, "varserve run fake divide ") == ["x="]
+    assert completed(address, "varserve --context s") == ["staging"]
+
+
+def test_completion_needs_no_service_for_names_that_it_was_told() -> None:
+    """Names are kept for minutes, for each server: TAB then asks nobody, and imports no gRPC."""
+    with serve_here(LiveModel(FakeModel([FakeVariable("weights", np.zeros(2, np.float32))]))) as at:
+        assert completed(at, "varserve read fake w") == ["weights"]
+        assert completed(at, "varserve read f") == ["fake"]
+    assert completed(at, "varserve read fake w") == ["weights"]
+    assert completed(at, "varserve read f") == ["fake"]
+    assert completed(at, "varserve read fake x") == []  # asked again, as no name fits
+    assert completed("127.0.0.1:1", "varserve read fake w") == []
+    told = completing(at, "varserve read fake w", "-X", "importtime").stderr
+    imported = {line.rpartition("|")[2].strip() for line in told.splitlines()}
+    assert "varserve.cli.look" in imported
+    slow = {"numpy", "grpc", "google.protobuf", "rich", "safetensors", "asyncio", "email"}
+    assert imported & slow == set()
+
+
+def test_what_completion_keeps_is_for_its_user(address: str, tmp_path: Path) -> None:
+    """The names that are kept are in a folder that nobody else may enter, and go when they are
+    old."""
+    assert completed(address, "varserve read f") == ["fake"]
+    (folder,) = (Path(os.environ["XDG_CACHE_HOME"]) / "varserve" / "names").iterdir()
+    assert folder.stat().st_mode & 0o077 == 0
+    (file,) = folder.iterdir()
+    assert json.loads(file.read_text()) == ["fake"]
+    file.write_text('["fable"]')
+    assert completed(address, "varserve read fab") == ["fable"]
+    os.utime(file, (0, 0))
+    assert completed(address, "varserve read fa") == ["fake"]
+    file.write_text("broken")
+    assert completed(address, "varserve read fa") == ["fake"]
 
 
 def process(address: str, *arguments: str) -> subprocess.Popen[str]:

@@ -172,7 +172,7 @@ def test_exported_members() -> None:
 
 def test_importing_brings_no_tensorflow() -> None:
     """Importing the client imports no TensorFlow, nothing of the service or the command line."""
-    code = "import sys, varserve; print(*sys.modules)"
+    code = "import sys, varserve; varserve.Client; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
@@ -182,11 +182,24 @@ def test_importing_brings_no_tensorflow() -> None:
     assert [name for name in loaded.stdout.split() if unwanted.match(name)] == []
 
 
+def test_the_package_alone_brings_nothing() -> None:
+    """Importing the package imports no gRPC and no numpy before something of it is used; a module
+    of the contract comes without the client."""
+    code = "import sys, varserve; print(*sys.modules); import varserve.tensors; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    alone, contract = (line.split() for line in loaded.stdout.splitlines())
+    assert {"grpc", "numpy", "google.protobuf", "dataclasses"} & set(alone) == set()
+    assert "varserve.tensors" in contract
+    assert {"grpc", "varserve._public", "varserve._client"} & set(contract) == set()
+
+
 def test_importing_brings_little() -> None:
-    """Importing the client imports nothing that only a rare feature needs, and grpc and numpy have
-    not imported."""
+    """The client imports nothing that only a rare feature needs, and grpc and numpy have not
+    imported."""
     code = (
-        "import sys, grpc, numpy; before = set(sys.modules); import varserve; "
+        "import sys, grpc, numpy; before = set(sys.modules); import varserve; varserve.Client; "
         "print(*(set(sys.modules) - before))"
     )
     loaded = subprocess.run(

@@ -32,14 +32,17 @@ Watch: TypeAlias = watches.Watch[Async]
 def connect(target: str, options: ConnectOptions) -> Client:
     """A client of the service at `HOST:PORT`, `unix:PATH`, or another target of gRPC.
 
-    The keywords are those of `ConnectOptions`.
+    Without a target, as `varserve.connect` finds it. The keywords are those of `ConnectOptions`.
     """
     return client.Client(Async(options.endpoint(target)), options.defaults(CLIENT_SECONDS))
 
 
-@options_of(ConnectOptions)
+@options_of(ConnectOptions, default="admin_server")
 def connect_admin(target: str, options: ConnectOptions) -> AdminClient:
-    """A client of the admin port at `HOST:PORT`. The keywords are those of `ConnectOptions`."""
+    """A client of the admin port at `HOST:PORT`; without one, as `varserve.connect` finds it.
+
+    The keywords are those of `ConnectOptions`.
+    """
     return admin.AdminClient(Async(options.endpoint(target)), options.defaults(ADMIN_SECONDS))
 
 

@@ -22,7 +22,7 @@ from .transport.attempts import attempt
 from .transport.calls import Call, Method, Op
 from .transport.drivers import Sync
 from .values import specs
-from .values.enums import StrEnum
+from .values.enums import SaveFormat
 from .values.specs import ModelState, StateHeader
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"]
@@ -32,14 +32,6 @@ LOAD_MODEL = method("LoadModel", service=_SERVICE)
 UNLOAD_MODEL = method("UnloadModel", service=_SERVICE)
 SAVE_MODEL = method("SaveModel", service=_SERVICE)
 LIST_VERSIONS = method("ListVersions", service=_SERVICE)
-
-
-class SaveFormat(StrEnum):
-    """The form in which a model is saved."""
-
-    SAVED_MODEL = "saved_model"
-    CHECKPOINT = "checkpoint"
-    SAFETENSORS = "safetensors"
 
 
 class SavedState(NamedTuple):
@@ -160,7 +152,10 @@ def _version(message: Any) -> ModelVersion:
     )
 
 
-@options_of(ConnectOptions)
+@options_of(ConnectOptions, default="admin_server")
 def connect_admin(target: str, options: ConnectOptions) -> AdminClient[Sync]:
-    """A client of the admin port at `HOST:PORT`. The keywords are those of `ConnectOptions`."""
+    """A client of the admin port at `HOST:PORT`; without one, as `varserve.connect` finds it.
+
+    The keywords are those of `ConnectOptions`.
+    """
     return AdminClient(Sync(options.endpoint(target)), options.defaults(ADMIN_SECONDS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 import grpc
 
@@ -19,18 +19,24 @@ from .transport.endpoint import Endpoint, Metadata, Options, channel_options
 from .transport.retries import Throttle
 from .transport.targets import check_target
 
+if TYPE_CHECKING:
+    from .contexts import Address
+
 CLIENT_SECONDS = 30.0
 ADMIN_SECONDS = 600.0
 
 P = ParamSpec("P")
 Made = TypeVar("Made")
 C = TypeVar("C")
+C_co = TypeVar("C_co", covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)  # a token is in it
 class ConnectOptions:
     """How a service is reached, besides its target. Each is a keyword argument of `connect`.
 
+    context: of the command line's configuration file, where no target is given: its address, TLS,
+        token and timeout. None: what `VARSERVE_CONTEXT` names, or the file's `current` one.
     timeout: seconds that a call may take; one that moves bytes has one more for every 8 MiB. None:
         30, and for an operator's client 600, since a load takes as long as the model is large.
     retries: how often a call that may safely be repeated is, within its timeout.
@@ -47,6 +53,7 @@ class ConnectOptions:
         fail after some retries.
     """
 
+    context: str | None = None
     timeout: float | None = None
     retries: int = 4
     tls: Tls | bool = False
@@ -104,27 +111,69 @@ class ConnectOptions:
         return Defaults(positive_seconds(given), self.retries, Throttle())
 
 
-def options_of(
-    options: Callable[P, Made],
-) -> Callable[[Callable[[str, Made], C]], Callable[Concatenate[str, P], C]]:
-    """Lets a function that takes a target and an object of options take these as keywords."""
+_FOUND = "<found as the command line finds it>"
+"""No target. None is an error: it is what a program has that looked for one in vain."""
 
-    def decorate(make: Callable[[str, Made], C]) -> Callable[Concatenate[str, P], C]:
+
+class Connect(Protocol[P, C_co]):
+    """Takes a target, or finds one, and options as keywords."""
+
+    def __call__(self, target: str = ..., *args: P.args, **kwargs: P.kwargs) -> C_co:
+        """A client."""
+        ...
+
+
+def options_of(
+    options: Callable[P, Made], *, default: Address = "server"
+) -> Callable[[Callable[[str, Made], C]], Connect[P, C]]:
+    """Lets a function that takes a target and an object of options take these as keywords.
+
+    Without a target it is found as the command line finds it, at the address `default`.
+    """
+
+    def decorate(make: Callable[[str, Made], C]) -> Connect[P, C]:
         keywords: Any = options
 
-        def connect(target: str, **given: Any) -> C:
+        def connect(target: str = _FOUND, **given: Any) -> C:
+            if target is _FOUND:
+                target, given = _found(default, given)
+            elif given.get("context") is not None:
+                raise errors.InvalidRequest("expected a target or a context, found both")
             return make(target, keywords(**given))
 
         _document(connect, make, options)
-        return cast("Callable[Concatenate[str, P], C]", connect)
+        return cast("Connect[P, C]", connect)
 
     return decorate
+
+
+def _found(address: Address, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A target, and what goes with it below the options that are given."""
+    from . import contexts
+
+    name = given.get("context")
+    name = contexts.chosen_context() if name is None else name
+    context = contexts.read_context(contexts.config_path(), name)
+    found = contexts.find(contexts.environment(), context, address)
+    if found.withheld:
+        import warnings
+
+        warnings.warn(found.withheld, stacklevel=3)
+    options = found.options
+    if given.get("credentials") is not None:
+        options.pop("tls", None)
+    return found.address, options | given
 
 
 def _document(connect: Any, make: Any, options: Any) -> None:
     connect.__name__ = connect.__qualname__ = make.__name__
     connect.__doc__, connect.__module__ = make.__doc__, "varserve"
-    target = inspect.Parameter("target", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="str")
+    target = inspect.Parameter(
+        "target",
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=_FOUND,
+        annotation="str",
+    )
     parameters = inspect.signature(options).parameters
     keywords = [each for name, each in parameters.items() if not name.startswith("_")]
     connect.__signature__ = inspect.Signature([target, *keywords])
@@ -134,6 +183,9 @@ def _document(connect: Any, make: Any, options: Any) -> None:
 def connect(target: str, options: ConnectOptions) -> Client[Sync]:
     """A client of the service at `HOST:PORT`, `unix:PATH`, or another target of gRPC.
 
-    Connects at the first call; threads may share it. The keywords are those of `ConnectOptions`.
+    Without a target it is the one that the command line would take: of `VARSERVE_SERVER`, of a
+    context in its configuration file, or `localhost:8500`, with the credentials that belong to it.
+    With a target nothing is taken from there. Connects at the first call; threads may share it.
+    The keywords are those of `ConnectOptions`. Raises InvalidRequest.
     """
     return Client(Sync(options.endpoint(target)), options.defaults(CLIENT_SECONDS))

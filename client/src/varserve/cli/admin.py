@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from varserve import SaveFormat, StateHeader
+from varserve._client.values.enums import SaveFormat
 
-from . import output, records
+from . import known, output, records
 from .common import administered_argument, command, complete, header_of
 from .session import Session
 from .typed import Group
+
+if TYPE_CHECKING:
+    from varserve import StateHeader
 
 STABLE = "stable"
 """The label that a model's name alone means."""
@@ -68,6 +72,7 @@ def set_label(session: Session, model: str, label: str, version: int | None) -> 
 
 def _label(session: Session, model: str, label: str, version: int | None) -> None:
     header = session.admin.load_model(model, version, label=label)
+    known.forget(session)
     if session.as_json:
         output.document({**header_of(header), "label": label})
     else:
@@ -97,6 +102,7 @@ def unload(session: Session, model: str) -> None:
 
 
 def _unloaded(session: Session, headers: Sequence[StateHeader]) -> None:
+    known.forget(session)
     if session.as_json:
         output.document({"unloaded": [header_of(each) for each in headers]})
         return

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import traceback
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from varserve import (
-    AccessDenied,
-    Unavailable,
-    VarserveError,
-)
+from varserve import __version__
+from varserve._client.contexts import DEFAULT_ADMIN_SERVER, DEFAULT_SERVER, context_names
 
 from . import admin, change, compare, fetch, follow, inside, look, shell, transfer, web
 from .exits import DEFECT, INTERRUPTED, Failed
-from .session import (
-    DEFAULT_ADMIN_SERVER,
-    DEFAULT_SERVER,
-    Session,
-    context_names,
-    session_of,
-)
+from .late import late
+from .session import Session, session_of
 from .typed import Root
+
+if TYPE_CHECKING:
+    from varserve._client import errors
+else:
+    errors = late("varserve._client.errors")
 
 
 class _Commands(Root):
@@ -33,12 +28,12 @@ class _Commands(Root):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except VarserveError as error:
+        except errors.VarserveError as error:
             session = ctx.find_object(Session)
             if session is None:
                 raise Failed(error, as_json=False) from error
             # Without a certificate the server may not answer.
-            denied = isinstance(error, (AccessDenied, Unavailable))
+            denied = isinstance(error, (errors.AccessDenied, errors.Unavailable))
             why = session.withheld if denied else ""
             raise Failed(error, as_json=session.as_json, why=why) from error
         except KeyboardInterrupt:
@@ -51,36 +46,28 @@ class _Commands(Root):
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except Exception:
+            import traceback
+
             traceback.print_exc()
             ctx.exit(DEFECT)
 
 
-def _version() -> str:
-    try:
-        return version("varserve")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(_version(), prog_name="varserve")
+@click.version_option(__version__, prog_name="varserve")
 @click.option(
     "--server",
     "-s",
-    envvar="VARSERVE_SERVER",
     metavar="HOST:PORT",
     help=f"Where the service is. [{DEFAULT_SERVER}]",
 )
 @click.option(
     "--admin-server",
-    envvar="VARSERVE_ADMIN_SERVER",
     metavar="HOST:PORT",
     help=f"Where its AdminService is, for `admin`. [{DEFAULT_ADMIN_SERVER}, without --server]",
 )
 @click.option(
     "--context",
     "-c",
-    envvar="VARSERVE_CONTEXT",
     metavar="NAME",
     shell_complete=lambda ctx, param, begun: [
         CompletionItem(name) for name in context_names() if name.startswith(begun)
@@ -89,39 +76,33 @@ def _version() -> str:
 )
 @click.option(
     "--timeout",
-    envvar="VARSERVE_TIMEOUT",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
     help="For each call. [30, and more for what moves bytes; 600 for `admin`]",
 )
 @click.option(
     "--tls/--no-tls",
-    envvar="VARSERVE_TLS",
     default=None,
     help="TLS, checked by the authorities that gRPC brings where no --ca is given.",
 )
 @click.option(
     "--ca",
-    envvar="VARSERVE_CA",
     metavar="FILE",
     help="PEM file of the authorities that the service's certificate is checked by.",
 )
 @click.option(
     "--cert",
-    envvar="VARSERVE_CERT",
     metavar="FILE",
     help="PEM file of your certificate, for mutual TLS.",
 )
-@click.option("--key", envvar="VARSERVE_KEY", metavar="FILE", help="PEM file of its private key.")
+@click.option("--key", metavar="FILE", help="PEM file of its private key.")
 @click.option(
     "--server-name",
-    envvar="VARSERVE_SERVER_NAME",
     metavar="NAME",
     help="The name in the service's certificate, where it is not that of the address.",
 )
 @click.option(
     "--token-file",
-    envvar="VARSERVE_BEARER_FILE",
     metavar="FILE",
     help="File with a bearer token. $VARSERVE_TOKEN is one itself.",
 )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from varserve import AssignOperation, Rows, tensors
+import varserve
 
 from . import output, records
 from .common import (
@@ -27,16 +27,24 @@ from .common import (
     variable_argument,
 )
 from .exits import Unusable
+from .late import late
 from .session import Session
-from .values import check_file, read_value, split_part, write_values
+
+if TYPE_CHECKING:
+    from varserve import tensors
+
+    from . import values
+else:
+    tensors = late("varserve.tensors")
+    values = late("varserve.cli.values")
 
 
 @command("assign", writes=True)
 @model_argument
 @variable_argument
 @click.argument("value")
-@click.option("--add", "operation", flag_value=AssignOperation.ADD, help="Add VALUE.")
-@click.option("--sub", "operation", flag_value=AssignOperation.SUB, help="Subtract VALUE.")
+@click.option("--add", "operation", flag_value="add", help="Add VALUE.")
+@click.option("--sub", "operation", flag_value="sub", help="Subtract VALUE.")
 @click.option("--cast", is_flag=True, help="Make an array of a file one of the variable's dtype.")
 @non_finite_option
 @click.option(
@@ -51,7 +59,7 @@ def assign(
     model: str,
     variable: str,
     value: str,
-    operation: AssignOperation | None,
+    operation: str | None,
     cast: bool,
     allow_non_finite: bool,
     if_revision: int | None,
@@ -63,29 +71,24 @@ def assign(
     (`0.5`, `[1, 2]`) or @FILE, of .npy, .json or .safetensors.
     """
     served = session.model(model)
-    name, part = split_part(variable, served.variables)
+    name, part = values.split_part(variable, served.variables)
     target = served.variables[name]
-    array = read_value(value, tensors.dtype_name(target.dtype), cast=cast)
+    array = values.read_value(value, tensors.dtype_name(target.dtype), cast=cast)
     if target.dtype.kind != "O":
         check_finite(target.name, array, allow_non_finite)
-    operation = AssignOperation(operation or AssignOperation.SET)
     options: dict[str, Any] = {"message": message, "timeout": session.timeout}
-    if isinstance(part, Rows):
+    if isinstance(part, varserve.Rows):
         if if_revision is not None:
             raise Unusable("--if-revision is not for lists of rows")
         scatter = {
-            AssignOperation.SET: target.scatter_update,
-            AssignOperation.ADD: target.scatter_add,
-            AssignOperation.SUB: target.scatter_sub,
+            None: target.scatter_update,
+            "add": target.scatter_add,
+            "sub": target.scatter_sub,
         }[operation]
         commit = scatter(part.indices, array, **options)
     else:
         of: Any = target if part is None else target[part]
-        write = {
-            AssignOperation.SET: of.assign,
-            AssignOperation.ADD: of.assign_add,
-            AssignOperation.SUB: of.assign_sub,
-        }[operation]
+        write = {None: of.assign, "add": of.assign_add, "sub": of.assign_sub}[operation]
         commit = write(array, if_revision_match=if_revision, **options)
     committed(session, commit, variable=target.name)
 
@@ -121,7 +124,7 @@ def run(
     handle = session.model(model).functions[function]
     _check_outputs(out, {each.name for overload in handle.overloads for each in overload.outputs})
     outputs = handle.call(
-        {name: read_value(text) for name, text in pairs("input", inputs)},
+        {name: values.read_value(text) for name, text in pairs("input", inputs)},
         messages=messages,
         if_revision_match=if_revision,
         message=message,
@@ -137,10 +140,10 @@ def run(
                 f"revision {outputs.revision}: there is no output {name!r}; "
                 f"expected one of: {', '.join(outputs) or 'none'}"
             )
-        write_values(Path(path), {name: outputs[name]} if name else outputs)
+        values.write_values(Path(path), {name: outputs[name]} if name else outputs)
         files[name or "*"] = path
     if session.as_json:
-        values = {
+        told = {
             name: {
                 "dtype": tensors.dtype_name(array.dtype),
                 "shape": list(array.shape),
@@ -152,7 +155,7 @@ def run(
         output.document(
             {
                 **header_of(outputs.header),
-                "outputs": values,
+                "outputs": told,
                 "files": files,
                 **(said if messages else {}),
             }
@@ -176,7 +179,7 @@ def _check_outputs(out: tuple[str, ...], known: Collection[str]) -> None:
         if equals and name not in known:
             expected = ", ".join(sorted(known)) or "none"
             raise Unusable(f"there is no output {name!r}; expected one of: {expected}")
-        check_file(Path(path))
+        values.check_file(Path(path))
 
 
 @command("revert", writes=True)

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import numpy as np
 from click.shell_completion import CompletionItem
 
-from varserve import Commit, Model, StateHeader
-from varserve._client.values.names import names_matching
+import varserve
 
-from . import output, records
+from . import known, output, records
 from .exits import Unusable
+from .late import late
 from .session import Session, session_of
-from .stored import Stored, open_stored
 from .typed import Command
 
-_COMPLETION_SECONDS = 2.0
+if TYPE_CHECKING:
+    import numpy as np
+
+    from varserve import Commit, Model, StateHeader
+    from varserve._client.values import names as matching
+
+    from . import stored
+    from .stored import Stored
+else:
+    matching = late("varserve._client.values.names")
+    np = late("numpy")
+    stored = late("varserve.cli.stored")
 
 
 def command(name: str, *, writes: bool = False) -> Callable[[Callable[..., Any]], click.Command]:
@@ -40,38 +49,22 @@ def command(name: str, *, writes: bool = False) -> Callable[[Callable[..., Any]]
 
 
 def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Completes names from the service; where it cannot be asked, there is nothing to offer."""
+    """Completes names of a kind of `known`; where they cannot be had, there is nothing to offer."""
 
     def offer(ctx: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
         try:
             session = session_of(ctx.find_root())
+            given = ctx.params.get("model"), ctx.params.get("function")
             try:
-                given = ctx.params.get("model"), ctx.params.get("function")
-                names = _names(session, kind, *given)
+                names = known.names(session, kind, *given, begun)
             finally:
                 session.close()
         except Exception:
             return []
         # Names with control characters are not offered.
-        return [
-            CompletionItem(name) for name in names if name.startswith(begun) and name.isprintable()
-        ]
+        return [CompletionItem(name) for name in names if name.isprintable()]
 
     return offer
-
-
-def _names(session: Session, kind: str, model: str | None, function: str | None) -> Iterable[str]:
-    if kind == "administered":
-        listed = session.admin.list_versions(timeout=_COMPLETION_SECONDS)
-        return dict.fromkeys(each.header.model for each in listed)
-    if kind == "model":
-        return [each.name for each in session.client.models(timeout=_COMPLETION_SECONDS)]
-    if model is None:
-        return []
-    served = session.client.model(model, timeout=_COMPLETION_SECONDS)
-    if kind == "input":
-        return [f"{name}=" for name in served.functions[function or ""].spec.inputs]
-    return list(served.variables if kind == "variable" else served.functions)
 
 
 model_argument = click.argument("model", shell_complete=complete("model"))
@@ -115,7 +108,7 @@ def opened(file: Path, names: Sequence[str], prefix: str) -> Stored:
         if not equals or not new:
             raise Unusable(f"--map: expected OLD=NEW, found {each!r}")
         pairs[old] = new
-    return open_stored(file).renamed(pairs, prefix)
+    return stored.open_stored(file).renamed(pairs, prefix)
 
 
 def check_finite(name: str, value: Any, allowed: bool) -> None:
@@ -160,8 +153,8 @@ def pairs(what: str, given: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 def header_of(header: StateHeader | Model) -> dict[str, Any]:
     """A header, or what was last heard of a model, as JSON has it."""
-    if isinstance(header, Model):
-        header = StateHeader(header.name, header.version, header.epoch, header.revision)
+    if isinstance(header, varserve.Model):
+        header = varserve.StateHeader(header.name, header.version, header.epoch, header.revision)
     return records.document(records.HEADER, header)
 
 
@@ -179,7 +172,7 @@ def selected(model: Model, patterns: Iterable[str]) -> list[str]:
     What is named without a pattern need not have one. Raises VariableNotFound.
     """
     names = {name: each.path for name, each in model.variables.items() if each.initialized}
-    matching = names_matching(list(patterns) or ["*"], names) if names or patterns else []
+    found = matching.names_matching(list(patterns) or ["*"], names) if names or patterns else []
     # One variable may be meant twice, by its name and its path.
     key_of = {each.path: name for name, each in model.variables.items()}
-    return list(dict.fromkeys(key_of[model.variables[name].path] for name in matching))
+    return list(dict.fromkeys(key_of[model.variables[name].path] for name in found))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-
-from varserve._client.errors import listed
 
 from . import output, records
 from .common import (
@@ -19,10 +18,19 @@ from .common import (
     renaming_options,
     selected,
 )
-from .comparing import compare, compare_revision
 from .exits import DIFFERENT, Unusable
+from .late import late
 from .session import Session
-from .stored import is_copy
+
+if TYPE_CHECKING:
+    from varserve._client import errors
+
+    from . import comparing
+    from . import stored as files
+else:
+    comparing = late("varserve.cli.comparing")
+    errors = late("varserve._client.errors")
+    files = late("varserve.cli.stored")
 
 
 @command("diff")
@@ -62,18 +70,20 @@ def diff(
         raise Unusable(f"model {model!r} has no variable with a value")
     extra: list[str] = []
     if revision is not None:
-        compared = compare_revision(
+        compared = comparing.compare_revision(
             served, wanted, revision, timeout=session.timeout, hashes_only=hashes
         )
         against = f"revision {revision}"
     else:
         assert other is not None
         stored = opened(other, names, strip_prefix)
-        compared = compare(served, stored, wanted, timeout=session.timeout, hashes_only=hashes)
+        compared = comparing.compare(
+            served, stored, wanted, timeout=session.timeout, hashes_only=hashes
+        )
         every = {name: each.spec for name, each in served.variables.items()}
         used = {stored.find(spec, name) for name, spec in every.items()}
         keys = {each.key for each in used if each is not None}
-        extra = [key for key in stored.tensors if key not in keys and not is_copy(key)]
+        extra = [key for key in stored.tensors if key not in keys and not files.is_copy(key)]
         against = f"{stored.kind} {other}"
     if session.as_json:
         output.document(
@@ -88,7 +98,7 @@ def diff(
     else:
         records.table(records.DIFFERENCES, compared.differences)
         if extra:
-            output.line(f"only in {against}: {listed(extra)}")
+            output.line(f"only in {against}: {errors.listed(extra)}")
         output.line(
             f"{len(compared.differences)} differ, {compared.equal} are the same: "
             f"revision {compared.header.revision} and {against}"

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from varserve import (
-    AccessDenied,
-    ClientClosed,
-    Conflict,
-    DeadlineExceeded,
-    FailedPrecondition,
-    InvalidRequest,
-    NotFound,
-    OutOfRange,
-    ResourceExhausted,
-    Unavailable,
-    VarserveError,
-)
+import varserve
 
 from .output import plain
+
+if TYPE_CHECKING:
+    from varserve import VarserveError
 
 DIFFERENT = 1
 USAGE = 2
@@ -49,25 +40,24 @@ MEANINGS = {
 }
 """What each exit code means; the documentation says the same."""
 
-_CODES: tuple[tuple[type[VarserveError], int], ...] = (
-    (InvalidRequest, USAGE),
-    (NotFound, NOT_FOUND),
-    (Conflict, STATE),
-    (FailedPrecondition, STATE),
-    (OutOfRange, STATE),
-    (AccessDenied, DENIED),
-    (Unavailable, UNAVAILABLE),
-    (DeadlineExceeded, UNAVAILABLE),
-    (ClientClosed, UNAVAILABLE),
-    (ResourceExhausted, EXHAUSTED),
-)
-
 
 def code_of(error: VarserveError) -> int:
     """The exit code of an error."""
     if error.reason == "UNIMPLEMENTED":  # no varserve service, or its other port
         return USAGE
-    return next((code for kind, code in _CODES if isinstance(error, kind)), DEFECT)
+    codes: tuple[tuple[type[VarserveError], int], ...] = (
+        (varserve.InvalidRequest, USAGE),
+        (varserve.NotFound, NOT_FOUND),
+        (varserve.Conflict, STATE),
+        (varserve.FailedPrecondition, STATE),
+        (varserve.OutOfRange, STATE),
+        (varserve.AccessDenied, DENIED),
+        (varserve.Unavailable, UNAVAILABLE),
+        (varserve.DeadlineExceeded, UNAVAILABLE),
+        (varserve.ClientClosed, UNAVAILABLE),
+        (varserve.ResourceExhausted, EXHAUSTED),
+    )
+    return next((code for kind, code in codes if isinstance(error, kind)), DEFECT)
 
 
 class Failed(click.ClickException):

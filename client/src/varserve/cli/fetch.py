@@ -5,26 +5,33 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from varserve import VarserveError
-from varserve.fetching import Fetched, FetchError, open_source, place, target_of
+import varserve
 
 from . import output
 from .common import command
 from .exits import Unusable
+from .late import late
 from .session import Session
+
+if TYPE_CHECKING:
+    from varserve import fetching
+    from varserve.fetching import Fetched
+else:
+    fetching = late("varserve.fetching")
 
 _DIGEST = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
 
 
 def _fetched(uri: str, target: str, version: int | None, manifest: Path | None) -> Fetched:
     try:
-        repository, name, named = target_of(target)
+        repository, name, named = fetching.target_of(target)
         expected = None if manifest is None else _digests(manifest)
-        with open_source(uri) as source, output.byte_bar(uri) as update:
-            return place(
+        with fetching.open_source(uri) as source, output.byte_bar(uri) as update:
+            return fetching.place(
                 source,
                 repository,
                 name,
@@ -32,7 +39,7 @@ def _fetched(uri: str, target: str, version: int | None, manifest: Path | None) 
                 expected=expected,
                 progress=update,
             )
-    except FetchError as error:
+    except fetching.FetchError as error:
         raise Unusable(str(error)) from None
 
 
@@ -102,13 +109,13 @@ def follow(session: Session, uri: str, target: str, label: str, every: float, co
         try:
             version = version_of(uri)
             if version != last:
-                repository, name, _ = target_of(target)
+                repository, name, _ = fetching.target_of(target)
                 if not (repository / name / str(version)).exists():
                     _fetched(uri, f"{target}/{version}", None, None)
                 header = session.admin.load_model(name, version, label=label)
                 output.line(f"{uri} is version {version}: loaded as {header.model}")
                 last, loaded, said = version, loaded + 1, ""
-        except (FetchError, Unusable, VarserveError) as error:
+        except (fetching.FetchError, Unusable, varserve.VarserveError) as error:
             # A registry or service that is away for a moment is asked again; said once.
             if str(error) != said:
                 said = str(error)

@@ -7,29 +7,28 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
-from varserve import (
-    AccessDenied,
-    Change,
-    DeadlineExceeded,
-    Event,
-    Model,
-    RevisionCompacted,
-    Summary,
-)
-from varserve.recording import BINS, Recorder
-from varserve.recording.mlflow import MlflowRecorder
-from varserve.recording.tensorboard import TensorBoardRecorder
+import varserve
 
 from . import output, records
 from .common import REVISION, command, header_of, model_argument, patterns_argument
 from .exits import DIFFERENT, Unusable
+from .late import late
 from .session import Session
-from .values import part_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from varserve import Change, Event, Model, Summary
+    from varserve.recording import Recorder
+
+    from . import values as parts
+else:
+    np = late("numpy")
+    parts = late("varserve.cli.values")
 
 
 @command("watch")
@@ -103,6 +102,9 @@ def _follow(
 
 
 def _recorders(model: str, tensorboard: Path | None, mlflow: bool) -> list[Recorder]:
+    from varserve.recording.mlflow import MlflowRecorder
+    from varserve.recording.tensorboard import TensorBoardRecorder
+
     recorders: list[Recorder] = []
     if tensorboard is not None:
         _check_installed("tensorboardX", "--tensorboard", "tensorboard")
@@ -122,11 +124,13 @@ def _check_installed(package: str, option: str, extra: str) -> None:
 
 def _record(model: Model, event: Event, recorders: Sequence[Recorder]) -> None:
     """Give a commit to the recorders, with summaries of its variables as it left them."""
+    from varserve.recording import BINS
+
     names = list(dict.fromkeys(each.variable for each in event.changes))
     summaries: Mapping[str, Summary] = {}
     try:
         summaries = model.summaries(dict.fromkeys(names), bins=BINS, at_revision=event.revision)
-    except (RevisionCompacted, AccessDenied) as error:
+    except (varserve.RevisionCompacted, varserve.AccessDenied) as error:
         output.warning(f"revision {event.revision} is recorded without values: {error}")
     for recorder in recorders:
         recorder.record(event, summaries)
@@ -156,7 +160,7 @@ def _event(event: Event, values: bool) -> dict[str, Any]:
 def _region(change: Change) -> str | None:
     if isinstance(change.region, np.ndarray):
         return f"[{','.join(str(each) for each in change.region.tolist())}]"
-    return part_text(change.region)
+    return parts.part_text(change.region)
 
 
 def _show(event: Event, values: bool) -> None:
@@ -188,7 +192,7 @@ def wait_ready(session: Session, model: str, seconds: float) -> None:
     """Wait until the service, or one model of it, is ready. Exit code 1: not ready in time."""
     try:
         session.client.wait_ready(model, timeout=seconds)
-    except DeadlineExceeded as error:
+    except varserve.DeadlineExceeded as error:
         if session.as_json:
             output.document({"ready": False, "message": error.message})
         else:

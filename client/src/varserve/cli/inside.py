@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
-from varserve import (
-    FunctionMessage,
-    Inspection,
-    Iterations,
-    NonFinite,
-    Summary,
-    scale,
-    tensors,
-    zero,
-)
+import varserve
 
 from . import output, records
 from .common import (
@@ -31,9 +21,20 @@ from .common import (
     pairs,
 )
 from .exits import Unusable
+from .late import late
 from .output import Column
 from .session import Session
-from .values import check_file, read_value, write_values
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from varserve import FunctionMessage, Inspection, NonFinite, Summary, tensors
+
+    from . import values
+else:
+    np = late("numpy")
+    tensors = late("varserve.tensors")
+    values = late("varserve.cli.values")
 
 
 @command("tensors")
@@ -69,7 +70,9 @@ def list_tensors(
     show_default=True,
     help="Of each probe's histogram; 0 for none.",
 )
-@click.option("--values", is_flag=True, help="Give the probes' values instead of summaries.")
+@click.option(
+    "--values", "values_wanted", is_flag=True, help="Give the probes' values instead of summaries."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -107,7 +110,7 @@ def inspect(
     inputs: tuple[str, ...],
     probe: tuple[str, ...],
     bins: int,
-    values: bool,
+    values_wanted: bool,
     out: Path | None,
     patch: tuple[str, ...],
     assume: tuple[str, ...],
@@ -124,14 +127,14 @@ def inspect(
     VALUE is JSON (`0.5`, `[1, 2]`) or @FILE, of .npy, .json or .safetensors.
     """
     if out is not None:
-        check_file(out)
+        values.check_file(out)
     found = session.model(model).functions[function]
     seen = found.inspect(
-        {name: read_value(text) for name, text in pairs("input", inputs)},
+        {name: values.read_value(text) for name, text in pairs("input", inputs)},
         probe=probe,
-        summarize=None if values or out is not None else bins,
+        summarize=None if values_wanted or out is not None else bins,
         patch={name: _patch(text) for name, text in pairs("--patch", patch)},
-        assume={name: read_value(text) for name, text in pairs("--assume", assume)},
+        assume={name: values.read_value(text) for name, text in pairs("--assume", assume)},
         at_revision=at_revision,
         find_non_finite=find_non_finite,
         gradients_of=gradients_of,
@@ -142,7 +145,7 @@ def inspect(
         timeout=session.timeout,
     )
     if out is not None:
-        write_values(out, dict(_arrays(seen)))
+        values.write_values(out, dict(_arrays(seen)))
     if session.as_json:
         output.document(_document(seen, out))
     else:
@@ -151,13 +154,13 @@ def inspect(
 
 def _patch(text: str) -> Any:
     if text == "zero":
-        return zero()
+        return varserve.zero()
     if text.startswith("*"):
         try:
-            return scale(float(text[1:]))
+            return varserve.scale(float(text[1:]))
         except ValueError:
             raise Unusable(f"--patch: expected a number after *, found {text[1:]!r}") from None
-    return read_value(text)
+    return values.read_value(text)
 
 
 def _each(seen: Inspection) -> Iterator[tuple[str, str, tuple[int, ...], Any]]:
@@ -166,7 +169,7 @@ def _each(seen: Inspection) -> Iterator[tuple[str, str, tuple[int, ...], Any]]:
         yield "output", name, (), array
     for kind, found in (("probe", seen.probes), ("gradient", seen.gradients)):
         for name, content in found.items():
-            if isinstance(content, Iterations):
+            if isinstance(content, varserve.Iterations):
                 for iteration, each in zip(content.iterations, content, strict=True):
                     yield kind, name, iteration, each
             else:
@@ -185,7 +188,7 @@ def _document(seen: Inspection, out: Path | None) -> dict[str, Any]:
     told: dict[str, list[dict[str, Any]]] = {"outputs": [], "probes": [], "gradients": []}
     for kind, name, iteration, content in _each(seen):
         record: dict[str, Any] = {"name": name, "iteration": list(iteration)}
-        if isinstance(content, Summary):
+        if isinstance(content, varserve.Summary):
             record["summary"] = records.document(records.SUMMARIES, content)
         elif content is not None:
             record |= {
@@ -214,7 +217,7 @@ def _show(seen: Inspection, out: Path | None) -> None:
         output.line(_said(message))
     summaries = []
     for kind, name, iteration, content in _each(seen):
-        if isinstance(content, Summary):
+        if isinstance(content, varserve.Summary):
             summaries.append((name, iteration, content))
             continue
         head = f"{kind} {name}{_iterations(iteration)}"

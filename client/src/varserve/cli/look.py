@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-
-from varserve import tensors
-from varserve._client.errors import listed
-from varserve._client.values.names import names_matching
 
 from . import output, records
 from .common import (
@@ -24,8 +20,20 @@ from .common import (
     selected,
     variable_argument,
 )
+from .late import late
 from .session import Session
-from .values import part_text, split_part, write_values
+
+if TYPE_CHECKING:
+    from varserve import tensors
+    from varserve._client import errors
+    from varserve._client.values import names as matching
+
+    from . import values
+else:
+    errors = late("varserve._client.errors")
+    matching = late("varserve._client.values.names")
+    tensors = late("varserve.tensors")
+    values = late("varserve.cli.values")
 
 
 @command("models")
@@ -56,7 +64,7 @@ def ls(
     """
     served = session.model(model)
     names = {name: each.path for name, each in served.variables.items()}
-    wanted = names_matching(patterns, names) if patterns else list(names)
+    wanted = matching.names_matching(patterns, names) if patterns else list(names)
     variables = [served.variables[name].spec for name in wanted]
     if functions_only or trainable:
         variables = [each for each in variables if each.trainable and not functions_only]
@@ -107,10 +115,10 @@ def _told(fields: records.Description, record: Any) -> Iterator[tuple[str, objec
         if each.key == "overloads":
             for overload in record.overloads:
                 yield "overload", overload
-                yield "  reads", listed(overload.reads) or "nothing"
-                yield "  writes", listed(overload.writes) or "nothing"
+                yield "  reads", errors.listed(overload.reads) or "nothing"
+                yield "  writes", errors.listed(overload.writes) or "nothing"
         elif each.key and value not in ("", []):
-            yield each.key, listed(map(str, value)) if isinstance(value, list) else value
+            yield each.key, errors.listed(map(str, value)) if isinstance(value, list) else value
 
 
 @command("version")
@@ -152,7 +160,7 @@ def read(
     VARIABLE may end with a part as numpy has them: `kernel[0:3,:]`; `table[[2,5]]` for rows.
     """
     served = session.model(model)
-    name, part = split_part(variable, served.variables)
+    name, part = values.split_part(variable, served.variables)
     spec = served.variables[name].spec
     beginning = part is None and spec.nbytes > _SHOWN_BYTES and not (session.as_json or out)
     if beginning and spec.shape is not None:
@@ -167,13 +175,13 @@ def read(
             {name: part}, bins=20, at_revision=snapshot.revision, timeout=session.timeout
         )[name]
     if out is not None:
-        write_values(out, {served.variables[name].name: value})
+        values.write_values(out, {served.variables[name].name: value})
     if session.as_json:
         output.document(
             {
                 **header_of(snapshot.header),
                 "variable": served.variables[name].name,
-                "region": part_text(part),
+                "region": values.part_text(part),
                 "variable_revision": snapshot.revisions[name],
                 "dtype": tensors.dtype_name(value.dtype),
                 "shape": list(value.shape),
@@ -238,7 +246,7 @@ def summary(
     """
     served = session.model(model)
     if len(patterns) == 1 and not _fits_any(served, patterns[0]):
-        name, part = split_part(patterns[0], served.variables)
+        name, part = values.split_part(patterns[0], served.variables)
         wanted: Any = {name: part} if part is not None else list(patterns)
     else:
         wanted = selected(served, patterns)

@@ -14,16 +14,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-import numpy as np
-from rich.cells import cell_len, chop_cells
-from rich.console import Console
 
-from varserve import tensors
-from varserve._client.values.specs import shape_text
-from varserve.tensors import Array
+from .late import late
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich import cells
+    from rich.console import Console
+
+    from varserve import tensors
+    from varserve._client.values import specs
+    from varserve.tensors import Array
+else:
+    cells = late("rich.cells")
+    np = late("numpy")
+    specs = late("varserve._client.values.specs")
+    tensors = late("varserve.tensors")
 
 # A pipe has no width: nothing is cut off or wrapped for it.
 _WIDE = 10_000
@@ -45,6 +54,8 @@ def _number(char: str) -> str:
 
 def console(*, errors: bool = False) -> Console:
     """A console on standard output or error as it is now."""
+    from rich.console import Console
+
     stream = sys.stderr if errors else sys.stdout
     width = None if stream.isatty() else _WIDE
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
@@ -121,7 +132,7 @@ def table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]]) -> 
 
 
 def _width(columns: Sequence[Column], rows: Sequence[Sequence[str]], at: int) -> int:
-    return max(cell_len(columns[at].head), *(cell_len(row[at]) for row in rows))
+    return max(cells.cell_len(columns[at].head), *(cells.cell_len(row[at]) for row in rows))
 
 
 def _fitted(
@@ -132,7 +143,7 @@ def _fitted(
     for narrow in (_NARROW, _NARROWEST):
         kept = list(range(len(columns)))
         least = [
-            width if column.right else min(width, max(narrow, cell_len(column.head)))
+            width if column.right else min(width, max(narrow, cells.cell_len(column.head)))
             for width, column in zip(natural, columns, strict=True)
         ]
         while True:
@@ -191,23 +202,23 @@ def _lines(
 ) -> Iterator[str]:
     for row in rows:
         columns = [_folded(cell, width) for cell, width in zip(row, widths, strict=True)]
-        for cells in zip_longest(*columns, fillvalue=""):
+        for row_cells in zip_longest(*columns, fillvalue=""):
             padded = []
-            for cell, width, right in zip(cells, widths, to_right, strict=True):
-                room = " " * (width - cell_len(cell))
+            for cell, width, right in zip(row_cells, widths, to_right, strict=True):
+                room = " " * (width - cells.cell_len(cell))
                 padded.append(room + cell if right else cell + room)
             yield gap.join(padded).rstrip()
 
 
 def _folded(text: str, width: int) -> list[str]:
     """The text as lines that are no wider, divided between words; longer words are shortened."""
-    if cell_len(text) <= width:
+    if cells.cell_len(text) <= width:
         return [text]
     lines = [""]
     for word in text.split(" "):
         word = shortened(word, width)
         joined = f"{lines[-1]} {word}" if lines[-1] else word
-        if cell_len(joined) <= width:
+        if cells.cell_len(joined) <= width:
             lines[-1] = joined
         else:
             lines.append(word)
@@ -216,12 +227,12 @@ def _folded(text: str, width: int) -> list[str]:
 
 def shortened(text: str, width: int) -> str:
     """The text without its middle, where it is wider: `layers/0/…/kernel`."""
-    if cell_len(text) <= width:
+    if cells.cell_len(text) <= width:
         return text
     if width < 3:
-        return chop_cells(text, width)[0] if width else ""
-    head = chop_cells(text, (width - 1) // 2)[0]
-    tail = chop_cells(text[::-1], width - 1 - cell_len(head))[0][::-1]
+        return cells.chop_cells(text, width)[0] if width else ""
+    head = cells.chop_cells(text, (width - 1) // 2)[0]
+    tail = cells.chop_cells(text[::-1], width - 1 - cells.cell_len(head))[0][::-1]
     return f"{head}…{tail}"
 
 
@@ -260,7 +271,7 @@ def number(value: object) -> str:
 
 def typed(dtype: np.dtype[Any], shape: Any) -> str:
     """A type and shape for people."""
-    return f"{tensors.dtype_name(dtype)} {shape_text(shape)}"
+    return f"{tensors.dtype_name(dtype)} {specs.shape_text(shape)}"
 
 
 def shown(array: Array) -> str:

@@ -6,12 +6,17 @@ A new field is one row here, and is in both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
-
-from varserve import tensors
-from varserve._client.errors import listed
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import output
+from .late import late
+
+if TYPE_CHECKING:
+    from varserve import tensors
+    from varserve._client import errors
+else:
+    errors = late("varserve._client.errors")
+    tensors = late("varserve.tensors")
 
 
 class Field(NamedTuple):
@@ -150,7 +155,7 @@ FUNCTIONS: Description = (
         "",
         lambda f: None,
         "writes",
-        lambda f: listed(dict.fromkeys(w for o in f.overloads for w in o.writes)),
+        lambda f: errors.listed(dict.fromkeys(w for o in f.overloads for w in o.writes)),
         drop=1,
     ),
 )
@@ -238,7 +243,13 @@ INNER_TENSORS: Description = (
     Field("dtype", lambda t: tensors.dtype_name(t.dtype), "type", _typed),
     Field("shape", _shape),
     Field("place", lambda t: str(t.place), "where", drop=3),
-    Field("variables", lambda t: list(t.variables), "variables", lambda t: listed(t.variables), 4),
+    Field(
+        "variables",
+        lambda t: list(t.variables),
+        "variables",
+        lambda t: errors.listed(t.variables),
+        4,
+    ),
     Field("source", lambda t: t.source, "source", drop=5),
 )
 
@@ -285,7 +296,7 @@ COMMITS: Description = (
         "variables",
         lambda c: list(c.variables),
         "variables",
-        lambda c: listed(c.variables, c.variable_count, most=3),
+        lambda c: errors.listed(c.variables, c.variable_count, most=3),
     ),
     Field("variable_count", lambda c: c.variable_count),
     Field("bytes", lambda c: c.nbytes, ">size", lambda c: output.size(c.nbytes), 2),

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
-from varserve import AccessDenied, Given, Model
-from varserve._client.errors import listed, suggestion
-from varserve._client.transport.bodies import reporting
-from varserve._client.values.names import names_matching
-from varserve.tensors import Array
+import varserve
 
 from . import output, records
 from .common import (
@@ -33,11 +28,31 @@ from .common import (
     renaming_options,
     selected,
 )
-from .comparing import Difference, compare
 from .exits import DIFFERENT, Unusable
+from .late import late
 from .session import Session
-from .stored import Stored, write_safetensors
-from .values import read_value
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from varserve import Given, Model
+    from varserve._client import errors
+    from varserve._client.transport import bodies
+    from varserve._client.values import names as matching
+    from varserve.tensors import Array
+
+    from . import comparing, values
+    from . import stored as files
+    from .comparing import Difference
+    from .stored import Stored
+else:
+    bodies = late("varserve._client.transport.bodies")
+    comparing = late("varserve.cli.comparing")
+    errors = late("varserve._client.errors")
+    files = late("varserve.cli.stored")
+    matching = late("varserve._client.values.names")
+    np = late("numpy")
+    values = late("varserve.cli.values")
 
 
 @contextmanager
@@ -50,7 +65,7 @@ def progress_bar(session: Session, what: str) -> Iterator[None]:
             session.sent = done == total
             update(done, total)
 
-        with reporting(report):
+        with bodies.reporting(report):
             yield
 
 
@@ -80,7 +95,7 @@ def pull(
         snapshot = served.read(names, at_revision=at_revision, timeout=session.timeout)
     header = header_of(snapshot.header)
     metadata = {f"varserve.{key}": str(value) for key, value in header.items()}
-    write_safetensors(file, snapshot, metadata)
+    files.write_safetensors(file, snapshot, metadata)
     nbytes = file.stat().st_size
     if session.as_json:
         output.document({**header, "file": str(file), "variables": len(snapshot), "bytes": nbytes})
@@ -143,19 +158,19 @@ def push(
     stored = opened(file, names, strip_prefix)
     wanted, unknown = _in_file(served, stored, patterns)
     if unknown and not ignore_unknown and stored.key_of is None and not patterns:
-        hint = suggestion(unknown[0], list(served.variables)) if len(unknown) == 1 else ""
+        hint = errors.suggestion(unknown[0], list(served.variables)) if len(unknown) == 1 else ""
         raise Unusable(
             f"{file}: model {model!r} has no variable for {len(unknown)} tensors: "
-            f"{listed(unknown)}{hint}; --map and --strip-prefix rename them, --ignore-unknown "
-            "leaves them out"
+            f"{errors.listed(unknown)}{hint}; --map and --strip-prefix rename them, "
+            "--ignore-unknown leaves them out"
         )
     if not wanted:
         raise Unusable(
             f"{file}: no tensor of it is a variable of model {model!r}: it has "
-            f"{listed(stored.tensors)}; the model has {listed(served.variables)}"
+            f"{errors.listed(stored.tensors)}; the model has {errors.listed(served.variables)}"
         )
     if dry_run:
-        compared = compare(served, stored, wanted, timeout=session.timeout)
+        compared = comparing.compare(served, stored, wanted, timeout=session.timeout)
         _warn_if_final(session, served, wanted)
         _show_plan(session, compared, file)
         return
@@ -190,7 +205,7 @@ def _check(model: Model, function: str | None, inputs: tuple[str, ...]) -> Given
         if inputs:
             raise Unusable("--check-input: expected --check FUNCTION with it")
         return None
-    given = {name: read_value(text) for name, text in pairs("--check-input", inputs)}
+    given = {name: values.read_value(text) for name, text in pairs("--check-input", inputs)}
     return model.functions[function].given(**given)
 
 
@@ -208,7 +223,7 @@ def _in_file(
     wanted = None
     if patterns:
         every = {name: each.path for name, each in model.variables.items()}
-        wanted = {model.variables[name].path for name in names_matching(patterns, every)}
+        wanted = {model.variables[name].path for name in matching.names_matching(patterns, every)}
     names, used = [], set()
     for name, variable in model.variables.items():
         tensor = stored.find(variable.spec, name)
@@ -224,7 +239,7 @@ def _warn_if_final(session: Session, model: Model, names: list[str]) -> None:
     """Say before a push that it cannot be undone, where the history keeps less than it replaces."""
     try:
         kept = session.client.list_commits(model.name, limit=1, timeout=session.timeout)
-    except AccessDenied:
+    except varserve.AccessDenied:
         return  # a caller without the right to the history cannot revert either
     replaced = sum(model.variables[name].nbytes for name in names)
     if replaced > kept.history_bytes:

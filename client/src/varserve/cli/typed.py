@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from itertools import islice
 
 import click
@@ -107,6 +106,8 @@ class Group(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            from difflib import get_close_matches
+
             word = args[0]
             known = [*self.list_commands(ctx), *_ELSEWHERE]
             close = [_ELSEWHERE.get(each, each) for each in get_close_matches(word, known)]

@@ -15,4 +15,12 @@ else:
         __str__ = str.__str__
 
 
-__all__ = ["StrEnum"]
+class SaveFormat(StrEnum):
+    """The form in which a model is saved."""
+
+    SAVED_MODEL = "saved_model"
+    CHECKPOINT = "checkpoint"
+    SAFETENSORS = "safetensors"
+
+
+__all__ = ["SaveFormat", "StrEnum"]
