@@ -19,8 +19,10 @@ _LOOK_SECONDS = 0.05
 class Cancellation:
     """Whether the caller of a piece of work has gone. May be used from any thread."""
 
+    __slots__ = ("_cancelled", "_ends")
+
     def __init__(self) -> None:
-        self._changing = threading.Lock()
+        # Without a lock, since every call has one of these: each step is one of the interpreter.
         self._ends: list[Callable[[], None]] = []
         self._cancelled = False
 
@@ -31,23 +33,24 @@ class Cancellation:
 
     def cancel(self) -> None:
         """The caller has gone: end what is done for it. Does nothing the second time."""
-        with self._changing:
-            self._cancelled = True
-            ends, self._ends = self._ends, []
-        for end in ends:
+        self._cancelled = True
+        # Whoever takes one out calls it: `add` may be here on another thread.
+        while self._ends:
+            try:
+                end = self._ends.pop()
+            except IndexError:
+                return
             end()
 
     def add(self, end: Callable[[], None]) -> None:
         """Have `end` called when the caller goes; at once when it has gone. It must not wait."""
-        with self._changing:
-            if not self._cancelled:
-                self._ends.append(end)
-                return
-        end()
+        self._ends.append(end)
+        if self._cancelled:
+            self.cancel()
 
     def remove(self, end: Callable[[], None]) -> None:
         """The work has ended by itself."""
-        with self._changing, suppress(ValueError):
+        with suppress(ValueError):
             self._ends.remove(end)
 
 

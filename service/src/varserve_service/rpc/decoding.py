@@ -75,13 +75,11 @@ class Decoder:
         )
 
         def decode() -> Any:
-            if large:
-                self._check_fields(row, data)
-            request = row.decode(data)
-            row.check_bounds(request)
-            return request
+            self._check_fields(row, data)
+            return row.decode(data)
 
-        return await self.run(decode, large=large), large
+        request = await self.run(decode, large=True) if large else row.decode(data)
+        return request, large
 
     def _check_fields(self, row: Row, data: bytes) -> None:
         """Refuse a request with more fields than any that is of use."""

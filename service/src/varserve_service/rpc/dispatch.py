@@ -100,7 +100,8 @@ class Dispatcher:
             make = grpc.unary_stream_rpc_method_handler
         else:
             make = grpc.unary_unary_rpc_method_handler
-        handle = partial(self._handle, row, unread=unread)
+        # A partial of the function: of a bound method, gRPC takes long to see what it is each time.
+        handle = partial(Dispatcher._handle, self, row, unread=unread)
         return make(handle, response_serializer=frames.write_message)
 
     async def _handle(
@@ -292,5 +293,5 @@ class UnknownMethods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has 
     def service(self, handler_call_details: Any) -> None:
         call = RpcCall(UNKNOWN, self._observers)
         call.refused(grpc.StatusCode.UNIMPLEMENTED, "")
-        call.tell("started")
+        self._observers.tell("started", call)
         call.end()

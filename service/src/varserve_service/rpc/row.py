@@ -38,6 +38,15 @@ class Row:
     requirements: Callable[[Any], Requirements]
     opening: Callable[[bytes], Any] | None = None
     bounds: Mapping[str, int] = field(default_factory=dict)
+    _message: Any = field(init=False)
+    _unbounded_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find out what every request would ask for again."""
+        object.__setattr__(self, "_message", GetMessageClass(self.descriptor.input_type))
+        # An element takes a byte at least.
+        shortest = min(self.bounds.values(), default=0)
+        object.__setattr__(self, "_unbounded_bytes", shortest)
 
     @classmethod
     def of(
@@ -58,16 +67,24 @@ class Row:
         return cls(method, descriptor, handler, requirements, opening, bounds or {})
 
     def decode(self, data: bytes) -> Any:
-        """The request in a message. Raises DecodeError, FrameError, RequestError."""
+        """The request in a message, within its bounds.
+
+        Raises DecodeError, FrameError, RequestError.
+        """
+        request = self._decoded(data)
+        if self.bounds and len(data) > self._unbounded_bytes:
+            self._check_bounds(request)
+        return request
+
+    def _decoded(self, data: bytes) -> Any:
         if self.opening is None:
-            return GetMessageClass(self.descriptor.input_type).FromString(data)
+            return self._message.FromString(data)
         message = self.opening(data)
         if isinstance(message, frames.ChunkFrame) or not message.HasField("manifest"):
             raise translate.malformed("expected a manifest first, found another message")
         return message.manifest
 
-    def check_bounds(self, request: Any) -> None:
-        """Raises RequestError REQUEST_MALFORMED for a field with too many elements."""
+    def _check_bounds(self, request: Any) -> None:
         for name, most in self.bounds.items():
             count = len(getattr(request, name))
             if count > most:

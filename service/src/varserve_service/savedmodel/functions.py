@@ -99,15 +99,11 @@ class SavedFunction:
         placement: Placement,
         look_into: LookInto,
     ) -> None:
-        self._spec = spec
+        self.spec = spec
         self._callees = tuple(callees)
         self.placement = placement
         self._look_into = look_into
         self._inspectors: dict[int, Inspector] = {}
-
-    @property
-    def spec(self) -> FunctionSpec:
-        return self._spec
 
     @property
     def callees(self) -> tuple[Callee, ...]:
@@ -120,7 +116,7 @@ class SavedFunction:
 
     def inspector(self, overload: int) -> Inspector:
         if overload not in self._inspectors:
-            inspector = self._look_into(self._spec.name, self._callees[overload])
+            inspector = self._look_into(self.spec.name, self._callees[overload])
             self._inspectors.setdefault(overload, inspector)
         return self._inspectors[overload]
 
@@ -157,10 +153,10 @@ class SavedFunction:
             value = TensorValue(tensor)
             if value.dtype != spec.tensor.dtype or not fits(value.shape, spec.tensor.shape):
                 raise FunctionFailed(
-                    f"function {self._spec.name!r}: its output {spec.name!r} is {value.dtype} "
+                    f"function {self.spec.name!r}: its output {spec.name!r} is {value.dtype} "
                     f"{shape_text(value.shape)}; expected {spec.tensor.dtype} "
                     f"{shape_text(spec.tensor.shape)}, as its signature says",
-                    function=self._spec.name,
+                    function=self.spec.name,
                 )
             values[spec.name] = value
         return values

@@ -30,9 +30,12 @@ def fits(shape: tuple[int, ...], expected: PartialShape) -> bool:
     """A shape is one of those that a partial shape describes."""
     if expected is None:
         return True
-    return len(shape) == len(expected) and all(
-        want is None or want == have for want, have in zip(expected, shape, strict=True)
-    )
+    if len(shape) != len(expected):
+        return False
+    for want, have in zip(expected, shape, strict=True):
+        if want is not None and want != have:
+            return False
+    return True
 
 
 def shape_text(shape: PartialShape) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from varserve_service.core.arrays.reductions import Counted, Reduced, counted, reduced
+from varserve_service.core.arrays.shapes import dtype_name
 
 
 class HostValue:
@@ -24,7 +25,7 @@ class HostValue:
 
     @property
     def dtype(self) -> str:
-        return "string" if self._bytes is None else self._array.dtype.name
+        return dtype_name(self._array)
 
     @property
     def shape(self) -> tuple[int, ...]:

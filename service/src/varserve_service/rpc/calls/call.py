@@ -163,7 +163,7 @@ class RpcCall:
         except StopAsyncIteration:
             self.requests_ended = True
             raise
-        self.tell("received")
+        self._observers.tell("received", self)
         return message
 
     async def wait_until_over(self, seconds: float) -> None:
@@ -192,7 +192,7 @@ class RpcCall:
             await self.context.write(message)
         except Exception as error:
             raise self._gone(error) from error
-        self.tell("sent")
+        self._observers.tell("sent", self)
 
     def _gone(self, error: Exception) -> Exception:
         """gRPC has several errors for a client that has hung up; any other error is a defect."""
@@ -202,11 +202,11 @@ class RpcCall:
 
     def start(self) -> None:
         """The call begins, in the task that answers it."""
-        self.tell("started")
+        self._observers.tell("started", self)
         if self.trace_id:
             structlog.contextvars.bind_contextvars(trace_id=self.trace_id)
         if self.method.kind in ("unary", "server_stream"):
-            self.tell("received")
+            self._observers.tell("received", self)
 
     def note(
         self,
@@ -242,7 +242,7 @@ class RpcCall:
         if header is not None:
             self.note_header(header)
         if response is not None:
-            self.tell("sent")
+            self._observers.tell("sent", self)
 
     def refused(self, code: grpc.StatusCode, reason: str) -> None:
         """The call has failed."""
@@ -260,11 +260,7 @@ class RpcCall:
             return
         self._ended = True
         self.seconds = time.monotonic() - self.started_at
-        self.tell("ended")
-
-    def tell(self, event: str) -> None:
-        """Tell the observers what has happened."""
-        self._observers.tell(event, self)
+        self._observers.tell("ended", self)
 
     # What the call may do.
 

@@ -197,7 +197,7 @@ async def model_infer(backend: Backend, request: Any, call: RpcCall) -> Any:
                 lambda: oip.inputs(request),
                 respond,
                 inputs=len(request.inputs),
-                strings=_strings(request),
+                strings=lambda: _strings(request),
                 max_output_bytes=backend.facade_message_bytes,
             )
         succeeded = True

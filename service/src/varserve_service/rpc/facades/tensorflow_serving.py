@@ -301,7 +301,10 @@ async def _run(
             Reason.VALUE_TOO_LARGE,
             f"the inputs take {total} bytes; expected at most {backend.facade_message_bytes}",
         )
-    strings = sum(each.size for each in outlines.values() if each.dtype.hasobject)
+
+    def strings() -> int:
+        return sum(each.size for each in outlines.values() if each.dtype.hasobject)
+
     with backend.admission.stage(call.method, call.subject, total):
         return await runs.execute(
             backend,

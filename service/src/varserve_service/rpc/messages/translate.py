@@ -210,8 +210,9 @@ def header(state: Header) -> model_pb2.StateHeader:
 
 def tensor(value: Value) -> tensor_pb2.Tensor:
     """A Tensor of a value that fits into one message."""
-    message = tensor_pb2.Tensor(dtype=tensors.wire_dtype(value.dtype), shape=value.shape)
-    if value.dtype == tensors.STRING:
+    dtype = value.dtype
+    message = tensor_pb2.Tensor(dtype=tensors.wire_dtype(dtype), shape=value.shape)
+    if dtype == tensors.STRING:
         if 0 not in value.shape:  # else of sizes, maybe, that no array of numpy can have
             strings = value.numpy().reshape(-1)
             for start in range(0, len(strings), PAGE):

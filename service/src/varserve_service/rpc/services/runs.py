@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import TracebackType
 from typing import Any, TypeVar
 
 from varserve import frames
@@ -38,7 +38,7 @@ _FEW_INPUTS = 64
 _REVEALING = (Reason.FUNCTION_FAILED, Reason.VARIABLE_UNINITIALIZED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Run:
     """One run of a function, whatever protocol it is asked for in.
 
@@ -93,7 +93,7 @@ async def run_function(
         lambda: translate.inputs(request.inputs),
         respond,
         inputs=len(request.inputs),
-        strings=sum(len(message.strings) for message in request.inputs.values()),
+        strings=lambda: sum(len(message.strings) for message in request.inputs.values()),
         max_output_bytes=backend.max_message_bytes,
     )
 
@@ -106,20 +106,20 @@ async def execute(
     respond: Callable[[Header, Mapping[str, Value]], T],
     *,
     inputs: int,
-    strings: int,
+    strings: Callable[[], int],
     max_output_bytes: int,
 ) -> T:
     """Run a function, in a batch where it is batched, and return what `respond` makes of it.
 
-    `decode` gives the inputs, of which there are `inputs`, with so many `strings` in them.
+    `decode` gives the inputs, of which there are `inputs`; `strings` counts the strings in them.
     """
     with backend.serving.use(call, run.model) as served:
         function = served.live.function(run.function)
         check_inputs(function, inputs, len(run.constants))
         batcher = served.batcher(run.function)
         if batcher and run.can_be_batched:
-            arrays = await backend.prepare(served, strings, decode, call)
-            with _discreet(call, served.live, function):
+            arrays = await backend.prepare(served, strings(), decode, call)
+            with _Discretion(call, served.live, function):
                 ran = await batcher.run(arrays, call.deadline)
             if ran is not None:
                 values = {name: HostValue(array) for name, array in ran.outputs.items()}
@@ -133,7 +133,7 @@ async def execute(
                 return await served.workers.run(partial(respond, ran.header, values), call.deadline)
 
         def work(live: LiveModel, deadline: float | None) -> T:
-            with _discreet(call, live, function):
+            with _Discretion(call, live, function):
                 answer = live.run(
                     run.function,
                     decode(),
@@ -182,7 +182,7 @@ async def stream_run_function(backend: Backend, manifest: pb.RunManifest, call: 
                 live: LiveModel, deadline: float | None
             ) -> tuple[pb.StreamRunFunctionResponse, Download]:
                 fingerprint = translate.fingerprint(manifest, upload.checksums)
-                with _discreet(call, live, function):
+                with _Discretion(call, live, function):
                     answer = live.run(
                         manifest.function,
                         dict(zip(names, upload.arrays(), strict=True)),
@@ -221,6 +221,8 @@ def _note(call: RpcCall, request: Any) -> None:
 
 def check_inputs(function: FunctionSpec, inputs: int, constants: int) -> None:
     """Refuse more inputs than any overload has before they are looked at."""
+    if inputs + constants <= _FEW_INPUTS:
+        return
     most = max(_FEW_INPUTS, *(len(overload.inputs) for overload in function.overloads))
     if inputs + constants > most:
         raise RequestError(
@@ -230,18 +232,33 @@ def check_inputs(function: FunctionSpec, inputs: int, constants: int) -> None:
         )
 
 
-@contextmanager
-def _discreet(call: RpcCall, live: LiveModel, function: FunctionSpec) -> Iterator[None]:
+class _Discretion:
     """What a failed function says of the state is shown to callers that may read that state."""
-    try:
-        yield
-    except RequestError as error:
-        permissions = call.permissions
-        if permissions is None or error.reason not in _REVEALING:
-            raise
+
+    __slots__ = ("_call", "_function", "_live")
+
+    def __init__(self, call: RpcCall, live: LiveModel, function: FunctionSpec) -> None:
+        self._call = call
+        self._live = live
+        self._function = function
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        permissions, live, function = self._call.permissions, self._live, self._function
+        if permissions is None or not isinstance(error, RequestError):
+            return
+        if error.reason not in _REVEALING:
+            return
         paths = {path for each in function.overloads for path in (*each.reads, *each.writes)}
         if permissions.allows_paths(Verb.READ, live, paths & live.timeline.display_names.keys()):
-            raise
+            return
         raise RequestError(
             error.reason,
             f"function {function.name!r} failed; the reason is shown to callers that may read all "

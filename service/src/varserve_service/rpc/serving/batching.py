@@ -54,7 +54,23 @@ class Ran(NamedTuple):
     outputs: dict[str, np.ndarray[Any, Any]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class _Callers:
+    """The callers of one batch; `cancellation` says that all of them have gone."""
+
+    __slots__ = ("_count", "cancellation")
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.cancellation = Cancellation()
+
+    def one_left(self) -> None:
+        """One of them has gone."""
+        self._count -= 1
+        if not self._count:
+            self.cancellation.cancel()
+
+
+@dataclass(slots=True, eq=False)
 class _Waiting:
     inputs: Arrays
     rows: int
@@ -62,6 +78,8 @@ class _Waiting:
     since: float
     """By the loop's clock."""
     answer: asyncio.Future[Ran]
+    callers: _Callers | None = None
+    """Those of its batch, once it has one."""
 
 
 def batching_problem(function: FunctionSpec) -> str | None:
@@ -126,7 +144,12 @@ class Batcher:
         group.rows += rows
         if not group.running:
             self._wake(group, loop)
-        return await waiting.answer
+        try:
+            return await waiting.answer
+        except asyncio.CancelledError:
+            if waiting.callers is not None:
+                waiting.callers.one_left()
+            raise
 
     def _wake(self, group: _Group, loop: asyncio.AbstractEventLoop) -> None:
         """Flush when the first call has waited for the delay, or at once when a batch is full."""
@@ -140,7 +163,8 @@ class Batcher:
         if not batch:
             del self._groups[key]
             return
-        group.running = asyncio.get_running_loop().create_task(self._run(batch))
+        work = self._run(batch, _callers_of(batch))
+        group.running = asyncio.get_running_loop().create_task(work)
         group.running.add_done_callback(partial(self._ended, group))
 
     def _ended(self, group: _Group, task: asyncio.Task[None]) -> None:
@@ -173,20 +197,20 @@ class Batcher:
             total += waiting.rows
         return batch
 
-    async def _run(self, batch: Sequence[_Waiting]) -> None:
+    async def _run(self, batch: Sequence[_Waiting], callers: _Callers) -> None:
         deadlines = [waiting.deadline for waiting in batch]
         last = None if None in deadlines else max(d for d in deadlines if d is not None)
         started = time.monotonic()
-        cancellation = _all_gone(batch)
         try:
-            work = partial(self._together, batch, last, cancellation)
+            work = partial(self._together, batch, last, callers.cancellation)
             answers = await self._workers.run(work, last)
             self._shedder.took(time.monotonic() - started)
         except Exception as error:
             # Run alone, only the calls that are at fault fail.
             if len(batch) > 1 and not _of_all(error):
                 for waiting in batch:
-                    await self._run([waiting])
+                    if not waiting.answer.done():
+                        await self._run([waiting], _callers_of([waiting]))
                 return
             for waiting in batch:
                 if not waiting.answer.done():
@@ -258,19 +282,12 @@ class _Group:
         self._flush()
 
 
-def _all_gone(batch: Sequence[_Waiting]) -> Cancellation:
-    """Cancelled when the callers of all of a batch have gone."""
-    cancellation, left = Cancellation(), len(batch)
-
-    def done(answer: asyncio.Future[Ran]) -> None:
-        nonlocal left
-        left -= answer.cancelled()
-        if not left:
-            cancellation.cancel()
-
+def _callers_of(batch: Sequence[_Waiting]) -> _Callers:
+    """The callers of a batch none of whom has gone yet; each tells when it goes."""
+    callers = _Callers(len(batch))
     for waiting in batch:
-        waiting.answer.add_done_callback(done)
-    return cancellation
+        waiting.callers = callers
+    return callers
 
 
 def _of_all(error: Exception) -> bool:

@@ -7,10 +7,11 @@ the event loop alone. Knows the core; knows nothing of what a call does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
+from types import TracebackType
 from typing import Any, TypeVar
 
 from varserve_service.core.errors import Reason, RequestError
@@ -64,29 +65,29 @@ class Served:
             self._hub = Hub(self.live, senders, max_bytes)
         return self._hub
 
-    @contextmanager
-    def use(self, *, watch: bool = False) -> Iterator[None]:
-        """A call of the current task is in progress.
+    def use(self, *, watch: bool = False) -> InUse:
+        """A call of the current task is in progress until the block ends.
 
         A call that is cut off raises RequestError MODEL_NOT_READY. A watch that is cut off, and has
         not noticed its end, is cancelled: its client may not be reading.
         """
         task = asyncio.current_task()
         assert task is not None
+        return InUse(self, task, watch)
+
+    def begin(self, task: asyncio.Task[Any]) -> None:
+        """A task begins to use it."""
         self._in_progress.add(task)
         self._idle.clear()
-        try:
-            yield
-        except asyncio.CancelledError:
-            if watch or task not in self._cut:
-                raise
-            task.uncancel()
-            raise self._unloading() from None
-        finally:
-            self._cut.discard(task)
-            self._in_progress.discard(task)
-            if not self._in_progress:
-                self._idle.set()
+
+    def end(self, task: asyncio.Task[Any]) -> bool:
+        """A task uses it no longer. Returns whether the task was cut off."""
+        cut = task in self._cut
+        self._cut.discard(task)
+        self._in_progress.discard(task)
+        if not self._in_progress:
+            self._idle.set()
+        return cut
 
     def end_watches(self, why: Callable[[], RequestError]) -> None:
         """End all watches, with `why` as the reason."""
@@ -100,11 +101,11 @@ class Served:
         that runs on a thread continues, and its result is dropped.
         """
         self.retired = True
-        self.end_watches(self._unloading)
+        self.end_watches(self.unloading)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
         left = set(self._in_progress)
-        self.close(self._unloading)
+        self.close(self.unloading)
         # Those that waited for a thread have been told by this.
         await asyncio.sleep(0)
         for task in left & self._in_progress:
@@ -117,7 +118,8 @@ class Served:
         self.workers.close(why)
         self.watch_workers.close(why)
 
-    def _unloading(self) -> RequestError:
+    def unloading(self) -> RequestError:
+        """The error of what the version does not do any more."""
         header = self.live.header
         return RequestError(
             Reason.MODEL_NOT_READY,
@@ -126,6 +128,32 @@ class Served:
             model=header.model,
             version=header.version,
         )
+
+
+class InUse:
+    """One call of a live model, as a context manager."""
+
+    __slots__ = ("_served", "_task", "_watch")
+
+    def __init__(self, served: Served, task: asyncio.Task[Any], watch: bool) -> None:
+        self._served = served
+        self._task = task
+        self._watch = watch
+
+    def __enter__(self) -> Served:
+        self._served.begin(self._task)
+        return self._served
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        cut = self._served.end(self._task)
+        if cut and not self._watch and isinstance(error, asyncio.CancelledError):
+            self._task.uncancel()
+            raise self._served.unloading() from None
 
 
 class Serving:
@@ -158,8 +186,7 @@ class Serving:
         del self._served[live]
         return left
 
-    @contextmanager
-    def use(self, call: RpcCall, name: str, *, watch: bool = False) -> Iterator[Served]:
+    def use(self, call: RpcCall, name: str, *, watch: bool = False) -> InUse:
         """The version that a name means now, for one call, in progress until this ends.
 
         Raises RequestError MODEL_NOT_FOUND, MODEL_NOT_READY.
@@ -168,5 +195,4 @@ class Serving:
         call.check_model(live)
         served = self._served[live]
         call.note(model=live.name, version=live.version)
-        with served.use(watch=watch):
-            yield served
+        return served.use(watch=watch)
