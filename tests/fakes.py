@@ -138,6 +138,12 @@ class FakeVariable:
         whole[index_of(region)] = value.numpy()
         return FakeValue(whole)
 
+    def blank(self, shape: Sequence[int]) -> Array:
+        return np.empty(shape, numpy_dtype(self.spec.dtype))
+
+    def is_alone(self, value: Value) -> bool:
+        return False
+
     def own(self, value: Value) -> FakeValue:
         return FakeValue(value.numpy().copy())
 

@@ -7,6 +7,7 @@ import gc
 import numpy as np
 import pytest
 
+from tests.waiting import join
 from varserve_service.core.arrays.buffers import Recycler, aligned_empty, is_aligned
 
 MIB = 2**20
@@ -56,6 +57,21 @@ def test_little_memory_is_kept() -> None:
     smaller = recycler.take(MIB)
     assert smaller is not None
     assert recycler.idle_bytes() == 2 * MIB
+
+
+def test_idle_memory_is_given_back_in_time() -> None:
+    """Without anybody asking for more, by a thread that ends when it has nothing to wait for."""
+    recycler = Recycler(min_bytes=MIB, idle_seconds=0.05)
+    array = recycler.take(2 * MIB)
+    thread = recycler._thread
+    assert thread is not None
+    del array
+    gc.collect()
+    join([thread], 20)
+    assert recycler.idle_bytes() == 0
+    again = recycler.take(2 * MIB)
+    assert again is not None
+    assert recycler._thread is not None
 
 
 def test_too_much_memory() -> None:

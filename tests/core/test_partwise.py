@@ -17,12 +17,12 @@ from tests.fakes import FakeModel, FakeVariable
 from tests.waiting import join
 from varserve_service.core.arrays.regions import Region, Rows, index_of
 from varserve_service.core.change.writes import Write
+from varserve_service.core.commit import partwise
 from varserve_service.core.commit.history import History
+from varserve_service.core.commit.partwise import PartwiseValue
 from varserve_service.core.errors import Reason
 from varserve_service.core.memory import MemoryBudget, Room
-from varserve_service.core.model import partwise
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.model.partwise import PartwiseValue
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.core.ports.messages import Read
 from varserve_service.core.values.host_value import HostValue

@@ -14,11 +14,14 @@ from tests.savedmodel.looking import variable
 from tests.waiting import join
 from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.partwise import PartwiseValue
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.model.partwise import PartwiseValue
+from varserve_service.core.ports.commits import Commit
 from varserve_service.core.ports.loaded_model import LoadedModel, Operation
 from varserve_service.core.ports.messages import Read
+from varserve_service.core.values.host_value import HostValue
+from varserve_service.core.values.summaries import hash_of
 
 Load = Callable[[str], LoadedModel]
 ROWS, COLUMNS = 40_000, 64
@@ -118,6 +121,45 @@ def test_after_an_assign_the_next_lookup_does_not_copy_the_table(load: Load) -> 
     table.swap(owned)
     lookup(live)
     assert address() == expected
+
+
+def test_memory_that_a_table_gave_becomes_the_tables(load: Load) -> None:
+    """What was received into it is neither copied on its way nor by the next lookup."""
+    live = LiveModel(load("large_table"))
+    table = variable(live._loaded, "table")
+    for number in range(2):
+        write = Write("table", Operation.SET, whole(number))
+        assert live.swaps(write)
+        write.value = live.blank(write)
+        write.value[...] = number + 5
+        address = write.value.ctypes.data
+        commits: list[Commit] = []
+        live.assign([write], on_commit=lambda _, commit, commits=commits: commits.append(commit))
+        assert lookup(live) == [number + 5] * 3
+        tf.raw_ops.DisableCopyOnRead(resource=table.handle)  # type: ignore[attr-defined]
+        (alias,) = table._access["read"](table.handle)  # type: ignore[attr-defined]
+        assert int(np.asarray(alias).ctypes.data) == address
+        del alias
+        row = np.full((1, COLUMNS), 100, np.float32)
+        live.assign([Write("table", Operation.SET, row, Rows(IDS[1:2]))])
+        # What the commit left is told as it was, though the table holds it alone and was written.
+        (changed,) = commits[0].changed
+        assert hash_of(changed.value) == hash_of(HostValue(whole(number + 5)))
+
+
+def test_memory_that_somebody_still_holds_is_copied(load: Load) -> None:
+    """A reference that was forgotten costs a copy, and never another's value."""
+    live = LiveModel(load("large_table"))
+    write = Write("table", Operation.SET, whole(0))
+    write.value = held = live.blank(write)
+    held[...] = 5
+    live.assign([write])
+    row = np.full((1, COLUMNS), 100, np.float32)
+    live.assign([Write("table", Operation.SET, row, Rows(IDS[:1]))])
+    assert lookup(live) == [100, 5, 5]
+    assert np.array_equal(held, whole(5))
+    held[...] = 6
+    assert lookup(live) == [100, 5, 5]
 
 
 def test_lookups_go_on_while_a_table_is_assigned(load: Load) -> None:

@@ -22,9 +22,9 @@ from typing import Protocol
 import structlog
 
 from varserve_service.core.arrays.shapes import least_bytes
+from varserve_service.core.commit.partwise import PartwiseValue
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.model.partwise import PartwiseValue
 from varserve_service.core.ports.administration import Saved, SaveFormat
 from varserve_service.core.ports.loaded_model import Value, VariableSpec
 from varserve_service.core.ports.messages import Header, Read

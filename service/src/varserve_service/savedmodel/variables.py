@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from varserve_service.core.arrays.buffers import aligned_copy
+from varserve_service.core.arrays.buffers import aligned_copy, aligned_empty
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices, index_of, region_shape
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports.loaded_model import Operation, OwnedValue, Value, VariableSpec
 
 from . import casts, device_reductions
 from .casts import CastValue
+from .owned import OwnedTensor, blank, is_alone, staged
 from .placement import is_host
 from .values import (
     NO_KERNEL,
@@ -38,20 +40,6 @@ _IN_PLACE_ON_DEVICE = frozenset(
         *("int8", "int16", "int64", "uint8", "uint16", "uint32", "uint64"),
     }
 )
-
-
-class Owned:
-    """Implements the core's OwnedValue: a tensor that is given away once."""
-
-    def __init__(self, tensor: tf.Tensor) -> None:
-        self._tensor: tf.Tensor | None = tensor
-        self.nbytes = TensorValue(tensor).nbytes
-
-    def take(self) -> tf.Tensor:
-        """The tensor, which is not held here any more."""
-        tensor, self._tensor = self._tensor, None
-        assert tensor is not None
-        return tensor
 
 
 class SavedVariable:
@@ -158,8 +146,13 @@ class SavedVariable:
     def cast(self, value: Value, dtype: str) -> Value:
         return CastValue(value, dtype, self._device)
 
+    def blank(self, shape: Sequence[int]) -> np.ndarray[Any, Any]:
+        if self._in_place and is_host(self._device):
+            return blank(shape, self._dtype)
+        return aligned_empty(tuple(shape), self._dtype.as_numpy_dtype)
+
     def stage(self, array: np.ndarray[Any, Any]) -> Value:
-        return TensorValue(to_tensor(array, self._device))
+        return staged(array) or TensorValue(to_tensor(array, self._device))
 
     def combine(self, operation: Operation, base: Value, operand: Value) -> Value:
         if operation is Operation.SET:
@@ -216,19 +209,24 @@ class SavedVariable:
         except OUT_OF_MEMORY as error:
             raise self._out_of_memory() from error
 
-    def own(self, value: Value) -> Owned:
+    def is_alone(self, value: Value) -> bool:
+        return is_alone(value)
+
+    def own(self, value: Value) -> OwnedTensor:
+        if isinstance(value, OwnedTensor) and value.is_alone:
+            return value
         try:
             tensor = as_tensor(value, self._device)
             try:
                 with tf.device(self._device):
-                    return Owned(tf.raw_ops.DeepCopy(x=tensor))
+                    return OwnedTensor(tf.raw_ops.DeepCopy(x=tensor))
             except NO_KERNEL:  # For this dtype, on this device: by way of the host.
-                return Owned(to_tensor(aligned_copy(value.numpy()), self._device))
+                return OwnedTensor(to_tensor(aligned_copy(value.numpy()), self._device))
         except OUT_OF_MEMORY as error:
             raise self._out_of_memory() from error
 
     def swap(self, owned: OwnedValue) -> Value:
-        assert isinstance(owned, Owned)
+        assert isinstance(owned, OwnedTensor)
         with tf.device(self._device):
             # Else TensorFlow copies both what is read here and what is assigned, since functions
             # gather from the variable. The next of them switches this on again, and copies nothing

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 import mmap
 import threading
+import time
 import weakref
-from collections import deque
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ from numpy.typing import DTypeLike
 
 ALIGNMENT = 64
 """Bytes: TensorFlow's kernels load whole cache lines and abort the process on less."""
+
+IDLE_SECONDS = 3.0
+"""Freed memory is kept for so long for the next array."""
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, Any]:
@@ -54,16 +59,26 @@ class Recycler:
 
     The first touch of fresh memory costs several times the copy into it. A variable that is
     assigned again and again swaps between two pieces of memory that have both been touched.
-    `max_idle_bytes` bounds what is kept for later.
+    `max_idle_bytes` bounds what is kept for later, `idle_seconds` for how long. A thread gives it
+    back then; it runs as long as there is any memory to come back or to be given back.
     """
 
-    def __init__(self, min_bytes: int = 2**20, max_idle_bytes: int = 512 * 2**20) -> None:
+    def __init__(
+        self,
+        min_bytes: int = 2**20,
+        max_idle_bytes: int = 512 * 2**20,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
         self._min_bytes = min_bytes
         self._max_idle_bytes = max_idle_bytes
+        self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
-        self._idle: list[mmap.mmap] = []  # the longest idle first
-        # Filled by finalizers, which may run at any point of any thread: without the lock.
-        self._returned: deque[mmap.mmap] = deque()
+        self._idle: list[tuple[float, mmap.mmap]] = []  # and since when; the longest idle first
+        self._in_use = 0
+        # Filled by finalizers, which may run at any point of any thread: only such queues bear it.
+        self._returned: SimpleQueue[mmap.mmap] = SimpleQueue()
+        self._news: SimpleQueue[None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     def take(self, nbytes: int) -> np.ndarray[Any, Any] | None:
         """At least so many bytes, aligned to a page; None for few, which are not worth it.
@@ -80,31 +95,57 @@ class Recycler:
                 raise MemoryError(f"no memory for {nbytes} bytes") from error
             memory.madvise(mmap.MADV_HUGEPAGE)
         array = np.frombuffer(memory, np.uint8)
-        weakref.finalize(array, self._returned.append, memory).atexit = False
+        with self._lock:
+            self._in_use += 1
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._give_back, name="varserve-memory", daemon=True
+                )
+                self._thread.start()
+        weakref.finalize(array, self._come_back, memory).atexit = False
         return array
 
     def idle_bytes(self) -> int:
         """Bytes that are kept for later."""
         with self._lock:
             self._collect()
-            return sum(len(memory) for memory in self._idle)
+            return sum(len(memory) for _, memory in self._idle)
+
+    def _come_back(self, memory: mmap.mmap) -> None:
+        self._returned.put(memory)
+        self._news.put(None)
 
     def _fitting(self, nbytes: int) -> mmap.mmap | None:
         with self._lock:
             self._collect()
             for index in reversed(range(len(self._idle))):
-                if nbytes <= len(self._idle[index]) <= nbytes + nbytes // 4:
-                    return self._idle.pop(index)
+                if nbytes <= len(self._idle[index][1]) <= nbytes + nbytes // 4:
+                    return self._idle.pop(index)[1]
         return None
 
     def _collect(self) -> None:
-        while self._returned:
-            self._idle.append(self._returned.popleft())
-        total = sum(len(memory) for memory in self._idle)
+        with suppress(Empty):
+            while True:
+                self._idle.append((time.monotonic(), self._returned.get_nowait()))
+                self._in_use -= 1
+        total = sum(len(memory) for _, memory in self._idle)
         while total > self._max_idle_bytes:
-            total -= len(self._idle[0])
             # Its pages go back to the system with its last reference.
-            self._idle.pop(0)
+            total -= len(self._idle.pop(0)[1])
+
+    def _give_back(self) -> None:
+        while True:
+            with self._lock:
+                self._collect()
+                due = time.monotonic() - self._idle_seconds
+                while self._idle and self._idle[0][0] <= due:
+                    self._idle.pop(0)
+                if not self._idle and not self._in_use:
+                    self._thread = None
+                    return
+                wait = self._idle[0][0] - due if self._idle else None
+            with suppress(Empty):
+                self._news.get(timeout=wait)
 
 
 _recycler = Recycler()

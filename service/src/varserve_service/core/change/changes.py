@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+
+from varserve_service.core.arrays.reductions import Counted, Reduced
 from varserve_service.core.arrays.regions import Region, region_shape
 from varserve_service.core.arrays.shapes import least_bytes
 from varserve_service.core.ports.commits import Changed
@@ -24,7 +28,8 @@ class Change:
 
     `whole` is the whole value with the region in it, where the variable is written as a whole, and
     `replaced` what the region held: in memory of its own, since the history keeps it. `owned` is a
-    copy of a large whole value for a variable that is written in place: it is swapped in.
+    large whole value for a variable that is written in place, in memory without other references:
+    it is swapped in, and `value` is a SwappedValue.
     """
 
     variable: Variable
@@ -52,22 +57,74 @@ class Change:
         return least_bytes(variable.spec.dtype, shape)
 
 
+class SwappedValue:
+    """Implements Value: one that is swapped into its variable, before that and after.
+
+    Once it is the variable's, only the variable holds its memory, and writes rows of it in place.
+    From then on it is read as what the variable held at that moment.
+    """
+
+    def __init__(self, variable: Variable, owned: OwnedValue) -> None:
+        self.variable = variable
+        """The variable that it is for."""
+        self._value: Value = owned
+
+    def swapped(self, present: Value) -> None:
+        """It is the variable's now. `present` reads what that holds, whatever is written later."""
+        self._value = present
+
+    @property
+    def dtype(self) -> str:
+        return self._value.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._value.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self._value.nbytes
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        return self._value.numpy()
+
+    def buffer(self, start: int, stop: int) -> memoryview:
+        return self._value.buffer(start, stop)
+
+    def reduce(self, start: int, stop: int) -> Sequence[Reduced]:
+        return self._value.reduce(start, stop)
+
+    def count(self, start: int, stop: int, edges: np.ndarray[Any, Any]) -> Counted:
+        return self._value.count(start, stop, edges)
+
+
 def swaps(variable: Variable, nbytes: int) -> bool:
     """Whether a whole value of so many bytes is swapped in, and not written over what is there."""
     return variable.writes_in_place and nbytes > _SWAPPED_BYTES
 
 
+def bytes_to_own(change: Change) -> int:
+    """Bytes that `to_swap` copies."""
+    if change.owned is not None or change.written is not None:
+        return 0
+    variable, nbytes = change.variable, change.value.nbytes
+    return nbytes if swaps(variable, nbytes) and not variable.is_alone(change.value) else 0
+
+
 def to_swap(change: Change) -> Change:
-    """The same change, with an owned copy where it is to be swapped in. Raises OutOfMemory.
+    """The same change, with an owned value where it is to be swapped in. Raises OutOfMemory.
 
     Needs no lock.
     """
-    variable = change.variable
-    if not variable.writes_in_place or change.written is not None:
+    if change.owned is not None or change.written is not None:
         return change
+    variable = change.variable
     if not swaps(variable, change.value.nbytes):
         return change
-    return replace(change, owned=change.variable.own(change.value))
+    owned = variable.own(change.value)
+    if variable.spec.dtype == "string":  # They cannot be read by parts: the value is kept as well.
+        return replace(change, owned=owned)
+    return replace(change, value=SwappedValue(variable, owned), owned=owned)
 
 
 class ChangeSet:
@@ -89,7 +146,7 @@ class ChangeSet:
                     assert change.owned is not None
                     self._preimages[number] = change.variable.swap(change.owned)
             wholes = [c for c in self._changes if c.written is None and not self._is_swapped(c)]
-            self._loaded.write([(c.variable, c.whole or c.value) for c in wholes])
+            self._loaded.write([(c.variable, c.whole or c.owned or c.value) for c in wholes])
         except BaseException:
             self.undo()
             raise
@@ -99,7 +156,7 @@ class ChangeSet:
                 c.region,
                 c.value,
                 preimage if c.whole is None else c.replaced,
-                separate=c.variable.writes_in_place,
+                separate=c.variable.writes_in_place and not isinstance(c.value, SwappedValue),
             )
             for c, preimage in zip(self._changes, self._preimages, strict=True)
         ]

@@ -29,7 +29,7 @@ from varserve_service.core.arrays.regions import Region, Rows, region_shape, tou
 from varserve_service.core.arrays.shapes import least_bytes
 from varserve_service.core.ports.loaded_model import Operation, Value, Variable
 
-from .changes import Change, swaps, to_swap
+from .changes import Change, bytes_to_own, swaps, to_swap
 from .writes import Write, check_shape, static_shape, uninitialized, with_unique_rows
 
 FEW = 4
@@ -40,8 +40,9 @@ FEW = 4
 class Cost:
     """Bytes that writes take, as far as shapes are known beforehand.
 
-    `taken`: beside the writes' own values, until all is worked out. `replaced`: copies of what is
-    replaced in place, which the history keeps. `brought`: what comes to the host from a device.
+    `taken`: beside the writes' own values, until all is worked out; without what `own` copies.
+    `replaced`: copies of what is replaced in place, which the history keeps. `brought`: what comes
+    to the host from a device.
     """
 
     taken: int = 0
@@ -70,7 +71,7 @@ class Plan:
         return any(part.reads_first for part in self.parts)
 
     def stage(self) -> None:
-        """Bring all values to their variables' devices. Raises OutOfMemory."""
+        """Bring all values to their variables' devices, the first time. Raises OutOfMemory."""
         for part in self.parts:
             part.stage()
 
@@ -84,6 +85,11 @@ class Plan:
         """Work all changes out. Raises as `VariablePlan.work_out` does."""
         for part in self.parts:
             part.work_out()
+
+    def own(self) -> None:
+        """Give values that are swapped in memory of their own. Raises OutOfMemory."""
+        for part in self.parts:
+            part.own()
 
     def current_changes(self, revision_of: Callable[[str], int]) -> list[Change]:
         """The changes to be made now: those that were overtaken are worked out again.
@@ -120,8 +126,12 @@ class VariablePlan:
     @property
     def cost(self) -> Cost:
         """What the writes take."""
-        taken = self._taken_bytes() + self._owned_bytes()
-        return Cost(taken, self._replaced_bytes(), self._brought_bytes())
+        return Cost(self._taken_bytes(), self._replaced_bytes(), self._brought_bytes())
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes that `own` copies, after `work_out`."""
+        return bytes_to_own(self.change)
 
     @property
     def value_bytes(self) -> int:
@@ -129,9 +139,10 @@ class VariablePlan:
         return sum(write.value.nbytes for write in self._writes)
 
     def stage(self) -> None:
-        """Bring the values to the variable's device. Raises OutOfMemory."""
-        self._writes = [with_unique_rows(write) for write in self._writes]
-        self._operands = [self.variable.stage(write.value) for write in self._writes]
+        """Bring the values to the variable's device, the first time. Raises OutOfMemory."""
+        if not self._operands:
+            self._writes = [with_unique_rows(write) for write in self._writes]
+            self._operands = [self.variable.stage(write.take()) for write in self._writes]
 
     def capture(self, revision: int) -> None:
         """Take what `work_out` needs; `revision` is of the variable's last write. The lock is held.
@@ -148,8 +159,14 @@ class VariablePlan:
 
         Needs no lock. Raises RequestError SHAPE_MISMATCH, REGION_INVALID, OUT_OF_MEMORY.
         """
-        self._change = to_swap(self._worked_out())
+        if self._change is None or self.reads_first:
+            self._change = self._worked_out()
         self._base = None
+        return self._change
+
+    def own(self) -> Change:
+        """The change, with memory of its own if it is swapped in. Raises OutOfMemory."""
+        self._change = to_swap(self.change)
         return self._change
 
     def current_change(self, revision: int) -> Change:
@@ -159,7 +176,8 @@ class VariablePlan:
         """
         if self.reads_first and revision != self._base_revision:
             self.capture(revision)
-            return self.work_out()
+            self.work_out()
+            return self.own()
         return self.change
 
     @property

@@ -19,12 +19,13 @@ from varserve_service.core.ports.loaded_model import Operation, Variable
 _NOT_ADDABLE = ("bool", "string")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Write:
     """One write as the caller asked for it.
 
-    `variable` is a name or path. `value` is taken over: it may become the variable's memory.
-    `if_revision_match`: only if the variable's last write was at this revision.
+    `variable` is a name or path. `value` is taken over: it may become the variable's memory, and
+    what remains here has its dtype and shape alone. `if_revision_match`: only if the variable's
+    last write was at this revision.
     """
 
     variable: str
@@ -32,6 +33,12 @@ class Write:
     value: np.ndarray[Any, Any]
     region: Region | None = None
     if_revision_match: int | None = None
+
+    def take(self) -> np.ndarray[Any, Any]:
+        """The value, once: its memory is not held here any more."""
+        value = self.value
+        self.value = np.broadcast_to(np.empty((), value.dtype), value.shape)
+        return value
 
 
 def check_write(write: Write, variable: Variable) -> None:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
+from varserve_service.core.change.changes import SwappedValue
 from varserve_service.core.errors import Reason, RequestError, StateStoreUnavailable
 from varserve_service.core.memory import ModelMemory
 from varserve_service.core.ports.commits import Commit, CommitListener, WriteRequest
@@ -33,6 +34,7 @@ from .following import Follower
 from .history import History
 from .idempotency import IdempotencyCache
 from .lock import ReadersWriterLock
+from .partwise import read_by_parts
 from .proposal import Proposal, Terms
 from .revisions import Revisions
 from .watchers import Watchers
@@ -324,6 +326,12 @@ class Committer:
             return answer
         self._revisions.check(terms.conditions)
         proposal.make()
+        self._history.tell_readers(proposal.changed)
+        for changed in proposal.changed:
+            if isinstance(changed.value, SwappedValue):
+                variable = changed.value.variable
+                present = read_by_parts(variable, self._lock, self._history, (), None)
+                changed.value.swapped(present)
         self._check_size(proposal)
         commit = None
         if proposal.changed:

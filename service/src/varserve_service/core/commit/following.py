@@ -88,6 +88,7 @@ class Follower:
         kept = staged.kept
         changes = [_change(*value) for value in staged.values]
         changed = ChangeSet(changes, self._loaded).make()
+        self._history.tell_readers(changed)
         self._revisions.move(each.variable.spec.path for each in changes)
         commit = Commit(
             kept.revision, kept.time, kept.kind, kept.origin, kept.request, tuple(changed)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 from weakref import WeakSet
@@ -23,7 +23,10 @@ class Reader(Protocol):
     """Reads a variable as it is at one revision, for longer than it holds the lock."""
 
     def overtaken(self, changed: Changed) -> None:
-        """A later commit has changed the variable. The model's lock is held exclusively."""
+        """The variable has changed. The model's lock is held exclusively.
+
+        If that is undone, what it replaced is there again, so that a reader need not know.
+        """
         ...
 
 
@@ -45,7 +48,7 @@ class History:
         self._readers: defaultdict[str, WeakSet[Reader]] = defaultdict(WeakSet)
 
     def attach(self, path: str, reader: Reader) -> None:
-        """Tell a reader of each commit that changes the variable, for as long as it is there.
+        """Tell a reader of each change of the variable, for as long as the reader is there.
 
         So it needs no commit to be kept for it. The model's lock is held, shared or not.
         """
@@ -93,10 +96,7 @@ class History:
         self._last_time = commit.time
         self._nbytes += commit.nbytes
         for changed in commit.changed:
-            path = changed.variable.path
-            self._writes[path].append(commit.revision)
-            if path in self._readers:
-                self._tell_readers(path, changed)
+            self._writes[changed.variable.path].append(commit.revision)
         while self._commits and self._nbytes > self.max_bytes:
             self._records.append(self._drop_values().record())
         while len(self._records) + len(self._commits) > self._max_commits:
@@ -105,12 +105,20 @@ class History:
             else:
                 self._drop_values()
 
-    def _tell_readers(self, path: str, changed: Changed) -> None:
-        readers = list(self._readers[path])
-        if not readers:
-            del self._readers[path]
-        for reader in readers:
-            reader.overtaken(changed)
+    def tell_readers(self, changed: Sequence[Changed]) -> None:
+        """Variables have changed in memory, by what may become a commit or be undone.
+
+        The model's lock is held exclusively, since before the change.
+        """
+        for each in changed:
+            path = each.variable.path
+            if path not in self._readers:
+                continue
+            readers = list(self._readers[path])
+            if not readers:
+                del self._readers[path]
+            for reader in readers:
+                reader.overtaken(each)
 
     def _drop_values(self) -> Commit:
         commit = self._commits.popleft()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.observer import UNOBSERVED, Observer
@@ -30,6 +30,7 @@ class ReadersWriterLock:
         self._readers_waiting = 0
         self._readers_admitted = 0  # waited through a write, and go before the next one
         self._writing = False
+        self._writer = 0  # the thread that writes, if one does
         self._writers_waiting = 0
         self._writes = 0
         self._closed: Callable[[], RequestError] | None = None
@@ -37,6 +38,11 @@ class ReadersWriterLock:
     def shared(self, deadline: float | None = None) -> AbstractContextManager[None]:
         """Hold the lock with other readers. Entering raises RequestError DEADLINE_EXCEEDED."""
         return _Shared(self, deadline)
+
+    def shared_or_mine(self) -> AbstractContextManager[None]:
+        """Hold the lock with other readers, or just as it is where this thread holds it alone."""
+        mine = self._writing and self._writer == threading.get_ident()
+        return nullcontext() if mine else _Shared(self, None)
 
     def acquire_shared_at_once(self) -> bool:
         """Take the lock shared where that needs no waiting; give it back by `release_shared`."""
@@ -101,7 +107,7 @@ class ReadersWriterLock:
                 raise
             finally:
                 self._writers_waiting -= 1
-            self._writing = True
+            self._writing, self._writer = True, threading.get_ident()
         held = time.monotonic()
         try:
             yield

@@ -59,9 +59,12 @@ class Assigning:
         With a `check`, only if that passes. Raises RequestError CHECK_FAILED, and REVISION_MISMATCH
         when others write what it looks at as often as it is run.
         """
+        plan = Plan(writes)
         for _ in range(_MOST_CHECKS):
             try:
-                return self._attempt(writes, terms, lease_seconds, read_back, on_commit, check)
+                return self._attempt(
+                    plan, writes, terms, lease_seconds, read_back, on_commit, check
+                )
             except Overtaken:
                 continue
         raise RequestError(
@@ -73,6 +76,7 @@ class Assigning:
 
     def _attempt(
         self,
+        plan: Plan,
         writes: Sequence[tuple[Write, Variable]],
         terms: Terms,
         lease_seconds: float | None,
@@ -82,7 +86,6 @@ class Assigning:
     ) -> Answer:
         """Raises Overtaken when the check has to be run again."""
         committer = self._parts.committer
-        plan = Plan(writes)
         with ExitStack() as reserved:
             try:
                 self._prepare(plan, reserved, terms.deadline)
@@ -115,6 +118,11 @@ class Assigning:
                 with parts.lock.shared(deadline):
                     plan.capture(parts.revisions.of)
             plan.work_out()
+        with ExitStack() as meanwhile:
+            for part in plan.parts:
+                memory = parts.memory.of(part.variable.spec.device)
+                meanwhile.enter_context(memory.reserve(part.own_bytes, "the write"))
+            plan.own()
         kept = [(change.variable, change.value.nbytes) for change in plan.changes]
         reserved.enter_context(parts.committer.room_to_keep(kept, "the write"))
 

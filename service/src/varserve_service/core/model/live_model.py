@@ -13,6 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from varserve_service.core.cancellation import Cancellation
+from varserve_service.core.change.changes import swaps
 from varserve_service.core.change.writes import Write, check_write, static_shape
 from varserve_service.core.commit.proposal import Terms
 from varserve_service.core.errors import Reason, RequestError
@@ -26,6 +27,7 @@ from varserve_service.core.ports.loaded_model import (
     Constant,
     FunctionSpec,
     LoadedModel,
+    Operation,
     VariableSpec,
 )
 from varserve_service.core.ports.messages import (
@@ -188,6 +190,15 @@ class LiveModel:
         """
         for write in writes:
             check_write(write, self._parts.variables.find(write.variable))
+
+    def swaps(self, write: Write) -> bool:
+        """Whether the value of a checked write is best received into memory that `blank` gives."""
+        whole = write.operation is Operation.SET and write.region is None
+        return whole and swaps(self._parts.variables.find(write.variable), write.value.nbytes)
+
+    def blank(self, write: Write) -> np.ndarray[Any, Any]:
+        """Writable memory for the value of such a write; see the port. Raises OutOfMemory."""
+        return self._parts.variables.find(write.variable).blank(write.value.shape)
 
     def assign(
         self,

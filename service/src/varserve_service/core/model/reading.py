@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 
 from varserve_service.core.arrays.regions import region_shape
 from varserve_service.core.change.writes import check_initialized
+from varserve_service.core.commit.partwise import is_large, read_by_parts
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import Value, Variable
 from varserve_service.core.ports.messages import Admit, Entry, Read, Snapshot, sent_bytes
 from varserve_service.core.values.casts import check_cast, sent_as
 
 from .parts import Parts
-from .partwise import is_large, read_by_parts
 
 
 class Reading:

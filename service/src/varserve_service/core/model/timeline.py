@@ -15,6 +15,7 @@ from functools import partial
 
 from varserve_service.core.arrays.regions import region_shape
 from varserve_service.core.change.past import Past, Reversal, reversal
+from varserve_service.core.commit.partwise import is_large, read_by_parts
 from varserve_service.core.commit.watchers import Event, Watcher, event_of
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.memory import Reservation
@@ -25,7 +26,6 @@ from varserve_service.core.values.casts import check_cast, sent_as
 
 from .naming import MAX_NAME_SHOWN
 from .parts import Parts
-from .partwise import is_large, read_by_parts
 
 # How much of the history a watcher that starts at an old revision gets at once.
 _BATCH_COMMITS = 256

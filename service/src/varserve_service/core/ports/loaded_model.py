@@ -191,11 +191,11 @@ class Value(Protocol):
         ...
 
 
-class OwnedValue(Protocol):
-    """A value in memory that has no other reference. `swap` gives it to its variable, once."""
+class OwnedValue(Value, Protocol):
+    """A value in memory that has no other reference. `swap` gives it to its variable, once.
 
-    @property
-    def nbytes(self) -> int: ...
+    After that its elements cannot be read here any more.
+    """
 
 
 class Variable(Protocol):
@@ -263,10 +263,21 @@ class Variable(Protocol):
         """Replace the present value, or a region. Raises OutOfMemory, with nothing changed."""
         ...
 
-    def own(self, value: Value) -> OwnedValue:
-        """A copy of a whole value for `swap`, of a variable that is written in place.
+    def blank(self, shape: Sequence[int]) -> np.ndarray[Any, Any]:
+        """Writable host memory for a whole value of this shape, which is for `stage`.
 
-        Needs no lock. Raises OutOfMemory.
+        Once nothing else refers to it, the staged value `is_alone`. Raises OutOfMemory.
+        """
+        ...
+
+    def is_alone(self, value: Value) -> bool:
+        """Whether `own` takes a whole value over, and does not copy it."""
+        ...
+
+    def own(self, value: Value) -> OwnedValue:
+        """A whole value for `swap`, of a variable that is written in place: a copy, or itself.
+
+        The caller holds no array and no part of it any more. Needs no lock. Raises OutOfMemory.
         """
         ...
 

@@ -6,7 +6,7 @@ Knows the contract's frames and tensors, and the core's values and buffers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -34,6 +34,8 @@ class ClaimedTensor:
         except tensors.TensorError as error:
             raise translate.named(error, thing) from None
         self.thing = thing
+        self.memory: Callable[[], Array] = lambda: aligned_empty((self.nbytes,), np.uint8)
+        """Gives writable memory for the tensor, aligned: an array of as many bytes."""
 
     def placeholder(self) -> Array:
         """An array of this dtype and shape that takes no memory, to check a request with."""
@@ -58,8 +60,8 @@ class Upload:
 
     def __init__(self, claimed: Sequence[ClaimedTensor], chunk_bytes: int) -> None:
         self._claimed = claimed
-        # Aligned, so that a numeric array can become its variable's own memory without a copy.
-        self._memory = [aligned_empty((claim.nbytes,), np.uint8) for claim in claimed]
+        # A numeric array can become its variable's own memory without a copy.
+        self._memory = [claim.memory().reshape(-1).view(np.uint8) for claim in claimed]
         self._receiver = frames.BodyReceiver(self._memory, chunk_bytes)
         self.checksums: list[int] = []
 
@@ -69,11 +71,14 @@ class Upload:
         self.checksums.append(frame.crc32c)
 
     def arrays(self) -> list[Array]:
-        """The tensors, once all chunks are there. Raises FrameError, RequestError."""
+        """The tensors, once all chunks are there; called once. Raises FrameError, RequestError."""
         self._receiver.finish()
+        memories, self._memory = self._memory, []
+        # It refers to them as well, and what takes them over may have to be the only one.
+        del self._receiver
         return [
             self._array(claim, memory)
-            for claim, memory in zip(self._claimed, self._memory, strict=True)
+            for claim, memory in zip(self._claimed, memories, strict=True)
         ]
 
     def _array(self, claim: ClaimedTensor, memory: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,11 @@ async def assign_variables(
                 ClaimedTensor(f"variable {entry.variable[:200]!r}", entry.tensor)
                 for entry in manifest.entries
             ]
-            live.check(writes([claim.placeholder() for claim in claimed]))
+            checked = writes([claim.placeholder() for claim in claimed])
+            live.check(checked)
+            for claim, write in zip(claimed, checked, strict=True):
+                if live.swaps(write):
+                    claim.memory = partial(live.blank, write)
             return claimed
 
         def writes(arrays: Sequence[np.ndarray[Any, Any]]) -> list[Write]:

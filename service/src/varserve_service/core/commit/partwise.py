@@ -20,10 +20,11 @@ from varserve_service.core.arrays.reductions import Counted, Reduced, added
 from varserve_service.core.arrays.regions import Rows, touched_rows
 from varserve_service.core.arrays.shapes import least_bytes
 from varserve_service.core.change.past import with_replaced
-from varserve_service.core.commit.history import History
-from varserve_service.core.commit.lock import ReadersWriterLock
 from varserve_service.core.ports.commits import Changed
 from varserve_service.core.ports.loaded_model import Value, Variable
+
+from .history import History
+from .lock import ReadersWriterLock
 
 PART_BYTES = 4 * 2**20
 """A part has at most so many bytes, but one row at least. Values of one part are read at once."""
@@ -153,7 +154,7 @@ class PartwiseValue:
     def _read(self, number: int) -> Value:
         start = number * self._rows
         rows = np.arange(start, min(start + self._rows, self._shape[0]), dtype=np.int64)
-        with self._lock.shared():
+        with self._lock.shared_or_mine():
             seen, whole = len(self._later), self._whole
             base = self._variable.read(Rows(rows)) if whole is None else None
         if base is None:
