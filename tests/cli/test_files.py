@@ -16,7 +16,8 @@ import varserve
 from tests.client.served import fake_model
 from tests.fakes import FakeModel, FakeVariable
 from tests.serving import serve_here
-from varserve.cli import stored
+from varserve._client.handles import file_operations
+from varserve._client.stored import safetensors_files as stored
 from varserve.tensors import DTYPES, numpy_dtype
 from varserve_service.core.commit.history import History
 from varserve_service.core.model.live_model import LiveModel
@@ -99,15 +100,14 @@ def test_hashes_are_told_where_values_are_gone(
         invoke(*here, "pull", "fake", file)
         counter = client.model("fake").variables["counter"]
         counter.assign(8)
-        summaries = varserve.Model.summaries
+        compare = file_operations._compare
 
-        def meanwhile(self: varserve.Model, *given: Any, **more: Any) -> Any:
-            found = summaries(self, *given, **more)
+        def meanwhile(*given: Any) -> Any:
             for value in range(5):
                 counter.assign(value)
-            return found
+            return compare(*given)
 
-        monkeypatch.setattr(varserve.Model, "summaries", meanwhile)
+        monkeypatch.setattr(file_operations, "_compare", meanwhile)
         (found,) = document(invoke(*here, "diff", "fake", file, "--json", code=1))["different"]
     assert (found["variable"], found["what"], found["changed"]) == ("counter", "value", None)
 
@@ -249,11 +249,11 @@ def test_names_of_a_file_are_mapped(cli: Cli, client: varserve.Client, tmp_path:
         **{"module.counter": np.int64(40), "module.kernels": np.ones(1, np.float64)},
     )
     told = cli("push", "fake", str(file), code=2).stderr
-    assert "no variable for 2 tensors: module.counter, module.kernels; --map" in told
+    assert "no variable fits 2 tensors of it: module.counter, did you mean 'counter'?" in told
     told = cli("push", "fake", str(file), "--ignore-unknown", code=2).stderr
-    assert "no tensor of it is a variable of model 'fake': it has module.counter" in told
+    assert "no tensor of it is a variable: it has module.counter" in told
     told = cli("push", "fake", str(file), "--strip-prefix", "module.", code=2).stderr
-    assert "no variable for 1 tensors: kernels; did you mean 'kernel'" in told
+    assert "no variable fits 1 tensor of it: kernels, did you mean 'kernel'" in told
     renamed = ["--strip-prefix", "module.", "--map", "module.kernels=kernel"]
     assert (
         "expected dtype float32, found float64"
@@ -264,19 +264,19 @@ def test_names_of_a_file_are_mapped(cli: Cli, client: varserve.Client, tmp_path:
     variables = client.model("fake").variables
     assert (variables["counter"].numpy(), variables["kernel"].numpy().tolist()) == (40, [1.0])
     told = cli("push", "fake", str(file), "--map", "kernels=kernel", code=2).stderr
-    assert "--map: there is no tensor 'kernels'; did you mean 'module.kernels'" in told
+    assert "there is no tensor 'kernels' to rename; did you mean 'module.kernels'" in told
     assert "expected OLD=NEW" in cli("push", "fake", str(file), "--map", "x", code=2).stderr
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("model.keras", "model.export(FOLDER) writes a SavedModel"),
-        ("weights.h5", "model.export(FOLDER)"),
+        ("model.keras", "no file of Keras that can be read"),
+        ("weights.h5", "no file of Keras that can be read"),
         ("weights.pt", "safetensors.torch.save_file"),
         ("saved_model.pb", "expected the SavedModel's folder"),
         ("one.npy", "`varserve assign MODEL VARIABLE @FILE`"),
-        ("what.ever", "expected a file .safetensors or .npz"),
+        ("what.ever", "expected a file .safetensors, .npz, .keras or .h5"),
         ("broken.npz", "broken.npz: "),
     ],
 )

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests import saved_models
 from varserve import content_hash
-from varserve.cli.bundles import Bundle, BundleError
+from varserve._client.stored.bundles import Bundle, BundleError
 from varserve_service.core.ports.loaded_model import LoadedModel
 
 MODELS = ["counter", "every_dtype", "keras_2", "keras_3", "nested", "strings_and_ints", "tf1"]

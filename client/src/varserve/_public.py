@@ -113,6 +113,7 @@ from ._client.values.writes import AssignOperation, Write
 
 if TYPE_CHECKING:
     from ._client.admin import AdminClient, ModelVersion, SavedState, connect_admin
+    from ._client.values.differences import Differences, VariableDifference
     from ._client.values.inspections import (
         Comparison,
         InnerTensor,
@@ -136,6 +137,7 @@ _LATE = {
         "SavedState",
         "connect_admin",
     ),
+    "varserve._client.values.differences": ("Differences", "VariableDifference"),
     "varserve._client.values.inspections": (
         "Comparison",
         "InnerTensor",
@@ -182,6 +184,7 @@ __all__ = [
     "ConnectOptions",
     "Constant",
     "DeadlineExceeded",
+    "Differences",
     "DtypeMismatch",
     "DtypeUnsupported",
     "EpochMismatch",
@@ -275,6 +278,7 @@ __all__ = [
     "Unavailable",
     "ValueTooLarge",
     "Variable",
+    "VariableDifference",
     "VariableNotFound",
     "VariableSpec",
     "VariableUninitialized",

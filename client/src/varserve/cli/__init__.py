@@ -4,7 +4,7 @@ Only this package knows click, rich and safetensors, which the client's extra `c
 rooms are `look` (models and values), `change` (writes, runs), `follow` (waiting, watching),
 `transfer` (whole models to and from files), `compare` and `admin` (which models there are); what
 they share is in `session` (where the service is), `output`, `exits` (what goes wrong, as exit
-codes), `values` (values in arguments) and `stored` (values in files).
+codes) and `values` (values in arguments).
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -21,14 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from varserve import Commit, Model, StateHeader
-    from varserve._client.values import names as matching
-
-    from . import stored
-    from .stored import Stored
+    from varserve._client.handles import file_operations
 else:
-    matching = late("varserve._client.values.names")
+    file_operations = late("varserve._client.handles.file_operations")
     np = late("numpy")
-    stored = late("varserve.cli.stored")
 
 
 def command(name: str, *, writes: bool = False) -> Callable[[Callable[..., Any]], click.Command]:
@@ -100,15 +95,15 @@ def renaming_options(command: F) -> F:
     return command
 
 
-def opened(file: Path, names: Sequence[str], prefix: str) -> Stored:
-    """The tensors of a file by the names that options give them. Raises Unusable."""
+def renames(names: Sequence[str]) -> dict[str, str]:
+    """What `--map` says. Raises Unusable."""
     pairs = {}
     for each in names:
         old, equals, new = each.partition("=")
         if not equals or not new:
             raise Unusable(f"--map: expected OLD=NEW, found {each!r}")
         pairs[old] = new
-    return stored.open_stored(file).renamed(pairs, prefix)
+    return pairs
 
 
 def check_finite(name: str, value: Any, allowed: bool) -> None:
@@ -169,10 +164,10 @@ def committed(session: Session, commit: Commit, **more: Any) -> None:
 def selected(model: Model, patterns: Iterable[str]) -> list[str]:
     """Names of the variables that have a value and fit the patterns; none: all that have one.
 
-    What is named without a pattern need not have one. Raises VariableNotFound.
+    What is named without a pattern need not have one. Raises VariableNotFound, and Unusable where
+    there is none.
     """
-    names = {name: each.path for name, each in model.variables.items() if each.initialized}
-    found = matching.names_matching(list(patterns) or ["*"], names) if names or patterns else []
-    # One variable may be meant twice, by its name and its path.
-    key_of = {each.path: name for name, each in model.variables.items()}
-    return list(dict.fromkeys(key_of[model.variables[name].path] for name in found))
+    names = file_operations.selected(model._cache, list(patterns))
+    if not names:
+        raise Unusable(f"model {model.name!r} has no variable with a value")
+    return names

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,36 +22,26 @@ from .common import (
     message_option,
     model_argument,
     non_finite_option,
-    opened,
     pairs,
     patterns_argument,
+    renames,
     renaming_options,
-    selected,
 )
 from .exits import DIFFERENT, Unusable
 from .late import late
 from .session import Session
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from varserve import Given, Model
-    from varserve._client import errors
+    from varserve import Differences, Given, Model
+    from varserve._client import stored as files
+    from varserve._client.handles import file_operations
     from varserve._client.transport import bodies
-    from varserve._client.values import names as matching
-    from varserve.tensors import Array
 
-    from . import comparing, values
-    from . import stored as files
-    from .comparing import Difference
-    from .stored import Stored
+    from . import values
 else:
     bodies = late("varserve._client.transport.bodies")
-    comparing = late("varserve.cli.comparing")
-    errors = late("varserve._client.errors")
-    files = late("varserve.cli.stored")
-    matching = late("varserve._client.values.names")
-    np = late("numpy")
+    file_operations = late("varserve._client.handles.file_operations")
+    files = late("varserve._client.stored")
     values = late("varserve.cli.values")
 
 
@@ -85,17 +75,10 @@ def pull(
 
     The file is there whole or not at all. Dtypes that safetensors lacks are kept as bytes.
     """
-    if file.suffix != ".safetensors":
-        raise Unusable(f"{file}: expected a name that ends with .safetensors")
     served = session.model(model)
-    names = selected(served, patterns)
-    if not names:
-        raise Unusable(f"model {model!r} has no variable with a value")
     with progress_bar(session, f"pull {output.plain(model)}"):
-        snapshot = served.read(names, at_revision=at_revision, timeout=session.timeout)
+        snapshot = served.save(file, patterns, at_revision=at_revision, timeout=session.timeout)
     header = header_of(snapshot.header)
-    metadata = {f"varserve.{key}": str(value) for key, value in header.items()}
-    files.write_safetensors(file, snapshot, metadata)
     nbytes = file.stat().st_size
     if session.as_json:
         output.document({**header, "file": str(file), "variables": len(snapshot), "bytes": nbytes})
@@ -151,39 +134,23 @@ def push(
 ) -> None:
     """Set all variables that are in FILE, or those that fit a PATTERN, as one commit.
 
-    FILE is one of `pull`, or any safetensors file, SavedModel or checkpoint whose tensors have the
-    variables' names. Everything is checked before anything is sent.
+    FILE is .safetensors (as by `pull`), .npz, Keras' .keras, .weights.h5 or .h5, a SavedModel's
+    folder or a checkpoint's prefix. Everything is checked before anything is sent.
     """
     served = session.model(model)
-    stored = opened(file, names, strip_prefix)
-    wanted, unknown = _in_file(served, stored, patterns)
-    if unknown and not ignore_unknown and stored.key_of is None and not patterns:
-        hint = errors.suggestion(unknown[0], list(served.variables)) if len(unknown) == 1 else ""
-        raise Unusable(
-            f"{file}: model {model!r} has no variable for {len(unknown)} tensors: "
-            f"{errors.listed(unknown)}{hint}; --map and --strip-prefix rename them, "
-            "--ignore-unknown leaves them out"
-        )
-    if not wanted:
-        raise Unusable(
-            f"{file}: no tensor of it is a variable of model {model!r}: it has "
-            f"{errors.listed(stored.tensors)}; the model has {errors.listed(served.variables)}"
-        )
+    variables = file_operations.variables_of(served._cache)
+    stored = files.open_stored(file).renamed(renames(names), strip_prefix)
+    chosen = files.choose(stored, variables, patterns, ignore_unknown=ignore_unknown)
     if dry_run:
-        compared = comparing.compare(served, stored, wanted, timeout=session.timeout)
-        _warn_if_final(session, served, wanted)
+        compared = served._diff_stored(stored, list(chosen), timeout=session.timeout)
+        _warn_if_final(session, served, chosen)
         _show_plan(session, compared, file)
         return
-    _warn_if_final(session, served, wanted)
-    arrays: dict[str, Array] = {}
-    for name in wanted:
-        tensor = stored.find(served.variables[name].spec, name)
-        assert tensor is not None
-        arrays[name] = tensor.load()
-        if cast:
-            arrays[name] = _cast(arrays[name], served.variables[name].dtype)
-        if arrays[name].dtype.kind != "O":
-            check_finite(name, arrays[name], allow_non_finite)
+    _warn_if_final(session, served, chosen)
+    arrays = files.values_of(chosen, variables, cast=cast)
+    for name, array in arrays.items():
+        if array.dtype.kind != "O":
+            check_finite(name, array, allow_non_finite)
     with (
         progress_bar(session, f"push {output.plain(model)}"),
         served.transaction(
@@ -209,33 +176,7 @@ def _check(model: Model, function: str | None, inputs: tuple[str, ...]) -> Given
     return model.functions[function].given(**given)
 
 
-def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
-    if "O" in (array.dtype.kind, dtype.kind):
-        return array
-    with np.errstate(all="ignore"):
-        return array.astype(dtype)
-
-
-def _in_file(
-    model: Model, stored: Stored, patterns: tuple[str, ...]
-) -> tuple[list[str], list[str]]:
-    """The variables that the file has, and its tensors that are none."""
-    wanted = None
-    if patterns:
-        every = {name: each.path for name, each in model.variables.items()}
-        wanted = {model.variables[name].path for name in matching.names_matching(patterns, every)}
-    names, used = [], set()
-    for name, variable in model.variables.items():
-        tensor = stored.find(variable.spec, name)
-        if tensor is None:
-            continue
-        used.add(tensor.key)
-        if wanted is None or variable.path in wanted:
-            names.append(name)
-    return names, [key for key in stored.tensors if key not in used]
-
-
-def _warn_if_final(session: Session, model: Model, names: list[str]) -> None:
+def _warn_if_final(session: Session, model: Model, names: Iterable[str]) -> None:
     """Say before a push that it cannot be undone, where the history keeps less than it replaces."""
     try:
         kept = session.client.list_commits(model.name, limit=1, timeout=session.timeout)
@@ -250,8 +191,8 @@ def _warn_if_final(session: Session, model: Model, names: list[str]) -> None:
         )
 
 
-def _show_plan(session: Session, compared: Any, file: Path) -> None:
-    changes: list[Difference] = compared.differences
+def _show_plan(session: Session, compared: Differences, file: Path) -> None:
+    changes = compared.variables
     if session.as_json:
         output.document(
             {

@@ -14,12 +14,12 @@ from typing import Any
 import ml_dtypes  # noqa: F401  (numpy knows bfloat16 by it)
 import numpy as np
 
-from varserve import Index, Rows, tensors
+from varserve import Index, InvalidRequest, Rows, tensors
+from varserve._client.stored import open_stored
 from varserve.tensors import Array
 
 from .exits import Unusable
 from .output import jsonable
-from .stored import read_safetensors, write_safetensors
 
 _PART = re.compile(r"(?P<name>.+?)\[(?P<part>\[[^\[\]]*\]|[^\[\]]*)\]", re.DOTALL)
 
@@ -119,13 +119,15 @@ def _from_file(path: Path, dtype: str | None) -> Any:
                 return array.view(kind)
             return array
         if path.suffix == ".safetensors":
-            stored = read_safetensors(path)
+            stored = open_stored(path)
             if len(stored.tensors) != 1:
                 raise Unusable(f"{path}: expected one tensor, found {len(stored.tensors)}")
             (tensor,) = stored.tensors.values()
             return tensor.load()
         if path.suffix == ".json":
             return _from_json(json.loads(path.read_bytes()), dtype)
+    except InvalidRequest:
+        raise
     except (OSError, ValueError, EOFError) as error:
         raise Unusable(f"{path}: {error}") from None
     raise Unusable(f"{path}: expected a file .npy, .json or .safetensors")
@@ -181,6 +183,8 @@ def write_values(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write one array (.npy, .json) or any number (.npz, .safetensors, .json). Raises Unusable."""
     try:
         if path.suffix == ".safetensors":
+            from varserve._client.stored.safetensors_files import write_safetensors
+
             write_safetensors(path, arrays, {})
         elif path.suffix == ".json":
             described = {name: _described(array) for name, array in arrays.items()}

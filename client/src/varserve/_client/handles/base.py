@@ -7,19 +7,22 @@ runs, or gives to be awaited.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, overload
 from weakref import WeakValueDictionary
 
+from varserve import tensors
 from varserve._client.errors import InvalidRequest
+from varserve._client.operations.reads import FLOATS, Read
 from varserve._client.transport.calls import Budget, Close, Op
 from varserve._client.transport.drivers import Async, Sync
 from varserve._client.transport.endpoint import Origin
 from varserve._client.transport.retries import Throttle
 from varserve._client.values.options import WriteOptions, new_request_id
+from varserve._client.values.regions import Index, Rows, part_of
 
-from .cache import ModelCache
+from .cache import ModelCache, part_bytes
 
 if TYPE_CHECKING:
     # At run time grpcio's own; only its type checker's form has a default.
@@ -226,3 +229,17 @@ class ModelHandle(Handle[D_co]):
         if revision is not None:
             epoch = epoch or self._cache.header.epoch
         return WriteOptions(new_request_id(), revision, epoch, message, **more)
+
+    def _reads(
+        self, regions: Mapping[str, Index | Rows | None], as_floats: Any = None
+    ) -> tuple[dict[str, Read], int]:
+        """What to read, by name, and about how many bytes it has."""
+        reads = {}
+        nbytes = 0
+        for name, region in regions.items():
+            spec = self._cache.variables.find(name)
+            is_float = tensors.dtype_name(spec.dtype) in FLOATS
+            read = Read(spec.path, part_of(spec, region), as_floats if is_float else None)
+            reads[name] = read
+            nbytes += part_bytes(spec, read.part, read.dtype) or spec.nbytes
+        return reads, nbytes

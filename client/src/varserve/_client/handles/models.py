@@ -11,24 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from varserve import tensors
 from varserve._client import errors, operations
-from varserve._client.operations.reads import FLOATS, Read, SummaryOptions, cast_dtype
+from varserve._client.operations.reads import SummaryOptions, cast_dtype
 from varserve._client.transport.calls import Op
 from varserve._client.values.arguments import Given
 from varserve._client.values.matching import Names, match
 from varserve._client.values.names import names_matching
-from varserve._client.values.regions import Index, Reads, Rows, part_of, regions_of
+from varserve._client.values.regions import Reads, regions_of
 from varserve._client.values.results import Commit, Commits, Snapshot, revision_of
 from varserve._client.values.specs import ModelState, Omission, TransferLimits
 from varserve._client.values.summaries import Summaries
 from varserve._client.values.writes import Write, prepare
 
-from .base import D_co, ModelHandle, operation
-from .cache import part_bytes
+from .base import D_co, operation
+from .files import ModelFiles
 from .functions import Functions
 from .leases import Lease
-from .transactions import Transaction
+from .transactions import Transaction, assign_all
 from .updates import update
 from .variables import Variables
 from .watches import PATIENCE, Watch, watching
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from .mirror import Mirror
 
 
-class Model(ModelHandle[D_co]):
+class Model(ModelFiles[D_co]):
     """One served model: its variables and functions."""
 
     @property
@@ -129,20 +128,6 @@ class Model(ModelHandle[D_co]):
             budget = self._budget(None, nbytes)
         return (yield from self._cache.read_many(reads, budget, at_revision=at_revision))
 
-    def _reads(
-        self, regions: Mapping[str, Index | Rows | None], as_floats: Any = None
-    ) -> tuple[dict[str, Read], int]:
-        """What to read, by name, and about how many bytes it has."""
-        reads = {}
-        nbytes = 0
-        for name, region in regions.items():
-            spec = self._cache.variables.find(name)
-            is_float = tensors.dtype_name(spec.dtype) in FLOATS
-            read = Read(spec.path, part_of(spec, region), as_floats if is_float else None)
-            reads[name] = read
-            nbytes += part_bytes(spec, read.part, read.dtype) or spec.nbytes
-        return reads, nbytes
-
     @operation
     def summaries(
         self,
@@ -208,23 +193,7 @@ class Model(ModelHandle[D_co]):
         timeout: float | None = None,
     ) -> Op[Commit]:
         """Set several variables, by name or path, as one commit; the rest as `transaction`."""
-        return self._assign(values, if_revision_match, message, timeout)
-
-    def _assign(
-        self,
-        values: Mapping[str, npt.ArrayLike],
-        if_revision_match: int | Snapshot | Commit | None,
-        message: str,
-        timeout: float | None,
-    ) -> Op[Commit]:
-        if not values:
-            raise errors.InvalidRequest("expected at least one variable to assign, found none")
-        transaction = Transaction(self, if_revision_match, message, timeout)
-        for name, value in values.items():
-            transaction.assign(name, value)
-        yield from transaction._commit()
-        assert transaction.commit is not None
-        return transaction.commit
+        return assign_all(self, values, if_revision_match, message, timeout)
 
     @operation
     def load_state_dict(
@@ -254,7 +223,7 @@ class Model(ModelHandle[D_co]):
         shapes = {key: tuple(value.shape) for key, value in values.items()}
         found = match(shapes, self.variables, names, strict=strict)
         assigned = {name: values[key] for key, name in found.items()}
-        return self._assign(assigned, if_revision_match, message, timeout)
+        return assign_all(self, assigned, if_revision_match, message, timeout)
 
     def mirror(self: Model[Sync], patterns: str | Iterable[str] = "*") -> Mirror:
         """A local copy of variables that follows every commit, for readers in this process.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -148,3 +149,22 @@ class TransactionTarget:
 
     def _add(self, value: npt.ArrayLike, operation: AssignOperation) -> None:
         self._transaction._add(Write(self._variable, value, operation, self._region))
+
+
+def assign_all(
+    model: ModelHandle[Any],
+    values: Mapping[str, npt.ArrayLike],
+    if_revision_match: int | Snapshot | Commit | None,
+    message: str,
+    timeout: float | None,
+    check: Given | None = None,
+) -> Op[Commit]:
+    """Set several variables, by name or path, as one commit."""
+    if not values:
+        raise errors.InvalidRequest("expected at least one variable to assign, found none")
+    transaction = Transaction(model, if_revision_match, message, timeout, check)
+    for name, value in values.items():
+        transaction.assign(name, value)
+    yield from transaction._commit()
+    assert transaction.commit is not None
+    return transaction.commit

@@ -93,6 +93,12 @@ class Sleep(NamedTuple):
     seconds: float
 
 
+class Work(NamedTuple):
+    """Do something that blocks, such as reading a file: on a thread where a loop must go on."""
+
+    do: Callable[[], Any]
+
+
 class Open(NamedTuple):
     """Begin a call whose answer is a stream without a foreseeable end; gives the stream.
 
@@ -112,6 +118,6 @@ class Close:
     """Close the channel."""
 
 
-Step: TypeAlias = Call | Open | Receive | Sleep | Close
+Step: TypeAlias = Call | Open | Receive | Sleep | Work | Close
 Op: TypeAlias = Generator[Step, Any, T]
 """Returns a T from a blocking client; is awaited for a T from an asyncio client."""

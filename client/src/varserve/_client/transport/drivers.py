@@ -19,7 +19,7 @@ from varserve._client import errors
 from varserve.frames import ACCEPTED_KEY, FrameError, write_message
 from varserve.tensors import TensorError
 
-from .calls import Call, Close, Op, Open, Receive, Receiver, Sleep, Step
+from .calls import Call, Close, Op, Open, Receive, Receiver, Sleep, Step, Work
 from .endpoint import Endpoint
 from .failures import failure_of
 from .forks import GATE, Renewable
@@ -119,6 +119,8 @@ class Sync(Driver):
     def _take(self, step: Step) -> Any:
         if isinstance(step, Sleep):
             return time.sleep(step.seconds)
+        if isinstance(step, Work):
+            return step.do()
         if isinstance(step, Close):
             channel = self._hang_up()
             with GATE:
@@ -213,6 +215,8 @@ class Async(Driver):
     async def _take(self, step: Step) -> Any:
         if isinstance(step, Sleep):
             return await asyncio.sleep(step.seconds)
+        if isinstance(step, Work):
+            return await asyncio.to_thread(step.do)
         if isinstance(step, Close):
             channel = self._hang_up()
             # A channel whose loop has ended cannot be waited for, and ends with the object.
