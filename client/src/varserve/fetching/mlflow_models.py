@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ def saved_model_of(uri: str, folder: Path) -> Path:
     """Download what a URI of MLflow names into a folder; the SavedModel in it. Raises FetchError.
 
     The tracking server is the one of MLFLOW_TRACKING_URI. A Keras 3 model is exported by a process
-    of its own, which needs keras and TensorFlow.
+    of its own, which needs keras and TensorFlow: of this Python, or of VARSERVE_KERAS_PYTHON.
     """
     from mlflow.artifacts import download_artifacts
 
@@ -75,14 +76,24 @@ def _flavors(folder: Path) -> dict[str, Any]:
 
 
 def _exported(path: Path, folder: Path) -> Path:
-    result = subprocess.run(
-        [sys.executable, "-c", _EXPORT, path, folder],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_EXPORT_SECONDS,
-    )
+    """The SavedModel that Keras makes of a file. Raises FetchError."""
+    python = os.environ.get("VARSERVE_KERAS_PYTHON") or sys.executable
+    try:
+        result = subprocess.run(
+            [python, "-c", _EXPORT, path, folder],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_EXPORT_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FetchError(f"{path.name}: {python} cannot export it: {error}") from None
     if result.returncode:
         cause = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise FetchError(f"{path.name}: Keras cannot export it: {cause[:300]}")
+        hint = (
+            "; VARSERVE_KERAS_PYTHON names a Python that has keras and TensorFlow"
+            if "No module named" in cause
+            else ""
+        )
+        raise FetchError(f"{path.name}: Keras cannot export it: {cause[:300]}{hint}")
     return folder
