@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import varserve
 from tests.clients.conftest import ROOT, run_client
 from tests.packaging.tools import run
 from tests.serving import ServiceProcess
+from tests.web.conftest import inspector
 
 FACADE = "tfs"
 
@@ -74,6 +77,24 @@ def test_examples_are_classified_and_regressed(found: Any) -> None:
     assert found["multi"] == ["classification_result", "regression_result"]
     assert found["wrong method"]["status"] == "INVALID_ARGUMENT"
     assert "use Predict" in found["wrong method"]["message"]
+
+
+def test_rest_gives_what_grpc_gives(service: ServiceProcess, found: Any) -> None:
+    """`varserve web` classifies and regresses the same examples to the same results."""
+    bodies = {
+        "classify": {"examples": [{"x": 0.25}, {"x": 0.5}]},
+        "regress": {"signature_name": "regressed", "context": {"x": 1.5}, "examples": [{}]},
+    }
+    with inspector(service.address) as url:
+        results = {}
+        for method, body in bodies.items():
+            request = urllib.request.Request(
+                f"{url}/v1/models/examples:{method}", json.dumps(body).encode()
+            )
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                results[method] = json.load(answer)["result"]
+    assert [dict(pairs) for pairs in results["classify"]] == found["classify"]
+    assert results["regress"] == found["regress"]
 
 
 def test_metadata_and_status_are_those_of_the_model(found: Any) -> None:

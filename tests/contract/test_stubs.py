@@ -27,7 +27,7 @@ def check(stubs: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copied_stubs(tmp_path: Path) -> Path:
-    for package in ("v1", "checkpoint/v1"):
+    for package in ("v1", "checkpoint/v1", "examples/v1"):
         shutil.copytree(SOURCES / "varserve" / package, tmp_path / "varserve" / package)
     return tmp_path
 

@@ -17,8 +17,24 @@ from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.serving import serve_here
 from tests.web.conftest import inspector
 from tests.web.test_pages import get, send
+from varserve.examples.v1 import example_pb2
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.loaded_model import FunctionKind, TensorSpec
+
+CLASSIFIED = {"signature_name": "classified"}
+
+
+def classified(examples: Any) -> dict[str, Any]:
+    """As classes the kinds of the features `x` and `y`, as scores their first values."""
+    parsed = [example_pb2.Example.FromString(each).features.feature for each in examples]
+    kinds = [[each[name].WhichOneof("kind").encode() for name in "xy"] for each in parsed]
+    values = [[_first(each[name]) for name in "xy"] for each in parsed]
+    return {"classes": np.array(kinds, object), "scores": np.array(values, np.float32)}
+
+
+def _first(feature: Any) -> float:
+    value = getattr(feature, feature.WhichOneof("kind")).value[0]
+    return float(len(value) if isinstance(value, bytes) else value)
 
 
 def model() -> FakeModel:
@@ -39,6 +55,21 @@ def model() -> FakeModel:
             lambda w: {"text": w, "raw_bytes": w},
             inputs={"w": words},
             outputs={"text": words, "raw_bytes": words},
+        ),
+        FakeFunction(
+            "classified",
+            classified,
+            inputs={"examples": words},
+            outputs={
+                "classes": TensorSpec("string", (None, 2)),
+                "scores": TensorSpec("float32", (None, 2)),
+            },
+        ),
+        FakeFunction(
+            "regressed",
+            lambda examples: {"outputs": classified(examples)["scores"][:, :1]},
+            inputs={"examples": words},
+            outputs={"outputs": TensorSpec("float32", (None, 1))},
         ),
         FakeFunction(
             "write", lambda x: {"y": x}, inputs={"x": vector}, outputs={"y": vector}, writes=("v",)
@@ -92,6 +123,29 @@ def test_bytes_are_base64(url: str) -> None:
     assert answer["outputs"]["text"][1] == "ü"
 
 
+def test_examples_are_classified_and_regressed(url: str) -> None:
+    """Features are encoded by their kinds; those of the context are of every example."""
+    examples = [{"x": 1}, {"x": [2.5, 1]}, {"x": "abc", "y": {"b64": "AAA="}}]
+    given = CLASSIFIED | {"context": {"y": 7}, "examples": examples}
+    status, answer = post(f"{url}/v1/models/fake:classify", given)
+    assert (status, answer) == (
+        200,
+        {
+            "result": [
+                [["int64_list", 1.0], ["int64_list", 7.0]],
+                [["float_list", 2.5], ["int64_list", 7.0]],
+                [["bytes_list", 3.0], ["bytes_list", 2.0]],
+            ]
+        },
+    )
+    given["signature_name"] = "regressed"
+    assert post(f"{url}/v1/models/fake:regress", given) == (200, {"result": [1.0, 2.5, 3.0]})
+    found = json.loads(get(f"{url}/v1/models/fake/metadata")[1])
+    signatures = found["metadata"]["signature_def"]["signature_def"]
+    methods = [signatures[name]["method_name"] for name in ("classified", "regressed", "pair")]
+    assert methods == [f"tensorflow/serving/{name}" for name in ("classify", "regress", "predict")]
+
+
 def test_versions_labels_status_and_metadata(url: str) -> None:
     """A version's number and a label name the model; its state and signatures are told."""
     for where in ("", "/versions/1", "/labels/stable"):
@@ -115,7 +169,15 @@ def test_versions_labels_status_and_metadata(url: str) -> None:
         ("/v1/models/fake:predict", {"inputs": {"z": [1]}}, 400, "no input 'z'"),
         ("/v1/models/fake:predict", {"signature_name": "no", "inputs": [1]}, 404, "no"),
         ("/v1/models/fake:predict", {"signature_name": "write", "inputs": [1]}, 403, "--writable"),
-        ("/v1/models/fake:classify", {}, 501, "gRPC"),
+        ("/v1/models/fake:classify", {"examples": [{"x": 1}]}, 400, "use :predict"),
+        ("/v1/models/fake:regress", CLASSIFIED | {"examples": [{"x": 1}]}, 400, "use :predict"),
+        ("/v1/models/fake:classify", CLASSIFIED, 400, "examples"),
+        ("/v1/models/fake:classify", CLASSIFIED | {"examples": []}, 400, "examples"),
+        ("/v1/models/fake:classify", CLASSIFIED | {"examples": [1]}, 400, "objects"),
+        ("/v1/models/fake:classify", CLASSIFIED | {"examples": [{"x": [1, "a"]}]}, 400, "'x'"),
+        ("/v1/models/fake:classify", CLASSIFIED | {"examples": [{"x": True}]}, 400, "'x'"),
+        ("/v1/models/fake:classify", CLASSIFIED | {"examples": [{"x": 2**70}]}, 400, "'x'"),
+        ("/v1/models/fake:classify", CLASSIFIED | {"examples": [{"x": {"y": 1}}]}, 400, "b64"),
         ("/v2/models/none/infer", {"inputs": []}, 404, "none"),
         ("/v2/models/fake/infer", {"inputs": [{"name": "z"}]}, 400, "'z'"),
         (

@@ -1,6 +1,6 @@
 """The command line `varserve`: a room for each group of commands, over the public client.
 
-Only this package knows click, rich and safetensors, which the client's extra `cli` installs. The
+Only this package knows click and rich, which the client's extra `cli` installs. The
 rooms are `look` (models and values), `change` (writes, runs), `follow` (waiting, watching),
 `transfer` (whole models to and from files), `compare` and `admin` (which models there are); what
 they share is in `session` (where the service is), `output`, `exits` (what goes wrong, as exit

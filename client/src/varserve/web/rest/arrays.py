@@ -35,14 +35,15 @@ def from_json(value: Any, dtype: str, thing: str) -> Array:
     Raises InvalidRequest.
     """
     try:
-        return as_array(_decoded(value), dtype)
+        return as_array(decoded(value), dtype)
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidRequest(f"{thing}: {error}") from None
 
 
-def _decoded(value: Any) -> Any:
+def decoded(value: Any) -> Any:
+    """Nested lists of JSON with bytes for text and `{"b64": ...}`. Raises ValueError."""
     if isinstance(value, list):
-        return [_decoded(each) for each in value]
+        return [decoded(each) for each in value]
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, Mapping):

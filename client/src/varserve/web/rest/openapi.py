@@ -43,6 +43,33 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "properties": {"predictions": {"type": "array", "items": {}}, "outputs": {}},
     },
+    "ExamplesRequest": {
+        "type": "object",
+        "required": ["examples"],
+        "properties": {
+            "signature_name": {"type": "string", "default": "serving_default"},
+            "context": {"type": "object", "description": "features that all examples have"},
+            "examples": {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "description": "features by name: numbers, texts, `b64` objects, or lists",
+                },
+            },
+        },
+    },
+    "ExamplesResponse": {
+        "type": "object",
+        "required": ["result"],
+        "properties": {
+            "result": {
+                "type": "array",
+                "description": "for each example pairs of label and score, or a number",
+                "items": {},
+            }
+        },
+    },
     "Tensor": _TENSOR,
     "InferRequest": {
         "type": "object",
@@ -112,6 +139,8 @@ def description() -> dict[str, Any]:
         paths[base] = _get("the state of each version", base)
         paths[f"{base}/metadata"] = _get("the signatures", base)
         paths[f"{base}:predict"] = _post("a prediction", base, "Predict")
+        paths[f"{base}:classify"] = _post("the classes of examples", base, "Examples")
+        paths[f"{base}:regress"] = _post("a number for each example", base, "Examples")
     for where in ("", "/versions/{version}"):
         base = f"/v2/models/{{model}}{where}"
         paths[base] = _get("inputs and outputs of the default signature", base)

@@ -26,6 +26,7 @@ from varserve.web.rest.common import (
     sizes,
     tensors_of,
 )
+from varserve.web.rest.examples import classify, method_of, regress
 
 _STATES = {
     ModelState.LOADING: "LOADING",
@@ -74,7 +75,7 @@ async def metadata(request: Request) -> Response:
                 output.name: _info(function.name, output.name, output.tensor)
                 for output in function.overloads[0].outputs
             },
-            "method_name": "tensorflow/serving/predict",
+            "method_name": method_of(function) or "tensorflow/serving/predict",
         }
         for function in model.functions.values()
         if function.kind is FunctionKind.SIGNATURE
@@ -193,11 +194,6 @@ def _encoded(name: str, value: Array) -> Any:
     return arrays.to_json(array, as_base64=as_base64)
 
 
-async def unsupported(request: Request) -> Response:
-    """POST: what this service has no REST for."""
-    raise HTTPException(501, "classify and regress are served by gRPC (--facade tfs), not by REST")
-
-
 def routes() -> list[BaseRoute]:
     """All paths of TensorFlow Serving."""
     found: list[BaseRoute] = []
@@ -205,8 +201,8 @@ def routes() -> list[BaseRoute]:
         base = f"/v1/models/{{model}}{where}"
         found += [
             Route(f"{base}:predict", predict, methods=["POST"]),
-            Route(f"{base}:classify", unsupported, methods=["POST"]),
-            Route(f"{base}:regress", unsupported, methods=["POST"]),
+            Route(f"{base}:classify", classify, methods=["POST"]),
+            Route(f"{base}:regress", regress, methods=["POST"]),
             Route(f"{base}/metadata", metadata),
             Route(base, status),
         ]
