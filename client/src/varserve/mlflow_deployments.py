@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import click
 import numpy as np
 from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
@@ -36,9 +35,17 @@ from varserve import (
     Unauthenticated,
     Unavailable,
     VarserveError,
+    connect,
+    connect_admin,
 )
-from varserve.cli import app
-from varserve.cli.session import Session, session_of
+from varserve._client.contexts import (
+    Settings,
+    chosen_context,
+    config_path,
+    environment,
+    find,
+    read_context,
+)
 from varserve.fetching import FetchError, open_source, place
 from varserve.fetching.mlflow_models import version_of
 from varserve.tensors import STRING, Array, dtype_name
@@ -73,7 +80,6 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
     (InvalidRequest, "INVALID_PARAMETER_VALUE"),
     (VarserveError, "INVALID_STATE"),
     (FetchError, "INVALID_PARAMETER_VALUE"),
-    (click.ClickException, "INVALID_PARAMETER_VALUE"),
 )
 """Error codes of MLflow by what went wrong, the narrower first."""
 
@@ -100,7 +106,14 @@ class VarserveDeployments(BaseDeploymentClient):  # type: ignore[misc]
     def __init__(self, target_uri: str) -> None:
         super().__init__(target_uri)
         with _told():
-            self._session, self._repository = _reached(target_uri)
+            given, self._repository = _read_target(target_uri)
+            settings = given.over(environment())
+            context = read_context(config_path(), chosen_context())
+            served, administered = (
+                find(settings, context, address) for address in ("server", "admin_server")
+            )
+            self._client = connect(served.address, **served.options)
+            self._admin = connect_admin(administered.address, **administered.options)
 
     def create_deployment(
         self,
@@ -113,7 +126,7 @@ class VarserveDeployments(BaseDeploymentClient):  # type: ignore[misc]
         """Fetch a model into the repository, and serve it under a new name."""
         _no_endpoint(endpoint)
         with _told():
-            if any(each.name == name for each in self._session.client.models()):
+            if any(each.name == name for each in self._client.models()):
                 raise _refusal(
                     f"model {name!r} is served already; update_deployment changes it",
                     "RESOURCE_ALREADY_EXISTS",
@@ -145,13 +158,13 @@ class VarserveDeployments(BaseDeploymentClient):  # type: ignore[misc]
         with _told():
             label = _known(config or {}, "label").get("label", "")
             with suppress(NotFound):
-                self._session.admin.unload_model(name, label=str(label))
+                self._admin.unload_model(name, label=str(label))
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """Every model that the caller may list."""
         _no_endpoint(endpoint)
         with _told():
-            names = dict.fromkeys(each.name for each in self._session.client.models())
+            names = dict.fromkeys(each.name for each in self._client.models())
             return [self._described(name) for name in names]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
@@ -160,7 +173,7 @@ class VarserveDeployments(BaseDeploymentClient):  # type: ignore[misc]
         with _told():
             found = self._described(name)
             if any("stable" in each["labels"] for each in found["versions"]):
-                functions = self._session.client.model(name).functions
+                functions = self._client.model(name).functions
                 found["functions"] = [str(function) for function in functions]
             return found
 
@@ -177,7 +190,7 @@ class VarserveDeployments(BaseDeploymentClient):  # type: ignore[misc]
         """
         _no_endpoint(endpoint)
         with _told():
-            model = self._session.client.model(str(deployment_name or ""))
+            model = self._client.model(str(deployment_name or ""))
             function = _signature(model)
             outputs = function.call(_inputs(function, inputs))
             values = {name: _plain(value) for name, value in outputs.items()}
@@ -201,7 +214,7 @@ class VarserveDeployments(BaseDeploymentClient):  # type: ignore[misc]
         if uri is not None:
             version = self._fetched(uri, name, version)
         label = str(given.get("label") or "stable")
-        header = self._session.admin.load_model(name, version, label=label)
+        header = self._admin.load_model(name, version, label=label)
         return {
             "name": name,
             "flavor": flavor or "tensorflow",
@@ -224,7 +237,7 @@ class VarserveDeployments(BaseDeploymentClient):  # type: ignore[misc]
             return place(source, self._repository, name, version).version
 
     def _versions(self, name: str) -> list[ModelSummary]:
-        found = [each for each in self._session.client.models() if each.name == name]
+        found = [each for each in self._client.models() if each.name == name]
         if not found:
             raise _refusal(f"no model {name!r} is served", "RESOURCE_DOES_NOT_EXIST")
         return found
@@ -245,19 +258,19 @@ class VarserveDeployments(BaseDeploymentClient):  # type: ignore[misc]
         }
 
 
-def _reached(uri: str) -> tuple[Session, Path | None]:
-    """How the service of a target is reached, and its folder of models."""
+def _read_target(uri: str) -> tuple[Settings, Path | None]:
+    """Where a target's service answers, and its folder of models."""
     parts = urlsplit(uri)
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     if parts.scheme != "varserve" or not parts.netloc or parts.path.strip("/"):
         raise _refusal(f"{uri}: expected varserve://HOST:PORT, found another target")
     known = _known(query, "admin", "repository")
     admin = known.get("admin") or os.environ.get("VARSERVE_ADMIN_SERVER")
-    address = ("--server", parts.netloc, "--admin-server", admin or f"{parts.hostname}:8502")
-    # As the command line would, with the environment and its contexts.
-    context = app.varserve.make_context("varserve", [*address, "models"])
     repository = known.get("repository") or os.environ.get("VARSERVE_REPOSITORY")
-    return session_of(context), Path(repository) if repository else None
+    return (
+        Settings(server=parts.netloc, admin_server=admin or f"{parts.hostname}:8502"),
+        Path(repository) if repository else None,
+    )
 
 
 def _refusal(message: str, code: str = "INVALID_PARAMETER_VALUE") -> MlflowException:
