@@ -14,7 +14,7 @@ KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 SIZES = {
-    "float32": (4, 4 * KIB, MIB, 64 * MIB, 256 * MIB, GIB),
+    "float32": (4, 4 * KIB, MIB, 64 * MIB, 256 * MIB, GIB, 3 * GIB),
     "bfloat16": (4 * KIB, 64 * MIB, 256 * MIB),
 }
 ROW = 1024

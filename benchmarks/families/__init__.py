@@ -10,6 +10,7 @@ from . import (
     functions,
     imports,
     journal,
+    lane,
     memory,
     parts,
     pauses,
@@ -20,6 +21,7 @@ from . import (
 FAMILIES: dict[str, tuple[Figure, ...]] = {
     "memory": memory.FIGURES,
     "journal": journal.FIGURES,
+    "lane": lane.FIGURES,
     "bulk": bulk.FIGURES,
     "parts": parts.FIGURES,
     "calls": calls.FIGURES,

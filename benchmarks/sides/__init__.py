@@ -56,13 +56,13 @@ def sides(models: Path) -> dict[str, Side]:
         "2000",
     )
     service += ("--log-level", "warning", "--model", f"{BENCH}={models / BENCH}")
-    state = models / "state"
+    state, lane = models / "state", models / "lane"
     return {
         "ours": Side(
             "ours",
             "varserve: a read fills a warm array, or gives a fresh one where it says so; "
-            "what is assigned is one warm array",
-            (*service, "--model", f"{OTHER}={models / OTHER}"),
+            "what is assigned is one warm array; through gRPC unless it says by the lane",
+            (*service, "--model", f"{OTHER}={models / OTHER}", "--lane-socket", str(lane)),
         ),
         "batched": Side(
             "ours",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
@@ -22,8 +23,18 @@ class Client:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._client = varserve.connect(address)
+        self._client = varserve.connect(address, lane=False)
+        self._by_lane = varserve.connect(address)
         self._models: dict[str, varserve.Model[Any]] = {}
+
+    @contextmanager
+    def _lane(self, nbytes: int, model: str = BENCH) -> Iterator[varserve.Variable[Any]]:
+        """A filled variable of a client that uses the lane."""
+        with self._filled(nbytes, "float32", model) as variable:
+            found = self._by_lane.model(model)
+            if not found.limits.lane_socket:
+                raise RuntimeError("the service has no lane")
+            yield found.variables[variable.name]
 
     def _model(self, name: str = BENCH) -> varserve.Model[Any]:
         if name not in self._models:
@@ -52,6 +63,64 @@ class Client:
         with self._filled(nbytes, dtype) as variable:
             out = variable.numpy(dtype=sent_as) if warm else None
             yield lambda: variable.numpy(dtype=sent_as, out=out)
+
+    @contextmanager
+    def read_mapped(self, nbytes: int) -> Iterator[Act]:
+        """The service's own memory; the arrays go between the calls."""
+        with self._lane(nbytes) as variable:
+
+            def act() -> float:
+                started = time.perf_counter()
+                value = variable.numpy(copy=False)
+                took = time.perf_counter() - started
+                assert value.nbytes == nbytes
+                return took
+
+            yield act
+
+    @contextmanager
+    def read_by_lane(self, nbytes: int) -> Iterator[Act]:
+        """Into warm memory."""
+        with self._lane(nbytes) as variable:
+            out = variable.numpy()
+            yield lambda: variable.numpy(out=out)
+
+    @contextmanager
+    def read_new_by_lane(self, nbytes: int) -> Iterator[Act]:
+        """Into warm memory, of a value that came through gRPC and has not been read yet."""
+        with self._lane(nbytes) as variable, self._filled(nbytes, "float32") as through:
+            out = variable.numpy()
+
+            def act() -> float:
+                through.assign(out)
+                started = time.perf_counter()
+                variable.numpy(out=out)
+                return time.perf_counter() - started
+
+            yield act
+
+    @contextmanager
+    def assign_buffer(self, nbytes: int) -> Iterator[Act]:
+        """A new buffer each time; to fill it does not count."""
+        with self._lane(nbytes) as variable:
+            model = self._by_lane.model(BENCH)
+            shape = rows("float32", nbytes), ROW
+
+            def act() -> float:
+                value = model.buffer(shape)
+                value[...] = 2
+                started = time.perf_counter()
+                variable.assign(value)
+                return time.perf_counter() - started
+
+            yield act
+
+    @contextmanager
+    def assign_by_lane(self, nbytes: int, model: str = BENCH) -> Iterator[Act]:
+        """One warm array, which is copied."""
+        with self._lane(nbytes, model) as variable:
+            value = np.full((rows("float32", nbytes), ROW), 2, np.float32)
+            yield lambda: variable.assign(value)
 
     @contextmanager
     def read_and_cast(self, nbytes: int, to: str) -> Iterator[Act]:
@@ -91,7 +160,7 @@ class Client:
 
     @asynccontextmanager
     async def assign_aio(self, nbytes: int) -> AsyncIterator[Act]:
-        async with varserve.aio.connect(self._address) as client:
+        async with varserve.aio.connect(self._address, lane=False) as client:
             variable = (await client.model(BENCH)).variables[variable_name("float32", nbytes)]
             value = np.full(variable.shape, 2, np.float32)
 
@@ -105,7 +174,10 @@ class Client:
         """A commit, until every one of so many watchers on one connection has its event."""
         # One of its own: the commits of the works beside it are none of these watchers' business.
         name = f"small_{min(watchers, SNAPSHOT - 1)}"
-        async with varserve.aio.connect(self._address) as client, AsyncExitStack() as stack:
+        async with (
+            varserve.aio.connect(self._address, lane=False) as client,
+            AsyncExitStack() as stack,
+        ):
             model = await client.model(BENCH)
             value = np.full(model.variables[name].shape, 2, np.float32)
             watches = [stack.enter_context(await model.watch(name)) for _ in range(watchers)]
@@ -125,7 +197,7 @@ class Client:
 
     @asynccontextmanager
     async def call_aio(self) -> AsyncIterator[Act]:
-        async with varserve.aio.connect(self._address) as client:
+        async with varserve.aio.connect(self._address, lane=False) as client:
             add = (await client.model(BENCH)).functions["add"]
             x = np.ones(4, np.float32)
 

@@ -7,6 +7,7 @@ sockets; nothing of what is served on them.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import stat
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from pathlib import Path
 
 UNIX = "unix:"
 
+_LONGEST_PATH = 107  # of a Unix socket, as the kernel has room for it
 _WILDCARDS = {"0.0.0.0", "::"}
 
 _HINTS = {
@@ -128,6 +130,8 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def _check_unix(path: Path) -> None:
     """Remove the socket of a process that has ended. Raises OSError for anything else there."""
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise OSError(errno.ENAMETOOLONG, f"expected at most {_LONGEST_PATH} bytes")
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -142,6 +146,9 @@ def _check_unix(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:  # a socket for packets, which somebody listens on
+                raise
     raise OSError(errno.EADDRINUSE, "Address already in use")
 
 

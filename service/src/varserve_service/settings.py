@@ -134,6 +134,7 @@ _BESIDE = {
     "state_reset": "state_dir",
     "state_restored": "state_dir",
     "connection_grace": "max_connection_age",
+    "lane_uids": "lane_socket",
     "jwt_jwks_ca": "jwt_jwks",
     "metrics_client_ca": "metrics_port",
 }
@@ -219,6 +220,14 @@ class Settings(BaseSettings):
     admin_host: str = Field("127.0.0.1", description="address of AdminService")
     host: str = Field("127.0.0.1", description="address to listen on, or unix:PATH of a socket")
     port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    lane_socket: Path | None = Field(
+        None,
+        description="Unix socket where clients of this host get and give the memory of large "
+        "values; unset: none",
+    )
+    lane_uids: tuple[int, ...] = Field(
+        (), description="user ids that may connect to it, beside root and that of the service"
+    )
     health_port: int | None = Field(
         None, ge=0, le=65535, description="port where health alone is answered, in plaintext"
     )

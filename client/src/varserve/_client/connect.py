@@ -51,6 +51,8 @@ class ConnectOptions:
         `dns:///HOST:PORT` is. Each server has a state of its own: to write, connect to one.
     wait_for_ready: while no server can be reached, calls wait within their timeout; else they
         fail after some retries.
+    lane: large values go as memory, and not as bytes, where the service on this host does so.
+        False: never. A path: where the socket of the service is here.
     """
 
     context: str | None = None
@@ -63,6 +65,7 @@ class ConnectOptions:
     options: Options = ()
     round_robin: bool | None = None
     wait_for_ready: bool = False
+    lane: bool | str = True
     _missing: tuple[str, ...] = ()
 
     def endpoint(self, target: str) -> Endpoint:
@@ -108,7 +111,7 @@ class ConnectOptions:
     def defaults(self, timeout: float) -> Defaults:
         """For the calls of a client; `timeout` where none was given."""
         given = timeout if self.timeout is None else self.timeout
-        return Defaults(positive_seconds(given), self.retries, Throttle())
+        return Defaults(positive_seconds(given), self.retries, Throttle(), self.lane)
 
 
 _FOUND = "<found as the command line finds it>"

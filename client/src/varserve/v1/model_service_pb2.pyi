@@ -1,5 +1,6 @@
 from varserve.v1 import history_pb2 as _history_pb2
 from varserve.v1 import inspection_pb2 as _inspection_pb2
+from varserve.v1 import lane_pb2 as _lane_pb2
 from varserve.v1 import model_pb2 as _model_pb2
 from varserve.v1 import summary_pb2 as _summary_pb2
 from varserve.v1 import tensor_pb2 as _tensor_pb2
@@ -60,14 +61,16 @@ class GetModelResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., summary: _Optional[_Union[_model_pb2.ModelSummary, _Mapping]] = ..., variables: _Optional[_Iterable[_Union[_model_pb2.VariableSpec, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_model_pb2.FunctionSpec, _Mapping]]] = ..., limits: _Optional[_Union[TransferLimits, _Mapping]] = ..., omissions: _Optional[_Iterable[_Union[_model_pb2.Omission, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class TransferLimits(_message.Message):
-    __slots__ = ("message_bytes", "chunk_bytes", "body_bytes")
+    __slots__ = ("message_bytes", "chunk_bytes", "body_bytes", "lane_socket")
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LANE_SOCKET_FIELD_NUMBER: _ClassVar[int]
     message_bytes: int
     chunk_bytes: int
     body_bytes: int
-    def __init__(self, message_bytes: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., body_bytes: _Optional[int] = ...) -> None: ...
+    lane_socket: str
+    def __init__(self, message_bytes: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., body_bytes: _Optional[int] = ..., lane_socket: _Optional[str] = ...) -> None: ...
 
 class ReadVariableRequest(_message.Message):
     __slots__ = ("model", "variable", "region", "if_newer_than", "epoch", "at_revision", "dtype")
@@ -100,16 +103,18 @@ class ReadVariableResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., variable_revision: _Optional[int] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., not_modified: bool = ...) -> None: ...
 
 class ReadVariablesRequest(_message.Message):
-    __slots__ = ("model", "reads", "at_revision", "epoch")
+    __slots__ = ("model", "reads", "at_revision", "epoch", "lane")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
     AT_REVISION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
     model: str
     reads: _containers.RepeatedCompositeFieldContainer[ReadSelection]
     at_revision: int
     epoch: str
-    def __init__(self, model: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[ReadSelection, _Mapping]]] = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
+    lane: bool
+    def __init__(self, model: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[ReadSelection, _Mapping]]] = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., lane: bool = ...) -> None: ...
 
 class ReadSelection(_message.Message):
     __slots__ = ("variable", "region", "dtype")
@@ -130,12 +135,14 @@ class ReadVariablesResponse(_message.Message):
     def __init__(self, manifest: _Optional[_Union[ReadManifest, _Mapping]] = ..., chunk: _Optional[_Union[_tensor_pb2.Chunk, _Mapping]] = ...) -> None: ...
 
 class ReadManifest(_message.Message):
-    __slots__ = ("header", "entries")
+    __slots__ = ("header", "entries", "lane")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
     header: _model_pb2.StateHeader
     entries: _containers.RepeatedCompositeFieldContainer[ReadEntry]
-    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., entries: _Optional[_Iterable[_Union[ReadEntry, _Mapping]]] = ...) -> None: ...
+    lane: _lane_pb2.LaneTicket
+    def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., entries: _Optional[_Iterable[_Union[ReadEntry, _Mapping]]] = ..., lane: _Optional[_Union[_lane_pb2.LaneTicket, _Mapping]] = ...) -> None: ...
 
 class ReadEntry(_message.Message):
     __slots__ = ("variable", "variable_revision", "tensor")
@@ -260,7 +267,7 @@ class AssignVariablesRequest(_message.Message):
     def __init__(self, manifest: _Optional[_Union[AssignManifest, _Mapping]] = ..., chunk: _Optional[_Union[_tensor_pb2.Chunk, _Mapping]] = ...) -> None: ...
 
 class AssignManifest(_message.Message):
-    __slots__ = ("model", "request_id", "entries", "if_model_revision_match", "if_epoch_match", "message", "lease_seconds", "check")
+    __slots__ = ("model", "request_id", "entries", "if_model_revision_match", "if_epoch_match", "message", "lease_seconds", "check", "lane")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
@@ -269,6 +276,7 @@ class AssignManifest(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     entries: _containers.RepeatedCompositeFieldContainer[AssignEntry]
@@ -277,7 +285,8 @@ class AssignManifest(_message.Message):
     message: str
     lease_seconds: float
     check: CommitCheck
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[AssignEntry, _Mapping]]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., check: _Optional[_Union[CommitCheck, _Mapping]] = ...) -> None: ...
+    lane: bool
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[AssignEntry, _Mapping]]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., check: _Optional[_Union[CommitCheck, _Mapping]] = ..., lane: bool = ...) -> None: ...
 
 class AssignEntry(_message.Message):
     __slots__ = ("variable", "operation", "region", "tensor", "if_revision_match")

@@ -2,6 +2,7 @@
 
 import varserve.v1.history_pb2
 import varserve.v1.inspection_pb2
+import varserve.v1.lane_pb2
 import varserve.v1.model_pb2
 import varserve.v1.model_service_pb2
 import varserve.v1.summary_pb2

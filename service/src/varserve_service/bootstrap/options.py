@@ -38,6 +38,8 @@ def server_options(settings: Settings, connections: ConnectionShares) -> ServerO
         port=settings.port,
         health_host=settings.network_host,
         health_port=settings.health_port,
+        lane_socket="" if settings.lane_socket is None else str(settings.lane_socket.absolute()),
+        lane_uids=settings.lane_uids,
         admin_host=settings.admin_host,
         admin_port=settings.admin_port or 0,
         reflection=settings.reflection,

@@ -13,7 +13,7 @@ import structlog
 import uvloop
 
 from varserve.frames import keep_what_is_freed
-from varserve_service.addresses import ListenAddress, hold, open_connections, release
+from varserve_service.addresses import UNIX, ListenAddress, hold, open_connections, release
 from varserve_service.core.model.registry import STABLE, Models
 from varserve_service.core.threads import wait_until_prepared
 from varserve_service.descriptors import ConnectionShares, connection_shares, raise_limit
@@ -69,6 +69,7 @@ def sources(models: Models, server: Server, settings: Settings, security: Securi
         connections=lambda: {
             name: (open_connections(address), limit) for name, address, limit in server.ports
         },
+        lent=lambda: server.lent,
         health_watches=lambda: server.health_watches,
         reloads=security.reloads,
         expiries=security.expiries,
@@ -96,6 +97,8 @@ def hold_addresses(settings: Settings) -> list[socket]:
     addresses = [ListenAddress("port", settings.host, settings.port)]
     if settings.health_port is not None:
         addresses.append(ListenAddress("health_port", settings.network_host, settings.health_port))
+    if settings.lane_socket is not None:
+        addresses.append(ListenAddress("lane_socket", f"{UNIX}{settings.lane_socket}", 0))
     if settings.admin_port is not None:
         addresses.append(ListenAddress("admin_port", settings.admin_host, settings.admin_port))
     if settings.metrics_port is not None:

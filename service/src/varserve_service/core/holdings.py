@@ -33,7 +33,11 @@ class Holding:
     """Bytes that one subject keeps alive, until `release`."""
 
     def __init__(
-        self, holdings: Holdings, subject: str, nbytes: int, give_up: Callable[[], None]
+        self,
+        holdings: Holdings,
+        subject: str,
+        nbytes: int,
+        give_up: Callable[[], None] | None,
     ) -> None:
         self._holdings = holdings
         self.subject = subject
@@ -68,11 +72,12 @@ class Holdings:
         subject: str,
         nbytes: int,
         thing: str,
-        give_up: Callable[[], None],
+        give_up: Callable[[], None] | None,
         *,
         charged: bool = True,
     ) -> Holding:
-        """Hold bytes for a subject. `give_up` is called at most once, and must not wait.
+        """Hold bytes for a subject. `give_up` is called at most once, and must not wait; None for
+        what cannot be given up, because another process has it.
 
         `charged`: they count against the subject's share; not where they are values of the model,
         which take memory of their own only once they are overwritten. Raises RequestError
@@ -120,12 +125,16 @@ class Holdings:
         while time.monotonic() < end:
             idle_since = time.monotonic() - IDLE_SECONDS
             with self._changed:
-                idle = [h for h in self._holdings - given_up if h.touched_at <= idle_since]
+                idle = [
+                    (holding, give_up)
+                    for holding in self._holdings - given_up
+                    if (give_up := holding.give_up) is not None and holding.touched_at <= idle_since
+                ]
             if not idle:
                 return
-            longest = min(idle, key=lambda holding: holding.touched_at)
+            longest, give_up = min(idle, key=lambda each: each[0].touched_at)
             given_up.add(longest)
-            longest.give_up()
+            give_up()
             with self._changed:
                 gone = partial(self._is_gone, longest)
                 released = self._changed.wait_for(gone, _WAIT_SECONDS)

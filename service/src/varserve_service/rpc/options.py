@@ -29,6 +29,10 @@ class ServerOptions:
     health_host: str = "127.0.0.1"
     health_port: int | None = None
     """Where health is answered as well, in plaintext: probes have no certificates."""
+    lane_socket: str = ""
+    """Path of the Unix socket of the lane; empty: none."""
+    lane_uids: tuple[int, ...] = ()
+    """User ids that may connect to it, beside root and the service's own."""
     admin_host: str = "127.0.0.1"
     admin_port: int = 0
     reflection: bool = False

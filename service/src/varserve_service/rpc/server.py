@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.access.policy import Verb
+from varserve_service.addresses import UNIX
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
 from varserve_service.core.ports.administration import Administration
@@ -31,6 +32,7 @@ from .decoding import Decoder
 from .dispatch import Dispatcher, UnknownMethods
 from .facades.contracts import EveryPool
 from .health import HealthService
+from .lane import MOST_CONNECTIONS, Lane
 from .methods import ADMIN_SERVICE, FACADES, METHODS
 from .options import ServerOptions, channel_options, listen
 from .public import PublicServer
@@ -68,6 +70,8 @@ class Server:
         self._admission = Admission(options.limits, options.staging_bytes)
         self._transfers = Transfers(options.transfer_silence, options.transfer_rate)
         self._serving = Serving(models, self._served)
+        self.lane = Lane(options.lane_socket, options.lane_uids) if options.lane_socket else None
+        """Where the memory of large values is handed over."""
         self._backend = Backend(
             models=models,
             serving=self._serving,
@@ -81,6 +85,7 @@ class Server:
                 body_bytes=options.body_bytes,
             ),
             transfers=self._transfers,
+            lane=self.lane,
             bookmark_seconds=options.bookmark_seconds,
             facade_message_bytes=options.facade_message_bytes - _ENVELOPE_BYTES,
             facades_administer=access.policy is not None or options.admin_host == options.host,
@@ -169,6 +174,8 @@ class Server:
         if self._admin is not None:
             self.admin_address = listen(self._admin, options.admin_host, options.admin_port, tls)
             await self._admin.start()
+        if self.lane is not None:
+            self.lane.start()
         await self._server.start()
         await self._tell_health()
         return address
@@ -250,6 +257,7 @@ class Server:
             ("calls", self.address, calls),
             ("admin", self.admin_address, others),
             ("health", self.health_address, others),
+            ("lane", None if self.lane is None else f"{UNIX}{self.lane.path}", MOST_CONNECTIONS),
         )
         return [(name, address, limit) for name, address, limit in addresses if address is not None]
 
@@ -262,6 +270,11 @@ class Server:
     def staged(self) -> int:
         """Bytes of bodies that are arriving or in use. From any thread."""
         return self._admission.staged
+
+    @property
+    def lent(self) -> tuple[int, Mapping[str, int]] | None:
+        """Bytes that clients have mapped, and the lane's refusals by why; None without a lane."""
+        return None if self.lane is None else (self.lane.lent_bytes, dict(self.lane.refusals))
 
     @property
     def admitted(self) -> Mapping[str, tuple[int, int]]:
@@ -293,6 +306,8 @@ class Server:
         await self._server.stop(0 if left else CLOSE_GRACE)
         if self._prober is not None:
             await self._prober.stop(0)
+        if self.lane is not None:
+            await self.lane.close()
         busy = sum(served.workers.pending for served in self._serving.all)
         for served in self._serving.all:
             served.close()

@@ -12,7 +12,7 @@ import tensorflow as tf
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports.loaded_model import Value, Variable
 
-from .values import OUT_OF_MEMORY, TensorValue, as_tensor
+from .values import OUT_OF_MEMORY, as_tensor
 from .variable_access import TOGETHER, compiled
 from .variables import SavedVariable
 
@@ -39,8 +39,8 @@ def read_together(variables: Sequence[Variable]) -> list[Value]:
         # The last fills up what is left, and is read more than once.
         handles += handles[-1:] * (TOGETHER - len(handles))
         tensors = compiled("read_together", dtype, device)(*handles)
-        for (index, _), tensor in zip(found, tensors, strict=False):
-            values[index] = TensorValue(tensor)
+        for (index, variable), tensor in zip(found, tensors, strict=False):
+            values[index] = variable.value_of(tensor)
     return [
         values[index] if index in values else variable.read()
         for index, variable in enumerate(variables)
@@ -63,7 +63,9 @@ def write_together(values: Sequence[tuple[Variable, Value]]) -> None:
         except OUT_OF_MEMORY as error:
             names = ", ".join(repr(variable.spec.name) for _, variable in found)
             raise OutOfMemory(f"no memory for new values of variables {names}") from error
-        written.update(index for index, _ in found)
+        for index, saved in found:
+            saved.holds(values[index][1])
+            written.add(index)
     for index, (variable, value) in enumerate(values):
         if index not in written:
             variable.write(value)

@@ -17,6 +17,7 @@ import tensorflow as tf
 from varserve_service.core.arrays.buffers import aligned_copy, aligned_empty, is_aligned
 from varserve_service.core.arrays.reductions import Counted, Reduced, counted, reduced
 from varserve_service.core.arrays.regions import Region, Rows, Slices, region_shape
+from varserve_service.core.arrays.sealed import SealedMemory
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.core.values.host_value import HostValue
@@ -99,12 +100,16 @@ def _native(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], str]:
 
 
 class TensorValue:
-    """A whole eager tensor as a Value."""
+    """A whole eager tensor as a Value.
 
-    __slots__ = ("_bytes", "_dtype", "_flat", "_nbytes", "_shape", "_tensor")
+    `sealed`: the sealed memory that has the same bytes; None where there is none.
+    """
 
-    def __init__(self, tensor: tf.Tensor) -> None:
+    __slots__ = ("_bytes", "_dtype", "_flat", "_nbytes", "_shape", "_tensor", "sealed")
+
+    def __init__(self, tensor: tf.Tensor, sealed: SealedMemory | None = None) -> None:
         self._tensor = tensor
+        self.sealed = sealed
         self._bytes: np.ndarray[Any, Any] | None = None
         self._flat: np.ndarray[Any, Any] | None = None
         # TensorFlow puts each of these together anew, and a read asks for them several times.
@@ -131,6 +136,11 @@ class TensorValue:
     def tensor(self) -> tf.Tensor:
         """The tensor itself, wherever it lives."""
         return self._tensor
+
+    @property
+    def address(self) -> int:
+        """Where a host tensor's bytes are. Two that are alive at once share it if they are one."""
+        return int(host_array(self._tensor).ctypes.data)
 
     def numpy(self) -> np.ndarray[Any, Any]:
         try:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from varserve_service.core.arrays.buffers import aligned_copy, aligned_empty
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices, index_of, region_shape
+from varserve_service.core.arrays.sealed import memory_of
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports.loaded_model import Operation, OwnedValue, Value, VariableSpec
 
@@ -49,6 +50,9 @@ class SavedVariable:
     memory alone (TensorFlow's copy-on-read mode), so that its rows can be read and written in
     place. Every other variable is only ever replaced as a whole: one write in place would make
     each later read a copy.
+
+    The value of such a variable may be in sealed memory, which other processes have too. It is kept
+    here as well: as long as TensorFlow sees a second reference, it writes to other memory.
     """
 
     def __init__(self, variable: tf.Variable, spec: VariableSpec, *, sparse: bool) -> None:
@@ -61,6 +65,7 @@ class SavedVariable:
         supported = is_host(self._device) or spec.dtype in _IN_PLACE_ON_DEVICE
         self._in_place = sparse and supported and spec.dtype not in _FLOAT8
         self._initialized = False
+        self._sealed: TensorValue | None = None
         kinds = ("read", "assign", "gather", "scatter", "assign_slices")
         used = kinds if self._in_place else kinds[:2]
         self._access = {kind: compiled(kind, self._dtype, self._device) for kind in used}
@@ -110,8 +115,22 @@ class SavedVariable:
             name = self._spec.name
             raise OutOfMemory(f"no memory to read variable {name!r}", variable=name) from error
         if region is None:
-            return TensorValue(whole)
+            return self.value_of(whole)
         return RegionValue(whole, region, variable=self._spec.name)
+
+    def value_of(self, whole: tf.Tensor) -> TensorValue:
+        """The Value of what the variable was found to hold."""
+        value, sealed = TensorValue(whole), self._sealed
+        if sealed is not None:
+            if value.address == sealed.address:
+                return sealed
+            self._sealed = None  # a function has written it
+        return value
+
+    def holds(self, value: Value) -> None:
+        """Take note that a whole value was written."""
+        sealed = isinstance(value, TensorValue) and value.sealed is not None and not self._in_place
+        self._sealed = value if sealed else None  # type: ignore[assignment]
 
     def _whole(self) -> tf.Tensor:
         (tensor,) = self._access["read"](self._handle)
@@ -152,7 +171,11 @@ class SavedVariable:
         return aligned_empty(tuple(shape), self._dtype.as_numpy_dtype)
 
     def stage(self, array: np.ndarray[Any, Any]) -> Value:
-        return staged(array) or TensorValue(to_tensor(array, self._device))
+        own = staged(array)
+        if own is not None:
+            return own
+        tensor = to_tensor(array, self._device)
+        return TensorValue(tensor, memory_of(array) if is_host(self._device) else None)
 
     def combine(self, operation: Operation, base: Value, operand: Value) -> Value:
         if operation is Operation.SET:
@@ -201,11 +224,13 @@ class SavedVariable:
             if region is None:
                 self._access["assign"](self._handle, as_tensor(value, self._device))
                 self._initialized = True
+                self.holds(value)
             elif self._in_place and self.shape():
                 self._write_in_place(as_tensor(value, self._device), region)
             else:
                 whole = self._whole()
                 self._access["assign"](self._handle, self._overlay(whole, value, region))
+                self._sealed = None
         except OUT_OF_MEMORY as error:
             raise self._out_of_memory() from error
 

@@ -55,6 +55,8 @@ class Sources:
     state_dir: Path | None
     graph_functions: Callable[[], int]
     """Functions that TensorFlow's runtime has: grows by what is loaded and by what is traced."""
+    lent: Callable[[], tuple[int, Mapping[str, int]] | None] = lambda: None
+    """Bytes that clients have mapped by the lane, and its refusals by why; None without a lane."""
 
 
 class StateCollector(Collector):
@@ -116,6 +118,9 @@ class StateCollector(Collector):
             "varserve_graph_functions",
             "Functions that TensorFlow's runtime has; grows with what is loaded or traced.",
         ).value(sources.graph_functions())
+        lent = sources.lent()
+        if lent is not None:
+            yield from _lane(*lent)
         yield from _memory_budgets(sources.models)
         if sources.state_dir is not None:
             yield from _disk(sources.state_dir)
@@ -213,6 +218,18 @@ def _connections(counts: Mapping[str, tuple[int, int]]) -> Iterator[Metric]:
         connections.add_metric((port,), count)
         limits.add_metric((port,), limit)
     yield from (connections, limits)
+
+
+def _lane(nbytes: int, refusals: Mapping[str, int]) -> Iterator[Metric]:
+    yield _Gauge(
+        "varserve_lane_lent_bytes", "Bytes of memory that clients of the lane have mapped."
+    ).value(nbytes)
+    refused = CounterMetricFamily(
+        "varserve_lane_refusals", "Connections to the lane that got nothing.", labels=("why",)
+    )
+    for why, count in refusals.items():
+        refused.add_metric((why,), count)
+    yield refused
 
 
 def _reloads(statuses: Iterable[ReloadStatus]) -> Iterator[Metric]:

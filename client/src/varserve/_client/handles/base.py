@@ -96,17 +96,18 @@ else:
 
 
 class Defaults(NamedTuple):
-    """Of a client: seconds for a call that moves little, and how often to try again."""
+    """Of a client: seconds for a call that moves little, how often to try again, and the lane."""
 
     timeout: float
     retries: int
     throttle: Throttle
+    lane: bool | str = True
 
     def budget(self, timeout: float | None, nbytes: int | None = None) -> Budget:
         """For one call: the caller's own seconds, else the default and what its bytes take."""
         if timeout is None:
             timeout = self.timeout + (nbytes or 0) * SECONDS_PER_BYTE
-        return Budget(timeout, self.retries, self.throttle)
+        return Budget(timeout, self.retries, self.throttle, self.lane)
 
 
 BlockingT = TypeVar("BlockingT", bound="Connection[Sync]")

@@ -150,7 +150,7 @@ class ModelCache(Renewable):
         """Of an operation on the model."""
         limits = self.spec.limits
         room = max(1, limits.message_bytes - _MESSAGE_OVERHEAD)
-        return Scope(self.asked, budget, limits.chunk_bytes, room)
+        return Scope(self.asked, budget, limits.chunk_bytes, room, limits.lane_socket)
 
     # ---- which call carries a value ----
 
@@ -163,7 +163,8 @@ class ModelCache(Renewable):
         yield from self.fresh(budget)
         path, out = read.variable, read.out
         size = part_bytes(self.variables.at(path), read.part, read.dtype)
-        if self._fits(size) and path not in self._streams:
+        unary = self._fits(size) and path not in self._streams
+        if unary and not (read.mapped and self.scope(budget).lane):
             try:
                 return (yield from self._read_unary(read, budget, at_revision))
             except errors.MessageTooLarge:
@@ -183,6 +184,8 @@ class ModelCache(Renewable):
         if reading.value is not None:
             self._check(reading.header, read, reading.value)
         self.learn(reading.header, {path: reading.variable_revision})
+        if read.mapped and reading.value is not None:
+            reading.value.flags.writeable = False
         if out is not None and reading.value is not None:
             if (out.dtype, out.shape) != (reading.value.dtype, reading.value.shape):
                 raise fits_no_more(out, str(reading.value.dtype), reading.value.shape)

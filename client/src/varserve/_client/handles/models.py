@@ -6,11 +6,13 @@ Attributes never ask the service: they say what it last said, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
+from varserve import tensors
 from varserve._client import errors, operations
 from varserve._client.operations.reads import SummaryOptions, cast_dtype
 from varserve._client.transport.calls import Op
@@ -34,6 +36,7 @@ from .watches import PATIENCE, Watch, watching
 
 if TYPE_CHECKING:
     from varserve._client.transport.drivers import Sync
+    from varserve.tensors import Array
 
     from .mirror import Mirror
 
@@ -127,6 +130,25 @@ class Model(ModelFiles[D_co]):
         if timeout is None:
             budget = self._budget(None, nbytes)
         return (yield from self._cache.read_many(reads, budget, at_revision=at_revision))
+
+    def buffer(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Array:
+        """A writable array of zeros to fill and assign.
+
+        Where the service on this host hands memory over, an `assign` of the whole array gives away
+        its memory instead of copying it. The array can be used afterwards: what is written to it
+        then is the caller's own, and a second `assign` of it copies.
+        Raises InvalidRequest for a dtype that the contract does not carry as plain bytes.
+        """
+        from varserve._client.transport.buffers import shared_empty
+
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        try:
+            wanted = tensors.numpy_dtype(tensors.dtype_name(np.dtype(dtype)))
+            return shared_empty(sizes, wanted)
+        except (TypeError, ValueError) as error:
+            raise errors.InvalidRequest(f"buffer: {error}") from None
+        except OSError as error:
+            raise errors.OutOfMemory(f"buffer: no memory: {error}") from None
 
     @operation
     def summaries(

@@ -81,12 +81,15 @@ class _Value(ModelHandle[D_co], ArrayLike):
         *,
         dtype: npt.DTypeLike | None = None,
         out: Array | None = None,
+        copy: bool = True,
         at_revision: int | None = None,
         timeout: float | None = None,
     ) -> Op[Array]:
         """The value, as an array of its own: `shape`, `dtype`.
 
         Any size; a large one takes the array and a few MiB.
+        copy: False for an array that is read-only: where the service on this host hands memory over
+        (`connect(lane=)`), it is the service's own memory, whatever the size, and stays what it is.
         dtype: what it travels as and comes as, where that is not its own: of float16, bfloat16,
         float32 and float64, each converts to each other, rounded to the nearest.
         out: an array of that dtype and shape, C-contiguous and writable, to take the value and be
@@ -97,7 +100,9 @@ class _Value(ModelHandle[D_co], ArrayLike):
         Raises VariableUninitialized, RevisionCompacted, RevisionInFuture, CastUnsupported; of `out`
         InvalidRequest, DtypeMismatch, ShapeMismatch.
         """
-        return self._read(None, dtype, timeout, at_revision, out)
+        if out is not None and not copy:
+            raise errors.InvalidRequest("expected copy=False or out, found both")
+        return self._read(None, dtype, timeout, at_revision, out, mapped=not copy)
 
     read_value = numpy
 
@@ -230,17 +235,22 @@ class _Value(ModelHandle[D_co], ArrayLike):
         out: Array | None = None,
         *,
         again: bool = False,
+        mapped: bool = False,
     ) -> Op[Array]:
         yield from self._refreshed(timeout)
         part = self._resolved() if rows is None else part_of(self.spec, rows)
-        read = Read(self._path, part, cast_dtype(dtype), out)
+        read = Read(self._path, part, cast_dtype(dtype), out, mapped)
         if out is not None:
             check_out(self.spec, read)
         budget = self._budget(timeout, part_bytes(self.spec, part, read.dtype))
         reading = yield from self._cache.read(read, budget, at_revision=at_revision)
         if self._cache.stale and part.message is not None and not again:
             # Of another epoch: the index was resolved with the sizes of the last one.
-            return (yield from self._read(rows, dtype, timeout, at_revision, out, again=True))
+            return (
+                yield from self._read(
+                    rows, dtype, timeout, at_revision, out, again=True, mapped=mapped
+                )
+            )
         assert reading.value is not None
         return reading.value
 

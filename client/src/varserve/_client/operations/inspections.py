@@ -176,6 +176,10 @@ class InspectionDownload:
         self._parts: list[pb.InspectPart] = []
         self._body: BodyDownload | None = None
 
+    def blocks(self, message: Any) -> bool:
+        """Never."""
+        return False
+
     def take(self, message: Any) -> None:
         """The result first, then its parts, then a ChunkFrame each."""
         if isinstance(message, ChunkFrame):

@@ -17,13 +17,23 @@ class Scope(NamedTuple):
     """A model, by the name that it is asked for with, and what one operation on it may use.
 
     `chunk_bytes`: the size of the chunks of a body, and `message_bytes`: what one message may have,
-    as the service said; 0 where it has not been asked.
+    as the service said; 0 where it has not been asked. `lane_socket`: where it hands memory over.
     """
 
     model: str
     budget: Budget
     chunk_bytes: int = 0
     message_bytes: int = 0
+    lane_socket: str = ""
+
+    @property
+    def lane(self) -> str:
+        """Path of the socket on which memory is handed over; empty where it is not."""
+        if not self.budget.lane or not (self.lane_socket or isinstance(self.budget.lane, str)):
+            return ""
+        from varserve._client.transport.lane import usable
+
+        return usable(self.lane_socket, self.budget.lane)
 
 
 def method(

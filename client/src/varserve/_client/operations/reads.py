@@ -13,7 +13,7 @@ from varserve import frames, tensors
 from varserve._client import errors
 from varserve._client.transport.attempts import attempt
 from varserve._client.transport.bodies import BodyDownload
-from varserve._client.transport.calls import Call, Op
+from varserve._client.transport.calls import Call, LaneFailed, Op
 from varserve._client.values import specs
 from varserve._client.values.options import ReadOptions
 from varserve._client.values.regions import Part
@@ -40,13 +40,15 @@ class Read(NamedTuple):
     """One value to read. `variable`: its name or path.
 
     dtype: a float dtype that the value is sent as; None: its own. out: the caller's array that
-    takes the value; None: a new one.
+    takes the value; None: a new one. mapped: the service's own memory will do, if it can be had;
+    the value is read-only.
     """
 
     variable: str
     part: Part
     dtype: Dtype | None = None
     out: Array | None = None
+    mapped: bool = False
 
     @property
     def wire_dtype(self) -> tensor_pb2.DataType:
@@ -90,8 +92,22 @@ def read_variable(
 
 def read_variables(scope: Scope, reads: Mapping[str, Read], options: ReadOptions) -> Op[Snapshot]:
     """ReadVariables. `reads`: by what each value is called in the snapshot."""
+    lane = scope.lane
+    try:
+        return (yield from _read_variables(scope, reads, options, lane))
+    except LaneFailed:
+        pass  # another way, at once
+    return (yield from _read_variables(scope, reads, options, ""))
+
+
+def _read_variables(
+    scope: Scope, reads: Mapping[str, Read], options: ReadOptions, lane: str
+) -> Op[Snapshot]:
+    """`lane`: path of the socket to take the values from. Raises LaneFailed."""
+    mapped = any(read.mapped for read in reads.values())
     request = build(
         pb.ReadVariablesRequest,
+        lane=bool(lane),
         model=scope.model,
         reads=[
             build(
@@ -110,8 +126,13 @@ def read_variables(scope: Scope, reads: Mapping[str, Read], options: ReadOptions
         scope.chunk_bytes,
         len(reads),
         [read.out for read in reads.values()],
+        lane,
+        mapped,
     )
     manifest, arrays = yield from attempt(Call(READ_VARIABLES, request, scope.budget, receive))
+    if mapped:
+        for array in arrays:
+            array.flags.writeable = False
     return Snapshot(
         header=specs.header(manifest.header),
         values={

@@ -15,6 +15,8 @@ from varserve._client.values import specs
 from varserve._client.values.options import WriteOptions
 from varserve._client.values.results import Commit
 from varserve._client.values.writes import PreparedWrite
+from varserve.lane import OWN_BYTES
+from varserve.tensors import Array
 from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
 
@@ -62,11 +64,26 @@ def assign_variables(
         check=_check(scope, options),
         **options.fields(),
     )
+    values = [each.value for each in writes]
+    hand_over = None
+    lane = scope.lane
+    if lane and _is_large(values):
+        from varserve._client.transport.lane import Offer
+
+        manifest.lane = True
+        hand_over = Offer(lane, values).hand_over
     first = pb.AssignVariablesRequest(manifest=manifest).SerializeToString()
-    body = partial(upload, first, [each.value for each in writes], scope.chunk_bytes)
-    call = Call(ASSIGN_VARIABLES, body, scope.budget)
+    body = partial(upload, first, values, scope.chunk_bytes)
+    call = Call(ASSIGN_VARIABLES, body, scope.budget, hand_over=hand_over)
     reply = yield from attempt(call, repeatable=options.repeatable)
     return Commit(specs.header(reply.header))
+
+
+def _is_large(values: Sequence[Array]) -> bool:
+    """Whether it is worth while to hand them over. Strings are not."""
+    if any(each.dtype.kind == "O" for each in values):
+        return False
+    return sum(each.nbytes for each in values) >= OWN_BYTES
 
 
 def _check(scope: Scope, options: WriteOptions) -> pb.CommitCheck | None:

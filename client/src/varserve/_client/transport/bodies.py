@@ -36,6 +36,11 @@ def reporting(progress: Progress) -> Iterator[None]:
         _progress.reset(token)
 
 
+def current_progress() -> Progress | None:
+    """What bodies of calls that are made here and now report to."""
+    return _progress.get()
+
+
 def fits_no_more(out: Array, dtype: str, shape: Sequence[int]) -> errors.ShapeMismatch:
     """The value is another than the one that the caller's array was checked for."""
     return errors.ShapeMismatch(
@@ -47,6 +52,8 @@ class BodyDownload:
     """Receives a manifest and then chunks, straight into the arrays that are the answer.
 
     `into`: for each tensor the caller's own array, C-contiguous and writable; None for a new one.
+    `lane`: path of the socket where the manifest may send for the bodies; `mapped`: those that come
+    from there are not copied, and are read-only.
     """
 
     def __init__(
@@ -55,8 +62,12 @@ class BodyDownload:
         chunk_bytes: int,
         expected: int | None = None,
         into: Sequence[Array | None] = (),
+        lane: str = "",
+        mapped: bool = False,
     ) -> None:
         keep_what_is_freed()
+        self._lane = lane
+        self._mapped = mapped
         self._headers = headers
         self._chunk_bytes = chunk_bytes
         self._expected = expected
@@ -68,8 +79,12 @@ class BodyDownload:
         self._progress = _progress.get()
         self._received = self._total = 0
 
+    def blocks(self, message: Any) -> bool:
+        """Whether to take it means to wait, or to copy large values at once."""
+        return bool(self._lane) and not isinstance(message, ChunkFrame)
+
     def take(self, message: Any) -> None:
-        """The manifest first, then a ChunkFrame each."""
+        """The manifest first, then a ChunkFrame each. Raises LaneFailed."""
         if isinstance(message, ChunkFrame):
             if self._receiver is None:
                 raise errors.ServiceError("a chunk came before the manifest")
@@ -87,9 +102,21 @@ class BodyDownload:
         headers = [] if self._manifest is None else self._headers(self._manifest)
         if self._manifest is None or self._expected not in (None, len(headers)):
             raise errors.ServiceError(f"expected a manifest of {self._expected} tensors")
+        checked = [tensors.check_header(header) for header in headers]
+        borrowed: list[Array] = []
+        if self._lane and self._manifest.HasField("lane"):
+            from .lane import borrow
+
+            lengths = [nbytes for _, _, nbytes in checked]
+            borrowed = borrow(self._lane, self._manifest.lane, lengths, at_once=not self._mapped)
+            if self._mapped:
+                for body, (name, shape, _) in zip(borrowed, checked, strict=True):
+                    self._arrays.append(body.view(tensors.numpy_dtype(name)).reshape(shape))
+                    self._shapes.append(None)
+                self._receiver = BodyReceiver([], self._chunk_bytes)
+                return
         destinations = []
-        for index, header in enumerate(headers):
-            name, shape, nbytes = tensors.check_header(header)
+        for index, (name, shape, nbytes) in enumerate(checked):
             is_string = name == tensors.STRING
             own = self._into[index] if index < len(self._into) else None
             array: Array
@@ -104,8 +131,14 @@ class BodyDownload:
             self._arrays.append(array)
             self._shapes.append(shape if is_string else None)
             destinations.append(array.reshape(-1).view(np.uint8))
-        self._receiver = BodyReceiver(destinations, self._chunk_bytes)
         self._total = sum(each.nbytes for each in destinations)
+        if borrowed:
+            for destination, body in zip(destinations, borrowed, strict=True):
+                np.copyto(destination, body)
+            destinations = []
+            if self._progress is not None:
+                self._progress(self._total, self._total)
+        self._receiver = BodyReceiver(destinations, self._chunk_bytes)
 
     def finish(self) -> tuple[Any, list[Array]]:
         """The manifest and its arrays."""

@@ -48,12 +48,20 @@ def positive_seconds(given: Any, name: str = "timeout") -> float:
 
 
 class Budget:
-    """The seconds and retries that an operation may use, counted from now.
+    """What an operation may use: seconds and retries, counted from now, and the lane.
 
-    `throttle` is shared by all operations of a client. Raises InvalidRequest.
+    `throttle` is shared by all operations of a client. `lane`: whether memory is handed over where
+    the service does so, or the path of its socket here. Raises InvalidRequest.
     """
 
-    def __init__(self, timeout: float, retries: int, throttle: Throttle | None = None) -> None:
+    def __init__(
+        self,
+        timeout: float,
+        retries: int,
+        throttle: Throttle | None = None,
+        lane: bool | str = False,
+    ) -> None:
+        self.lane = lane
         self.timeout = positive_seconds(timeout)
         self.retries = retries
         self.throttle = throttle or Throttle()
@@ -67,6 +75,9 @@ class Budget:
 class Receiver(Protocol):
     """Takes the messages of one answering stream and makes one answer of them."""
 
+    def blocks(self, message: Any) -> bool:
+        """Whether `take` may wait, so that an event loop leaves it to a thread."""
+
     def take(self, message: Any) -> None:
         """One message, in order."""
 
@@ -74,17 +85,23 @@ class Receiver(Protocol):
         """The stream has ended well: the answer."""
 
 
+class LaneFailed(errors.VarserveError):
+    """The lane gave nothing: the same call goes another way. Never reaches a caller."""
+
+
 class Call(NamedTuple):
     """One attempt at an RPC.
 
     `request` is the message, or for a streaming request what makes its messages. `receive` makes
-    the receiver of a streaming answer.
+    the receiver of a streaming answer. `hand_over` is for a streaming request whose body may go
+    another way: given the ticket for it, it tells whether it did. It blocks.
     """
 
     method: Method
     request: Any
     budget: Budget
     receive: Callable[[], Receiver] | None = None
+    hand_over: Callable[[bytes], bool] | None = None
 
 
 class Sleep(NamedTuple):

@@ -9,6 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ import grpc.aio
 
 from varserve._client import errors
 from varserve.frames import ACCEPTED_KEY, FrameError, write_message
+from varserve.lane import TICKET_KEY
 from varserve.tensors import TensorError
 
 from .calls import Call, Close, Op, Open, Receive, Receiver, Sleep, Step, Work
@@ -130,6 +132,9 @@ class Sync(Driver):
         GATE.check()
         call = step.call if isinstance(step, Open) else step
         stub, options = self._prepared(call)
+        if call.hand_over is not None:
+            with GATE:
+                return _handed_over(stub, call, call.hand_over, options)
         request = call.request() if call.method.streams_requests else call.request
         with GATE:
             answer = stub(request, **options)
@@ -139,6 +144,28 @@ class Sync(Driver):
                 # A thread of gRPC's sends the request meanwhile.
                 return _received(answer, step.receive(), nullcontext())
         return _received(answer, step.receive(), GATE)
+
+
+def _handed_over(
+    stub: Any, call: Call, hand_over: Callable[[bytes], bool], options: dict[str, Any]
+) -> Any:
+    """The answer to a request whose body goes by `hand_over`, if the service gives a ticket."""
+    begun: Future[Any] = Future()
+
+    def messages() -> Iterator[Any]:  # on a thread of gRPC's
+        own = call.request()
+        yield next(own)
+        metadata = dict(begun.result().initial_metadata() or ())
+        ticket = metadata.get(TICKET_KEY)
+        if ACCEPTED_KEY in metadata and (ticket is None or not hand_over(ticket)):
+            yield from own
+
+    answer = stub.future(messages(), **options)
+    begun.set_result(answer)
+    try:
+        return answer.result()
+    finally:
+        answer.cancel()
 
 
 def _received(answer: Any, receiver: Receiver, gate: AbstractContextManager[None]) -> Any:
@@ -161,15 +188,24 @@ class _Upload:
     the service's answer when that comes while a message is being sent, and reports INTERNAL.
     """
 
-    def __init__(self, messages: Callable[[], Iterator[Any]]) -> None:
+    def __init__(
+        self,
+        messages: Callable[[], Iterator[Any]],
+        hand_over: Callable[[bytes], bool] | None = None,
+    ) -> None:
         self._messages = messages
+        self._hand_over = hand_over
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     async def messages(self) -> AsyncIterator[Any]:
         messages = self._messages()
         yield next(messages)
         metadata = await (await self.answer).initial_metadata()
-        if ACCEPTED_KEY in metadata:
+        if ACCEPTED_KEY not in metadata:
+            return
+        ticket = metadata.get(TICKET_KEY)
+        hand_over = self._hand_over
+        if ticket is None or hand_over is None or not await asyncio.to_thread(hand_over, ticket):
             for message in messages:
                 yield message
 
@@ -229,7 +265,8 @@ class Async(Driver):
             return None if message is grpc.aio.EOF else message
         call = step.call if isinstance(step, Open) else step
         stub, options = self._prepared(call)
-        upload = _Upload(call.request) if call.method.streams_requests else None
+        streams = call.method.streams_requests
+        upload = _Upload(call.request, call.hand_over) if streams else None
         answer = stub(upload.messages() if upload else call.request, **options)
         if upload:
             upload.answer.set_result(answer)
@@ -240,7 +277,10 @@ class Async(Driver):
         try:
             receiver = step.receive()
             async for message in answer:
-                receiver.take(message)
+                if receiver.blocks(message):
+                    await asyncio.to_thread(receiver.take, message)
+                else:
+                    receiver.take(message)
             return receiver.finish()
         finally:
             answer.cancel()

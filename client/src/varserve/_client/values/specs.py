@@ -215,11 +215,15 @@ class Omission(NamedTuple):
 
 
 class TransferLimits(NamedTuple):
-    """What the service accepts and sends, in bytes."""
+    """What the service accepts and sends, in bytes.
+
+    lane_socket: path of the Unix socket where memory is handed over, if there is one on this host.
+    """
 
     message_bytes: int = 4 << 20
     chunk_bytes: int = 1 << 20
     body_bytes: int = 0
+    lane_socket: str = ""
 
 
 class ModelSpec(NamedTuple):
@@ -283,6 +287,7 @@ def model(message: model_service_pb2.GetModelResponse) -> ModelSpec:
             limits.message_bytes or default.message_bytes,
             limits.chunk_bytes or default.chunk_bytes,
             limits.body_bytes,
+            limits.lane_socket,
         ),
         omissions=tuple(
             Omission(

@@ -12,11 +12,13 @@ import threading
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 from weakref import WeakSet
 
 from varserve_service.core.ports.commits import Changed, Commit, CommitRecord
+from varserve_service.core.ports.loaded_model import Value
 
 
 class Reader(Protocol):
@@ -104,6 +106,23 @@ class History:
                 self._records.popleft()
             else:
                 self._drop_values()
+
+    def moved(self, path: str, revision: int, value: Value) -> None:
+        """The whole value that a variable was given at a revision, and still has, is elsewhere now.
+
+        The model's lock is held exclusively.
+        """
+        number = revision - self._oldest - 1
+        if not (self._commits and 0 <= number < len(self._commits)):
+            return
+        commit = self._commits[number]
+        changed = tuple(
+            replace(each, value=value)
+            if each.variable.path == path and each.region is None and not each.separate
+            else each
+            for each in commit.changed
+        )
+        self._commits[number] = replace(commit, changed=changed)
 
     def tell_readers(self, changed: Sequence[Changed]) -> None:
         """Variables have changed in memory, by what may become a commit or be undone.

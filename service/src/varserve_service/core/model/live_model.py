@@ -46,6 +46,7 @@ from .assigning import Assigning, ReadBack
 from .checking import Check
 from .inspecting import Inspecting
 from .leasing import Leasing
+from .moving import is_movable, move
 from .overloads import choose
 from .parts import Options, Parts
 from .reading import Reading
@@ -180,6 +181,18 @@ class LiveModel:
             return self.header if self._revisions.of(path) <= since else None
         finally:
             self._parts.lock.release_shared()
+
+    def is_movable(self, variable: str) -> bool:
+        """Whether `move` can do something for a variable, by name or path."""
+        return is_movable(self._parts, self._parts.variables.find(variable))
+
+    def move(self, variable: str, revision: int, array: np.ndarray[Any, Any]) -> None:
+        """Let the value that a movable variable has at a revision live in other memory from now on.
+
+        `array` has the same elements, and is taken over. Does nothing if the variable has been
+        written since. Raises RequestError MODEL_NOT_READY.
+        """
+        move(self._parts, self._parts.variables.find(variable), revision, array)
 
     # Changing. Each of these is one commit: all of it happens, or nothing.
 

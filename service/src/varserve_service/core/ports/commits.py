@@ -37,7 +37,8 @@ UNKNOWN_ORIGIN = Origin()
 class WriteRequest:
     """What makes a write the same write: its subject's id, and a digest of all that it asks for.
 
-    An id is its subject's own: others may use the same one.
+    An id is its subject's own: others may use the same one. `fingerprint`: a digest of what is
+    asked for, and after it one of the body, where that was looked at.
     """
 
     id: str

@@ -29,6 +29,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 # A client whose deadline passes hangs up a moment before the server's own clock says so.
 _CLOCK_SKEW = 0.1
+# IPv6 in gRPC's spelling, where the brackets are escaped.
+_LOCAL_PEERS = ("unix:", "ipv4:127.", "ipv6:%5B::1%5D", "ipv6:[::1]")
 # Seconds after which a call that goes on is judged again.
 _RECHECK_SECONDS = 1.0
 
@@ -150,6 +152,11 @@ class RpcCall:
         """The address that the call comes from, as gRPC writes it."""
         return "" if self._context is None else self._context.peer()
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it comes over a Unix socket or loopback: from this host, or by way of a proxy."""
+        return self.peer.startswith(_LOCAL_PEERS)
+
     def __aiter__(self) -> RpcCall:
         return self
 
@@ -179,7 +186,7 @@ class RpcCall:
         """Nothing that is sent reaches the client any more."""
         return self._context is not None and (self._context.cancelled() or self._context.done())
 
-    async def accept(self, *metadata: tuple[str, str]) -> None:
+    async def accept(self, *metadata: tuple[str, str | bytes]) -> None:
         """Send the initial metadata. Raises CallerGone."""
         try:
             await self.context.send_initial_metadata(metadata)

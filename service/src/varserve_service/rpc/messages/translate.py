@@ -108,12 +108,18 @@ def check_request_id(request_id: str) -> None:
 
 
 def fingerprint(message: Any, checksums: Sequence[int] = ()) -> bytes:
-    """A digest of everything that a write asks for; `checksums` are of its body's chunks."""
+    """A digest of everything that a write asks for, and one of the body where it came in chunks.
+
+    `checksums` are those of its chunks.
+    """
     if not message.request_id:
         return b""
-    digest = hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16)
-    digest.update(struct.pack(f"<{len(checksums)}I", *checksums))
-    return digest.digest()
+    written = message.SerializeToString(deterministic=True)
+    found = hashlib.blake2b(written, digest_size=16).digest()
+    if checksums:
+        body = struct.pack(f"<{len(checksums)}I", *checksums)
+        found += hashlib.blake2b(body, digest_size=16).digest()
+    return found
 
 
 def write_request(request_id: str, fingerprint: bytes, subject: str) -> WriteRequest | None:

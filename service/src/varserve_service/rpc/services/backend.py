@@ -20,6 +20,7 @@ from varserve_service.core.ports.administration import Administration
 from varserve_service.rpc.calls.admission import Admission
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.calls.transfers import DOWNLOAD, Transfers
+from varserve_service.rpc.lane import Lane, Lent
 from varserve_service.rpc.messages import translate
 from varserve_service.rpc.messages.bodies import Download
 from varserve_service.rpc.serving.inference_counts import InferenceCounts
@@ -61,6 +62,7 @@ class Backend:
     limits: pb.TransferLimits
     transfers: Transfers
     bookmark_seconds: float
+    lane: Lane | None = None
     administration: Administration | None = None
     admin_workers: Workers | None = None
     facade_message_bytes: int = 0
@@ -104,6 +106,20 @@ class Backend:
             for message in first:
                 await call.write(message)
             await download.send(call, self.senders, transfer)
+
+    async def lend(
+        self, call: RpcCall, memory: MemoryBudget, lane: Lane, lent: Lent, first: Any
+    ) -> None:
+        """Write the first message of a streaming response, and wait until the client has come to
+        the lane for its values. Raises RequestError as `send` does.
+        """
+        async with self.transfers.begin(DOWNLOAD) as transfer:
+            with lane.lend(lent.memories, lent.holding) as loan:
+                transfer.hold(memory, call.subject, lent.nbytes)
+                first.manifest.lane.CopyFrom(loan.message)
+                await call.write(first)
+                await loan.taken.wait()
+                transfer.moved(lent.nbytes)
 
     def close(self) -> None:
         """End the threads that are no model's own."""

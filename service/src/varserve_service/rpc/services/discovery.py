@@ -42,6 +42,11 @@ async def get_model(
 ) -> pb.GetModelResponse:
     """GetModel."""
     permissions = call.permissions
+    limits = backend.limits
+    if backend.lane is not None and call.is_local:
+        limits = pb.TransferLimits()
+        limits.CopyFrom(backend.limits)
+        limits.lane_socket = backend.lane.path
 
     def work(live: LiveModel, deadline: float | None) -> pb.GetModelResponse:
         description = live.describe(deadline)
@@ -50,7 +55,7 @@ async def get_model(
         return descriptions.page(
             backend.models.status(live),
             description,
-            backend.limits,
+            limits,
             request.page_token,
             backend.max_message_bytes,
         )

@@ -17,6 +17,7 @@ from varserve_service.core.ports.loaded_model import VariableSpec
 from varserve_service.core.ports.messages import Admit, Read, Snapshot, sent_bytes
 from varserve_service.core.values.summaries import summarize
 from varserve_service.rpc.calls.call import RpcCall
+from varserve_service.rpc.lane import Lent, lend_memory
 from varserve_service.rpc.messages import summary_messages, translate
 from varserve_service.rpc.messages.bodies import Download
 
@@ -77,35 +78,49 @@ async def read_variables(backend: Backend, request: pb.ReadVariablesRequest, cal
         raise translate.malformed("reads: expected at least one, found none")
     at = translate.optional(request, "at_revision")
 
-    def work(live: LiveModel, deadline: float | None) -> tuple[pb.ReadVariablesResponse, Download]:
+    lane = backend.lane if request.lane else None
+
+    def work(
+        live: LiveModel, deadline: float | None
+    ) -> tuple[pb.ReadVariablesResponse, Download | Lent]:
         reads = [
             Read(read.variable, translate.region(read), translate.dtype(read))
             for read in request.reads
         ]
         admit = _admit_copies(backend, copies, whole_too=at is not None)
         snapshot = _snapshot(reads, at, request.epoch, live, admit=admit, deadline=deadline)
-        values = [entry.value for entry in snapshot.entries if entry.value is not None]
-        download = Download(values, backend.limits.chunk_bytes)
+        body: Download | Lent | None = None
+        if lane is not None and lane.has_room(call.subject):
+            body = lend_memory(
+                live, reads, snapshot.entries, call.subject, copies, present=at is None
+            )
+        if body is None:
+            values = [entry.value for entry in snapshot.entries if entry.value is not None]
+            body = Download(values, backend.limits.chunk_bytes)
         manifest = pb.ReadManifest(
             header=translate.header(snapshot.header),
             entries=[
                 pb.ReadEntry(
                     variable=entry.variable, variable_revision=entry.revision, tensor=header
                 )
-                for entry, header in zip(snapshot.entries, download.headers, strict=True)
+                for entry, header in zip(snapshot.entries, body.headers, strict=True)
             ],
         )
-        call.note(read_bytes=sum(header.byte_length for header in download.headers))
-        return pb.ReadVariablesResponse(manifest=manifest), download
+        call.note(read_bytes=body.nbytes)
+        return pb.ReadVariablesResponse(manifest=manifest), body
 
     with (
         backend.serving.use(call, request.model) as served,
         served.live.memory.reserve({}, "the read") as copies,
     ):
         check_count("reads", len(request.reads), served.live)
-        first, download = await served.run(work, call.deadline)
+        first, body = await served.run(work, call.deadline)
         call.note_header(first.manifest.header)
-        await backend.send(call, served.live.memory.device, download, first)
+        if isinstance(body, Lent):
+            assert lane is not None
+            await backend.lend(call, served.live.memory.host, lane, body, first)
+        else:
+            await backend.send(call, served.live.memory.device, body, first)
 
 
 async def summarize_variables(

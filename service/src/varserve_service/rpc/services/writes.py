@@ -103,8 +103,14 @@ async def assign_variables(
         total = total_bytes(claimed, backend.limits.body_bytes)
         with backend.admission.stage(call.method, call.subject, total):
             upload = await receive(
-                backend, call, claimed, frames.assign_variables_request, live.memory.host
+                backend,
+                call,
+                claimed,
+                frames.assign_variables_request,
+                live.memory.host,
+                by_lane=manifest.lane,
             )
+            manifest.ClearField("lane")  # which way the body came is not what is asked for
 
             def work(live: LiveModel, deadline: float | None) -> pb.AssignVariablesResponse:
                 fingerprint = translate.fingerprint(manifest, upload.checksums)

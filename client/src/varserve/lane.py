@@ -1,0 +1,117 @@
+"""The lane in Python: how tensors lie in memories, how a memory is sealed, and what is sent beside.
+
+Owns what both ends of the lane's socket must agree on, as `lane.proto` says it. Knows Linux's
+memfds; knows nothing of gRPC, and nothing of client or service.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+try:
+    import fcntl
+except ImportError:  # Windows, where there is no lane
+    fcntl = None  # type: ignore[assignment]
+
+HELLO: Final = b"VSL1"
+TICKET_BYTES: Final = 32
+TAKEN: Final = b"\0"
+REFUSED: Final = b"\1"
+TICKET_KEY: Final = "varserve-lane-bin"
+"""In the initial metadata of an assign: a LaneTicket."""
+
+OWN_BYTES: Final = 1 << 20
+"""A tensor of so many bytes has a memory of its own."""
+MOST_OWN: Final = 60
+"""So many tensors at the most: a packet carries 253 descriptors."""
+PAGE: Final = 4096
+_ALIGNMENT: Final = 64
+
+# Python's fcntl has no names for the seals before 3.14, and none for this on macOS.
+_ADD_SEALS: Final = 1033
+_GET_SEALS: Final = 1034
+_SEALS: Final = 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE
+_FIXED: Final = 0x2 | 0x4 | 0x8
+
+
+class LaneError(Exception):
+    """A memory or a packet is not what had to come."""
+
+
+def is_possible() -> bool:
+    """Whether this machine has what the lane needs."""
+    return hasattr(os, "memfd_create") and hasattr(socket, "SOCK_SEQPACKET")
+
+
+class Place(NamedTuple):
+    """Where a tensor lies: in which memory, and from which byte on."""
+
+    memory: int
+    start: int
+
+
+class Layout(NamedTuple):
+    """Where the tensors of one call lie, and the bytes of each memory."""
+
+    places: tuple[Place, ...]
+    sizes: tuple[int, ...]
+
+
+def layout(lengths: Sequence[int]) -> Layout:
+    """How tensors of these many bytes lie in memories, in the order of the manifest."""
+    large = [index for index, nbytes in enumerate(lengths) if nbytes >= OWN_BYTES][:MOST_OWN]
+    own = {index: memory for memory, index in enumerate(large)}
+    places, end = [], 0
+    for index, nbytes in enumerate(lengths):
+        if index in own:
+            places.append(Place(own[index], 0))
+        else:
+            start = -(-end // _ALIGNMENT) * _ALIGNMENT
+            places.append(Place(len(large), start))
+            end = start + nbytes
+    sizes = [lengths[index] for index in large] + ([end] if end else [])
+    return Layout(tuple(places), tuple(-(-size // PAGE) * PAGE for size in sizes))
+
+
+def new_memory(size: int) -> int:
+    """The descriptor of a memory of so many bytes, which are 0. Raises OSError."""
+    fd = os.memfd_create("varserve", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def write(fd: int, pieces: Iterable[memoryview], at: int = 0) -> None:
+    """Write bytes to a memory. Raises OSError."""
+    for piece in pieces:
+        while piece:
+            written = os.pwrite(fd, piece, at)
+            piece, at = piece[written:], at + written
+
+
+def seal(fd: int) -> None:
+    """Let nobody change a memory any more. Raises OSError while it is mapped to be written to."""
+    fcntl.fcntl(fd, _ADD_SEALS, _SEALS)
+
+
+def check_sealed(fd: int, size: int) -> None:
+    """Raises LaneError for what is not a sealed memory of this size."""
+    try:
+        seals = fcntl.fcntl(fd, _GET_SEALS)
+    except OSError:
+        raise LaneError("expected a memfd, found another kind of file") from None
+    if seals & _FIXED != _FIXED:
+        raise LaneError(f"expected the seals WRITE, GROW and SHRINK, found {seals:#x}")
+    found = os.fstat(fd).st_size
+    if found != size:
+        raise LaneError(f"expected a memory of {size} bytes, found {found}")
+    # Of huge pages there may be none left when it is read, which would end this process.
+    if os.fstatvfs(fd).f_bsize != mmap.PAGESIZE:
+        raise LaneError("expected a memory of ordinary pages, found one of huge pages")

@@ -1,0 +1,68 @@
+"""Memory that nobody can change any more, so that other processes may have it too.
+
+The kernel guarantees it: the memory is a memfd that was sealed. Here it is mapped privately: what
+is written to the mapping after all goes to a copy of the page, which no other process sees. Knows
+numpy; knows nothing of how memory comes here or goes elsewhere.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+class SealedMemory:
+    """A sealed memory: its descriptor, which is closed with the object, and its bytes.
+
+    A mapping of it keeps this object alive.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        """Takes the descriptor over. The memory was found to be sealed, and of this size."""
+        self.fd = fd
+        self.size = size
+        weakref.finalize(self, os.close, fd).atexit = False
+
+    def array(self) -> Array:
+        """Its bytes, uint8 of shape [size], aligned to a page, for a variable to take over.
+
+        Raises MemoryError.
+        """
+        try:
+            mapping = _Mapping(
+                self.fd,
+                self.size,
+                flags=mmap.MAP_PRIVATE,
+                prot=mmap.PROT_READ | mmap.PROT_WRITE,
+            )
+        except (OSError, OverflowError) as error:
+            raise MemoryError(f"no room to map {self.size} bytes") from error
+        mapping.memory = self
+        return np.frombuffer(mapping, np.uint8)
+
+
+class _Mapping(mmap.mmap):
+    """A mapping that knows what it maps."""
+
+    memory: SealedMemory
+
+
+def memory_of(array: Array) -> SealedMemory | None:
+    """The sealed memory that has this array's elements, from its first byte on; None for others.
+
+    What was written to the array since it was mapped is not in that memory.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    mapping = base.obj if isinstance(base, memoryview) else base
+    if not isinstance(mapping, _Mapping) or not array.flags.c_contiguous:
+        return None
+    start = np.frombuffer(mapping, np.uint8).ctypes.data
+    return mapping.memory if array.ctypes.data == start else None

@@ -1,0 +1,264 @@
+"""The lane's socket: who may connect, with which ticket, and what is handed over then.
+
+Used from the event loop alone. Knows sockets and sealed memory; knows nothing of what a call is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import struct
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+
+from varserve import lane
+from varserve.v1 import lane_pb2
+from varserve_service.core.arrays.sealed import SealedMemory
+from varserve_service.core.holdings import Holding
+
+log = structlog.get_logger("varserve.rpc.lane")
+
+MOST_CONNECTIONS = 512
+"""Each has a file descriptor here, and keeps the memories that its client was given."""
+HANDSHAKE_SECONDS = 5.0
+"""That a connection has to show its ticket, and to send its memories after that."""
+
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+
+
+class _Ticket:
+    """What a call gives its client, to come with once."""
+
+    def __init__(self) -> None:
+        self.ticket = secrets.token_bytes(lane.TICKET_BYTES)
+        self.proof = secrets.token_bytes(lane.TICKET_BYTES)
+
+    @property
+    def message(self) -> lane_pb2.LaneTicket:
+        """The ticket as the client is told it."""
+        return lane_pb2.LaneTicket(ticket=self.ticket, proof=self.proof)
+
+
+class Loan(_Ticket):
+    """The memories of a read, for whoever comes with the ticket."""
+
+    def __init__(self, memories: Sequence[SealedMemory], holding: Holding) -> None:
+        super().__init__()
+        self.memories = memories
+        self.nbytes = sum(memory.size for memory in memories)
+        self.holding = holding
+        self.taken = asyncio.Event()
+
+
+class Deposit(_Ticket):
+    """Room for the memories of an assign: `memories` once they were given."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.memories: Sequence[SealedMemory] | None = None
+
+
+class Lane:
+    """The socket, and the tickets that are good now."""
+
+    def __init__(self, path: str, uids: Collection[int] = ()) -> None:
+        """`uids`: user ids that may connect, beside root and that of the service."""
+        self.path = path
+        self._uids = {0, os.geteuid(), *uids}
+        self._mode = 0o666 if uids else 0o600
+        self._tickets: dict[bytes, Loan | Deposit] = {}
+        self._loans: Counter[str] = Counter()
+        self._peers: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket | None = None
+        self.lent_bytes = 0
+        """Bytes of values that clients have mapped."""
+        self.refusals: Counter[str] = Counter()
+        """Connections that got nothing, by why: uid, full, silent, hello, ticket, memory."""
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open. From any thread."""
+        return len(self._peers)
+
+    def has_room(self, subject: str) -> bool:
+        """One more ticket can be given; a subject has at most half of all. From any thread."""
+        if subject and self._loans[subject] >= MOST_CONNECTIONS // 2:
+            return False
+        return len(self._peers) + len(self._tickets) < MOST_CONNECTIONS
+
+    def start(self) -> None:
+        """Listen. Raises OSError."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            listener.setblocking(False)
+            listener.bind(self.path)
+            Path(self.path).chmod(self._mode)
+            listener.listen(128)
+        except BaseException:
+            listener.close()
+            raise
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
+
+    async def close(self) -> None:
+        """Listen no more, and hang up."""
+        if self._listener is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._listener.fileno())
+        self._listener.close()
+        self._listener = None
+        self._remove()
+        for peer in self._peers:
+            peer.cancel()
+        if self._peers:
+            await asyncio.wait(set(self._peers))
+
+    def _remove(self) -> None:
+        with suppress(OSError):
+            Path(self.path).unlink()
+
+    # Tickets.
+
+    @contextmanager
+    def lend(self, memories: Sequence[SealedMemory], holding: Holding) -> Iterator[Loan]:
+        """A ticket for memories until the block ends. The holding lasts as long as who took them.
+
+        Raises nothing.
+        """
+        loan = Loan(memories, holding)
+        self._tickets[loan.ticket] = loan
+        try:
+            yield loan
+        finally:
+            if self._tickets.pop(loan.ticket, None) is not None:
+                holding.release()
+
+    @contextmanager
+    def expect(self, sizes: Sequence[int]) -> Iterator[Deposit]:
+        """A ticket for memories of these sizes until the block ends."""
+        deposit = Deposit(sizes)
+        self._tickets[deposit.ticket] = deposit
+        try:
+            yield deposit
+        finally:
+            self._tickets.pop(deposit.ticket, None)
+            deposit.memories = None  # a task that was cut off may keep the deposit for a while
+
+    # Connections.
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            peer, _ = listener.accept()
+        except OSError:  # it is gone already, or there is no descriptor
+            return
+        peer.setblocking(False)
+        try:
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except OSError:
+            peer.close()
+            return
+        pid, uid, _ = _CREDENTIALS.unpack(credentials)
+        if uid not in self._uids:
+            self._refused("uid", pid, uid)
+            peer.close()
+        elif len(self._peers) >= MOST_CONNECTIONS:
+            self._refused("full", pid, uid)
+            peer.close()
+        else:
+            task = asyncio.get_running_loop().create_task(self._serve(peer, pid, uid))
+            self._peers.add(task)
+            task.add_done_callback(self._peers.discard)
+
+    def _refused(self, why: str, pid: int, uid: int) -> None:
+        self.refusals[why] += 1
+        log.debug("lane: refused", why=why, pid=pid, uid=uid)
+
+    async def _serve(self, peer: socket.socket, pid: int, uid: int) -> None:
+        with peer:
+            try:
+                async with asyncio.timeout(HANDSHAKE_SECONDS):
+                    ticket = await self._shown_ticket(peer, pid, uid)
+                    if isinstance(ticket, Deposit):
+                        await self._take(peer, ticket, pid, uid)
+                if isinstance(ticket, Loan):
+                    await self._give(peer, ticket)
+            except TimeoutError:
+                self._refused("silent", pid, uid)
+            except OSError:  # the peer has gone
+                pass
+
+    async def _shown_ticket(self, peer: socket.socket, pid: int, uid: int) -> Loan | Deposit | None:
+        await _readable(peer)
+        # Longer than it may be, so that what is too long is not cut to fit.
+        hello = peer.recv(len(lane.HELLO) + lane.TICKET_BYTES + 1)
+        if not hello.startswith(lane.HELLO):
+            if hello:  # one that says nothing has only looked whether somebody is there
+                self._refused("hello", pid, uid)
+            return None
+        ticket = self._tickets.pop(hello[len(lane.HELLO) :], None)
+        if ticket is None:
+            self._refused("ticket", pid, uid)
+        return ticket
+
+    async def _give(self, peer: socket.socket, loan: Loan) -> None:
+        """Give the memories, and wait until the peer closes: it needs them no more."""
+        subject = loan.holding.subject
+        self._loans[subject] += 1
+        self.lent_bytes += loan.nbytes
+        try:
+            fds = [memory.fd for memory in loan.memories]
+            socket.send_fds(peer, [loan.proof], fds)
+            loan.taken.set()
+            await _readable(peer)
+        finally:
+            loan.holding.release()
+            self.lent_bytes -= loan.nbytes
+            self._loans[subject] -= 1
+            if not self._loans[subject]:  # subjects that come once are many
+                del self._loans[subject]
+
+    async def _take(self, peer: socket.socket, deposit: Deposit, pid: int, uid: int) -> None:
+        peer.send(deposit.proof)
+        await _readable(peer)
+        data, fds, flags, _ = socket.recv_fds(peer, 2, lane.MOST_OWN + 2, socket.MSG_CMSG_CLOEXEC)
+        memories = [SealedMemory(fd, os.fstat(fd).st_size) for fd in fds]
+        if not data and not memories:
+            return
+        try:
+            if data != lane.TAKEN or flags & socket.MSG_CTRUNC:
+                raise lane.LaneError("expected one byte, 0, and the descriptors of the memories")
+            if len(memories) != len(deposit.sizes):
+                raise lane.LaneError(
+                    f"expected {len(deposit.sizes)} memories, found {len(memories)}"
+                )
+            for memory, size in zip(memories, deposit.sizes, strict=True):
+                lane.check_sealed(memory.fd, size)
+        except lane.LaneError as error:
+            self._refused("memory", pid, uid)
+            peer.send(lane.REFUSED + str(error).encode())
+            return
+        deposit.memories = memories
+        peer.send(lane.TAKEN)
+
+
+async def _readable(peer: socket.socket) -> None:
+    """Wait for a packet, or the end."""
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(peer.fileno(), wake)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(peer.fileno())
