@@ -17,6 +17,8 @@ from varserve._client import errors
 from varserve.frames import BodyReceiver, BytesPart, ChunkFrame, keep_what_is_freed
 from varserve.tensors import Array
 
+from .pool import POOL
+
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes that have moved, and how many there are in all."""
 
@@ -127,7 +129,7 @@ class BodyDownload:
             elif is_string:
                 array = np.empty(nbytes, np.uint8)
             else:
-                array = np.empty(shape, tensors.numpy_dtype(name))
+                array = POOL.empty(tuple(shape), tensors.numpy_dtype(name))
             self._arrays.append(array)
             self._shapes.append(shape if is_string else None)
             destinations.append(array.reshape(-1).view(np.uint8))
