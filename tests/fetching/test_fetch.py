@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -198,26 +199,43 @@ def test_unknown_places_are_named() -> None:
         pass
 
 
+@pytest.mark.skipif(find_spec("mlflow") is not None, reason="MLflow is installed")
+def test_what_is_missing_is_named() -> None:
+    """Without MLflow `fetch` and `follow` end at once, and say what to install."""
+    for command in (("fetch", "models:/m/1", "r/m"), ("follow", "models:/m@a", "r/m")):
+        assert 'pip install "varserve[mlflow]"' in invoke(*command, code=2).stderr
+
+
 @pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, str]]:
-    """A real HTTP server with the API of S3, and the environment that finds it."""
+def endpoint() -> Iterator[str]:
+    """A real HTTP server with the API of S3, which Google's XML API for objects is as well."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     host, port = server.get_host_and_port()
-    yield {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ALLOW_HTTP": "true",
-    }
+    yield f"http://{host}:{port}"
     server.stop()
 
 
+def environment_of(scheme: str, endpoint: str) -> dict[str, str]:
+    """What finds the server as the store of a cloud."""
+    if scheme == "s3":
+        return {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ALLOW_HTTP": "true",
+        }
+    account = {"client_email": "", "private_key": "", "private_key_id": ""}
+    where = {"gcs_base_url": endpoint, "disable_oauth": True}
+    return {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(account | where)}
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_a_model_comes_from_an_object_store(
-    s3: dict[str, str], tmp_path: Path, repository: Path
+    scheme: str, endpoint: str, tmp_path: Path, repository: Path
 ) -> None:
     """All objects below a prefix, large ones in parts; a bucket that is not there is said."""
     import boto3
@@ -225,29 +243,34 @@ def test_a_model_comes_from_an_object_store(
     large = os.urandom(20 << 20)
     client = boto3.client(
         "s3",
-        endpoint_url=s3["AWS_ENDPOINT_URL"],
+        endpoint_url=endpoint,
         region_name="us-east-1",
         aws_access_key_id="test",
         aws_secret_access_key="test",
     )
-    client.create_bucket(Bucket="models")
+    bucket = f"models{scheme}"
+    client.create_bucket(Bucket=bucket)
+
+    def put(key: str, data: bytes) -> None:
+        client.put_object(Bucket=bucket, Key=key, Body=data, ACL="public-read")
+
     for name, data in (FILES | {"variables/variables.data-00000-of-00001": large}).items():
-        client.put_object(Bucket="models", Key=f"m/1/{name}", Body=data)
+        put(f"m/1/{name}", data)
     for folder in ("m/1/", "m/1/variables/"):  # as some tools mark folders
-        client.put_object(Bucket="models", Key=folder, Body=b"")
-    client.put_object(Bucket="models", Key="m/10/other", Body=b"x")
+        put(folder, b"")
+    put("m/10/other", b"x")
 
     def fetch(uri: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "varserve", "fetch", uri, f"{repository}/m", "--json"],
-            env=os.environ | s3,
+            env=os.environ | environment_of(scheme, endpoint),
             capture_output=True,
             text=True,
             check=False,
             timeout=120,
         )
 
-    result = fetch("s3://models/m/1")
+    result = fetch(f"{scheme}://{bucket}/m/1")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert sorted(found["sha256"]) == sorted(FILES)
@@ -256,7 +279,7 @@ def test_a_model_comes_from_an_object_store(
     )
     placed = repository / "m" / "1" / "variables" / "variables.data-00000-of-00001"
     assert placed.read_bytes() == large
-    for uri in ("s3://nowhere/m", "s3://models/none"):
+    for uri in (f"{scheme}://nowhere/m", f"{scheme}://{bucket}/none"):
         result = fetch(uri)
         assert result.returncode == 2
         assert "Traceback" not in result.stderr

@@ -47,7 +47,7 @@ from varserve._client.contexts import (
     read_context,
 )
 from varserve.fetching import FetchError, open_source, place
-from varserve.fetching.mlflow_models import version_of
+from varserve.fetching.sources import version_of
 from varserve.tensors import STRING, Array, dtype_name
 
 _HELP = """\

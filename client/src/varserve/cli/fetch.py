@@ -100,14 +100,16 @@ def follow(session: Session, uri: str, target: str, label: str, every: float, co
 
     URI: models:/NAME@ALIAS. A version keeps its number. Needs AdminService (--admin-server).
     """
-    from varserve.fetching.mlflow_models import version_of
-
     if not re.fullmatch(r"models:/[^/@]+@[^/@]+", uri):
         raise Unusable(f"{uri}: expected models:/NAME@ALIAS")
+    try:
+        fetching.check_installed(uri)
+    except fetching.FetchError as error:
+        raise Unusable(str(error)) from None
     loaded, last, said = 0, None, ""
     while True:
         try:
-            version = version_of(uri)
+            version = fetching.version_of(uri)
             if version != last:
                 repository, name, _ = fetching.target_of(target)
                 if not (repository / name / str(version)).exists():

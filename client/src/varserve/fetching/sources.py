@@ -103,12 +103,11 @@ class ObjectSource:
 @contextlib.contextmanager
 def open_source(uri: str) -> Iterator[Source]:
     """The source at a URI or path, until the block ends. Raises FetchError."""
-    scheme = urlsplit(uri).scheme if ":" in uri else ""
+    check_installed(uri)
+    scheme = _scheme(uri)
     if scheme in OBJECT_STORES:
-        _needs("obstore", uri, "fetch")
         yield ObjectSource(uri)
     elif scheme in MLFLOW:
-        _needs("mlflow", uri, "mlflow")
         with _downloaded(uri) as source:
             yield source
     elif scheme in ("", "file"):
@@ -116,6 +115,17 @@ def open_source(uri: str) -> Iterator[Source]:
     else:
         known = ", ".join(f"{each}:" for each in (*OBJECT_STORES, *MLFLOW, "file"))
         raise FetchError(f"{uri}: expected a folder, or one of {known}")
+
+
+def version_of(uri: str) -> int:
+    """The number of the version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` means now.
+
+    Raises FetchError.
+    """
+    check_installed(uri)
+    from varserve.fetching import mlflow_models
+
+    return mlflow_models.version_of(uri)
 
 
 def _downloaded(uri: str) -> AbstractContextManager[Source]:
@@ -129,11 +139,21 @@ def _downloaded(uri: str) -> AbstractContextManager[Source]:
     return downloaded()
 
 
-def _needs(package: str, uri: str, extra: str) -> None:
-    if find_spec(package) is None:
+def check_installed(uri: str) -> None:
+    """Raises FetchError where the package that reads such a source is not installed."""
+    scheme = _scheme(uri)
+    package, extra = {
+        **dict.fromkeys(OBJECT_STORES, ("obstore", "fetch")),
+        **dict.fromkeys(MLFLOW, ("mlflow", "mlflow")),
+    }.get(scheme, ("", ""))
+    if package and find_spec(package) is None:
         raise FetchError(
             f'{uri}: needs {package}, which is not installed: pip install "varserve[{extra}]"'
         )
+
+
+def _scheme(uri: str) -> str:
+    return urlsplit(uri).scheme if ":" in uri else ""
 
 
 def check_path(path: str) -> None:
