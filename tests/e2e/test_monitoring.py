@@ -128,10 +128,24 @@ def problems(query: str, labels: dict[str, set[str]]) -> list[str]:
     return wrong
 
 
+def rules(group: str) -> list[dict[str, Any]]:
+    groups = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]
+    (found,) = (each["rules"] for each in groups if each["name"] == group)
+    assert isinstance(found, list)
+    return found
+
+
 def alerts() -> list[dict[str, Any]]:
-    (group,) = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]
-    assert isinstance(group["rules"], list)
-    return group["rules"]
+    return rules("varserve")
+
+
+def with_recorded(labels: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The labels of what is recorded too: those that the expression groups by."""
+    known = dict(labels)
+    for rule in rules("varserve-recorded"):
+        grouped = re.findall(r"by\s*\(([^)]*)\)", rule["expr"])
+        known[rule["record"]] = {each.strip() for each in grouped[0].split(",")} - {"le"}
+    return known
 
 
 def dashboard() -> dict[str, Any]:
@@ -146,15 +160,26 @@ def targets() -> list[tuple[str, dict[str, Any]]]:
 
 def test_every_alert_asks_for_what_there_is(found: Scrape) -> None:
     """Each metric, label, code and reason of each alert exists in a scrape of the real service."""
-    labels = labels_of(found)
-    rules = alerts()
-    assert len(rules) >= 10
-    for rule in rules:
+    labels = with_recorded(labels_of(found))
+    assert len(alerts()) >= 10
+    for rule in alerts():
         assert problems(rule["expr"], labels) == [], rule["alert"]
         named = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
         grouped = set(re.findall(r"\w+", " ".join(re.findall(r"by\s*\(([^)]*)\)", rule["expr"]))))
         asked = {label for name in labels if name in rule["expr"] for label in labels[name]}
         assert named <= (grouped or asked | ADDED), rule["alert"]
+
+
+def test_what_is_recorded_is_there(found: Scrape) -> None:
+    """Each recording rule asks for what there is, under a name of Prometheus' form, and is used."""
+    labels = with_recorded(labels_of(found))
+    recorded = rules("varserve-recorded")
+    page = PAGE.read_text()
+    for rule in recorded:
+        assert problems(rule["expr"], labels) == [], rule["record"]
+        assert re.fullmatch(r"[a-z_]+:(grpc|varserve)_\w+:\w+", rule["record"])
+        assert f"`{rule['record']}`" in page
+    assert len({rule["record"] for rule in recorded}) == len(recorded) >= 5
 
 
 def test_every_panel_asks_for_what_there_is(found: Scrape) -> None:
@@ -191,9 +216,8 @@ def test_what_is_not_there_would_be_found(found: Scrape) -> None:
 
 def test_alerts_say_what_they_mean() -> None:
     """Each has a summary, a description and a severity, and is in the documentation's list."""
-    rules = alerts()
-    assert len({rule["alert"] for rule in rules}) == len(rules)
-    for rule in rules:
+    assert len({rule["alert"] for rule in alerts()}) == len(alerts())
+    for rule in alerts():
         assert rule["labels"]["severity"] in ("warning", "critical")
         notes = rule["annotations"]
         # No link: there is no address that is right everywhere, and a relative one is none.
@@ -201,7 +225,7 @@ def test_alerts_say_what_they_mean() -> None:
         for text in notes.values():
             assert text.count("{{") == text.count("}}")
     listed = re.findall(r"^\| `(Varserve\w+)` \|", PAGE.read_text(), re.MULTILINE)
-    assert listed == [rule["alert"] for rule in rules]
+    assert listed == [rule["alert"] for rule in alerts()]
 
 
 def test_the_dashboard_is_whole() -> None:
