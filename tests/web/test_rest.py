@@ -18,8 +18,12 @@ from tests.serving import serve_here
 from tests.web.conftest import inspector
 from tests.web.test_pages import get, send
 from varserve.examples.v1 import example_pb2
+from varserve_service.access.policy_file import read_policy
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.loaded_model import FunctionKind, TensorSpec
+from varserve_service.rpc import Access
+from varserve_service.rpc.calls.call import Context
 
 CLASSIFIED = {"signature_name": "classified"}
 
@@ -286,6 +290,51 @@ def test_pages_of_other_sites_cannot_predict(url: str) -> None:
     )
     assert status == 403
     assert "attacker.example" in answer["error"]
+
+
+POLICY = b"""
+rules:
+  - {subjects: [looker], verbs: [list], models: [fake], functions: ["*"]}
+  - {subjects: [caller], verbs: [list, run], models: [fake], functions: [serving_default]}
+"""
+
+
+class ByToken:
+    """A caller is called as its token."""
+
+    async def subject(self, context: Context) -> str:
+        for key, value in context.invocation_metadata() or ():
+            if key == "authorization":
+                return str(value).removeprefix("Bearer ")
+        raise RequestError(Reason.UNAUTHENTICATED, "expected a token, found none")
+
+
+def test_who_may_not_is_told_so() -> None:
+    """401 without a credential, 403 without the verb, 404 for what may not be listed."""
+    policy = read_policy(POLICY)
+    access = Access(authenticator=ByToken(), policy=lambda: policy)
+    run = {"instances": [1]}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
+    examples = {"signature_name": "classified", "examples": [{"x": 1, "y": 1}]}
+    bodies = {
+        "/v1/models/fake:predict": run,
+        "/v2/models/fake/infer": {"inputs": [tensor]},
+        "/v1/models/fake:classify": examples,
+        "/v1/models/fake:regress": examples | {"signature_name": "regressed"},
+        "/v1/models/fake:predict ": {"signature_name": "pair", "inputs": {"a": [1], "b": [1]}},
+    }
+    with serve_here(LiveModel(model()), access=access) as address, inspector(address) as url:
+
+        def outcomes(name: str) -> list[int]:
+            headers = {"Authorization": f"Bearer {name}"} if name else {}
+            found = [post(url + path.strip(), body, **headers)[0] for path, body in bodies.items()]
+            paths = ("/v1/models/fake", "/v1/models/fake/metadata", "/v2/models/fake")
+            return found + [get(url + path, **headers)[0] for path in paths]
+
+        assert outcomes("looker") == [403, 403, 403, 403, 403, 200, 200, 200]
+        assert outcomes("caller") == [200, 200, 404, 404, 404, 200, 200, 200]
+        assert set(outcomes("stranger")) == {403}
+        assert set(outcomes("")) == {401}
 
 
 def test_health_and_metadata(url: str) -> None:
