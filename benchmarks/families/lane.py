@@ -117,7 +117,32 @@ def _pause(nbytes: int) -> Figure:
     )
 
 
+def _by_port(name: str, *, encrypted: bool) -> Figure:
+    side, socket = ("encrypted", "tls") if encrypted else ("ours", "tcp")
+    ours = work(side, f"{name}_by_port", nbytes=HEADLINE)
+    under = " under TLS" if encrypted else ""
+    beside = peer(
+        f"{socket.upper()} socket",
+        work(socket, name, nbytes=HEADLINE),
+        targets={SPEED: at_least(0.75)},
+    )
+    flight = peer(
+        "Arrow Flight", work("flight", name, nbytes=HEADLINE), targets={SPEED: at_least(2)}
+    )
+    return Figure(
+        name=f"{name} {size(HEADLINE)} by the lane's port{under}",
+        ours=ours,
+        peers=(beside,) if encrypted else (beside, flight),
+        measures=(SPEED,),
+        costs=(CPU_CLIENT, CPU_SERVER),
+        nbytes=HEADLINE,
+        needs=6 * HEADLINE,
+        quick=True,
+    )
+
+
 FIGURES = (
+    *(_by_port(name, encrypted=tls) for tls in (False, True) for name in ("read", "assign")),
     MAPPED,
     MAPPED_LARGEST,
     COPIED,

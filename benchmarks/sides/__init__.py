@@ -56,13 +56,19 @@ def sides(models: Path) -> dict[str, Side]:
         "2000",
     )
     service += ("--log-level", "warning", "--model", f"{BENCH}={models / BENCH}")
-    state, lane = models / "state", models / "lane"
+    state = models / "state"
+    beside = ("--lane-socket", str(models / "lane"), "--lane-port", "0")
     return {
         "ours": Side(
             "ours",
             "varserve: a read fills a warm array, or gives a fresh one where it says so; "
             "what is assigned is one warm array; through gRPC unless it says by the lane",
-            (*service, "--model", f"{OTHER}={models / OTHER}", "--lane-socket", str(lane)),
+            (*service, "--model", f"{OTHER}={models / OTHER}", *beside),
+        ),
+        "encrypted": Side(
+            "encrypted",
+            "varserve under TLS, and the lane's port with the same certificate",
+            (sys.executable, "-m", "benchmarks.sides.encrypted", str(models)),
         ),
         "batched": Side(
             "ours",
@@ -90,6 +96,11 @@ def sides(models: Path) -> dict[str, Side]:
             "tcp",
             "a bare TCP socket: sendall from a warm buffer, recv_into a warm one, "
             "or a fresh one where it says so",
+        ),
+        "tls": Side(
+            "tls",
+            "a TLS socket, of Python's ssl: sendall from a warm buffer, recv_into a warm one",
+            (sys.executable, "-m", "benchmarks.sides.tls", str(models / "tls")),
         ),
         "echo": Side("echo", "a bare grpc.aio server that answers with the bytes it was sent"),
         "chunks": Side(

@@ -17,14 +17,18 @@ from benchmarks.model import BENCH, FILLED_FROM, ROW, SNAPSHOT, TABLE_ROW, rows,
 
 Act = Callable[[], Any]
 
+NO_SOCKET = "/nowhere/lane"
+
 
 class Client:
     """Works over the clients that a user has: `varserve`, and for `..._aio` `varserve.aio`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, **options: Any) -> None:
         self._address = address
-        self._client = varserve.connect(address, lane=False)
-        self._by_lane = varserve.connect(address)
+        self._client = varserve.connect(address, lane=False, **options)
+        self._by_lane = varserve.connect(address, **options)
+        # Where no socket is, the port is used.
+        self._by_port = varserve.connect(address, lane=NO_SOCKET, **options)
         self._models: dict[str, varserve.Model[Any]] = {}
 
     @contextmanager
@@ -84,6 +88,25 @@ class Client:
         with self._lane(nbytes) as variable:
             out = variable.numpy()
             yield lambda: variable.numpy(out=out)
+
+    @contextmanager
+    def read_by_port(self, nbytes: int) -> Iterator[Act]:
+        """Into warm memory, as from another host."""
+        with self._filled(nbytes, "float32") as filled:
+            model = self._by_port.model(BENCH)
+            if not model.limits.lane_port:
+                raise RuntimeError("the service has no lane port")
+            variable = model.variables[filled.name]
+            out = variable.numpy()
+            yield lambda: variable.numpy(out=out)
+
+    @contextmanager
+    def assign_by_port(self, nbytes: int) -> Iterator[Act]:
+        """One warm array, as from another host."""
+        with self._filled(nbytes, "float32") as filled:
+            variable = self._by_port.model(BENCH).variables[filled.name]
+            value = np.full((rows("float32", nbytes), ROW), 2, np.float32)
+            yield lambda: variable.assign(value)
 
     @contextmanager
     def read_new_by_lane(self, nbytes: int) -> Iterator[Act]:

@@ -34,10 +34,11 @@ def serve(ready: Ready) -> None:
     ready(f"127.0.0.1:{listener.getsockname()[1]}")
     while True:
         connection, _ = listener.accept()
-        threading.Thread(target=_answer, args=(connection,), daemon=True).start()
+        threading.Thread(target=answer, args=(connection,), daemon=True).start()
 
 
-def _answer(connection: socket.socket) -> None:
+def answer(connection: socket.socket) -> None:
+    """Answer a client until it goes."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     buffer = _buffer(0)
     head = memoryview(bytearray(_REQUEST.size))

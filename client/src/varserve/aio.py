@@ -34,7 +34,7 @@ def connect(target: str, options: ConnectOptions) -> Client:
 
     Without a target, as `varserve.connect` finds it. The keywords are those of `ConnectOptions`.
     """
-    return client.Client(Async(options.endpoint(target)), options.defaults(CLIENT_SECONDS))
+    return client.Client(Async(options.endpoint(target)), options.defaults(target, CLIENT_SECONDS))
 
 
 @options_of(ConnectOptions, default="admin_server")
@@ -43,7 +43,9 @@ def connect_admin(target: str, options: ConnectOptions) -> AdminClient:
 
     The keywords are those of `ConnectOptions`.
     """
-    return admin.AdminClient(Async(options.endpoint(target)), options.defaults(ADMIN_SECONDS))
+    return admin.AdminClient(
+        Async(options.endpoint(target)), options.defaults(target, ADMIN_SECONDS)
+    )
 
 
 __all__ = [

@@ -12,12 +12,15 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+from varserve.frames import crc32c
+
 try:
     import fcntl
 except ImportError:  # Windows, where there is no lane
     fcntl = None  # type: ignore[assignment]
 
 HELLO: Final = b"VSL1"
+HELLO_PORT: Final = b"VSL2"
 TICKET_BYTES: Final = 32
 TAKEN: Final = b"\0"
 REFUSED: Final = b"\1"
@@ -26,6 +29,8 @@ TICKET_KEY: Final = "varserve-lane-bin"
 
 OWN_BYTES: Final = 1 << 20
 """A tensor of so many bytes has a memory of its own."""
+PIECE_BYTES: Final = 1 << 20
+"""A piece of a tensor that goes by the port has at most so many bytes."""
 MOST_OWN: Final = 60
 """So many tensors at the most: a packet carries 253 descriptors."""
 PAGE: Final = 4096
@@ -115,3 +120,44 @@ def check_sealed(fd: int, size: int) -> None:
     # Of huge pages there may be none left when it is read, which would end this process.
     if os.fstatvfs(fd).f_bsize != mmap.PAGESIZE:
         raise LaneError("expected a memory of ordinary pages, found one of huge pages")
+
+
+# ---- the port ----
+
+
+def send_piece(peer: socket.socket, piece: memoryview) -> None:
+    """Send a piece of a tensor and its checksum. Raises OSError."""
+    head = crc32c(piece).to_bytes(4, "little")
+    if not _has_sendmsg(peer):
+        peer.sendall(head)
+        peer.sendall(piece)
+        return
+    sent = peer.sendmsg([head, piece]) - len(head)
+    if sent < 0:
+        peer.sendall(head[sent:])
+        sent = 0
+    while sent < len(piece):
+        sent += peer.send(piece[sent:])
+
+
+def _has_sendmsg(peer: socket.socket) -> bool:
+    return type(peer) is socket.socket  # TLS has none
+
+
+def receive_piece(peer: socket.socket, piece: memoryview) -> None:
+    """Receive a piece into memory. Raises OSError, and LaneError where its checksum is another."""
+    head = bytearray(4)
+    receive_all(peer, memoryview(head))
+    receive_all(peer, piece)
+    found = crc32c(piece)
+    if found != int.from_bytes(head, "little"):
+        raise LaneError(f"expected CRC32C {head[::-1].hex()}, found {found:08x}")
+
+
+def receive_all(peer: socket.socket, memory: memoryview) -> None:
+    """Fill memory. Raises OSError, also where the peer ends before that."""
+    while memory:
+        count = peer.recv_into(memory)
+        if not count:
+            raise ConnectionResetError("the peer ended before all was there")
+        memory = memory[count:]

@@ -228,6 +228,12 @@ class Settings(BaseSettings):
     lane_uids: tuple[int, ...] = Field(
         (), description="user ids that may connect to it, beside root and that of the service"
     )
+    lane_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port where large values go to other hosts, beside gRPC; unset: none",
+    )
     health_port: int | None = Field(
         None, ge=0, le=65535, description="port where health alone is answered, in plaintext"
     )

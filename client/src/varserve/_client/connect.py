@@ -15,9 +15,9 @@ from .handles.base import Defaults
 from .transport.calls import positive_seconds
 from .transport.credentials import Tls, Token, check_token
 from .transport.drivers import Async, Sync
-from .transport.endpoint import Endpoint, Metadata, Options, channel_options
+from .transport.endpoint import Endpoint, LaneUse, Metadata, Options, channel_options
 from .transport.retries import Throttle
-from .transport.targets import check_target
+from .transport.targets import check_target, single_host
 
 if TYPE_CHECKING:
     from .contexts import Address
@@ -51,8 +51,8 @@ class ConnectOptions:
         `dns:///HOST:PORT` is. Each server has a state of its own: to write, connect to one.
     wait_for_ready: while no server can be reached, calls wait within their timeout; else they
         fail after some retries.
-    lane: large values go as memory, and not as bytes, where the service on this host does so.
-        False: never. A path: where the socket of the service is here.
+    lane: large values go beside gRPC where the service offers it: on this host as memory, from
+        others on a port of its own. False: never. A path: where the service's socket is here.
     """
 
     context: str | None = None
@@ -106,12 +106,16 @@ class ConnectOptions:
     def reconnect(self, target: str, asynchronous: bool) -> tuple[Sync | Async, Defaults]:
         """A driver, and the defaults of its calls, for a handle that was unpickled."""
         driver = Async if asynchronous else Sync
-        return driver(self.endpoint(target)), self.defaults(CLIENT_SECONDS)
+        return driver(self.endpoint(target)), self.defaults(target, CLIENT_SECONDS)
 
-    def defaults(self, timeout: float) -> Defaults:
+    def defaults(self, target: str, timeout: float) -> Defaults:
         """For the calls of a client; `timeout` where none was given."""
         given = timeout if self.timeout is None else self.timeout
-        return Defaults(positive_seconds(given), self.retries, Throttle(), self.lane)
+        tls = Tls() if self.tls is True else self.tls
+        # What other credentials trust, a socket beside the channel cannot know.
+        host = single_host(target) if self.credentials is None else ""
+        lane = LaneUse(self.lane, host, tls or None)
+        return Defaults(positive_seconds(given), self.retries, Throttle(), lane)
 
 
 _FOUND = "<found as the command line finds it>"
@@ -191,4 +195,4 @@ def connect(target: str, options: ConnectOptions) -> Client[Sync]:
     With a target nothing is taken from there. Connects at the first call; threads may share it.
     The keywords are those of `ConnectOptions`. Raises InvalidRequest.
     """
-    return Client(Sync(options.endpoint(target)), options.defaults(CLIENT_SECONDS))
+    return Client(Sync(options.endpoint(target)), options.defaults(target, CLIENT_SECONDS))

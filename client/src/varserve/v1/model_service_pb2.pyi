@@ -61,16 +61,18 @@ class GetModelResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., summary: _Optional[_Union[_model_pb2.ModelSummary, _Mapping]] = ..., variables: _Optional[_Iterable[_Union[_model_pb2.VariableSpec, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_model_pb2.FunctionSpec, _Mapping]]] = ..., limits: _Optional[_Union[TransferLimits, _Mapping]] = ..., omissions: _Optional[_Iterable[_Union[_model_pb2.Omission, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class TransferLimits(_message.Message):
-    __slots__ = ("message_bytes", "chunk_bytes", "body_bytes", "lane_socket")
+    __slots__ = ("message_bytes", "chunk_bytes", "body_bytes", "lane_socket", "lane_port")
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
     LANE_SOCKET_FIELD_NUMBER: _ClassVar[int]
+    LANE_PORT_FIELD_NUMBER: _ClassVar[int]
     message_bytes: int
     chunk_bytes: int
     body_bytes: int
     lane_socket: str
-    def __init__(self, message_bytes: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., body_bytes: _Optional[int] = ..., lane_socket: _Optional[str] = ...) -> None: ...
+    lane_port: int
+    def __init__(self, message_bytes: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., body_bytes: _Optional[int] = ..., lane_socket: _Optional[str] = ..., lane_port: _Optional[int] = ...) -> None: ...
 
 class ReadVariableRequest(_message.Message):
     __slots__ = ("model", "variable", "region", "if_newer_than", "epoch", "at_revision", "dtype")
@@ -103,18 +105,20 @@ class ReadVariableResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., variable_revision: _Optional[int] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., not_modified: bool = ...) -> None: ...
 
 class ReadVariablesRequest(_message.Message):
-    __slots__ = ("model", "reads", "at_revision", "epoch", "lane")
+    __slots__ = ("model", "reads", "at_revision", "epoch", "lane", "lane_port")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
     AT_REVISION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
+    LANE_PORT_FIELD_NUMBER: _ClassVar[int]
     model: str
     reads: _containers.RepeatedCompositeFieldContainer[ReadSelection]
     at_revision: int
     epoch: str
     lane: bool
-    def __init__(self, model: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[ReadSelection, _Mapping]]] = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., lane: bool = ...) -> None: ...
+    lane_port: bool
+    def __init__(self, model: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[ReadSelection, _Mapping]]] = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., lane: bool = ..., lane_port: bool = ...) -> None: ...
 
 class ReadSelection(_message.Message):
     __slots__ = ("variable", "region", "dtype")
@@ -267,7 +271,7 @@ class AssignVariablesRequest(_message.Message):
     def __init__(self, manifest: _Optional[_Union[AssignManifest, _Mapping]] = ..., chunk: _Optional[_Union[_tensor_pb2.Chunk, _Mapping]] = ...) -> None: ...
 
 class AssignManifest(_message.Message):
-    __slots__ = ("model", "request_id", "entries", "if_model_revision_match", "if_epoch_match", "message", "lease_seconds", "check", "lane")
+    __slots__ = ("model", "request_id", "entries", "if_model_revision_match", "if_epoch_match", "message", "lease_seconds", "check", "lane", "lane_port")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
@@ -277,6 +281,7 @@ class AssignManifest(_message.Message):
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
+    LANE_PORT_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     entries: _containers.RepeatedCompositeFieldContainer[AssignEntry]
@@ -286,7 +291,8 @@ class AssignManifest(_message.Message):
     lease_seconds: float
     check: CommitCheck
     lane: bool
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[AssignEntry, _Mapping]]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., check: _Optional[_Union[CommitCheck, _Mapping]] = ..., lane: bool = ...) -> None: ...
+    lane_port: bool
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[AssignEntry, _Mapping]]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., check: _Optional[_Union[CommitCheck, _Mapping]] = ..., lane: bool = ..., lane_port: bool = ...) -> None: ...
 
 class AssignEntry(_message.Message):
     __slots__ = ("variable", "operation", "region", "tensor", "if_revision_match")

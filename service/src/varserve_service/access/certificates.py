@@ -106,7 +106,11 @@ def server_context(contents: Sequence[bytes]) -> ssl.SSLContext:
 
     Raises ValueError.
     """
-    identity = server_identity(contents)
+    return identity_context(server_identity(contents))
+
+
+def identity_context(identity: ServerIdentity) -> ssl.SSLContext:
+    """A context that shows an identity. Raises ValueError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # It takes files alone. This one is never on a disk, and has the bytes that were judged.

@@ -40,6 +40,8 @@ def server_options(settings: Settings, connections: ConnectionShares) -> ServerO
         health_port=settings.health_port,
         lane_socket="" if settings.lane_socket is None else str(settings.lane_socket.absolute()),
         lane_uids=settings.lane_uids,
+        lane_port=settings.lane_port,
+        lane_host=settings.network_host,
         admin_host=settings.admin_host,
         admin_port=settings.admin_port or 0,
         reflection=settings.reflection,

@@ -99,6 +99,8 @@ def hold_addresses(settings: Settings) -> list[socket]:
         addresses.append(ListenAddress("health_port", settings.network_host, settings.health_port))
     if settings.lane_socket is not None:
         addresses.append(ListenAddress("lane_socket", f"{UNIX}{settings.lane_socket}", 0))
+    if settings.lane_port is not None:
+        addresses.append(ListenAddress("lane_port", settings.network_host, settings.lane_port))
     if settings.admin_port is not None:
         addresses.append(ListenAddress("admin_port", settings.admin_host, settings.admin_port))
     if settings.metrics_port is not None:

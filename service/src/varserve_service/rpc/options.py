@@ -31,6 +31,9 @@ class ServerOptions:
     """Where health is answered as well, in plaintext: probes have no certificates."""
     lane_socket: str = ""
     """Path of the Unix socket of the lane; empty: none."""
+    lane_port: int | None = None
+    """Port of the lane for other hosts; 0 picks a free one, None: none."""
+    lane_host: str = "127.0.0.1"
     lane_uids: tuple[int, ...] = ()
     """User ids that may connect to it, beside root and the service's own."""
     admin_host: str = "127.0.0.1"

@@ -6,6 +6,7 @@ Knows gRPC, the table of methods and the registry of models.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ from .decoding import Decoder
 from .dispatch import Dispatcher, UnknownMethods
 from .facades.contracts import EveryPool
 from .health import HealthService
-from .lane import MOST_CONNECTIONS, Lane
+from .lane import MOST_CONNECTIONS, MOST_PEERS, Lane, Port
 from .methods import ADMIN_SERVICE, FACADES, METHODS
 from .options import ServerOptions, channel_options, listen
 from .public import PublicServer
@@ -176,6 +177,9 @@ class Server:
             await self._admin.start()
         if self.lane is not None:
             self.lane.start()
+        if options.lane_port is not None:
+            self._backend.port = Port(options.lane_host, options.lane_port, tls)
+            self._backend.port.start()
         await self._server.start()
         await self._tell_health()
         return address
@@ -253,10 +257,12 @@ class Server:
         From any thread.
         """
         calls, others = self._options.max_connections, self._options.max_other_connections
+        port = self._backend.port
         addresses = (
             ("calls", self.address, calls),
             ("admin", self.admin_address, others),
             ("health", self.health_address, others),
+            ("lane_port", None if port is None else port.address, MOST_PEERS),
             ("lane", None if self.lane is None else f"{UNIX}{self.lane.path}", MOST_CONNECTIONS),
         )
         return [(name, address, limit) for name, address, limit in addresses if address is not None]
@@ -274,7 +280,11 @@ class Server:
     @property
     def lent(self) -> tuple[int, Mapping[str, int]] | None:
         """Bytes that clients have mapped, and the lane's refusals by why; None without a lane."""
-        return None if self.lane is None else (self.lane.lent_bytes, dict(self.lane.refusals))
+        found = [each for each in (self.lane, self._backend.port) if each is not None]
+        if not found:
+            return None
+        refusals = sum((Counter(each.refusals) for each in found), Counter[str]())
+        return 0 if self.lane is None else self.lane.lent_bytes, refusals
 
     @property
     def admitted(self) -> Mapping[str, tuple[int, int]]:
@@ -308,6 +318,8 @@ class Server:
             await self._prober.stop(0)
         if self.lane is not None:
             await self.lane.close()
+        if self._backend.port is not None:
+            self._backend.port.close()
         busy = sum(served.workers.pending for served in self._serving.all)
         for served in self._serving.all:
             served.close()

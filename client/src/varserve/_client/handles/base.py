@@ -17,7 +17,7 @@ from varserve._client.errors import InvalidRequest
 from varserve._client.operations.reads import FLOATS, Read
 from varserve._client.transport.calls import Budget, Close, Op
 from varserve._client.transport.drivers import Async, Sync
-from varserve._client.transport.endpoint import Origin
+from varserve._client.transport.endpoint import LaneUse, Origin
 from varserve._client.transport.retries import Throttle
 from varserve._client.values.options import WriteOptions, new_request_id
 from varserve._client.values.regions import Index, Rows, part_of
@@ -101,7 +101,7 @@ class Defaults(NamedTuple):
     timeout: float
     retries: int
     throttle: Throttle
-    lane: bool | str = True
+    lane: LaneUse | None = None
 
     def budget(self, timeout: float | None, nbytes: int | None = None) -> Budget:
         """For one call: the caller's own seconds, else the default and what its bytes take."""

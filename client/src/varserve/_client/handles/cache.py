@@ -150,7 +150,9 @@ class ModelCache(Renewable):
         """Of an operation on the model."""
         limits = self.spec.limits
         room = max(1, limits.message_bytes - _MESSAGE_OVERHEAD)
-        return Scope(self.asked, budget, limits.chunk_bytes, room, limits.lane_socket)
+        return Scope(
+            self.asked, budget, limits.chunk_bytes, room, limits.lane_socket, limits.lane_port
+        )
 
     # ---- which call carries a value ----
 

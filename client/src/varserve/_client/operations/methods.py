@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message_factory import GetMessageClass
 
 from varserve._client.transport.calls import Budget, Method
 from varserve.v1 import model_service_pb2
+
+if TYPE_CHECKING:
+    from varserve._client.transport.lane import Lane
 
 _SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 
@@ -17,7 +20,8 @@ class Scope(NamedTuple):
     """A model, by the name that it is asked for with, and what one operation on it may use.
 
     `chunk_bytes`: the size of the chunks of a body, and `message_bytes`: what one message may have,
-    as the service said; 0 where it has not been asked. `lane_socket`: where it hands memory over.
+    as the service said; 0 where it has not been asked. `lane_socket`, `lane_port`: where large
+    values go beside gRPC.
     """
 
     model: str
@@ -25,15 +29,17 @@ class Scope(NamedTuple):
     chunk_bytes: int = 0
     message_bytes: int = 0
     lane_socket: str = ""
+    lane_port: int = 0
 
     @property
-    def lane(self) -> str:
-        """Path of the socket on which memory is handed over; empty where it is not."""
-        if not self.budget.lane or not (self.lane_socket or isinstance(self.budget.lane, str)):
-            return ""
-        from varserve._client.transport.lane import usable
+    def lane(self) -> Lane | None:
+        """The way for large values; None: through gRPC."""
+        use = self.budget.lane
+        if use is None or not (self.lane_socket or self.lane_port or use.wanted is not True):
+            return None
+        from varserve._client.transport.lane import lane_to  # for those who have one
 
-        return usable(self.lane_socket, self.budget.lane)
+        return lane_to(self.lane_socket, self.lane_port, use)
 
 
 def method(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,10 @@ Dtype: TypeAlias = np.dtype[Any]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Values of each of these dtypes convert to each other."""
+
+
+if TYPE_CHECKING:
+    from varserve._client.transport.lane import Lane
 
 
 class Read(NamedTuple):
@@ -93,21 +97,21 @@ def read_variable(
 def read_variables(scope: Scope, reads: Mapping[str, Read], options: ReadOptions) -> Op[Snapshot]:
     """ReadVariables. `reads`: by what each value is called in the snapshot."""
     lane = scope.lane
-    try:
-        return (yield from _read_variables(scope, reads, options, lane))
-    except LaneFailed:
-        pass  # another way, at once
-    return (yield from _read_variables(scope, reads, options, ""))
+    while lane is not None:
+        try:
+            return (yield from _read_variables(scope, reads, options, lane))
+        except LaneFailed:
+            lane = scope.lane  # another way, at once; this one is not to be used for a while
+    return (yield from _read_variables(scope, reads, options, None))
 
 
 def _read_variables(
-    scope: Scope, reads: Mapping[str, Read], options: ReadOptions, lane: str
+    scope: Scope, reads: Mapping[str, Read], options: ReadOptions, lane: Lane | None
 ) -> Op[Snapshot]:
-    """`lane`: path of the socket to take the values from. Raises LaneFailed."""
+    """`lane`: where the values can be taken from. Raises LaneFailed."""
     mapped = any(read.mapped for read in reads.values())
     request = build(
         pb.ReadVariablesRequest,
-        lane=bool(lane),
         model=scope.model,
         reads=[
             build(
@@ -118,6 +122,7 @@ def _read_variables(
             )
             for read in reads.values()
         ],
+        **({} if lane is None else {lane.field: True}),
         **options.fields(),
     )
     receive = partial(

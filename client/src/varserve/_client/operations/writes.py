@@ -16,7 +16,6 @@ from varserve._client.values.options import WriteOptions
 from varserve._client.values.results import Commit
 from varserve._client.values.writes import PreparedWrite
 from varserve.lane import OWN_BYTES
-from varserve.tensors import Array
 from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
 
@@ -67,23 +66,15 @@ def assign_variables(
     values = [each.value for each in writes]
     hand_over = None
     lane = scope.lane
-    if lane and _is_large(values):
-        from varserve._client.transport.lane import Offer
-
-        manifest.lane = True
-        hand_over = Offer(lane, values).hand_over
+    if lane is not None and sum(each.nbytes for each in writes) >= OWN_BYTES:
+        hand_over = lane.offer(values)
+        if hand_over is not None:
+            setattr(manifest, lane.field, True)
     first = pb.AssignVariablesRequest(manifest=manifest).SerializeToString()
     body = partial(upload, first, values, scope.chunk_bytes)
     call = Call(ASSIGN_VARIABLES, body, scope.budget, hand_over=hand_over)
     reply = yield from attempt(call, repeatable=options.repeatable)
     return Commit(specs.header(reply.header))
-
-
-def _is_large(values: Sequence[Array]) -> bool:
-    """Whether it is worth while to hand them over. Strings are not."""
-    if any(each.dtype.kind == "O" for each in values):
-        return False
-    return sum(each.nbytes for each in values) >= OWN_BYTES
 
 
 def _check(scope: Scope, options: WriteOptions) -> pb.CommitCheck | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from varserve.frames import BodyReceiver, BytesPart, ChunkFrame, keep_what_is_fr
 from varserve.tensors import Array
 
 from .pool import POOL
+
+if TYPE_CHECKING:
+    from .lane import Lane
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes that have moved, and how many there are in all."""
@@ -54,8 +57,8 @@ class BodyDownload:
     """Receives a manifest and then chunks, straight into the arrays that are the answer.
 
     `into`: for each tensor the caller's own array, C-contiguous and writable; None for a new one.
-    `lane`: path of the socket where the manifest may send for the bodies; `mapped`: those that come
-    from there are not copied, and are read-only.
+    `lane`: where the manifest may send for the bodies; `mapped`: memory that comes from there is
+    not copied, and is read-only.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class BodyDownload:
         chunk_bytes: int,
         expected: int | None = None,
         into: Sequence[Array | None] = (),
-        lane: str = "",
+        lane: Lane | None = None,
         mapped: bool = False,
     ) -> None:
         keep_what_is_freed()
@@ -83,7 +86,7 @@ class BodyDownload:
 
     def blocks(self, message: Any) -> bool:
         """Whether to take it means to wait, or to copy large values at once."""
-        return bool(self._lane) and not isinstance(message, ChunkFrame)
+        return self._lane is not None and not isinstance(message, ChunkFrame)
 
     def take(self, message: Any) -> None:
         """The manifest first, then a ChunkFrame each. Raises LaneFailed."""
@@ -105,13 +108,12 @@ class BodyDownload:
         if self._manifest is None or self._expected not in (None, len(headers)):
             raise errors.ServiceError(f"expected a manifest of {self._expected} tensors")
         checked = [tensors.check_header(header) for header in headers]
-        borrowed: list[Array] = []
-        if self._lane and self._manifest.HasField("lane"):
-            from .lane import borrow
-
+        borrowed: list[Array] | None = None
+        beside = self._lane if self._lane and self._manifest.HasField("lane") else None
+        if beside is not None:
             lengths = [nbytes for _, _, nbytes in checked]
-            borrowed = borrow(self._lane, self._manifest.lane, lengths, at_once=not self._mapped)
-            if self._mapped:
+            borrowed = beside.borrow(self._manifest.lane, lengths, at_once=not self._mapped)
+            if borrowed is not None and self._mapped:
                 for body, (name, shape, _) in zip(borrowed, checked, strict=True):
                     self._arrays.append(body.view(tensors.numpy_dtype(name)).reshape(shape))
                     self._shapes.append(None)
@@ -134,7 +136,10 @@ class BodyDownload:
             self._shapes.append(shape if is_string else None)
             destinations.append(array.reshape(-1).view(np.uint8))
         self._total = sum(each.nbytes for each in destinations)
-        if borrowed:
+        if beside is not None and borrowed is None:
+            beside.receive(self._manifest.lane, destinations)
+            destinations = []
+        elif borrowed is not None:
             for destination, body in zip(destinations, borrowed, strict=True):
                 np.copyto(destination, body)
             destinations = []

@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from varserve._client import errors
 
 from .retries import Throttle
+
+if TYPE_CHECKING:
+    from .endpoint import LaneUse
 
 T = TypeVar("T")
 
@@ -50,8 +53,8 @@ def positive_seconds(given: Any, name: str = "timeout") -> float:
 class Budget:
     """What an operation may use: seconds and retries, counted from now, and the lane.
 
-    `throttle` is shared by all operations of a client. `lane`: whether memory is handed over where
-    the service does so, or the path of its socket here. Raises InvalidRequest.
+    `throttle` is shared by all operations of a client. `lane`: None: not at all. Raises
+    InvalidRequest.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Budget:
         timeout: float,
         retries: int,
         throttle: Throttle | None = None,
-        lane: bool | str = False,
+        lane: LaneUse | None = None,
     ) -> None:
         self.lane = lane
         self.timeout = positive_seconds(timeout)

@@ -10,13 +10,16 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
 from varserve._client import errors
 
 from .targets import is_local
+
+if TYPE_CHECKING:
+    import ssl
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Token: TypeAlias = str | Callable[[], str]
@@ -47,6 +50,16 @@ class Tls:
             _read(self.key, "key", key),
             _read(self.cert, "cert", certificate),
         )
+
+    def context(self) -> ssl.SSLContext:
+        """For a socket beside the channel: the same files. Raises OSError."""
+        import ssl  # for the lane alone
+
+        cafile = None if self.ca is None else os.fspath(self.ca)
+        context = ssl.create_default_context(cafile=cafile)
+        if self.cert is not None:
+            context.load_cert_chain(self.cert, self.key)
+        return context
 
     def options(self) -> tuple[tuple[str, str], ...]:
         """Channel arguments."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import grpc
 
 from varserve._client import errors
 
-from .credentials import Token, authorization
+from .credentials import Tls, Token, authorization
 from .targets import is_local, names_all_servers
 from .traces import trace_metadata
 
@@ -68,6 +68,18 @@ def channel_options(target: str, round_robin: bool | None) -> Options:
     if names_all_servers(target) if round_robin is None else round_robin:
         options = (*options, ("grpc.service_config", _ROUND_ROBIN))
     return options
+
+
+class LaneUse(NamedTuple):
+    """How a client may use the lane.
+
+    wanted: whether it does, or where the socket is here. host: of the service, if its target names
+    one alone, with `tls` as its channel has it; else empty.
+    """
+
+    wanted: bool | str = True
+    host: str = ""
+    tls: Tls | None = None
 
 
 class Origin(Protocol):

@@ -1,7 +1,7 @@
-"""The lane to a service on this host: the memory of large values, in place of their bytes.
+"""The lane to a service: large values beside gRPC, as memory on one host, or as bytes on a port.
 
-Owns the connection that a mapping lasts as long as. Knows sealed memory and sockets; knows nothing
-of gRPC and of what a call means.
+Owns the connections for that. Knows sealed memory, sockets and TLS; knows nothing of gRPC and of
+what a call means.
 """
 
 from __future__ import annotations
@@ -12,38 +12,96 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from varserve import lane
-from varserve.tensors import Array, body_length
+from varserve.tensors import Array, body_length, strings_to_body
 from varserve.v1 import lane_pb2
 
 from .bodies import current_progress
 from .buffers import sealed_memory
 from .calls import LaneFailed
+from .credentials import Tls
+from .endpoint import LaneUse
 
 _SECONDS = 10.0
-"""That one packet may take."""
+"""That one packet may take, and a connection."""
+_SILENCE = 60.0
+"""Seconds in which a piece must move."""
 _AGAIN_SECONDS = 60.0
 """After which a lane that could not be used is tried again."""
 _STEP = 4 << 20
 
 _unusable: dict[str, float] = {}
-"""By path: until when."""
+"""By path or address: until when."""
 
 
-def usable(told: str, wanted: bool | str) -> str:
-    """The path of the socket to use; empty: none.
+class Lane(Protocol):
+    """One way beside gRPC."""
 
-    told: what the service says. wanted: whether a client uses it, or where the socket is here.
-    """
-    path = wanted if isinstance(wanted, str) else told
-    if not wanted or not path or not lane.is_possible():
-        return ""
-    return "" if time.monotonic() < _unusable.get(path, 0) else path
+    @property
+    def field(self) -> str:
+        """The request's field that says that the caller can go this way."""
+
+    def borrow(
+        self, ticket: lane_pb2.LaneTicket, lengths: Sequence[int], *, at_once: bool
+    ) -> list[Array] | None:
+        """The bodies of tensors as memory; None where they have to be received.
+
+        Raises LaneFailed.
+        """
+
+    def receive(self, ticket: lane_pb2.LaneTicket, memories: Sequence[Array]) -> None:
+        """Receive bodies into memory, flat arrays of uint8. Raises LaneFailed."""
+
+    def offer(self, arrays: Sequence[Array]) -> Callable[[bytes], bool] | None:
+        """What brings arrays there when it has a ticket, and tells whether it did; None where their
+        bytes go through gRPC."""
+
+
+def lane_to(socket_path: str, port: int, use: LaneUse) -> Lane | None:
+    """The way to use, of those that the service tells of; None: none."""
+    if not use.wanted:
+        return None
+    path = use.wanted if isinstance(use.wanted, str) else socket_path
+    if path and lane.is_possible() and _is_usable(path) and Path(path).exists():
+        return MemoryLane(path)
+    if port and use.host and _is_usable(f"{use.host}:{port}"):
+        return PortLane(use.host, port, use.tls)
+    return None
+
+
+def _is_usable(where: str) -> bool:
+    return time.monotonic() >= _unusable.get(where, 0)
+
+
+class MemoryLane:
+    """By a Unix socket."""
+
+    field = "lane"
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def borrow(
+        self, ticket: lane_pb2.LaneTicket, lengths: Sequence[int], *, at_once: bool
+    ) -> list[Array] | None:
+        """See Lane."""
+        return borrow(self._path, ticket, lengths, at_once=at_once)
+
+    def receive(self, ticket: lane_pb2.LaneTicket, memories: Sequence[Array]) -> None:
+        """Not asked for: everything can be borrowed."""
+        raise NotImplementedError
+
+    def offer(self, arrays: Sequence[Array]) -> Callable[[bytes], bool] | None:
+        """See Lane. Strings have no memory of a fixed size."""
+        if any(each.dtype.kind == "O" for each in arrays):
+            return None
+        return Offer(self._path, arrays).hand_over
 
 
 class _Connection:
@@ -181,6 +239,97 @@ def _connected(path: str, ticket: lane_pb2.LaneTicket) -> socket.socket:
         peer.close()
         raise
     return peer
+
+
+class PortLane:
+    """By a TCP port."""
+
+    field = "lane_port"
+
+    def __init__(self, host: str, port: int, tls: Tls | None) -> None:
+        self._host, self._port, self._tls = host, port, tls
+
+    def borrow(
+        self, ticket: lane_pb2.LaneTicket, lengths: Sequence[int], *, at_once: bool
+    ) -> list[Array] | None:
+        """See Lane."""
+        return None
+
+    def receive(self, ticket: lane_pb2.LaneTicket, memories: Sequence[Array]) -> None:
+        """See Lane."""
+        moved = _Moved(sum(each.nbytes for each in memories))
+        try:
+            with self._connected(ticket) as peer:
+                for memory in memories:
+                    for start in range(0, memory.size, lane.PIECE_BYTES):
+                        piece = memory[start : start + lane.PIECE_BYTES].data
+                        lane.receive_piece(peer, piece)
+                        moved(len(piece))
+        except (OSError, lane.LaneError) as error:
+            raise _failed(self._where, error) from error
+
+    def offer(self, arrays: Sequence[Array]) -> Callable[[bytes], bool] | None:
+        """See Lane."""
+        moved = _Moved(sum(map(body_length, arrays)))
+
+        def send(ticket: bytes) -> bool:
+            try:
+                with self._connected(lane_pb2.LaneTicket.FromString(ticket)) as peer:
+                    for array in arrays:
+                        body = _body(array)
+                        for start in range(0, len(body), lane.PIECE_BYTES):
+                            piece = body[start : start + lane.PIECE_BYTES]
+                            lane.send_piece(peer, piece)
+                            moved(len(piece))
+                    return peer.recv(1) == lane.TAKEN
+            except (OSError, lane.LaneError) as error:
+                _failed(self._where, error)
+                return False
+
+        return send
+
+    @property
+    def _where(self) -> str:
+        return f"{self._host}:{self._port}"
+
+    def _connected(self, ticket: lane_pb2.LaneTicket) -> socket.socket:
+        """A connection on which the ticket was taken. Raises OSError, LaneError."""
+        peer = socket.create_connection((self._host, self._port), _SECONDS)
+        try:
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                name = self._tls.server_name or self._host
+                peer = self._tls.context().wrap_socket(peer, server_hostname=name)
+            peer.sendall(lane.HELLO_PORT + ticket.ticket)
+            proof = bytearray(len(ticket.proof))
+            lane.receive_all(peer, memoryview(proof))
+            if proof != ticket.proof:
+                raise lane.LaneError("another service answered")
+            peer.settimeout(_SILENCE)
+        except BaseException:
+            peer.close()
+            raise
+        return peer
+
+
+class _Moved:
+    """Reports how far a body has come, if anybody wants to know; made where the call is made."""
+
+    def __init__(self, total: int) -> None:
+        self._progress = current_progress()
+        self._total = total
+        self._done = 0
+
+    def __call__(self, nbytes: int) -> None:
+        if self._progress is not None:
+            self._done += nbytes
+            self._progress(self._done, self._total)
+
+
+def _body(array: Array) -> memoryview:
+    if array.dtype.kind == "O":
+        return memoryview(strings_to_body(array)).cast("B")
+    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
 
 
 def _failed(path: str, error: Exception) -> LaneFailed:

@@ -49,6 +49,14 @@ def is_local(target: str) -> bool:
     return scheme in _SOCKETS and scheme != "vsock"
 
 
+def single_host(target: str) -> str:
+    """The host that a target names, alone and directly; empty for several, a proxy, a socket."""
+    scheme, addresses = _split(target)
+    if scheme not in _ADDRESSES or len(addresses) != 1 or proxy_of(target) is not None:
+        return ""
+    return _host(addresses[0])
+
+
 def names_all_servers(target: str) -> bool:
     """Whether the target is written with a scheme that gives the addresses of several servers."""
     match = _SCHEME.fullmatch(target)

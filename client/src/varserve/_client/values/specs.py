@@ -218,12 +218,14 @@ class TransferLimits(NamedTuple):
     """What the service accepts and sends, in bytes.
 
     lane_socket: path of the Unix socket where memory is handed over, if there is one on this host.
+    lane_port: port where large values are sent beside gRPC; 0: none.
     """
 
     message_bytes: int = 4 << 20
     chunk_bytes: int = 1 << 20
     body_bytes: int = 0
     lane_socket: str = ""
+    lane_port: int = 0
 
 
 class ModelSpec(NamedTuple):
@@ -288,6 +290,7 @@ def model(message: model_service_pb2.GetModelResponse) -> ModelSpec:
             limits.chunk_bytes or default.chunk_bytes,
             limits.body_bytes,
             limits.lane_socket,
+            limits.lane_port,
         ),
         omissions=tuple(
             Omission(

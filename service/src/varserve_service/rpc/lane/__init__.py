@@ -1,10 +1,23 @@
-"""The lane: the memory of large values, handed over on a Unix socket beside gRPC.
+"""The lane: large values beside gRPC, as memory on a Unix socket or as bytes on a TCP port.
 
 A call that was authenticated, admitted and authorized is given a ticket; who comes with it gets, or
 gives, what the call is about. Knows sealed memory and sockets; knows nothing of single RPCs.
 """
 
 from .memories import Lent, Received, lend_memory
+from .port import MOST_PEERS, Port, Receiving, Sending
 from .socket import MOST_CONNECTIONS, Deposit, Lane, Loan
 
-__all__ = ["MOST_CONNECTIONS", "Deposit", "Lane", "Lent", "Loan", "Received", "lend_memory"]
+__all__ = [
+    "MOST_CONNECTIONS",
+    "MOST_PEERS",
+    "Deposit",
+    "Lane",
+    "Lent",
+    "Loan",
+    "Port",
+    "Received",
+    "Receiving",
+    "Sending",
+    "lend_memory",
+]

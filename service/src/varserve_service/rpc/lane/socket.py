@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import socket
 import struct
 from collections import Counter
@@ -18,9 +17,10 @@ from pathlib import Path
 import structlog
 
 from varserve import lane
-from varserve.v1 import lane_pb2
 from varserve_service.core.arrays.sealed import SealedMemory
 from varserve_service.core.holdings import Holding
+
+from .tickets import Ticket
 
 log = structlog.get_logger("varserve.rpc.lane")
 
@@ -32,20 +32,7 @@ HANDSHAKE_SECONDS = 5.0
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
-class _Ticket:
-    """What a call gives its client, to come with once."""
-
-    def __init__(self) -> None:
-        self.ticket = secrets.token_bytes(lane.TICKET_BYTES)
-        self.proof = secrets.token_bytes(lane.TICKET_BYTES)
-
-    @property
-    def message(self) -> lane_pb2.LaneTicket:
-        """The ticket as the client is told it."""
-        return lane_pb2.LaneTicket(ticket=self.ticket, proof=self.proof)
-
-
-class Loan(_Ticket):
+class Loan(Ticket):
     """The memories of a read, for whoever comes with the ticket."""
 
     def __init__(self, memories: Sequence[SealedMemory], holding: Holding) -> None:
@@ -56,7 +43,7 @@ class Loan(_Ticket):
         self.taken = asyncio.Event()
 
 
-class Deposit(_Ticket):
+class Deposit(Ticket):
     """Room for the memories of an assign: `memories` once they were given."""
 
     def __init__(self, sizes: Sequence[int]) -> None:

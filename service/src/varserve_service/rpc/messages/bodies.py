@@ -60,6 +60,7 @@ class Upload:
 
     def __init__(self, claimed: Sequence[ClaimedTensor], chunk_bytes: int) -> None:
         self._claimed = claimed
+        self._chunk_bytes = chunk_bytes
         # A numeric array can become its variable's own memory without a copy.
         self._memory = [claim.memory().reshape(-1).view(np.uint8) for claim in claimed]
         self._receiver = frames.BodyReceiver(self._memory, chunk_bytes)
@@ -81,6 +82,15 @@ class Upload:
             for claim, memory in zip(self._claimed, memories, strict=True)
         ]
 
+    @property
+    def memories(self) -> list[Array]:
+        """The memory of each tensor, uint8, to be filled another way than by chunks."""
+        return self._memory
+
+    def filled(self) -> None:
+        """It was filled so."""
+        self._receiver = frames.BodyReceiver([], self._chunk_bytes)
+
     def _array(self, claim: ClaimedTensor, memory: Array) -> Array:
         try:
             if claim.dtype == tensors.STRING:
@@ -99,20 +109,7 @@ class Download:
     """
 
     def __init__(self, values: Sequence[Value], chunk_bytes: int) -> None:
-        parts: list[frames.BodyPart] = [
-            frames.BytesPart(tensors.strings_to_body(value.numpy()))
-            if value.dtype == tensors.STRING
-            else value
-            for value in values
-        ]
-        self.headers = [
-            tensor_pb2.TensorHeader(
-                dtype=tensors.wire_dtype(value.dtype),
-                shape=value.shape,
-                byte_length=part.nbytes,
-            )
-            for value, part in zip(values, parts, strict=True)
-        ]
+        parts, self.headers = parts_of(values)
         self._count = -(-sum(part.nbytes for part in parts) // chunk_bytes)
         self._messages = frames.body_messages(_dropping(parts), chunk_bytes)
         self._first = next(self._messages, None)
@@ -140,6 +137,33 @@ class Download:
         finally:
             if upcoming is not None:
                 upcoming.cancel()
+
+
+def parts_of(
+    values: Sequence[Value],
+) -> tuple[list[frames.BodyPart], list[tensor_pb2.TensorHeader]]:
+    """The bodies of values, and their headers."""
+    parts: list[frames.BodyPart] = [
+        frames.BytesPart(tensors.strings_to_body(value.numpy()))
+        if value.dtype == tensors.STRING
+        else value
+        for value in values
+    ]
+    headers = [
+        tensor_pb2.TensorHeader(
+            dtype=tensors.wire_dtype(value.dtype), shape=value.shape, byte_length=part.nbytes
+        )
+        for value, part in zip(values, parts, strict=True)
+    ]
+    return parts, headers
+
+
+class Beside:
+    """Values that are sent beside gRPC: their headers, and their bodies."""
+
+    def __init__(self, values: Sequence[Value]) -> None:
+        self.parts, self.headers = parts_of(values)
+        self.nbytes = sum(part.nbytes for part in self.parts)
 
 
 def _dropping(parts: list[frames.BodyPart]) -> Iterator[frames.BodyPart]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,9 +21,9 @@ from varserve_service.core.ports.administration import Administration
 from varserve_service.rpc.calls.admission import Admission
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.calls.transfers import DOWNLOAD, Transfers
-from varserve_service.rpc.lane import Lane, Lent
+from varserve_service.rpc.lane import Lane, Lent, Port, Sending
 from varserve_service.rpc.messages import translate
-from varserve_service.rpc.messages.bodies import Download
+from varserve_service.rpc.messages.bodies import Beside, Download
 from varserve_service.rpc.serving.inference_counts import InferenceCounts
 from varserve_service.rpc.serving.read_cache import ReadCache
 from varserve_service.rpc.serving.served import Served, Serving
@@ -37,6 +38,8 @@ _ENVELOPE_BYTES = 64 * 1024
 _MAX_ITEMS = 10_000
 # Items of one request that are checked on the event loop; more, on a thread.
 _PAGE_ITEMS = 64
+# Seconds between two looks at whether a call whose body goes beside it may go on.
+_JUDGED_SECONDS = 1.0
 # Seconds at shutdown for watchers to take note that it is over.
 _CLOSE_SECONDS = 1.0
 
@@ -63,6 +66,7 @@ class Backend:
     transfers: Transfers
     bookmark_seconds: float
     lane: Lane | None = None
+    port: Port | None = None
     administration: Administration | None = None
     admin_workers: Workers | None = None
     facade_message_bytes: int = 0
@@ -121,6 +125,25 @@ class Backend:
                 await loan.taken.wait()
                 transfer.moved(lent.nbytes)
 
+    async def send_beside(
+        self, call: RpcCall, memory: MemoryBudget, port: Port, body: Beside, first: Any
+    ) -> None:
+        """Write the first message of a streaming response, and send its body on the lane's port.
+
+        Raises RequestError as `send` does, and REQUEST_MALFORMED where the client hung up there.
+        """
+        async with self.transfers.begin(DOWNLOAD) as transfer:
+            transfer.hold(memory, call.subject, body.nbytes)
+            sending = Sending(body.parts, transfer.moved)
+            with port.offer(sending):
+                first.manifest.lane.CopyFrom(sending.message)
+                await call.write(first)
+                await finished(call, sending)
+            if sending.error is not None:
+                raise sending.error
+            if not sending.sent:
+                raise translate.malformed("the values were not taken from the lane's port")
+
     def close(self) -> None:
         """End the threads that are no model's own."""
         self.lister.close()
@@ -136,6 +159,14 @@ class Backend:
             _, deaf = await asyncio.wait(set(self.watches), timeout=_CLOSE_SECONDS)
             for task in deaf:
                 task.cancel()
+
+
+async def finished(call: RpcCall, transfer: Sending) -> None:
+    """Wait for the end of what goes on the port; judge the call again meanwhile."""
+    while not transfer.finished.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(transfer.finished.wait(), _JUDGED_SECONDS)
+        await call.judge_again()
 
 
 def check_count(field_name: str, count: int, live: LiveModel) -> None:

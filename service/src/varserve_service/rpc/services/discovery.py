@@ -42,11 +42,12 @@ async def get_model(
 ) -> pb.GetModelResponse:
     """GetModel."""
     permissions = call.permissions
-    limits = backend.limits
+    limits = pb.TransferLimits()
+    limits.CopyFrom(backend.limits)
     if backend.lane is not None and call.is_local:
-        limits = pb.TransferLimits()
-        limits.CopyFrom(backend.limits)
         limits.lane_socket = backend.lane.path
+    if backend.port is not None:
+        limits.lane_port = backend.port.number
 
     def work(live: LiveModel, deadline: float | None) -> pb.GetModelResponse:
         description = live.describe(deadline)

@@ -8,18 +8,19 @@ from threading import Event
 from typing import Any
 
 from varserve import tensors
+from varserve.lane import OWN_BYTES
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.access.policy import Verb
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.memory import ModelReservation
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.loaded_model import VariableSpec
+from varserve_service.core.ports.loaded_model import Value, VariableSpec
 from varserve_service.core.ports.messages import Admit, Read, Snapshot, sent_bytes
 from varserve_service.core.values.summaries import summarize
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.lane import Lent, lend_memory
 from varserve_service.rpc.messages import summary_messages, translate
-from varserve_service.rpc.messages.bodies import Download
+from varserve_service.rpc.messages.bodies import Beside, Download
 
 from .backend import Backend, check_count
 
@@ -79,23 +80,27 @@ async def read_variables(backend: Backend, request: pb.ReadVariablesRequest, cal
     at = translate.optional(request, "at_revision")
 
     lane = backend.lane if request.lane else None
+    port = backend.port if request.lane_port else None
 
     def work(
         live: LiveModel, deadline: float | None
-    ) -> tuple[pb.ReadVariablesResponse, Download | Lent]:
+    ) -> tuple[pb.ReadVariablesResponse, Download | Lent | Beside]:
         reads = [
             Read(read.variable, translate.region(read), translate.dtype(read))
             for read in request.reads
         ]
         admit = _admit_copies(backend, copies, whole_too=at is not None)
         snapshot = _snapshot(reads, at, request.epoch, live, admit=admit, deadline=deadline)
-        body: Download | Lent | None = None
+        body: Download | Lent | Beside | None = None
         if lane is not None and lane.has_room(call.subject):
             body = lend_memory(
                 live, reads, snapshot.entries, call.subject, copies, present=at is None
             )
         if body is None:
             values = [entry.value for entry in snapshot.entries if entry.value is not None]
+            if port is not None and port.has_room and _is_large(values):
+                body = Beside(values)
+        if body is None:
             body = Download(values, backend.limits.chunk_bytes)
         manifest = pb.ReadManifest(
             header=translate.header(snapshot.header),
@@ -119,8 +124,16 @@ async def read_variables(backend: Backend, request: pb.ReadVariablesRequest, cal
         if isinstance(body, Lent):
             assert lane is not None
             await backend.lend(call, served.live.memory.host, lane, body, first)
+        elif isinstance(body, Beside):
+            assert port is not None
+            await backend.send_beside(call, served.live.memory.device, port, body, first)
         else:
             await backend.send(call, served.live.memory.device, body, first)
+
+
+def _is_large(values: Sequence[Value]) -> bool:
+    """Whether a connection of its own is worth while."""
+    return sum(value.nbytes for value in values) >= OWN_BYTES
 
 
 async def summarize_variables(

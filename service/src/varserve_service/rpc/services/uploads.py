@@ -1,6 +1,6 @@
 """The request side of streaming calls: a manifest, then the chunks of its body.
 
-Or, in place of the chunks, the memories that the client hands over on the lane.
+Or, in place of the chunks, what the client hands over or sends on the lane.
 """
 
 from __future__ import annotations
@@ -8,17 +8,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from varserve import frames, lane, tensors
 from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Reservation
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.calls.transfers import UPLOAD
-from varserve_service.rpc.lane import Deposit, Received
+from varserve_service.rpc.lane import Received, Receiving
 from varserve_service.rpc.messages import translate
 from varserve_service.rpc.messages.bodies import ClaimedTensor, Upload
 
 from .backend import Backend
+
+
+class Ways(NamedTuple):
+    """By which ways of the lane a client can come with a body: as memory, or to its port."""
+
+    memory: bool = False
+    port: bool = False
+
+
+class _Beside(NamedTuple):
+    """A body that may come by the lane: the ticket for it, and what has come so, if all of it."""
+
+    ticket: bytes
+    body: Callable[[], Upload | Received | None]
 
 
 async def receive(
@@ -27,55 +42,78 @@ async def receive(
     claimed: Sequence[ClaimedTensor],
     read: Callable[[bytes], Any],
     memory: MemoryBudget,
-    *,
-    by_lane: bool = False,
+    ways: Ways = Ways(),  # noqa: B008  # it is immutable
 ) -> Upload | Received:
     """Accept a manifest and receive its body; then judge the call again, which may have lasted.
 
-    `by_lane`: the client can come to the lane with it. Raises RequestError, FrameError.
+    Raises RequestError, FrameError.
     """
     nbytes = sum(claim.nbytes for claim in claimed)
+    chunk_bytes = backend.limits.chunk_bytes
     async with backend.transfers.begin(UPLOAD) as transfer:
         transfer.hold(memory, call.subject, nbytes)
         with ExitStack() as meanwhile:
             reserved = meanwhile.enter_context(await _reserve(memory, nbytes))
-            deposit = _expect(backend, call, claimed, meanwhile) if by_lane else None
+
+            def moved(count: int) -> None:
+                reserved.used(count)
+                transfer.moved(count)
+
+            beside = _memories(backend, call, claimed, meanwhile) if ways.memory else None
+            if beside is None and ways.port:
+                beside = _port(backend, claimed, moved, meanwhile)
             metadata: list[tuple[str, str | bytes]] = [(frames.ACCEPTED_KEY, "1")]
-            if deposit is not None:
-                metadata.append((lane.TICKET_KEY, deposit.message.SerializeToString()))
+            if beside is not None:
+                metadata.append((lane.TICKET_KEY, beside.ticket))
             await call.accept(*metadata)
             upload: Upload | None = None
             async for data in call:
                 message = read(data)
                 if not isinstance(message, frames.ChunkFrame):
                     raise translate.malformed("expected a chunk, found another message")
-                upload = upload or Upload(claimed, backend.limits.chunk_bytes)
+                upload = upload or Upload(claimed, chunk_bytes)
                 upload.take(message)
-                reserved.used(len(message.data))
-                transfer.moved(len(message.data))
-            memories = None if deposit is None else deposit.memories
-            body: Upload | Received
-            if upload is None and memories is not None:
-                body = Received(claimed, memories)
-                reserved.used(nbytes)
-                transfer.moved(nbytes)
-            else:
-                body = upload or Upload(claimed, backend.limits.chunk_bytes)
+                moved(len(message.data))
+            body: Upload | Received | None = upload
+            if body is None and beside is not None:
+                body = beside.body()
     await call.judge_again(at_once=True)
-    return body
+    return body or Upload(claimed, chunk_bytes)
 
 
-def _expect(
+def _memories(
     backend: Backend, call: RpcCall, claimed: Sequence[ClaimedTensor], meanwhile: ExitStack
-) -> Deposit | None:
-    """A ticket for the body; None where it has to come in chunks."""
+) -> _Beside | None:
+    """A ticket for memories; None where the body has to come in chunks."""
     found = backend.lane
     if found is None or not found.has_room(call.subject):
         return None
     if any(claim.dtype == tensors.STRING for claim in claimed):
         return None
     sizes = lane.layout([claim.nbytes for claim in claimed]).sizes
-    return meanwhile.enter_context(found.expect(sizes)) if sizes else None
+    if not sizes:
+        return None
+    deposit = meanwhile.enter_context(found.expect(sizes))
+
+    def body() -> Received | None:
+        return None if deposit.memories is None else Received(claimed, deposit.memories)
+
+    return _Beside(deposit.message.SerializeToString(), body)
+
+
+def _port(
+    backend: Backend,
+    claimed: Sequence[ClaimedTensor],
+    moved: Callable[[int], None],
+    meanwhile: ExitStack,
+) -> _Beside | None:
+    """A ticket for the port; None where the body has to come in chunks."""
+    found = backend.port
+    if found is None or not found.has_room:
+        return None
+    receiving = Receiving(partial(Upload, claimed, backend.limits.chunk_bytes), moved)
+    meanwhile.enter_context(found.offer(receiving))
+    return _Beside(receiving.message.SerializeToString(), lambda: receiving.upload)
 
 
 async def _reserve(memory: MemoryBudget, nbytes: int) -> Reservation:

@@ -20,7 +20,7 @@ from varserve_service.rpc.messages import translate
 from varserve_service.rpc.messages.bodies import ClaimedTensor, total_bytes
 
 from .backend import Backend, check_count
-from .uploads import receive
+from .uploads import Ways, receive
 
 
 async def assign_variable(
@@ -108,9 +108,10 @@ async def assign_variables(
                 claimed,
                 frames.assign_variables_request,
                 live.memory.host,
-                by_lane=manifest.lane,
+                Ways(manifest.lane, manifest.lane_port),
             )
-            manifest.ClearField("lane")  # which way the body came is not what is asked for
+            for way in ("lane", "lane_port"):  # which one it came is not what is asked for
+                manifest.ClearField(way)
 
             def work(live: LiveModel, deadline: float | None) -> pb.AssignVariablesResponse:
                 fingerprint = translate.fingerprint(manifest, upload.checksums)
