@@ -175,6 +175,23 @@ def test_files_of_older_keras_3_are_named_by_their_configuration(
     )
 
 
+def test_lists_of_names_may_be_in_parts(
+    served: Served, model: varserve.Model, tmp_path: Path
+) -> None:
+    """HDF5 has no room for long lists in one attribute: Keras numbers the parts of them."""
+    path = saved(served, tmp_path, "m.h5")
+    with h5py.File(path, "r+") as file:
+        for group in [file["model_weights"], *file["model_weights"].values()]:
+            for name in ("layer_names", "weight_names"):
+                listed = group.attrs.pop(name, None)
+                for number in range(0 if listed is None else len(listed)):
+                    group.attrs[f"{name}{number}"] = listed[number : number + 1]
+    assert model.load(path)
+    np.testing.assert_allclose(
+        predicted(model), served.trained.predict(X, verbose=0), rtol=1e-4, atol=1e-5
+    )
+
+
 async def test_awaited_and_by_command(served: Served, tmp_path: Path) -> None:
     """`save`, `load` and `diff` with `await`, and `pull`, `push` and `diff`, do the same."""
     path = saved(served, tmp_path, "m.h5")

@@ -5,6 +5,7 @@ Owns what h5py does. The layers that it finds, `keras_layers` matches with varia
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import zipfile
@@ -56,7 +57,7 @@ def _copied(archive: zipfile.ZipFile) -> IO[bytes]:
 
 def _read(path: Path, file: Any, config: Any) -> Stored:
     old = file.get("model_weights", file)
-    if "layer_names" in old.attrs:
+    if _names(old, "layer_names"):
         return _read_old(path, old)
     layers = list(_layers(file, (), ()))
     if config is not None:
@@ -96,7 +97,7 @@ def _read_old(path: Path, group: Any) -> Stored:
     """Of a file where each weight has its variable's name, with or without `:0`."""
     found: dict[str, StoredTensor] = {}
     for layer in group:
-        for name in map(_text, group[layer].attrs.get("weight_names", ())):
+        for name in _names(group[layer], "weight_names"):
             key = name.removesuffix(":0")
             if key in found:  # in two models inside this one
                 key = f"{layer}/{key}"
@@ -104,6 +105,15 @@ def _read_old(path: Path, group: Any) -> Stored:
     return Stored(
         path, "Keras file", found, keys_of=lambda variables: keys_by_name(found, variables)
     )
+
+
+def _names(group: Any, attribute: str) -> list[str]:
+    """What a group lists in an attribute, or where that was too long for one, in several."""
+    parts = [attribute]
+    if attribute not in group.attrs:
+        numbered = (f"{attribute}{number}" for number in itertools.count())
+        parts = list(itertools.takewhile(lambda name: name in group.attrs, numbered))
+    return [_text(name) for part in parts for name in group.attrs[part]]
 
 
 def _text(name: Any) -> str:
