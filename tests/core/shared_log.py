@@ -43,7 +43,7 @@ class Replica:
 
     def __init__(self, log: SharedLog, *, follows: bool = True) -> None:
         self._log = log
-        self._follows = follows
+        self.follows = follows
         self._closed = False
         self._appends = 0
         self.after_append: Callable[[], None] = lambda: None
@@ -103,10 +103,17 @@ class Replica:
     def news(self, known: Position) -> Sequence[KeptCommit]:
         with self._log.changed:
             self._log.changed.wait_for(
-                lambda: self._closed or (self._follows and len(self._log.commits) > known.revision),
+                lambda: self._closed or (self.follows and len(self._log.commits) > known.revision),
                 0.05,
             )
-            return self._log.after(known) if self._follows else []
+            return self._log.after(known) if self.follows else []
+
+    def newest(self, known: Position) -> Position:
+        if self.unreachable:
+            raise StateStoreUnavailable("away")
+        with self._log.changed:
+            self._log.after(known)
+            return self._log.commits[-1].position if self._log.commits else Position(0)
 
     def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
         if self.unreachable:

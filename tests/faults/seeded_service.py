@@ -150,11 +150,11 @@ def watch_before_commit() -> None:
     """Watchers hear of a commit before it is durable."""
     make_durable, publish = Committer._make_durable, Watchers.publish
 
-    def publish_first(committer: Committer, made: Sequence[Any]) -> None:
+    def publish_first(committer: Committer, made: Sequence[Any], turn: Any) -> None:
         for proposal in made:
             if proposal.commit is not None:
                 publish(committer._watchers, proposal.commit)
-        make_durable(committer, made)
+        make_durable(committer, made, turn)
 
     def published_already(watchers: Watchers, commit: Commit) -> None:
         pass

@@ -17,6 +17,7 @@ from tests.waiting import join, until
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.commits import WriteRequest
 from varserve_service.journal.postgres import appending as module
+from varserve_service.journal.postgres import probing
 from varserve_service.logs import configure_logs
 
 
@@ -180,3 +181,36 @@ def test_a_start_says_what_a_commit_waits_for(
     connection = one._parts.journal._appender._connection()  # type: ignore[union-attr]
     assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
     assert server.execute("SHOW fsync") == [("on",)]
+
+
+@pytest.mark.slow
+def test_a_primary_without_its_standby_answers_no_linearizable_read(
+    replica: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been replaced: reads of what is here go on, and the newest is not told.
+
+    With its standby it tells again, of whatever was written meanwhile.
+    """
+    monkeypatch.setattr(probing, "_PROBE_SECONDS", 1.0)
+    with cluster() as (primary, standby):
+        live, _ = replica(primary.address, make)
+        add(live)
+        told: list[RequestError | None] = []
+        live.freshness.wait_for_newest(told.append)
+        until(lambda: told == [None])
+        standby.stop()
+        live.freshness.wait_for_newest(told.append)
+        until(lambda: len(told) == 2)
+        error = told[1]
+        assert error is not None
+        assert error.reason is Reason.STATE_STORE_UNAVAILABLE
+        assert count(live) == 1
+        standby.start()
+
+        def answered() -> bool:
+            before = len(told)
+            live.freshness.wait_for_newest(told.append)
+            until(lambda: len(told) > before)
+            return told[-1] is None
+
+        until(answered, 60, 0.1)

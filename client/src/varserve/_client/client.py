@@ -57,7 +57,7 @@ class Client(Connection[D_co]):
     def model(self, name: str, *, timeout: float | None = None) -> Op[Model[D_co]]:
         """A handle of one model, with all that it is now. Raises ModelNotFound, ModelNotReady."""
         spec = yield from self._get_model(name, self._budget(timeout))
-        return Model(self._driver, ModelCache(spec, name), self._defaults)
+        return Model(self._driver, ModelCache(spec, name, self._defaults.seen), self._defaults)
 
     @operation
     def wait_ready(self, model: str = "", *, timeout: float = 60.0) -> Op[None]:
@@ -81,6 +81,8 @@ class Client(Connection[D_co]):
         if_newer_than: int | None = None,
         at_revision: int | None = None,
         epoch: str = "",
+        min_revision: int = 0,
+        linearizable: bool = False,
         dtype: npt.DTypeLike | None = None,
         timeout: float | None = None,
     ) -> Op[Reading]:
@@ -89,13 +91,15 @@ class Client(Connection[D_co]):
         region: an index that counts nothing from the end, or Rows.
         if_newer_than: no value when the last write is not newer than this revision.
         at_revision: the value as it was then. epoch: in which either was learnt.
+        min_revision: not older than this; what this client has seen counts anyway. linearizable:
+            not older than any write that completed before, at any replica of the service.
         dtype: a float value as another float dtype, cast before it travels.
         Raises CastUnsupported, and MessageTooLarge: then `read_variables`.
         """
         return operations.read_variable(
-            Scope(model, self._budget(timeout)),
+            self._of(model, timeout),
             Read(variable, resolve(region), cast_dtype(dtype)),
-            ReadOptions(at_revision, epoch),
+            ReadOptions(at_revision, epoch, min_revision, linearizable),
             if_newer_than=if_newer_than,
         )
 
@@ -107,12 +111,15 @@ class Client(Connection[D_co]):
         *,
         at_revision: int | None = None,
         epoch: str = "",
+        min_revision: int = 0,
+        linearizable: bool = False,
         dtypes: Mapping[str, npt.DTypeLike] | None = None,
         timeout: float | None = None,
     ) -> Op[Snapshot]:
         """ReadVariables: several variables at one revision, of any size.
 
         at_revision: the values as they were then, in this epoch if it is given.
+        min_revision, linearizable: as of `read_variable`.
         dtypes: by name, float values as another float dtype, cast before they travel.
         The default deadline knows nothing of the size: give one for what is large.
         """
@@ -122,7 +129,11 @@ class Client(Connection[D_co]):
             for name, region in regions_of(variables).items()
         }
         scope = yield from self._scope(model, self._budget(timeout))
-        return (yield from operations.read_variables(scope, reads, ReadOptions(at_revision, epoch)))
+        return (
+            yield from operations.read_variables(
+                scope, reads, ReadOptions(at_revision, epoch, min_revision, linearizable)
+            )
+        )
 
     @operation
     def summarize_variables(
@@ -135,6 +146,8 @@ class Client(Connection[D_co]):
         content_hash: bool = True,
         at_revision: int | None = None,
         epoch: str = "",
+        min_revision: int = 0,
+        linearizable: bool = False,
         timeout: float | None = None,
     ) -> Op[Summaries]:
         """SummarizeVariables: several variables at one revision in a few numbers each.
@@ -143,10 +156,10 @@ class Client(Connection[D_co]):
         `Variable.summary`. The default deadline knows nothing of the size.
         """
         return operations.summarize_variables(
-            Scope(model, self._budget(timeout)),
+            self._of(model, timeout),
             {name: Read(name, resolve(region)) for name, region in regions_of(variables).items()},
             SummaryOptions(bins, range, content_hash),
-            ReadOptions(at_revision, epoch),
+            ReadOptions(at_revision, epoch, min_revision, linearizable),
         )
 
     @operation
@@ -160,7 +173,7 @@ class Client(Connection[D_co]):
         timeout: float | None = None,
     ) -> Op[InnerTensors]:
         """ListTensors: the tensors in the middle of a function; see `Function.tensors`."""
-        scope = Scope(model, self._budget(timeout))
+        scope = self._of(model, timeout)
         from .operations.inspections import list_tensors
 
         return list_tensors(scope, function, patterns, overload)
@@ -237,7 +250,7 @@ class Client(Connection[D_co]):
         before the commit is made; see `Model.transaction`.
         """
         return operations.assign_variable(
-            Scope(model, self._budget(timeout)),
+            self._of(model, timeout),
             prepare(Write(variable, value, operation, region, if_revision_match)),
             _write_options(
                 request_id,
@@ -308,7 +321,7 @@ class Client(Connection[D_co]):
         Raises MessageTooLarge: then `stream_run_function`.
         """
         return operations.run_function(
-            Scope(model, self._budget(timeout)),
+            self._of(model, timeout),
             prepare_run(function, inputs, constants or {}, outputs, repeatable, messages),
             _write_options(
                 request_id,
@@ -379,7 +392,7 @@ class Client(Connection[D_co]):
         timeout: float | None = None,
     ) -> Op[Commits]:
         """ListCommits: the last commits, the newest first; see `Model.commits`."""
-        return operations.list_commits(Scope(model, self._budget(timeout)), patterns, limit, before)
+        return operations.list_commits(self._of(model, timeout), patterns, limit, before)
 
     @operation
     def revert_commits(
@@ -401,7 +414,7 @@ class Client(Connection[D_co]):
             if_epoch_match,
             message,
         )
-        scope = Scope(model, self._budget(timeout))
+        scope = self._of(model, timeout)
         return operations.revert_commits(scope, revision, list(variables), options)
 
     @operation
@@ -412,7 +425,7 @@ class Client(Connection[D_co]):
 
         lease: revision of the write that it came with. Raises LeaseNotFound, EpochMismatch.
         """
-        return operations.renew_lease(Scope(model, self._budget(timeout)), lease, epoch)
+        return operations.renew_lease(self._of(model, timeout), lease, epoch)
 
     @operation
     def revoke_lease(
@@ -425,14 +438,17 @@ class Client(Connection[D_co]):
         timeout: float | None = None,
     ) -> Op[Commit]:
         """RevokeLease: take back what the lease's write left; with `keep`, let it stay for good."""
-        scope = Scope(model, self._budget(timeout))
+        scope = self._of(model, timeout)
         return operations.revoke_lease(scope, lease, epoch, keep=keep)
 
     def _budget(self, timeout: float | None, nbytes: int = 0) -> Budget:
         return self._defaults.budget(timeout, nbytes)
 
+    def _of(self, model: str, timeout: float | None) -> Scope:
+        return Scope(model, self._budget(timeout), self._defaults.seen)
+
     def _get_model(self, model: str, budget: Budget) -> Op[ModelSpec]:
-        spec = yield from operations.get_model(model, budget)
+        spec = yield from operations.get_model(Scope(model, budget, self._defaults.seen))
         self._limits[model] = spec.limits
         return spec
 
@@ -444,6 +460,7 @@ class Client(Connection[D_co]):
         return Scope(
             model,
             budget,
+            self._defaults.seen,
             limits.chunk_bytes,
             lane_socket=limits.lane_socket,
             lane_port=limits.lane_port,

@@ -18,6 +18,7 @@ from .transport.drivers import Async, Sync
 from .transport.endpoint import Endpoint, LaneUse, Metadata, Options, channel_options
 from .transport.retries import Throttle
 from .transport.targets import check_target, single_host
+from .values.seen import Seen
 
 if TYPE_CHECKING:
     from .contexts import Address
@@ -48,7 +49,8 @@ class ConnectOptions:
     options: gRPC channel arguments, after the client's own.
     round_robin: calls go to all servers of the target in turn, as long as they say that they are
         serving; else to one of them. None: for a target that is written with its scheme, as
-        `dns:///HOST:PORT` is. Each server has a state of its own: to write, connect to one.
+        `dns:///HOST:PORT` is. Servers without a common database have a state each: to write, connect
+        to one.
     wait_for_ready: while no server can be reached, calls wait within their timeout; else they
         fail after some retries.
     lane: large values go beside gRPC where the service offers it: on this host as memory, from
@@ -115,7 +117,7 @@ class ConnectOptions:
         # What other credentials trust, a socket beside the channel cannot know.
         host = single_host(target) if self.credentials is None else ""
         lane = LaneUse(self.lane, host, tls or None)
-        return Defaults(positive_seconds(given), self.retries, Throttle(), lane)
+        return Defaults(positive_seconds(given), self.retries, Throttle(), Seen(), lane)
 
 
 _FOUND = "<found as the command line finds it>"

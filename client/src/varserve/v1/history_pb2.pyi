@@ -55,20 +55,22 @@ class VariableChange(_message.Message):
     def __init__(self, variable: _Optional[str] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., previous_tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., previous: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class WatchVariablesRequest(_message.Message):
-    __slots__ = ("model", "after_revision", "epoch", "patterns", "values", "previous_values")
+    __slots__ = ("model", "after_revision", "epoch", "patterns", "values", "previous_values", "consistency")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     AFTER_REVISION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PATTERNS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_VALUES_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     model: str
     after_revision: int
     epoch: str
     patterns: _containers.RepeatedScalarFieldContainer[str]
     values: bool
     previous_values: bool
-    def __init__(self, model: _Optional[str] = ..., after_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., patterns: _Optional[_Iterable[str]] = ..., values: bool = ..., previous_values: bool = ...) -> None: ...
+    consistency: _model_pb2.Consistency
+    def __init__(self, model: _Optional[str] = ..., after_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., patterns: _Optional[_Iterable[str]] = ..., values: bool = ..., previous_values: bool = ..., consistency: _Optional[_Union[_model_pb2.Consistency, _Mapping]] = ...) -> None: ...
 
 class WatchVariablesResponse(_message.Message):
     __slots__ = ("header", "commit", "changes", "more")
@@ -83,16 +85,18 @@ class WatchVariablesResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., commit: _Optional[_Union[CommitInfo, _Mapping]] = ..., changes: _Optional[_Iterable[_Union[VariableChange, _Mapping]]] = ..., more: bool = ...) -> None: ...
 
 class ListCommitsRequest(_message.Message):
-    __slots__ = ("model", "before_revision", "patterns", "max_commits")
+    __slots__ = ("model", "before_revision", "patterns", "max_commits", "consistency")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     BEFORE_REVISION_FIELD_NUMBER: _ClassVar[int]
     PATTERNS_FIELD_NUMBER: _ClassVar[int]
     MAX_COMMITS_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     model: str
     before_revision: int
     patterns: _containers.RepeatedScalarFieldContainer[str]
     max_commits: int
-    def __init__(self, model: _Optional[str] = ..., before_revision: _Optional[int] = ..., patterns: _Optional[_Iterable[str]] = ..., max_commits: _Optional[int] = ...) -> None: ...
+    consistency: _model_pb2.Consistency
+    def __init__(self, model: _Optional[str] = ..., before_revision: _Optional[int] = ..., patterns: _Optional[_Iterable[str]] = ..., max_commits: _Optional[int] = ..., consistency: _Optional[_Union[_model_pb2.Consistency, _Mapping]] = ...) -> None: ...
 
 class ListCommitsResponse(_message.Message):
     __slots__ = ("header", "commits", "oldest_revision", "history_bytes")

@@ -102,7 +102,7 @@ class InspectFunctionRequest(_message.Message):
     def __init__(self, manifest: _Optional[_Union[InspectManifest, _Mapping]] = ..., chunk: _Optional[_Union[_tensor_pb2.Chunk, _Mapping]] = ...) -> None: ...
 
 class InspectManifest(_message.Message):
-    __slots__ = ("model", "function", "inputs", "constants", "assume", "at_revision", "epoch", "probes", "summaries", "patches", "gradients_of", "wrt", "find_non_finite", "profile", "continue_after_assertion", "open_xla")
+    __slots__ = ("model", "function", "inputs", "constants", "assume", "at_revision", "epoch", "probes", "summaries", "patches", "gradients_of", "wrt", "find_non_finite", "profile", "continue_after_assertion", "open_xla", "consistency")
     class ConstantsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +126,7 @@ class InspectManifest(_message.Message):
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     CONTINUE_AFTER_ASSERTION_FIELD_NUMBER: _ClassVar[int]
     OPEN_XLA_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     model: str
     function: str
     inputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.NamedTensorHeader]
@@ -142,7 +143,8 @@ class InspectManifest(_message.Message):
     profile: bool
     continue_after_assertion: bool
     open_xla: bool
-    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., assume: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., probes: _Optional[_Iterable[str]] = ..., summaries: _Optional[_Union[ProbeSummaries, _Mapping]] = ..., patches: _Optional[_Iterable[_Union[TensorPatch, _Mapping]]] = ..., gradients_of: _Optional[str] = ..., wrt: _Optional[_Iterable[str]] = ..., find_non_finite: bool = ..., profile: bool = ..., continue_after_assertion: bool = ..., open_xla: bool = ...) -> None: ...
+    consistency: _model_pb2.Consistency
+    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., assume: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., probes: _Optional[_Iterable[str]] = ..., summaries: _Optional[_Union[ProbeSummaries, _Mapping]] = ..., patches: _Optional[_Iterable[_Union[TensorPatch, _Mapping]]] = ..., gradients_of: _Optional[str] = ..., wrt: _Optional[_Iterable[str]] = ..., find_non_finite: bool = ..., profile: bool = ..., continue_after_assertion: bool = ..., open_xla: bool = ..., consistency: _Optional[_Union[_model_pb2.Consistency, _Mapping]] = ...) -> None: ...
 
 class ProbeSummaries(_message.Message):
     __slots__ = ("histogram", "content_hash")

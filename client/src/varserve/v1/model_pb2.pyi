@@ -62,6 +62,16 @@ class StateHeader(_message.Message):
     revision: int
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
 
+class Consistency(_message.Message):
+    __slots__ = ("min_revision", "epoch", "linearizable")
+    MIN_REVISION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LINEARIZABLE_FIELD_NUMBER: _ClassVar[int]
+    min_revision: int
+    epoch: str
+    linearizable: bool
+    def __init__(self, min_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., linearizable: bool = ...) -> None: ...
+
 class ModelSummary(_message.Message):
     __slots__ = ("header", "state", "device", "variable_count", "variable_bytes", "labels")
     HEADER_FIELD_NUMBER: _ClassVar[int]

@@ -35,12 +35,14 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[_model_pb2.ModelSummary, _Mapping]]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ("model", "page_token")
+    __slots__ = ("model", "page_token", "consistency")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     model: str
     page_token: str
-    def __init__(self, model: _Optional[str] = ..., page_token: _Optional[str] = ...) -> None: ...
+    consistency: _model_pb2.Consistency
+    def __init__(self, model: _Optional[str] = ..., page_token: _Optional[str] = ..., consistency: _Optional[_Union[_model_pb2.Consistency, _Mapping]] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
     __slots__ = ("header", "summary", "variables", "functions", "limits", "omissions", "next_page_token")
@@ -75,7 +77,7 @@ class TransferLimits(_message.Message):
     def __init__(self, message_bytes: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., body_bytes: _Optional[int] = ..., lane_socket: _Optional[str] = ..., lane_port: _Optional[int] = ...) -> None: ...
 
 class ReadVariableRequest(_message.Message):
-    __slots__ = ("model", "variable", "region", "if_newer_than", "epoch", "at_revision", "dtype")
+    __slots__ = ("model", "variable", "region", "if_newer_than", "epoch", "at_revision", "dtype", "consistency")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VARIABLE_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +85,7 @@ class ReadVariableRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     AT_REVISION_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     model: str
     variable: str
     region: _tensor_pb2.Region
@@ -90,7 +93,8 @@ class ReadVariableRequest(_message.Message):
     epoch: str
     at_revision: int
     dtype: _tensor_pb2.DataType
-    def __init__(self, model: _Optional[str] = ..., variable: _Optional[str] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., if_newer_than: _Optional[int] = ..., epoch: _Optional[str] = ..., at_revision: _Optional[int] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ...) -> None: ...
+    consistency: _model_pb2.Consistency
+    def __init__(self, model: _Optional[str] = ..., variable: _Optional[str] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., if_newer_than: _Optional[int] = ..., epoch: _Optional[str] = ..., at_revision: _Optional[int] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., consistency: _Optional[_Union[_model_pb2.Consistency, _Mapping]] = ...) -> None: ...
 
 class ReadVariableResponse(_message.Message):
     __slots__ = ("header", "variable_revision", "value", "not_modified")
@@ -105,20 +109,22 @@ class ReadVariableResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., variable_revision: _Optional[int] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., not_modified: bool = ...) -> None: ...
 
 class ReadVariablesRequest(_message.Message):
-    __slots__ = ("model", "reads", "at_revision", "epoch", "lane", "lane_port")
+    __slots__ = ("model", "reads", "at_revision", "epoch", "lane", "lane_port", "consistency")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
     AT_REVISION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
     LANE_PORT_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     model: str
     reads: _containers.RepeatedCompositeFieldContainer[ReadSelection]
     at_revision: int
     epoch: str
     lane: bool
     lane_port: bool
-    def __init__(self, model: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[ReadSelection, _Mapping]]] = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., lane: bool = ..., lane_port: bool = ...) -> None: ...
+    consistency: _model_pb2.Consistency
+    def __init__(self, model: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[ReadSelection, _Mapping]]] = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., lane: bool = ..., lane_port: bool = ..., consistency: _Optional[_Union[_model_pb2.Consistency, _Mapping]] = ...) -> None: ...
 
 class ReadSelection(_message.Message):
     __slots__ = ("variable", "region", "dtype")
@@ -159,20 +165,22 @@ class ReadEntry(_message.Message):
     def __init__(self, variable: _Optional[str] = ..., variable_revision: _Optional[int] = ..., tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ...) -> None: ...
 
 class SummarizeVariablesRequest(_message.Message):
-    __slots__ = ("model", "selections", "histogram", "content_hash", "at_revision", "epoch")
+    __slots__ = ("model", "selections", "histogram", "content_hash", "at_revision", "epoch", "consistency")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SELECTIONS_FIELD_NUMBER: _ClassVar[int]
     HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
     CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
     AT_REVISION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     model: str
     selections: _containers.RepeatedCompositeFieldContainer[SummarySelection]
     histogram: _summary_pb2.HistogramSpec
     content_hash: bool
     at_revision: int
     epoch: str
-    def __init__(self, model: _Optional[str] = ..., selections: _Optional[_Iterable[_Union[SummarySelection, _Mapping]]] = ..., histogram: _Optional[_Union[_summary_pb2.HistogramSpec, _Mapping]] = ..., content_hash: bool = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
+    consistency: _model_pb2.Consistency
+    def __init__(self, model: _Optional[str] = ..., selections: _Optional[_Iterable[_Union[SummarySelection, _Mapping]]] = ..., histogram: _Optional[_Union[_summary_pb2.HistogramSpec, _Mapping]] = ..., content_hash: bool = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., consistency: _Optional[_Union[_model_pb2.Consistency, _Mapping]] = ...) -> None: ...
 
 class SummarySelection(_message.Message):
     __slots__ = ("variable", "region")
@@ -315,7 +323,7 @@ class AssignVariablesResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ...) -> None: ...
 
 class RunFunctionRequest(_message.Message):
-    __slots__ = ("model", "function", "request_id", "inputs", "constants", "outputs", "if_model_revision_match", "if_epoch_match", "message", "messages")
+    __slots__ = ("model", "function", "request_id", "inputs", "constants", "outputs", "if_model_revision_match", "if_epoch_match", "message", "messages", "consistency")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -340,6 +348,7 @@ class RunFunctionRequest(_message.Message):
     IF_EPOCH_MATCH_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     model: str
     function: str
     request_id: str
@@ -350,7 +359,8 @@ class RunFunctionRequest(_message.Message):
     if_epoch_match: str
     message: str
     messages: bool
-    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., messages: bool = ...) -> None: ...
+    consistency: _model_pb2.Consistency
+    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., messages: bool = ..., consistency: _Optional[_Union[_model_pb2.Consistency, _Mapping]] = ...) -> None: ...
 
 class RunFunctionResponse(_message.Message):
     __slots__ = ("header", "outputs", "messages")
@@ -379,7 +389,7 @@ class StreamRunFunctionRequest(_message.Message):
     def __init__(self, manifest: _Optional[_Union[RunManifest, _Mapping]] = ..., chunk: _Optional[_Union[_tensor_pb2.Chunk, _Mapping]] = ...) -> None: ...
 
 class RunManifest(_message.Message):
-    __slots__ = ("model", "function", "request_id", "inputs", "constants", "outputs", "if_model_revision_match", "if_epoch_match", "message", "messages")
+    __slots__ = ("model", "function", "request_id", "inputs", "constants", "outputs", "if_model_revision_match", "if_epoch_match", "message", "messages", "consistency")
     class ConstantsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -397,6 +407,7 @@ class RunManifest(_message.Message):
     IF_EPOCH_MATCH_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     model: str
     function: str
     request_id: str
@@ -407,7 +418,8 @@ class RunManifest(_message.Message):
     if_epoch_match: str
     message: str
     messages: bool
-    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., messages: bool = ...) -> None: ...
+    consistency: _model_pb2.Consistency
+    def __init__(self, model: _Optional[str] = ..., function: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ..., constants: _Optional[_Mapping[str, _model_pb2.Constant]] = ..., outputs: _Optional[_Iterable[str]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., messages: bool = ..., consistency: _Optional[_Union[_model_pb2.Consistency, _Mapping]] = ...) -> None: ...
 
 class StreamRunFunctionResponse(_message.Message):
     __slots__ = ("result", "chunk")

@@ -21,6 +21,7 @@ from varserve._client.transport.endpoint import LaneUse, Origin
 from varserve._client.transport.retries import Throttle
 from varserve._client.values.options import WriteOptions, new_request_id
 from varserve._client.values.regions import Index, Rows, part_of
+from varserve._client.values.seen import Seen
 
 from .cache import ModelCache, part_bytes
 
@@ -96,11 +97,13 @@ else:
 
 
 class Defaults(NamedTuple):
-    """Of a client: seconds for a call that moves little, how often to try again, and the lane."""
+    """Of a client: seconds for a call that moves little, how often to try again, what it has seen,
+    and the lane."""
 
     timeout: float
     retries: int
     throttle: Throttle
+    seen: Seen
     lane: LaneUse | None = None
 
     def budget(self, timeout: float | None, nbytes: int | None = None) -> Budget:
@@ -173,7 +176,7 @@ def restored(kind: Any, pickled: PickledModel, path: str | None = None) -> Any:
     cache = _restored.get(pickled)
     if cache is None:
         driver, defaults = pickled.origin.reconnect(pickled.target, pickled.asynchronous)
-        cache = ModelCache(None, pickled.model, _loader(driver, defaults))
+        cache = ModelCache(None, pickled.model, defaults.seen, _loader(driver, defaults))
         cache.connection = driver, defaults
         _restored[pickled] = cache
     driver, defaults = cache.connection

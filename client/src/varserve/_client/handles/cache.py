@@ -26,6 +26,7 @@ from varserve._client.values.names import Lookup
 from varserve._client.values.options import ReadOptions, WriteOptions
 from varserve._client.values.regions import Part
 from varserve._client.values.results import Commit, Outputs, Reading, Snapshot
+from varserve._client.values.seen import Seen
 from varserve._client.values.specs import (
     FunctionSpec,
     ModelSpec,
@@ -53,10 +54,15 @@ class ModelCache(Renewable):
     """
 
     def __init__(
-        self, spec: ModelSpec | None, asked: str, load: Callable[[ModelCache], None] | None = None
+        self,
+        spec: ModelSpec | None,
+        asked: str,
+        seen: Seen,
+        load: Callable[[ModelCache], None] | None = None,
     ) -> None:
         """`spec` None: of a handle that was unpickled; `load` asks for it when it is needed."""
         self.asked = asked
+        self.seen = seen
         self._load = load
         self.connection: Any = None
         """Of a handle that was unpickled: it lasts as long as handles of it."""
@@ -139,7 +145,7 @@ class ModelCache(Renewable):
 
     def refresh(self, budget: Budget) -> Op[None]:
         """Asks the service for everything."""
-        self.replace((yield from get_model(self.asked, budget)))
+        self.replace((yield from get_model(Scope(self.asked, budget, self.seen))))
 
     def fresh(self, budget: Budget) -> Op[None]:
         """Asks the service for everything when an answer came from a new epoch."""
@@ -151,7 +157,13 @@ class ModelCache(Renewable):
         limits = self.spec.limits
         room = max(1, limits.message_bytes - _MESSAGE_OVERHEAD)
         return Scope(
-            self.asked, budget, limits.chunk_bytes, room, limits.lane_socket, limits.lane_port
+            self.asked,
+            budget,
+            self.seen,
+            limits.chunk_bytes,
+            room,
+            limits.lane_socket,
+            limits.lane_port,
         )
 
     # ---- which call carries a value ----
@@ -160,7 +172,14 @@ class ModelCache(Renewable):
         limit = min(_UNARY_BYTES, self.spec.limits.message_bytes - _MESSAGE_OVERHEAD)
         return nbytes is None or nbytes <= limit
 
-    def read(self, read: Read, budget: Budget, *, at_revision: int | None = None) -> Op[Reading]:
+    def read(
+        self,
+        read: Read,
+        budget: Budget,
+        *,
+        at_revision: int | None = None,
+        linearizable: bool = False,
+    ) -> Op[Reading]:
         """One variable or region, by the call that suits its size. `read.variable` is a path."""
         yield from self.fresh(budget)
         path, out = read.variable, read.out
@@ -168,20 +187,26 @@ class ModelCache(Renewable):
         unary = self._fits(size) and path not in self._streams
         if unary and not (read.mapped and self.scope(budget).lane):
             try:
-                return (yield from self._read_unary(read, budget, at_revision))
+                return (
+                    yield from self._read_unary(
+                        read, budget, self._options(at_revision, linearizable)
+                    )
+                )
             except errors.MessageTooLarge:
                 if size is None:
                     self._streams.add(path)
-        snapshot = yield from self.read_many({path: read}, budget, at_revision=at_revision)
+        snapshot = yield from self.read_many(
+            {path: read}, budget, at_revision=at_revision, linearizable=linearizable
+        )
         value = snapshot[path] if out is None else out
         return Reading(snapshot.header, snapshot.revisions[path], value)
 
-    def _read_unary(self, read: Read, budget: Budget, at_revision: int | None) -> Op[Reading]:
+    def _read_unary(self, read: Read, budget: Budget, options: ReadOptions) -> Op[Reading]:
         path, out = read.variable, read.out
         reading = yield from operations.read_variable(
             self.scope(budget),
             read._replace(variable=self.variables.key(path)),
-            self._options(at_revision),
+            options,
         )
         if reading.value is not None:
             self._check(reading.header, read, reading.value)
@@ -196,7 +221,12 @@ class ModelCache(Renewable):
         return reading
 
     def read_many(
-        self, reads: Mapping[str, Read], budget: Budget, *, at_revision: int | None = None
+        self,
+        reads: Mapping[str, Read],
+        budget: Budget,
+        *,
+        at_revision: int | None = None,
+        linearizable: bool = False,
     ) -> Op[Snapshot]:
         """Several variables or regions at one revision. Each `variable` is a path."""
         if not reads:  # A model may have no variables: nothing is a snapshot, too.
@@ -204,7 +234,7 @@ class ModelCache(Renewable):
             return Snapshot(self.header, {}, {})
         yield from self.fresh(budget)
         snapshot = yield from operations.read_variables(
-            self.scope(budget), self._by_key(reads), self._options(at_revision)
+            self.scope(budget), self._by_key(reads), self._options(at_revision, linearizable)
         )
         for key, read in reads.items():
             self._check(snapshot.header, read, snapshot[key])
@@ -220,6 +250,7 @@ class ModelCache(Renewable):
         summary: SummaryOptions,
         *,
         at_revision: int | None = None,
+        linearizable: bool = False,
     ) -> Op[Summaries]:
         """Summaries at one revision. Each `variable` is a path."""
         if not reads:
@@ -227,7 +258,10 @@ class ModelCache(Renewable):
             return Summaries(self.header, {})
         yield from self.fresh(budget)
         summaries = yield from operations.summarize_variables(
-            self.scope(budget), self._by_key(reads), summary, self._options(at_revision)
+            self.scope(budget),
+            self._by_key(reads),
+            summary,
+            self._options(at_revision, linearizable),
         )
         self.learn(
             summaries.header,
@@ -239,9 +273,10 @@ class ModelCache(Renewable):
         key = self.variables.key
         return {name: read._replace(variable=key(read.variable)) for name, read in reads.items()}
 
-    def _options(self, at_revision: int | None) -> ReadOptions:
+    def _options(self, at_revision: int | None, linearizable: bool) -> ReadOptions:
         # A revision means something in its epoch only.
-        return ReadOptions(at_revision, "" if at_revision is None else self.header.epoch)
+        epoch = "" if at_revision is None else self.header.epoch
+        return ReadOptions(at_revision, epoch, linearizable=linearizable)
 
     def _check(self, header: StateHeader, read: Read, value: Array) -> None:
         spec = self.variables.at(read.variable)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from varserve import tensors
 from varserve._client import errors
+from varserve._client.operations.methods import Scope
 from varserve._client.operations.models import get_model
 from varserve._client.transport.calls import Op
 from varserve._client.values.arguments import Given, Run, bind, positional
@@ -84,6 +85,7 @@ class Function(ModelHandle[D_co]):
         *,
         outputs: Sequence[str] = (),
         messages: bool = False,
+        linearizable: bool = False,
         if_revision_match: int | None = None,
         message: str = "",
         timeout: float | None = None,
@@ -92,11 +94,15 @@ class Function(ModelHandle[D_co]):
 
         outputs: names of those to send; none for all.
         messages: give the lines that it prints, as `Outputs.messages`.
+        linearizable: of a function that writes nothing: run on a state that is not older than any
+            write that completed before, at any replica of the service.
         if_revision_match: only if the model is at this revision.
         message: the reason, for the history; of a function that writes.
         timeout: seconds, all in all.
         """
-        return self._run(inputs, outputs, if_revision_match, timeout, message, messages)
+        return self._run(
+            inputs, outputs, if_revision_match, timeout, message, messages, linearizable
+        )
 
     @operation
     def tensors(
@@ -230,7 +236,8 @@ class Function(ModelHandle[D_co]):
         revision, epoch = None, ""
         if isinstance(side, str):
             budget = self._budget(timeout)
-            cache = ModelCache((yield from get_model(side, budget)), side)
+            seen = self._defaults.seen
+            cache = ModelCache((yield from get_model(Scope(side, budget, seen))), side, seen)
             found = cache.functions.find(self.name)
             arrays, constants = bind(found, inputs)
             run = Run(found.name, arrays, constants)
@@ -266,12 +273,21 @@ class Function(ModelHandle[D_co]):
         timeout: float | None,
         message: str = "",
         messages: bool = False,
+        linearizable: bool = False,
     ) -> Op[Outputs]:
         options = self._options(revision, message=message)
         yield from self._refreshed(timeout)
         spec = self.spec
         arrays, constants = bind(spec, given)
-        run = Run(spec.name, arrays, constants, tuple(outputs), spec.repeatable, messages)
+        run = Run(
+            spec.name,
+            arrays,
+            constants,
+            tuple(outputs),
+            spec.repeatable,
+            messages,
+            linearizable,
+        )
         if not spec.may_write:
             options = options._replace(request_id="", message="")
         return (yield from self._cache.run(run, self._budget(timeout, run.nbytes), options))

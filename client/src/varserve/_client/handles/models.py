@@ -99,6 +99,18 @@ class Model(ModelFiles[D_co]):
         """Ask the service for everything again; all handles of this model see it."""
         return self._cache.refresh(self._budget(timeout))
 
+    def see(self, revision: int | Snapshot | Commit, epoch: str = "") -> None:
+        """From now on read nothing older than this, which another client has seen.
+
+        What this client has seen itself is remembered without it. Calls at a replica that is behind
+        wait until it has caught up, within their timeout. epoch: of a plain number; "": the epoch
+        that this handle knows. A revision of another epoch than the service's means nothing.
+        """
+        at, of = revision_of(revision, epoch or self._cache.header.epoch)
+        assert at is not None
+        seen = self._cache.header._replace(epoch=of, revision=at)
+        self._defaults.seen.learn(self._cache.asked, seen)
+
     @operation
     def read(
         self,
@@ -106,6 +118,7 @@ class Model(ModelFiles[D_co]):
         *,
         dtype: npt.DTypeLike | None = None,
         at_revision: int | None = None,
+        linearizable: bool = False,
         timeout: float | None = None,
     ) -> Op[Snapshot]:
         """Several variables at one revision, of any size.
@@ -115,6 +128,7 @@ class Model(ModelFiles[D_co]):
         dtype: what float values travel as and come as, of float16, bfloat16, float32 and float64;
             all others come as they are.
         at_revision: as they were at that revision, while the service keeps it.
+        linearizable: not older than any write that completed before, at any replica of the service.
         """
         as_floats = cast_dtype(dtype)
         budget = self._budget(timeout)
@@ -129,7 +143,11 @@ class Model(ModelFiles[D_co]):
         reads, nbytes = self._reads(regions_of(variables), as_floats)
         if timeout is None:
             budget = self._budget(None, nbytes)
-        return (yield from self._cache.read_many(reads, budget, at_revision=at_revision))
+        return (
+            yield from self._cache.read_many(
+                reads, budget, at_revision=at_revision, linearizable=linearizable
+            )
+        )
 
     def buffer(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Array:
         """A writable array of zeros to fill and assign.
@@ -159,6 +177,7 @@ class Model(ModelFiles[D_co]):
         range: tuple[float, float] | None = None,
         content_hash: bool = True,
         at_revision: int | None = None,
+        linearizable: bool = False,
         timeout: float | None = None,
     ) -> Op[Summaries]:
         """Several variables in a few numbers each, at one revision; see `Variable.summary`.
@@ -183,6 +202,7 @@ class Model(ModelFiles[D_co]):
                 self._budget(timeout, nbytes),
                 SummaryOptions(bins, range, content_hash),
                 at_revision=at_revision,
+                linearizable=linearizable,
             )
         )
 

@@ -83,6 +83,7 @@ class _Value(ModelHandle[D_co], ArrayLike):
         out: Array | None = None,
         copy: bool = True,
         at_revision: int | None = None,
+        linearizable: bool = False,
         timeout: float | None = None,
     ) -> Op[Array]:
         """The value, as an array of its own: `shape`, `dtype`.
@@ -96,13 +97,22 @@ class _Value(ModelHandle[D_co], ArrayLike):
         returned: reading again and again into memory that is there is several times as fast. When
         the call fails it holds anything.
         at_revision: as it was at that revision of the model, while the service keeps it.
+        linearizable: not older than any write that completed before, at any replica of the service.
         timeout: seconds, all in all.
         Raises VariableUninitialized, RevisionCompacted, RevisionInFuture, CastUnsupported; of `out`
         InvalidRequest, DtypeMismatch, ShapeMismatch.
         """
         if out is not None and not copy:
             raise errors.InvalidRequest("expected copy=False or out, found both")
-        return self._read(None, dtype, timeout, at_revision, out, mapped=not copy)
+        return self._read(
+            None,
+            dtype,
+            timeout,
+            at_revision,
+            out,
+            linearizable=linearizable,
+            mapped=not copy,
+        )
 
     read_value = numpy
 
@@ -114,6 +124,7 @@ class _Value(ModelHandle[D_co], ArrayLike):
         range: tuple[float, float] | None = None,
         content_hash: bool = True,
         at_revision: int | None = None,
+        linearizable: bool = False,
         timeout: float | None = None,
     ) -> Op[Summary]:
         """Count, bounds, mean, deviation, norm, NaNs, a histogram and a hash, without the bytes.
@@ -122,6 +133,7 @@ class _Value(ModelHandle[D_co], ArrayLike):
             smallest and the largest element.
         content_hash: False saves the service reading every byte once more.
         at_revision: of the value as it was at that revision, while the service keeps it.
+        linearizable: as `numpy`.
         Raises as `numpy`.
         """
         yield from self._refreshed(timeout)
@@ -131,6 +143,7 @@ class _Value(ModelHandle[D_co], ArrayLike):
             self._budget(timeout, part_bytes(self.spec, part)),
             SummaryOptions(bins, range, content_hash),
             at_revision=at_revision,
+            linearizable=linearizable,
         )
         return summaries[self._path]
 
@@ -234,6 +247,7 @@ class _Value(ModelHandle[D_co], ArrayLike):
         at_revision: int | None = None,
         out: Array | None = None,
         *,
+        linearizable: bool = False,
         again: bool = False,
         mapped: bool = False,
     ) -> Op[Array]:
@@ -243,12 +257,21 @@ class _Value(ModelHandle[D_co], ArrayLike):
         if out is not None:
             check_out(self.spec, read)
         budget = self._budget(timeout, part_bytes(self.spec, part, read.dtype))
-        reading = yield from self._cache.read(read, budget, at_revision=at_revision)
+        reading = yield from self._cache.read(
+            read, budget, at_revision=at_revision, linearizable=linearizable
+        )
         if self._cache.stale and part.message is not None and not again:
             # Of another epoch: the index was resolved with the sizes of the last one.
             return (
                 yield from self._read(
-                    rows, dtype, timeout, at_revision, out, again=True, mapped=mapped
+                    rows,
+                    dtype,
+                    timeout,
+                    at_revision,
+                    out,
+                    linearizable=linearizable,
+                    again=True,
+                    mapped=mapped,
                 )
             )
         assert reading.value is not None

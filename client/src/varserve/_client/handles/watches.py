@@ -136,6 +136,10 @@ class Watch(Handle[D_co], Renewable):
     def _receive(self) -> Op[Event | None]:
         if self._stream is None:
             self._begun = False
+            # Another replica may answer than the one that gave the last event.
+            wanted = self._defaults.seen.consistency(self._request.model)
+            if wanted is not None:
+                self._request.consistency.CopyFrom(wanted)
             self._stream = yield Open(Call(WATCH_VARIABLES, self._request, self._lasts))
             if self._closed:  # by another thread, meanwhile
                 self._drop()
@@ -156,12 +160,13 @@ class Watch(Handle[D_co], Renewable):
                 each.tensor.byte_length + each.previous_tensor.byte_length for each in changes
             )
             budget = self._defaults.budget(None, nbytes)
-            scope = Scope(self._request.model, budget, self._chunk_bytes)
+            scope = Scope(self._request.model, budget, self._defaults.seen, self._chunk_bytes)
             self._owed = True
             event = yield from operations.event(scope, self._request, message, changes)
             self._owed = False
             self._well()
         header = specs.header(message.header)
+        self._defaults.seen.learn(self._request.model, header)
         self._request.after_revision = header.revision
         self._request.epoch = header.epoch
         return event

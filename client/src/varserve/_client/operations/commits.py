@@ -51,13 +51,14 @@ def list_commits(
         before_revision=before,
         patterns=patterns_of(patterns),
         max_commits=limit,
+        consistency=scope.consistency(),
     )
     reply = yield from attempt(Call(LIST_COMMITS, request, scope.budget))
     commits = [
         ListedCommit(_info(each.info), tuple(each.variables), each.variable_count, each.byte_length)
         for each in reply.commits
     ]
-    return Commits(specs.header(reply.header), commits, reply.oldest_revision, reply.history_bytes)
+    return Commits(scope.header(reply.header), commits, reply.oldest_revision, reply.history_bytes)
 
 
 def watch_request(
@@ -87,7 +88,7 @@ def event(
     changes: Iterable[pb.VariableChange],
 ) -> Op[Event]:
     """The event of a commit's messages; values that did not fit into them are read."""
-    header = specs.header(message.header)
+    header = scope.header(message.header)
     told = []
     for change in changes:
         value = previous = None

@@ -97,7 +97,7 @@ def list_tensors(
         found += map(_inner_tensor, reply.tensors)
         token = reply.next_page_token
         if not token:
-            return InnerTensors(specs.header(reply.header), found)
+            return InnerTensors(scope.header(reply.header), found)
 
 
 def inspect_function(
@@ -120,6 +120,7 @@ def inspect_function(
         profile=wanted.profile,
         continue_after_assertion=wanted.continue_after_assertion,
         open_xla=wanted.open_xla,
+        consistency=scope.consistency(options),
         **options.fields(),
     )
     first = pb.InspectFunctionRequest(manifest=manifest).SerializeToString()
@@ -130,6 +131,7 @@ def inspect_function(
     )
     # It changes nothing, and may arrive as often as it takes.
     inspection: Inspection = yield from attempt(call)
+    scope.seen.learn(scope.model, inspection.header)
     return inspection
 
 

@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message_factory import GetMessageClass
 
+from varserve._client import errors
 from varserve._client.transport.calls import Budget, Method
-from varserve.v1 import model_service_pb2
+from varserve._client.values import specs
+from varserve._client.values.options import PRESENT, ReadOptions
+from varserve._client.values.seen import Seen
+from varserve._client.values.specs import StateHeader
+from varserve.v1 import model_pb2, model_service_pb2
 
 if TYPE_CHECKING:
     from varserve._client.transport.lane import Lane
@@ -19,13 +24,14 @@ _SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 class Scope(NamedTuple):
     """A model, by the name that it is asked for with, and what one operation on it may use.
 
-    `chunk_bytes`: the size of the chunks of a body, and `message_bytes`: what one message may have,
-    as the service said; 0 where it has not been asked. `lane_socket`, `lane_port`: where large
-    values go beside gRPC.
+    `seen`: what its client has seen of states. `chunk_bytes`: the size of the chunks of a body, and
+    `message_bytes`: what one message may have, as the service said; 0 where it has not been asked.
+    `lane_socket`, `lane_port`: where large values go beside gRPC.
     """
 
     model: str
     budget: Budget
+    seen: Seen
     chunk_bytes: int = 0
     message_bytes: int = 0
     lane_socket: str = ""
@@ -40,6 +46,24 @@ class Scope(NamedTuple):
         from varserve._client.transport.lane import lane_to  # for those who have one
 
         return lane_to(self.lane_socket, self.lane_port, use)
+
+    def header(self, message: model_pb2.StateHeader) -> StateHeader:
+        """The header of an answer, which the client has seen from now on."""
+        header = specs.header(message)
+        self.seen.learn(self.model, header)
+        return header
+
+    def consistency(self, options: ReadOptions = PRESENT) -> model_pb2.Consistency | None:
+        """How recent the state must be for a call; None: as it is there. Raises InvalidRequest."""
+        if not 0 <= options.min_revision < 1 << 63:
+            raise errors.InvalidRequest(
+                "min_revision: expected an integer from 0 to 2^63 - 1, found "
+                f"{errors.shown(options.min_revision)}"
+            )
+        epoch = options.epoch if options.min_revision else ""
+        return self.seen.consistency(
+            self.model, options.min_revision, epoch, linearizable=options.linearizable
+        )
 
 
 def method(

@@ -12,7 +12,7 @@ from varserve._client.values import specs
 from varserve._client.values.specs import ModelSpec, ModelSummary
 from varserve.v1 import model_service_pb2 as pb
 
-from .methods import method
+from .methods import Scope, method
 from .requests import build
 
 LIST_MODELS = method("ListModels")
@@ -31,22 +31,31 @@ def list_models(budget: Budget) -> Op[list[ModelSummary]]:
     return [specs.summary(each) for each in reply.models]
 
 
-def get_model(model: str, budget: Budget) -> Op[ModelSpec]:
+def get_model(scope: Scope) -> Op[ModelSpec]:
     """GetModel: all pages of it, anew when the model is replaced between two of them."""
     for attempts_left in reversed(range(_DESCRIPTIONS)):
         try:
-            return specs.model((yield from _pages(model, budget)))
+            spec = specs.model((yield from _pages(scope)))
         except errors.EpochMismatch:
             if not attempts_left:
                 raise
+        else:
+            scope.seen.learn(scope.model, spec.header)
+            return spec
     raise AssertionError("the last attempt answers or raises")
 
 
-def _pages(model: str, budget: Budget) -> Op[pb.GetModelResponse]:
-    request = build(pb.GetModelRequest, model=model)
+def _pages(scope: Scope) -> Op[pb.GetModelResponse]:
+    model, budget, consistency = scope.model, scope.budget, scope.consistency()
+    request = build(pb.GetModelRequest, model=model, consistency=consistency)
     whole: pb.GetModelResponse = yield from attempt(Call(GET_MODEL, request, budget))
     while whole.next_page_token:
-        request = build(pb.GetModelRequest, model=model, page_token=whole.next_page_token)
+        request = build(
+            pb.GetModelRequest,
+            model=model,
+            page_token=whole.next_page_token,
+            consistency=consistency,
+        )
         page = yield from attempt(Call(GET_MODEL, request, budget))
         whole.variables.extend(page.variables)
         whole.functions.extend(page.functions)

@@ -14,7 +14,6 @@ from varserve._client import errors
 from varserve._client.transport.attempts import attempt
 from varserve._client.transport.bodies import BodyDownload
 from varserve._client.transport.calls import Call, LaneFailed, Op
-from varserve._client.values import specs
 from varserve._client.values.options import ReadOptions
 from varserve._client.values.regions import Part
 from varserve._client.values.results import Reading, Snapshot
@@ -83,12 +82,13 @@ def read_variable(
         region=read.part.message,
         if_newer_than=if_newer_than,
         dtype=read.wire_dtype,
+        consistency=scope.consistency(options),
         **options.fields(),
     )
     reply = yield from attempt(Call(READ_VARIABLE, request, scope.budget))
     value = tensors.from_tensor(reply.value) if reply.HasField("value") else None
     return Reading(
-        header=specs.header(reply.header),
+        header=scope.header(reply.header),
         variable_revision=reply.variable_revision,
         value=None if value is None else read.part.show(value),
     )
@@ -123,6 +123,7 @@ def _read_variables(
             for read in reads.values()
         ],
         **({} if lane is None else {lane.field: True}),
+        consistency=scope.consistency(options),
         **options.fields(),
     )
     receive = partial(
@@ -139,7 +140,7 @@ def _read_variables(
         for array in arrays:
             array.flags.writeable = False
     return Snapshot(
-        header=specs.header(manifest.header),
+        header=scope.header(manifest.header),
         values={
             key: read.part.show(array)
             for (key, read), array in zip(reads.items(), arrays, strict=True)
@@ -182,6 +183,7 @@ def summarize_variables(
         ],
         histogram=summary.histogram,
         content_hash=summary.content_hash,
+        consistency=scope.consistency(options),
         **options.fields(),
     )
     reply = yield from attempt(Call(SUMMARIZE_VARIABLES, request, scope.budget))
@@ -190,7 +192,7 @@ def summarize_variables(
             f"expected {len(reads)} summaries, and the service sent {len(reply.entries)}"
         )
     return Summaries(
-        specs.header(reply.header),
+        scope.header(reply.header),
         {
             key: summary_of(
                 entry.summary,

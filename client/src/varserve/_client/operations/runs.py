@@ -13,7 +13,7 @@ from varserve._client.transport.calls import Call, Op
 from varserve._client.values import specs
 from varserve._client.values.arguments import Run
 from varserve._client.values.function_messages import FunctionMessage, MessageKind
-from varserve._client.values.options import WriteOptions
+from varserve._client.values.options import ReadOptions, WriteOptions
 from varserve._client.values.results import Outputs
 from varserve._client.values.specs import Constant
 from varserve.v1 import inspection_pb2, model_pb2, tensor_pb2
@@ -31,13 +31,14 @@ def run_function(scope: Scope, run: Run, options: WriteOptions) -> Op[Outputs]:
     request = build(
         pb.RunFunctionRequest,
         inputs={name: tensors.to_tensor(each) for name, each in run.inputs.items()},
+        consistency=_consistency(scope, run),
         **_fields(scope.model, run),
         **options.fields(),
     )
     call = Call(RUN_FUNCTION, request, scope.budget)
     reply = yield from attempt(call, repeatable=run.repeatable)
     return Outputs(
-        specs.header(reply.header),
+        scope.header(reply.header),
         {each.name: tensors.from_tensor(each.tensor) for each in reply.outputs},
         map(function_message, reply.messages),
     )
@@ -51,6 +52,7 @@ def stream_run_function(scope: Scope, run: Run, options: WriteOptions) -> Op[Out
             build(tensor_pb2.NamedTensorHeader, name=name, tensor=tensors.to_header(each))
             for name, each in run.inputs.items()
         ],
+        consistency=_consistency(scope, run),
         **_fields(scope.model, run),
         **options.fields(),
     )
@@ -63,7 +65,7 @@ def stream_run_function(scope: Scope, run: Run, options: WriteOptions) -> Op[Out
     result, arrays = yield from attempt(call, repeatable=run.repeatable)
     names = [each.name for each in result.outputs]
     outputs = dict(zip(names, arrays, strict=True))
-    return Outputs(specs.header(result.header), outputs, map(function_message, result.messages))
+    return Outputs(scope.header(result.header), outputs, map(function_message, result.messages))
 
 
 def function_message(message: inspection_pb2.FunctionMessage) -> FunctionMessage:
@@ -79,6 +81,11 @@ def function_message(message: inspection_pb2.FunctionMessage) -> FunctionMessage
         message.stream,
         message.end,
     )
+
+
+def _consistency(scope: Scope, run: Run) -> model_pb2.Consistency | None:
+    """A function that writes runs on the newest state anyway."""
+    return scope.consistency(ReadOptions(linearizable=run.linearizable))
 
 
 def _fields(model: str, run: Run) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from varserve._client import errors
 from varserve._client.transport.attempts import attempt
 from varserve._client.transport.bodies import upload
 from varserve._client.transport.calls import Call, Op
-from varserve._client.values import specs
 from varserve._client.values.options import WriteOptions
 from varserve._client.values.results import Commit
 from varserve._client.values.writes import PreparedWrite
@@ -45,7 +44,7 @@ def assign_variable(scope: Scope, write: PreparedWrite, options: WriteOptions) -
     call = Call(ASSIGN_VARIABLE, request, scope.budget)
     reply = yield from attempt(call, repeatable=options.repeatable)
     value = tensors.from_tensor(reply.value) if reply.HasField("value") else None
-    return Commit(specs.header(reply.header), None if value is None else write.part.show(value))
+    return Commit(scope.header(reply.header), None if value is None else write.part.show(value))
 
 
 def assign_variables(
@@ -74,7 +73,7 @@ def assign_variables(
     body = partial(upload, first, values, scope.chunk_bytes)
     call = Call(ASSIGN_VARIABLES, body, scope.budget, hand_over=hand_over)
     reply = yield from attempt(call, repeatable=options.repeatable)
-    return Commit(specs.header(reply.header))
+    return Commit(scope.header(reply.header))
 
 
 def _check(scope: Scope, options: WriteOptions) -> pb.CommitCheck | None:
@@ -117,7 +116,7 @@ def revert_commits(
     )
     call = Call(REVERT_COMMITS, request, scope.budget)
     reply = yield from attempt(call, repeatable=options.repeatable)
-    return Commit(specs.header(reply.header))
+    return Commit(scope.header(reply.header))
 
 
 def renew_lease(scope: Scope, lease: int, epoch: str) -> Op[float]:
@@ -135,4 +134,4 @@ def revoke_lease(scope: Scope, lease: int, epoch: str, *, keep: bool) -> Op[Comm
     )
     # Not again: a second revocation does not find the lease, and says nothing of the values.
     reply = yield from attempt(Call(REVOKE_LEASE, request, scope.budget), repeatable=False)
-    return Commit(specs.header(reply.header))
+    return Commit(scope.header(reply.header))

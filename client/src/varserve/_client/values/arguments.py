@@ -20,7 +20,8 @@ from .specs import Constant, FunctionSpec, InputSpec, ParameterKind, TensorSpec
 class Run(NamedTuple):
     """A call of a function. `repeatable`: it may arrive twice without harm.
 
-    messages: the answer has what the function prints.
+    messages: the answer has what the function prints. linearizable: it runs on a state that is not
+    older than any write that completed before.
     """
 
     function: str
@@ -29,6 +30,7 @@ class Run(NamedTuple):
     outputs: tuple[str, ...] = ()
     repeatable: bool = False
     messages: bool = False
+    linearizable: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -13,14 +13,21 @@ class ReadOptions(NamedTuple):
 
     at_revision: as it was at this revision; None: as it is now.
     epoch: the epoch that revisions were learnt in; "" for any.
+    min_revision: not older than this one; what the client has seen itself counts anyway.
+    linearizable: not older than any write that completed before, at any replica.
     """
 
     at_revision: int | None = None
     epoch: str = ""
+    min_revision: int = 0
+    linearizable: bool = False
 
     def fields(self) -> dict[str, Any]:
         """The request's fields."""
         return {"at_revision": self.at_revision, "epoch": self.epoch}
+
+
+PRESENT = ReadOptions()
 
 
 class WriteOptions(NamedTuple):

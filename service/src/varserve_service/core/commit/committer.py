@@ -31,6 +31,7 @@ from varserve_service.core.ports.messages import Answer, sent_bytes
 from varserve_service.core.ports.observer import UNOBSERVED, Observer
 
 from .following import Follower
+from .freshness import Freshness
 from .history import History
 from .idempotency import IdempotencyCache
 from .lock import ReadersWriterLock
@@ -66,6 +67,8 @@ class Committer:
         self._follower = follower
         self._shared = None if journal is None else journal.shared
         self._position = Position(0) if journal is None else journal.position
+        self.freshness = Freshness(revisions, self._shared, lambda: self._position)
+        """How recent the state is, for those who wait for it."""
         self._undecided: list[Proposal] = []
         self._lock = lock
         self._revisions = revisions
@@ -89,6 +92,7 @@ class Committer:
             with self._lock.exclusive(proposal.terms.deadline):
                 commits = self._make(iter((proposal,)))
             self._observe(commits)
+            self.freshness.moved()
         else:
             self._commit_in_turn(proposal)
         answer = proposal.answer
@@ -169,6 +173,7 @@ class Committer:
                 for commit in commits:
                     if self._position.revision < commit.revision <= last:
                         self._position = commit.position
+        self.freshness.moved()
 
     def _resolve(self, shared: SharedJournal) -> None:
         """Find out what became of an append that was undecided, and end its proposals."""
@@ -240,6 +245,7 @@ class Committer:
             )
         else:
             self._observe(commits)
+            self.freshness.moved()
         if shared is not None and self._undecided:
             self._resolve(shared)
 

@@ -81,6 +81,8 @@ class LiveModel:
         """The memories that its calls take from."""
         self.timeline = Timeline(self._parts)
         """Its history, and its watchers."""
+        self.freshness = self._parts.committer.freshness
+        """How recent its state is, where several processes share it."""
         self.leases = Leasing(self._parts, on_expiry)
         """Its writes that expire."""
         self.inspecting = Inspecting(self._parts, self.timeline)
@@ -338,6 +340,7 @@ class LiveModel:
         with suppress(RequestError), self._parts.lock.exclusive():
             self.leases.table.clear()
             self._parts.lock.close(self._unloaded)
+            self.freshness.close(self._unloaded())
             if self._parts.journal is not None:
                 self._parts.journal.close()
 

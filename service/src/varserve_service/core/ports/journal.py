@@ -147,6 +147,14 @@ class SharedJournal(Protocol):
         """
         ...
 
+    def newest(self, known: Position) -> Position:
+        """The last commit of all processes; every one that was acknowledged is not after it.
+
+        Raises StateStoreUnavailable when the journal cannot be asked, or does not keep what it is
+        given any more; JournalError when the log does not go on from `known`. From one thread.
+        """
+        ...
+
     def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
         """Whether the last append, which was undecided, happened; and the commits since a position.
 

@@ -34,6 +34,7 @@ from .appending import Appender, Turn
 from .connection import Connector
 from .following import Listener
 from .housekeeping import Housekeeper
+from .probing import Prober
 from .reading import HEAD, OF_MODEL
 from .rows import LOG_COLUMNS, decoded, kept_change, kept_commit
 from .schema import Connection
@@ -69,6 +70,7 @@ class PostgresJournal:
         self._closed = False
         self._house = Housekeeper(connector, self._key, options)
         self._listener = Listener(connector, self._key)
+        self._prober = Prober(connector, self._key, self._epoch)
         self._appender = Appender(connector, self._key, self._epoch, options, tell=self._house.tell)
 
     def _begin(self, connection: Connection, description: Record) -> None:
@@ -179,6 +181,9 @@ class PostgresJournal:
     def news(self, known: Position) -> Sequence[KeptCommit]:
         return self._listener.news(known)
 
+    def newest(self, known: Position) -> Position:
+        return self._prober.newest(known)
+
     def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
         return self._appender.resolve(known)
 
@@ -198,3 +203,4 @@ class PostgresJournal:
         self._house.close()
         self._appender.close()
         self._listener.close()
+        self._prober.close()

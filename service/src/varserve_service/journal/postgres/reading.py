@@ -34,23 +34,28 @@ def commits_after(
         binary=True,
     ).fetchall()
     if rows and rows[0][0] == known.revision:
-        if rows[0][1] != known.append:
-            raise JournalError(
-                f"commit {known.revision} of this replica is not the one in the database, "
-                "which lost commits in a failover: this replica builds its state anew"
-            )
+        check_known(known, rows[0][1], None)
         rows = rows[1:]
     elif rows or known.revision:
-        _check_horizon(connection, key, known)
+        row = connection.execute(HEAD, key).fetchone()
+        check_known(known, None, None if row is None else Position(row[3], row[4]))
     if rows and rows[0][0] != known.revision + 1:
         raise JournalError(f"the log goes on at {rows[0][0]}, expected {known.revision + 1}")
     return [kept_commit(*row) for row in rows]
 
 
-def _check_horizon(connection: Connection, key: Key, known: Position) -> None:
-    row = connection.execute(HEAD, key).fetchone()
-    if row is None or Position(row[3], row[4]) != known:
+def check_known(known: Position, append: str | None, horizon: Position | None) -> None:
+    """Whether the log goes on from a position. Raises JournalError where it does not.
+
+    `append` is that of the log's commit at its revision, None where the log has none there.
+    """
+    if append is None and known != horizon:
         raise JournalError(
             f"commit {known.revision}, the last of this replica, is not in the database any "
             "more: this replica builds its state anew"
+        )
+    if append is not None and append != known.append:
+        raise JournalError(
+            f"commit {known.revision} of this replica is not the one in the database, "
+            "which lost commits in a failover: this replica builds its state anew"
         )

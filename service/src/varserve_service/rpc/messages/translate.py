@@ -114,6 +114,11 @@ def fingerprint(message: Any, checksums: Sequence[int] = ()) -> bytes:
     """
     if not message.request_id:
         return b""
+    if "consistency" in message.DESCRIPTOR.fields_by_name and message.HasField("consistency"):
+        # What its caller has seen meanwhile does not make it another write.
+        whole, message = message, type(message)()
+        message.CopyFrom(whole)
+        message.ClearField("consistency")
     written = message.SerializeToString(deterministic=True)
     found = hashlib.blake2b(written, digest_size=16).digest()
     if checksums:

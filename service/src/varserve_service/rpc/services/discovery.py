@@ -14,6 +14,7 @@ from varserve_service.rpc.calls.permissions import CallerPermissions
 from varserve_service.rpc.messages import descriptions
 
 from .backend import Backend
+from .consistency import wait_until_recent
 
 # Seconds that a list waits for a model that a write holds.
 _PATIENCE = 0.5
@@ -61,6 +62,7 @@ async def get_model(
             backend.max_message_bytes,
         )
 
+    await wait_until_recent(backend, request, call)
     return await backend.run_on_model(call, request.model, work)
 
 

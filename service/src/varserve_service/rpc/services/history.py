@@ -15,6 +15,7 @@ from varserve_service.rpc.messages.history_messages import WatchFilter, page
 from varserve_service.rpc.serving.watching import Watch
 
 from .backend import Backend
+from .consistency import wait_until_recent
 
 MAX_PATTERNS = 100
 # Characters of one. To compile one takes the square of them where brackets are open.
@@ -31,6 +32,7 @@ async def watch_variables(
     assert task is not None
     backend.watches.add(task)
     try:
+        await wait_until_recent(backend, request, call)
         with backend.serving.use(call, request.model, watch=True) as served:
             live, workers = served.live, served.watch_workers
             hub = served.hub(backend.senders, backend.max_message_bytes)
@@ -69,6 +71,7 @@ async def list_commits(
             names = {path: name for path, name in names.items() if path in among}
         return page(commits, names, backend.max_message_bytes)
 
+    await wait_until_recent(backend, request, call)
     return await backend.run_on_model(call, request.model, work)
 
 

@@ -17,6 +17,7 @@ from varserve_service.rpc.messages import inspection_messages, translate
 from varserve_service.rpc.messages.bodies import ClaimedTensor, Download, total_bytes
 
 from .backend import Backend, check_count
+from .consistency import wait_until_recent
 from .runs import check_inputs
 from .uploads import receive
 
@@ -74,6 +75,7 @@ def _visible(call: RpcCall, live: LiveModel, tensor: InnerTensor) -> list[str]:
 
 async def inspect_function(backend: Backend, manifest: pb.InspectManifest, call: RpcCall) -> None:
     """InspectFunction."""
+    await wait_until_recent(backend, manifest, call)
     cancelled = Event()
     try:
         with backend.serving.use(call, manifest.model) as served:

@@ -23,6 +23,7 @@ from varserve_service.rpc.messages import summary_messages, translate
 from varserve_service.rpc.messages.bodies import Beside, Download
 
 from .backend import Backend, check_count
+from .consistency import wait_until_recent
 
 # A summary of fewer elements, or with fewer for each bin, or a hash of fewer, singles elements out.
 _FEW_ELEMENTS = 16
@@ -34,6 +35,7 @@ async def read_variable(
     backend: Backend, request: pb.ReadVariableRequest, call: RpcCall
 ) -> pb.ReadVariableResponse | bytes:
     """ReadVariable."""
+    await wait_until_recent(backend, request, call)
     cached = backend.read_cache.answer(request, call)
     if cached is not None:
         return cached
@@ -114,6 +116,7 @@ async def read_variables(backend: Backend, request: pb.ReadVariablesRequest, cal
         call.note(read_bytes=body.nbytes)
         return pb.ReadVariablesResponse(manifest=manifest), body
 
+    await wait_until_recent(backend, request, call)
     with (
         backend.serving.use(call, request.model) as served,
         served.live.memory.reserve({}, "the read") as copies,
@@ -179,6 +182,7 @@ async def summarize_variables(
         summary_messages.check_sent(response, backend.max_message_bytes)
         return response
 
+    await wait_until_recent(backend, request, call)
     try:
         with (
             backend.serving.use(call, request.model) as served,

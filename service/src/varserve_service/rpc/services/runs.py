@@ -26,6 +26,7 @@ from varserve_service.rpc.messages.bodies import ClaimedTensor, Download, total_
 from varserve_service.rpc.messages.inspection_messages import function_message
 
 from .backend import Backend
+from .consistency import wait_until_recent
 from .uploads import receive
 
 T = TypeVar("T")
@@ -86,6 +87,7 @@ async def run_function(
         response.messages.extend(map(function_message, run.said or ()))
         return response
 
+    await wait_until_recent(backend, request, call)
     return await execute(
         backend,
         call,
@@ -159,6 +161,7 @@ async def stream_run_function(backend: Backend, manifest: pb.RunManifest, call: 
     """StreamRunFunction."""
     _note(call, manifest)
     origin = translate.origin(manifest, call.subject)
+    await wait_until_recent(backend, manifest, call)
     with backend.serving.use(call, manifest.model) as served:
         live = served.live
         function = live.function(manifest.function)
