@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from varserve_service.core.commit.leases import lease_not_found
 from varserve_service.core.errors import JournalError, StateStoreUnavailable
 from varserve_service.core.ports.journal import (
     AppendUndecided,
     Entry,
     KeptChange,
     KeptCommit,
+    KeptHeld,
+    LeaseChange,
     Position,
 )
 from varserve_service.core.ports.loaded_model import Value
@@ -25,11 +29,61 @@ class SharedLog:
         self.commits: list[KeptCommit] = []
         self.changed = threading.Condition()
         self.row = threading.Lock()
+        self.leases = Leases()
 
     def after(self, known: Position) -> list[KeptCommit]:
         if known.revision and self.commits[known.revision - 1].position != known:
             raise JournalError(f"{known} is on a fork")
         return self.commits[known.revision :]
+
+
+class Leases:
+    """The leases of all replicas, by the clock of this process."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[KeptHeld, ...]] = {}
+        self._ends: dict[int, tuple[float, float]] = {}
+
+    def change(self, changes: Sequence[LeaseChange]) -> None:
+        for change in changes:
+            if change.held is None:
+                if change.only_if_due and not self.is_due(change.lease):
+                    raise lease_not_found(change.lease)
+                del self._held[change.lease], self._ends[change.lease]
+                continue
+            self._held[change.lease] = change.held
+            if change.seconds:
+                end = time.monotonic() + change.seconds
+                self._ends[change.lease] = end, change.seconds
+
+    def count(self) -> int:
+        return len(self._held)
+
+    def renew(self, lease: int) -> float | None:
+        if lease not in self._ends:
+            return None
+        _, seconds = self._ends[lease]
+        self._ends[lease] = time.monotonic() + seconds, seconds
+        return seconds
+
+    def due(self) -> tuple[Sequence[int], float | None]:
+        remaining = {n: end - time.monotonic() for n, (end, _) in list(self._ends.items())}
+        later = [seconds for seconds in remaining.values() if seconds > 0]
+        return [n for n, s in remaining.items() if s <= 0], min(later, default=None)
+
+    def is_due(self, lease: int) -> bool:
+        return lease in self._ends and self._ends[lease][0] <= time.monotonic()
+
+    def held(self, lease: int) -> Sequence[KeptHeld] | None:
+        return self._held.get(lease)
+
+    def beside(self, lease: int) -> Mapping[int, Sequence[KeptHeld]]:
+        mine = {each.path for each in self._held.get(lease, ())}
+        return {
+            number: held
+            for number, held in self._held.items()
+            if number != lease and mine & {each.path for each in held}
+        }
 
 
 class Replica:
@@ -89,6 +143,10 @@ class Replica:
         finally:
             self._log.row.release()
 
+    @property
+    def last_position(self) -> Position:
+        return self._log.commits[-1].position
+
     def write(self, entries: Sequence[Entry]) -> Position:
         self._appends += 1
         self._last = [_kept(entry, f"{id(self)}-{self._appends}") for entry in entries]
@@ -107,6 +165,10 @@ class Replica:
                 0.05,
             )
             return self._log.after(known) if self.follows else []
+
+    @property
+    def leases(self) -> Leases:
+        return self._log.leases
 
     def newest(self, known: Position) -> Position:
         if self.unreachable:
@@ -134,8 +196,9 @@ class Turn:
         self._replica = replica
         self.missed = missed
 
-    def append(self, entries: Sequence[Entry]) -> Position:
-        return self._replica.write(entries)
+    def append(self, entries: Sequence[Entry], leases: Sequence[LeaseChange] = ()) -> Position:
+        self._replica.leases.change(leases)
+        return self._replica.write(entries) if entries else self._replica.last_position
 
     def confirm(self) -> None:
         self._replica.confirmed += 1

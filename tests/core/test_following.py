@@ -18,7 +18,7 @@ from tests.fakes import FakeModel, FakeVariable
 from tests.waiting import join, until
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
 from varserve_service.core.change.writes import Write
-from varserve_service.core.errors import OutOfMemory, Reason
+from varserve_service.core.errors import JournalError, OutOfMemory, Reason
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import Origin, WriteRequest
 from varserve_service.core.ports.messages import Conditions, Read
@@ -244,6 +244,17 @@ def test_a_replica_on_a_fork_gives_up() -> None:
         until(lambda: journal.gave_up)
         assert refusal(add, one).reason is Reason.STATE_STORE_UNAVAILABLE
         assert (count(one), len(journal.gave_up)) == (1, 2)
+
+
+def test_a_replica_does_not_follow_a_fork_that_it_read_before_its_own_commit() -> None:
+    """What was read after an earlier position does not go on from a commit made meanwhile."""
+    with replicas(1, follows=False) as ((live,), (journal,)):
+        add(live)
+        (own,) = journal._log.commits
+        read_before = [_other(own), _other(own, revision=2)]
+        with pytest.raises(JournalError, match="commit 1 of this replica is not the one"):
+            live._parts.committer.follow(read_before)
+        assert live.header.revision == 1
 
 
 def _other(commit: Any, revision: int = 1) -> Any:

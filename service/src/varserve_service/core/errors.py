@@ -120,3 +120,10 @@ class StateStoreUnavailable(RequestError):
 
     def __init__(self, message: str, **metadata: object) -> None:
         super().__init__(Reason.STATE_STORE_UNAVAILABLE, message, **metadata)
+
+
+class JournalClosed(StateStoreUnavailable):
+    """The journal was closed: nothing more comes of it."""
+
+    def __init__(self) -> None:
+        super().__init__("the model is being closed; nothing was changed")

@@ -223,6 +223,7 @@ class Dispatcher:
             return requirements
 
         requirements = await self._decoder.run(derive, large=large)
+        large = large or requirements.waits
         large = large or (requirements.walks_model and self._decoder.has_large_models)
         decide = partial(self._guard.decide, requirements, call.permissions)
         decision = await self._decoder.run(decide, large=large)

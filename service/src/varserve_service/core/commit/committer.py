@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from varserve_service.core.change.changes import SwappedValue
-from varserve_service.core.errors import Reason, RequestError, StateStoreUnavailable
+from varserve_service.core.errors import (
+    JournalError,
+    Reason,
+    RequestError,
+    StateStoreUnavailable,
+)
 from varserve_service.core.memory import ModelMemory
 from varserve_service.core.ports.commits import Commit, CommitListener, WriteRequest
 from varserve_service.core.ports.journal import (
@@ -37,11 +41,9 @@ from .idempotency import IdempotencyCache
 from .lock import ReadersWriterLock
 from .partwise import read_by_parts
 from .proposal import Proposal, Terms
+from .queue import Queue, too_late
 from .revisions import Revisions
 from .watchers import Watchers
-
-_TOGETHER_SECONDS = 0.005
-"""After this long no further proposal joins those that wait for the same sync."""
 
 
 class Committer:
@@ -78,8 +80,8 @@ class Committer:
         self._journal = journal
         self._memory = memory
         self._observer = observer
-        self._queue: deque[Proposal] = deque()
-        self._queueing = threading.Lock()
+        self._queue = Queue()
+        # Of whoever makes commits: those of this process, or those of others.
         self._turn = threading.Lock()
 
     def commit(self, proposal: Proposal, on_commit: CommitListener | None = None) -> Answer:
@@ -164,6 +166,13 @@ class Committer:
     def _follow(self, commits: Sequence[KeptCommit]) -> None:
         if not commits:
             return
+        # Read after an earlier position, before a commit of this process: it may be another one.
+        for commit in commits:
+            if commit.revision == self._position.revision and commit.position != self._position:
+                raise JournalError(
+                    f"commit {commit.revision} of this replica is not the one in the log, which "
+                    "lost commits in a failover: this replica builds its state anew"
+                )
         staged = [self._follower.stage(commit) for commit in commits]
         with self._lock.exclusive():
             try:
@@ -186,7 +195,11 @@ class Committer:
                 proposal.failed(error)
             return
         for proposal in proposals:
-            if happened:
+            if proposal.commit is None:
+                # It only ended a lease, and the log does not tell of that.
+                message = "the connection to the state was lost; the lease may have ended"
+                proposal.failed(StateStoreUnavailable(message, done="unknown"))
+            elif happened:
                 proposal.done()
                 proposal.on_durable(proposal.answer.header.revision)
             else:
@@ -200,46 +213,39 @@ class Committer:
     # With a journal: one thread leads, the others wait for their outcome.
 
     def _commit_in_turn(self, proposal: Proposal) -> None:
-        with self._queueing:
-            self._queue.append(proposal)
-        if not self._turn.acquire(timeout=_remaining(proposal.terms.deadline)):
-            if self._withdraw(proposal):
-                raise _too_late()
-            self._turn.acquire()  # Another thread is making it: it ends soon.
+        if not self._queue.enter(proposal):
+            return
         try:
-            while not proposal.ended:
-                self._lead(proposal)
+            with self._turn:
+                while not proposal.ended:
+                    try:
+                        self._lead(proposal)
+                    finally:
+                        self._queue.settle()
         finally:
-            self._turn.release()
-
-    def _withdraw(self, proposal: Proposal) -> bool:
-        with self._queueing:
-            if proposal not in self._queue:
-                return False
-            self._queue.remove(proposal)
-            return True
+            self._queue.leave()
 
     def _lead(self, proposal: Proposal) -> None:
         deadline, shared = proposal.terms.deadline, self._shared
         try:
             if shared is None:
                 with self._lock.exclusive(deadline):
-                    commits = self._make(self._waiting())
+                    commits = self._make(self._queue.take())
             else:
                 with shared.turn(self._position, deadline) as turn:
                     self._follow(turn.missed)
                     with self._lock.exclusive(deadline):
-                        commits = self._make(self._waiting(), turn)
+                        commits = self._make(self._queue.take(), turn)
         except RequestError as error:
             # The lock or the turn was not available in time. The others have their own deadlines.
             if not proposal.ended:
-                self._withdraw(proposal)
+                self._queue.withdraw(proposal)
                 proposal.failed(error)
         except Exception as error:
             if shared is None:
                 raise
             shared.give_up(error)
-            self._withdraw(proposal)
+            self._queue.withdraw(proposal)
             proposal.failed(
                 StateStoreUnavailable("this replica cannot go on from its state; ask another one")
             )
@@ -248,25 +254,6 @@ class Committer:
             self.freshness.moved()
         if shared is not None and self._undecided:
             self._resolve(shared)
-
-    def _waiting(self) -> Iterator[Proposal]:
-        """The proposals that go into one sync."""
-        ids: set[tuple[str, str]] = set()
-        until: float | None = None
-        while until is None or time.monotonic() < until:
-            with self._queueing:
-                if not self._queue:
-                    return
-                if self._queue[0].needs_history and until is not None:
-                    return
-                request = self._queue[0].terms.request
-                if request is not None and (request.subject, request.id) in ids:
-                    return  # It wants the answer of one that is not durable yet.
-                proposal = self._queue.popleft()
-            if request is not None:
-                ids.add((request.subject, request.id))
-            yield proposal
-            until = until or time.monotonic() + _TOGETHER_SECONDS
 
     # The way of proposals through their states, under the exclusive lock.
 
@@ -288,7 +275,7 @@ class Committer:
                 else:
                     repeated.append((proposal, answer))
         try:
-            self._make_durable(made, turn)
+            appended = self._make_durable(made, turn)
         except BaseException as error:
             if isinstance(error, AppendUndecided):
                 self._undecided = made
@@ -301,7 +288,6 @@ class Committer:
             self._repeat(repeated, turn)
             return []
         # An append makes durable what was appended before.
-        appended = any(proposal.commit is not None for proposal in made)
         self._repeat(repeated, None if appended else turn)
         # Whatever fails from here on, no caller waits for ever: all proposals have their answers.
         for proposal in made:
@@ -326,7 +312,7 @@ class Committer:
         """Make a proposal; or what its request was answered before."""
         terms = proposal.terms
         if terms.deadline is not None and time.monotonic() >= terms.deadline:
-            raise _too_late()
+            raise too_late()
         answer = self._idempotency.find(terms.request)
         if answer is not None:
             return answer
@@ -371,19 +357,23 @@ class Committer:
                 limit=most,
             )
 
-    def _make_durable(self, made: Sequence[Proposal], turn: Turn | None) -> None:
+    def _make_durable(self, made: Sequence[Proposal], turn: Turn | None) -> bool:
+        """Whether there was anything to be made durable."""
         entries = [
             Entry(proposal.commit, proposal.answer.values, proposal.staged)
             for proposal in made
             if proposal.commit is not None
         ]
-        if entries and self._journal is not None:
-            began = time.monotonic()
-            if turn is not None:
-                self._position = turn.append(entries)
-            else:
-                self._journal.append(entries)
-            self._observer.synced(time.monotonic() - began, len(entries))
+        leases = [] if turn is None else [each for proposal in made for each in proposal.leases()]
+        if self._journal is None or not (entries or leases):
+            return False
+        began = time.monotonic()
+        if turn is not None:
+            self._position = turn.append(entries, leases)
+        else:
+            self._journal.append(entries)
+        self._observer.synced(time.monotonic() - began, len(entries))
+        return True
 
     def _make_known(self, proposal: Proposal) -> None:
         answer = proposal.answer
@@ -397,14 +387,3 @@ class Committer:
     def _observe(self, commits: Sequence[Commit]) -> None:
         for commit in commits:
             self._observer.committed(sum(sent_bytes(c.value) for c in commit.changed))
-
-
-def _remaining(deadline: float | None) -> float:
-    return -1 if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-def _too_late() -> RequestError:
-    return RequestError(
-        Reason.DEADLINE_EXCEEDED,
-        "the deadline passed while the model was busy; nothing was changed",
-    )

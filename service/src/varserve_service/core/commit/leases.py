@@ -74,13 +74,7 @@ class Leases:
 
     def check_room(self) -> None:
         """Raises RequestError TOO_MANY_REQUESTS when there are as many leases as there may be."""
-        if len(self._leases) >= MAX_LEASES:
-            raise RequestError(
-                Reason.TOO_MANY_REQUESTS,
-                f"{len(self._leases)} leases of this model have not ended; expected at most "
-                f"{MAX_LEASES}; nothing was changed; retry when one has ended, or write without",
-                limit=MAX_LEASES,
-            )
+        check_room(len(self._leases))
 
     def grant(
         self,
@@ -168,15 +162,7 @@ class Leases:
             ended.release()
             self._changed.notify()
             for other in self._leases.values():
-                for path, mine in ended.held.items():
-                    theirs = other.held.get(path)
-                    if theirs is None:
-                        continue
-                    if path in restored and theirs.own == mine.under:
-                        other.held[path] = replace(theirs, own=at)
-                    elif theirs.under == mine.own and not keep and _both_whole(theirs, mine):
-                        changed = replace(theirs.changed, previous=mine.changed.previous)
-                        other.held[path] = replace(theirs, changed=changed, under=mine.under)
+                other.held |= changed_by_end(ended.held, other.held, restored, at, keep=keep)
 
     def _have_waited_for(self) -> None:
         if self._thread is not None:
@@ -221,6 +207,17 @@ class Leases:
             lease.end = max(lease.end, time.monotonic() + _RETRY_SECONDS)
 
 
+def check_room(count: int) -> None:
+    """Raises RequestError TOO_MANY_REQUESTS when there are as many leases as there may be."""
+    if count >= MAX_LEASES:
+        raise RequestError(
+            Reason.TOO_MANY_REQUESTS,
+            f"{count} leases of this model have not ended; expected at most {MAX_LEASES}; nothing "
+            "was changed; retry when one has ended, or write without",
+            limit=MAX_LEASES,
+        )
+
+
 def lease_not_found(lease: int) -> RequestError:
     """The failure of a call that names a lease which does not exist."""
     return RequestError(
@@ -228,6 +225,28 @@ def lease_not_found(lease: int) -> RequestError:
         f"no lease {lease}: it has ended, or the write at that revision came with none",
         lease=lease,
     )
+
+
+def changed_by_end(
+    ended: Mapping[str, Held],
+    other: Mapping[str, Held],
+    restored: Collection[str],
+    at: int,
+    *,
+    keep: bool,
+) -> dict[str, Held]:
+    """What of another lease is different when one has ended; see `Leases.end`. By path."""
+    changed: dict[str, Held] = {}
+    for path, mine in ended.items():
+        theirs = other.get(path)
+        if theirs is None:
+            continue
+        if path in restored and theirs.own == mine.under:
+            changed[path] = replace(theirs, own=at)
+        elif theirs.under == mine.own and not keep and _both_whole(theirs, mine):
+            under = replace(theirs.changed, previous=mine.changed.previous)
+            changed[path] = replace(theirs, changed=under, under=mine.under)
+    return changed
 
 
 def _both_whole(one: Held, other: Held) -> bool:

@@ -28,7 +28,7 @@ from varserve_service.core.ports.commits import (
     Origin,
     WriteRequest,
 )
-from varserve_service.core.ports.journal import StagedValues
+from varserve_service.core.ports.journal import LeaseChange, StagedValues
 from varserve_service.core.ports.loaded_model import LoadedModel, Value
 from varserve_service.core.ports.messages import UNCONDITIONAL, Answer, Conditions
 
@@ -104,6 +104,10 @@ class Proposal:
 
     def on_durable(self, revision: int) -> None:
         """It is durable, and no other caller has seen it yet."""
+
+    def leases(self) -> Sequence[LeaseChange]:
+        """What becomes of leases that a shared journal keeps, once it is MADE."""
+        return ()
 
     # Its states.
 

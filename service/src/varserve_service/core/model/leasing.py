@@ -15,6 +15,7 @@ from varserve_service.core.change.past import restored
 from varserve_service.core.change.writes import check_initialized
 from varserve_service.core.commit.leases import Leases
 from varserve_service.core.commit.proposal import ChangeProposal, Terms
+from varserve_service.core.commit.shared_leases import SharedLeases, held_by, kept_held
 from varserve_service.core.errors import RequestError
 from varserve_service.core.holdings import Holding
 from varserve_service.core.memory import MemoryBudget, ModelMemory
@@ -24,6 +25,7 @@ from varserve_service.core.ports.commits import (
     CommitListener,
     Origin,
 )
+from varserve_service.core.ports.journal import LeaseChange
 from varserve_service.core.ports.loaded_model import LoadedModel, Value, Variable, VariableSpec
 from varserve_service.core.ports.messages import Answer, Conditions
 
@@ -39,7 +41,7 @@ class LeasedProposal(ChangeProposal):
         loaded: LoadedModel,
         changes: Callable[[], Sequence[Change]],
         read_back: Callable[[], Mapping[str, Value]],
-        leases: Leases,
+        leases: Leases | SharedLeases,
         seconds: float,
         variables: Sequence[Variable],
         memory: ModelMemory,
@@ -62,6 +64,12 @@ class LeasedProposal(ChangeProposal):
             self.undo()
             raise
 
+    def leases(self) -> Sequence[LeaseChange]:
+        assert self.commit is not None
+        lease = self.commit.revision
+        held = held_by(lease, self.changed, self.replaced_revisions)
+        return (LeaseChange(lease, kept_held(held), self._seconds),)
+
     def undo(self) -> None:
         self._release()
         super().undo()
@@ -74,6 +82,8 @@ class LeasedProposal(ChangeProposal):
 
     def _hold(self) -> None:
         """Charge the subject for the values that the end of the lease would bring back."""
+        if isinstance(self._leases, SharedLeases):
+            return  # They are kept in the journal.
         nbytes: Counter[MemoryBudget] = Counter()
         for changed in self.changed:
             if changed.previous is not None:
@@ -100,7 +110,7 @@ class _LeaseEnd(ChangeProposal):
     def __init__(
         self,
         parts: Parts,
-        leases: Leases,
+        leases: Leases | SharedLeases,
         lease: int,
         terms: Terms,
         *,
@@ -126,6 +136,15 @@ class _LeaseEnd(ChangeProposal):
         untouched = [h.changed for h in held if revision_of(h.changed.variable.path) == h.own]
         return [restored(by_path[changed.variable.path], changed) for changed in untouched]
 
+    def leases(self) -> Sequence[LeaseChange]:
+        leases = self._leases
+        if self._goes_on or not isinstance(leases, SharedLeases):
+            return ()
+        put_back = {changed.variable.path for changed in self.changed}
+        at = self._parts.revisions.current
+        others = leases.changed_by_end(self._lease, put_back, at, keep=self._keep)
+        return (LeaseChange(self._lease, None, only_if_due=self._only_if_due), *others)
+
     def on_durable(self, revision: int) -> None:
         if not self._goes_on:
             put_back = {changed.variable.path for changed in self.changed}
@@ -139,8 +158,18 @@ class Leasing:
         """`on_expiry` is called for each commit of a lease that expires."""
         self._parts = parts
         self._on_expiry = on_expiry
-        self.table = Leases(self._expire)
+        shared = None if parts.journal is None else parts.journal.shared
+        self.table: Leases | SharedLeases = (
+            Leases(self._expire)
+            if shared is None
+            else SharedLeases(shared.leases, parts.by_path, self._expire)
+        )
         """What each lease holds."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether looking at leases waits for a journal."""
+        return isinstance(self.table, SharedLeases)
 
     def variables(self, lease: int, epoch: str = "") -> Sequence[VariableSpec]:
         """The variables whose writes a lease holds. Raises LEASE_NOT_FOUND, EPOCH_MISMATCH."""
@@ -174,7 +203,7 @@ class Leasing:
         return self._end(lease, terms, on_commit, keep=keep)
 
     def end_all(self) -> None:
-        """Revert the writes of all leases, as far as possible."""
+        """Revert the writes of all leases, as far as possible; not where others go on with them."""
         for lease in self.table.revisions:
             with suppress(RequestError):
                 origin = Origin(message=f"lease {lease} ended: unloading")

@@ -90,6 +90,34 @@ class StagedValues(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class KeptHeld:
+    """What a lease holds of one variable: the part that its write replaced, and with it what.
+
+    `own` is the revision of the write that it keeps, `under` of the one that this replaced.
+    """
+
+    path: str
+    own: int
+    under: int
+    part: Part
+    previous: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeaseChange:
+    """What becomes of a lease of a shared journal, with the commit that it is kept with.
+
+    `held` None: it has ended; `only_if_due`: and if it was renewed meanwhile, nothing is kept. Else
+    it holds this from now on; a new one ends after so many `seconds`.
+    """
+
+    lease: int
+    held: tuple[KeptHeld, ...] | None
+    seconds: float = 0
+    only_if_due: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Entry:
     """A commit to be kept, and what its caller is told."""
 
@@ -110,10 +138,10 @@ class Turn(Protocol):
         """The commits of others since the position that it began with, oldest first."""
         ...
 
-    def append(self, entries: Sequence[Entry]) -> Position:
-        """As `Journal.append`; the position of the last entry.
+    def append(self, entries: Sequence[Entry], leases: Sequence[LeaseChange] = ()) -> Position:
+        """As `Journal.append`, and what becomes of leases with it; the position of the last commit.
 
-        Raises AppendUndecided, too.
+        Raises AppendUndecided, and LEASE_NOT_FOUND for a lease that was renewed or ended meanwhile.
         """
         ...
 
@@ -125,8 +153,50 @@ class Turn(Protocol):
         ...
 
 
+class KeptLeases(Protocol):
+    """The leases of a shared journal: all processes see the same, and end by one clock.
+
+    From any thread. Raises StateStoreUnavailable, and JournalError for what is damaged.
+    """
+
+    def count(self) -> int:
+        """How many there are."""
+        ...
+
+    def renew(self, lease: int) -> float | None:
+        """Let a lease last for its seconds, which are returned, from now on; None: there is none.
+
+        When this returns, it is durable.
+        """
+        ...
+
+    def due(self) -> tuple[Sequence[int], float | None]:
+        """Leases whose time is over, and the seconds until the next one ends; None: there is none.
+
+        Of many that are due some.
+        """
+        ...
+
+    def is_due(self, lease: int) -> bool:
+        """Whether it is there and its time is over."""
+        ...
+
+    def held(self, lease: int) -> Sequence[KeptHeld] | None:
+        """What a lease holds; None: there is none."""
+        ...
+
+    def beside(self, lease: int) -> Mapping[int, Sequence[KeptHeld]]:
+        """What other leases hold of the variables that this one holds something of."""
+        ...
+
+
 class SharedJournal(Protocol):
     """What a journal adds that several processes append to, each with a copy of the state."""
+
+    @property
+    def leases(self) -> KeptLeases:
+        """The leases of all processes."""
+        ...
 
     @property
     def max_commit_bytes(self) -> int:

@@ -22,13 +22,20 @@ from varserve_service.core.errors import (
     RequestError,
     StateStoreUnavailable,
 )
-from varserve_service.core.ports.journal import AppendUndecided, Entry, KeptCommit, Position
+from varserve_service.core.ports.journal import (
+    AppendUndecided,
+    Entry,
+    KeptCommit,
+    LeaseChange,
+    Position,
+)
 from varserve_service.core.ports.messages import sent_bytes
 from varserve_service.journal.disk import log
 from varserve_service.journal.options import JournalOptions
 
 from .connection import Connector, refusal
 from .guard import Guard
+from .leases import write_changes
 from .reading import HEAD, OF_MODEL, Head, Key, commits_after
 from .rows import log_row
 from .schema import Connection
@@ -135,7 +142,17 @@ class Appender:
             raise JournalError("the state in the database was removed or began anew")
         return row
 
-    def _append(self, connection: Connection, head: Head, entries: Sequence[Entry]) -> Position:
+    def _append(
+        self,
+        connection: Connection,
+        head: Head,
+        entries: Sequence[Entry],
+        leases: Sequence[LeaseChange],
+    ) -> Position:
+        self._write_leases(connection, leases)
+        if not entries:
+            self._commit(connection, _CONFIRM, self._key, _COMMIT_SECONDS)
+            return Position(head[1], head[2])
         append = self._last_append = secrets.token_hex(8)
         nbytes = sum(sent_bytes(c.value) for entry in entries for c in entry.commit.changed)
         rows = [log_row(entry, self._options.answer_bytes) for entry in entries]
@@ -159,6 +176,17 @@ class Appender:
         self.nbytes += nbytes
         self._tell()
         return Position(last, append)
+
+    def _write_leases(self, connection: Connection, changes: Sequence[LeaseChange]) -> None:
+        """Raises StateStoreFull, StateStoreUnavailable, RequestError LEASE_NOT_FOUND."""
+        if not changes:
+            return
+        try:
+            with self._guard.cut_after(connection, _COMMIT_SECONDS):
+                write_changes(connection, self._key, changes)
+        except psycopg.Error as error:
+            self._drop()
+            raise refusal(self._connector.name, error) from error
 
     def _confirm(self, connection: Connection) -> None:
         """Raises StateStoreUnavailable."""
@@ -291,12 +319,12 @@ class Turn:
         self.missed = missed
         self.ended = False
 
-    def append(self, entries: Sequence[Entry]) -> Position:
+    def append(self, entries: Sequence[Entry], leases: Sequence[LeaseChange] = ()) -> Position:
         self.ended = True
         self._appender._guard.rest()
         try:
-            return self._appender._append(self._connection, self._head, entries)
-        except StateStoreUnavailable:
+            return self._appender._append(self._connection, self._head, entries, leases)
+        except RequestError:
             self._appender._roll_back()
             raise
 

@@ -34,6 +34,7 @@ from .appending import Appender, Turn
 from .connection import Connector
 from .following import Listener
 from .housekeeping import Housekeeper
+from .leases import LeaseRows
 from .probing import Prober
 from .reading import HEAD, OF_MODEL
 from .rows import LOG_COLUMNS, decoded, kept_change, kept_commit
@@ -70,6 +71,7 @@ class PostgresJournal:
         self._closed = False
         self._house = Housekeeper(connector, self._key, options)
         self._listener = Listener(connector, self._key)
+        self._leases = LeaseRows(connector, self._key)
         self._prober = Prober(connector, self._key, self._epoch)
         self._appender = Appender(connector, self._key, self._epoch, options, tell=self._house.tell)
 
@@ -114,6 +116,10 @@ class PostgresJournal:
     @property
     def inline_bytes(self) -> int:
         return MAX_COMMIT_BYTES  # nothing is staged
+
+    @property
+    def leases(self) -> LeaseRows:
+        return self._leases
 
     @property
     def max_commit_bytes(self) -> int:
@@ -204,3 +210,4 @@ class PostgresJournal:
         self._appender.close()
         self._listener.close()
         self._prober.close()
+        self._leases.close()

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import psycopg
 
-from varserve_service.core.errors import JournalError, StateStoreUnavailable
+from varserve_service.core.errors import JournalClosed, JournalError, StateStoreUnavailable
 from varserve_service.core.ports.journal import Position
 from varserve_service.journal.disk import log
 
@@ -39,14 +39,20 @@ class Prober:
         self._key = key
         self._epoch = epoch
         self._open: Connection | None = None
+        self._closed = False
 
     def newest(self, known: Position) -> Position:
         """As `SharedJournal.newest`."""
         reused, began = self._open is not None, time.monotonic()
         try:
-            return self._newest(known)
+            newest = self._newest(known)
+            if self._closed:
+                self._drop()  # one that was made while it closed
+            return newest
         except psycopg.Error as error:
-            self.close()
+            self._drop()
+            if self._closed:
+                raise JournalClosed from error
             if reused and time.monotonic() < began + _AT_ONCE_SECONDS:
                 return self.newest(known)  # the connection ended while nobody used it
             log.warning(
@@ -78,7 +84,11 @@ class Prober:
         self._notices.append(diagnostic.message_primary or "")
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; a question in progress fails."""
+        self._closed = True
+        self._drop()
+
+    def _drop(self) -> None:
         if self._open is not None:
             with suppress(psycopg.Error):
                 self._open.close()

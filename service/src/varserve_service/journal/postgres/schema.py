@@ -1,6 +1,7 @@
-"""The tables in the database, and how they are made.
+"""The tables in the database, how they are made, and how an older format becomes this one.
 
-The format is in a table of its own, which is read before any other.
+The format is in a table of its own, which is read before any other. A step adds to the one before
+it, so that services of the older version go on while they are replaced.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import psycopg
 
 from varserve_service.core.errors import JournalError
 
-FORMAT = 1
+FORMAT = 2
 CHANNEL = "varserve_log"
 _LOCK = 0x7661727365727665  # of all that make or change tables: "varserve"
 
@@ -43,28 +44,48 @@ _TABLES = {
     "history": "revision bigint",
 }
 
+_LEASE = """
+    CREATE TABLE varserve_lease (
+        model text, version bigint, lease bigint,
+        seconds double precision NOT NULL, ends timestamptz NOT NULL,
+        record bytea NOT NULL, payload bytea NOT NULL, crc bigint NOT NULL,
+        PRIMARY KEY (model, version, lease),
+        FOREIGN KEY (model, version) REFERENCES varserve_head
+    );
+    CREATE INDEX varserve_lease_ends ON varserve_lease (model, version, ends);
+    ALTER TABLE varserve_lease ALTER COLUMN payload SET STORAGE EXTERNAL
+"""
+_STEPS = {1: _LEASE}
+"""By format, what makes the next one of it."""
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 def prepare(connection: Connection) -> None:
-    """Make the tables where there are none. Raises JournalError, psycopg.Error."""
+    """Make the tables where there are none, and bring them to this format.
+
+    Raises JournalError, psycopg.Error.
+    """
     with connection.transaction():
         # Replicas that start at the same time would make them twice.
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         (name,) = _one(connection, "SELECT to_regclass('varserve_format')::text")
         if name is None:
             connection.execute("CREATE TABLE varserve_format (format integer NOT NULL)")
-            connection.execute("INSERT INTO varserve_format VALUES (%s)", (FORMAT,))
+            connection.execute("INSERT INTO varserve_format VALUES (1)")
             connection.execute(_HEAD)
             for table, key in _TABLES.items():
                 connection.execute(_ROWS.format(name=table, key=key, column=key.split()[0]))
         (number,) = _one(connection, "SELECT format FROM varserve_format")
-        if number != FORMAT:
-            age = "a newer" if number > FORMAT else "an older"
+        if number > FORMAT:
             raise JournalError(
-                f"the database has format {number}, expected {FORMAT}: {age} version of this "
-                "service made its tables; use that version, or another database"
+                f"the database has format {number}, expected at most {FORMAT}: a newer version of "
+                "this service made its tables; use that version, or another database"
             )
+        for step in range(number, FORMAT):
+            connection.execute(_STEPS[step])
+        if number < FORMAT:
+            connection.execute("UPDATE varserve_format SET format = %s", (FORMAT,))
 
 
 def _one(connection: Connection, query: str) -> tuple[Any, ...]:

@@ -126,6 +126,11 @@ class Requirements:
         """Whether to decide takes a look at all variables of a model."""
         return any(isinstance(each, RequireAny | RequireAll) for each in self.requirements)
 
+    @property
+    def waits(self) -> bool:
+        """Whether to decide may wait for where the state is kept."""
+        return any(isinstance(each, RequireLease) for each in self.requirements)
+
     def names(self) -> tuple[str, list[str], str]:
         """The model, the variables and the function that the request names."""
         model, variables, function = "", dict[str, None](), ""

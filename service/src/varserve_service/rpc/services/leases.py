@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from varserve.v1 import history_pb2 as pb
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import Origin
@@ -18,7 +20,11 @@ async def renew_lease(
     # On the event loop: a lease must not end because the model's workers are busy.
     with backend.serving.use(call, request.model) as served:
         live = served.live
-        seconds = live.leases.renew(request.lease, request.epoch)
+        if live.leases.waits:
+            renew = partial(live.leases.renew, request.lease, request.epoch)
+            seconds = await served.watch_workers.run(renew, call.deadline)
+        else:
+            seconds = live.leases.renew(request.lease, request.epoch)
         return pb.RenewLeaseResponse(header=translate.header(live.header), seconds=seconds)
 
 

@@ -1,0 +1,197 @@
+"""Leases as rows: what each holds, and when it ends by the clock of the database.
+
+A lease is inserted, and deleted, in the transaction of a commit, under the lock of the head row;
+only its end is moved beside that.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import psycopg
+
+from varserve_service.core.commit.leases import lease_not_found
+from varserve_service.core.errors import JournalClosed, StateStoreUnavailable
+from varserve_service.core.ports.journal import KeptHeld, LeaseChange
+from varserve_service.journal import records
+from varserve_service.journal.disk import log
+from varserve_service.journal.payloads import Inline, read_inline
+from varserve_service.journal.records import Record, Row
+from varserve_service.journal.rows import change_record
+
+from .connection import Connector, cut_after
+from .guard import cut
+from .reading import OF_MODEL, Key
+from .rows import decoded
+from .schema import Connection
+
+T = TypeVar("T")
+
+_SECONDS = 3.0
+_AT_ONCE = 100
+_OF_LEASE = f"{OF_MODEL} AND lease = %s"
+_PUT = """
+    INSERT INTO varserve_lease VALUES (
+        %s, %s, %s, %s, clock_timestamp() + %s * interval '1 second', %b, %b, %s
+    ) ON CONFLICT (model, version, lease) DO UPDATE SET
+        record = excluded.record, payload = excluded.payload, crc = excluded.crc
+"""
+
+
+def write_changes(connection: Connection, key: Key, changes: Sequence[LeaseChange]) -> None:
+    """Part of a commit's transaction. Raises psycopg.Error, RequestError LEASE_NOT_FOUND."""
+    for change in changes:
+        if change.held is not None:
+            row = _row(change.lease, change.held).encoded()
+            values = (*key, change.lease, change.seconds, change.seconds, *row)
+            connection.execute(_PUT, values)
+            continue
+        due = " AND ends <= clock_timestamp()" if change.only_if_due else ""
+        gone = connection.execute(
+            f"DELETE FROM varserve_lease WHERE {_OF_LEASE}{due}", (*key, change.lease)
+        )
+        if gone.rowcount != 1:
+            raise lease_not_found(change.lease)
+
+
+class LeaseRows:
+    """Implements the core's KeptLeases, by a connection of its own."""
+
+    def __init__(self, connector: Connector, key: Key) -> None:
+        self._connector = connector
+        self._key = key
+        self._one_at_a_time = threading.Lock()
+        self._closed = False
+        self._open: Connection | None = None
+
+    def count(self) -> int:
+        query = f"SELECT count(*) FROM varserve_lease WHERE {OF_MODEL}"
+        return int(self._ask(lambda c: c.execute(query, self._key).fetchall())[0][0])
+
+    def renew(self, lease: int) -> float | None:
+        query = (
+            "UPDATE varserve_lease SET ends = clock_timestamp() + seconds * interval '1 second' "
+            f"WHERE {_OF_LEASE} RETURNING seconds"
+        )
+        notices: list[str] = []
+
+        def renew(connection: Connection) -> list[tuple[Any, ...]]:
+            def note(diagnostic: psycopg.errors.Diagnostic) -> None:
+                notices.append(diagnostic.message_primary or "")
+
+            connection.add_notice_handler(note)
+            try:
+                return connection.execute(query, (*self._key, lease)).fetchall()
+            finally:
+                connection.remove_notice_handler(note)
+
+        rows = self._ask(renew)
+        if notices:  # a wait for the standbys was ended: a failover may take the renewal away
+            raise StateStoreUnavailable("the database does not say that it is durable; retry")
+        return float(rows[0][0]) if rows else None
+
+    def due(self) -> tuple[Sequence[int], float | None]:
+        query = (
+            "SELECT lease, extract(epoch FROM ends - clock_timestamp())::float8 "
+            f"FROM varserve_lease WHERE {OF_MODEL} ORDER BY ends LIMIT {_AT_ONCE}"
+        )
+        rows = self._ask(lambda c: c.execute(query, self._key).fetchall())
+        later = [seconds for _, seconds in rows if seconds > 0]
+        return [lease for lease, seconds in rows if seconds <= 0], min(later, default=None)
+
+    def is_due(self, lease: int) -> bool:
+        query = f"SELECT 1 FROM varserve_lease WHERE {_OF_LEASE} AND ends <= clock_timestamp()"
+        return bool(self._ask(lambda c: c.execute(query, (*self._key, lease)).fetchall()))
+
+    def held(self, lease: int) -> Sequence[KeptHeld] | None:
+        return self._read([lease]).get(lease)
+
+    def beside(self, lease: int) -> Mapping[int, Sequence[KeptHeld]]:
+        query = f"SELECT lease, record FROM varserve_lease WHERE {OF_MODEL}"
+        rows = self._ask(lambda c: c.execute(query, self._key, binary=True).fetchall())
+        # The values are large, and only those that may change are read.
+        paths = {
+            other: {each["path"] for each in json.loads(record)["held"]} for other, record in rows
+        }
+        mine = paths.pop(lease, set())
+        return self._read([other for other, theirs in paths.items() if theirs & mine])
+
+    def _read(self, leases: Sequence[int]) -> dict[int, Sequence[KeptHeld]]:
+        if not leases:
+            return {}
+        query = (
+            "SELECT lease, record, payload, crc FROM varserve_lease "
+            f"WHERE {OF_MODEL} AND lease = ANY(%s)"
+        )
+        values = (*self._key, list(leases))
+        rows = self._ask(lambda c: c.execute(query, values, binary=True).fetchall())
+        return {row[0]: _held(*row) for row in rows}
+
+    def _ask(self, question: Callable[[Connection], T], *, again: bool = True) -> T:
+        with self._one_at_a_time:
+            try:
+                if self._closed:
+                    raise JournalClosed
+                reused = self._open is not None
+                if self._open is None:
+                    self._open = self._connector.connect()
+                self._connector.check(self._open)
+                with cut_after(self._open, _SECONDS):
+                    return question(self._open)
+            except psycopg.Error as error:
+                self._drop()
+                if self._closed:
+                    raise JournalClosed from error
+                if not (again and reused):
+                    log.warning(
+                        "leases are not known", database=self._connector.name, error=str(error)
+                    )
+                    raise StateStoreUnavailable(
+                        "the database that keeps the leases cannot be reached; retry"
+                    ) from error
+        # The connection may have ended while nobody used it; all questions may come twice.
+        return self._ask(question, again=False)
+
+    def _drop(self) -> None:
+        if self._open is not None:
+            with suppress(psycopg.Error):
+                self._open.close()
+            self._open = None
+
+    def close(self) -> None:
+        """Close the connection. A question in progress fails."""
+        self._closed = True
+        asked = self._open
+        if asked is not None:
+            cut(asked)
+        with self._one_at_a_time:
+            self._drop()
+
+
+def _key_of(lease: int) -> str:
+    return f"lease {lease}"
+
+
+def _row(lease: int, held: Sequence[KeptHeld]) -> Row:
+    inline = Inline()
+    entries: list[Record] = []
+    for each in held:
+        places = {each.path: inline.add(each.previous)}
+        change = change_record(each.path, each.part, places, inline)
+        entries.append(change | {"own": each.own, "under": each.under})
+    return Row(_key_of(lease), {"held": entries}, inline.payload())
+
+
+def _held(lease: int, record: bytes, payload: bytes, crc: int) -> tuple[KeptHeld, ...]:
+    row = decoded(_key_of(lease), record, payload, crc)
+    held = []
+    for each in row.record["held"]:
+        indices = read_inline(each["indices"], payload) if "indices" in each else None
+        part = records.read_part(each["part"], indices)
+        value = read_inline(each["value"], payload)
+        held.append(KeptHeld(each["path"], each["own"], each["under"], part, value))
+    return tuple(held)
