@@ -49,8 +49,8 @@ class ConnectOptions:
     options: gRPC channel arguments, after the client's own.
     round_robin: calls go to all servers of the target in turn, as long as they say that they are
         serving; else to one of them. None: for a target that is written with its scheme, as
-        `dns:///HOST:PORT` is. Servers without a common database have a state each: to write, connect
-        to one.
+        `dns:///HOST:PORT` is. Servers without a common database have a state each: to write,
+        connect to one.
     wait_for_ready: while no server can be reached, calls wait within their timeout; else they
         fail after some retries.
     lane: large values go beside gRPC where the service offers it: on this host as memory, from
