@@ -31,6 +31,38 @@ def small_disk(path: Path) -> Iterator[Path]:
         unmount(path)
 
 
+@contextmanager
+def limited_disk(path: Path) -> Iterator[Path]:
+    """A btrfs file system with a quota of 8 MiB; the test is skipped where there can be none."""
+    image = path.with_name(f"{path.name}.image")
+    path.mkdir()
+    with image.open("wb") as file:
+        file.truncate(128 * 2**20)
+    steps = [
+        ["mkfs.btrfs", "-q", str(image)],
+        ["mount", "-o", "loop", str(image), str(path)],
+        ["btrfs", "quota", "enable", str(path)],
+        ["btrfs", "qgroup", "limit", "8M", str(path)],
+    ]
+    try:
+        for step in steps:
+            _run(step)
+        yield path
+    finally:
+        if path.is_mount():
+            unmount(path)
+
+
+def _run(step: list[str]) -> None:
+    """Run a program; the test is skipped where it is not installed or may not do this."""
+    try:
+        subprocess.run(step, check=True, capture_output=True, timeout=60)
+    except FileNotFoundError as error:
+        pytest.skip(f"{error.filename} is not installed")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"a file system with a quota cannot be made here: {error.stderr.decode()}")
+
+
 def unmount(path: Path) -> None:
     """Unmount a file system, which may be busy for a moment after a process in it was killed."""
 
@@ -90,7 +122,7 @@ def fill(path: Path) -> None:
             while True:
                 file.write(bytes(4096))
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
         os.fsync(file.fileno())
 

@@ -303,6 +303,20 @@ def test_a_sync_that_fails_once_ends_the_process(tmp_path: Path, number: int) ->
     check(tmp_path / "state", 1, told)
 
 
+def test_writes_beyond_a_quota_are_refused(tmp_path: Path) -> None:
+    """From some write on all of them give EDQUOT: the process refuses commits, and goes on."""
+    log, told = tmp_path / "trace", Told()
+    wrapper = [which_strace(), "-f", "-qq", "-o", str(log), "-e", "trace=pwrite64"]
+    wrapper += ["-e", "inject=pwrite64:error=EDQUOT:when=100+"]
+    process = started(tmp_path / "state", 1, COMMITS, wrapper)
+    out, said = process.communicate(timeout=300)
+    for line in out.splitlines():
+        told.hear(line)
+    assert (process.returncode, told.done, told.refused) == (0, True, script.REFUSALS), said
+    assert 0 < told.acknowledged[0] < COMMITS
+    check(tmp_path / "state", 1, told)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ["fsync", "fdatasync", "pwrite64", "rename"])
 def test_a_failing_disk_ends_the_process_whatever_the_call(tmp_path: Path, call: str) -> None:

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import varserve
 from tests.fakes import FakeModel, FakeVariable
-from tests.faults.disks import fill, small_disk
+from tests.faults.disks import fill, limited_disk, small_disk
 from tests.journal.kept import kept, value_of
 from tests.rpc.models import counter_model
 from tests.serving import serve_here
@@ -33,6 +33,12 @@ def test_a_full_disk_refuses_writes_and_nothing_else(tmp_path: Path) -> None:
     When there is room again writes go through by themselves, and a restart has all of them.
     """
     with small_disk(tmp_path / "disk") as disk:
+        full_and_not(disk)
+
+
+def test_a_quota_that_is_used_up_is_a_full_disk(tmp_path: Path) -> None:
+    """The same where a quota is in the way, which SQLite calls an error of the disk."""
+    with limited_disk(tmp_path / "disk") as disk:
         full_and_not(disk)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from varserve_service.core.errors import JournalError, StateStoreFull
 
 from .disk import end_process, exists, rename, sync_folder
-from .failures import Cause, StateUnavailable, cause_of, told_apart, unwritable
+from .failures import Cause, StateUnavailable, cause_at, told_apart, unwritable
 from .schema import create_tables
 
 _HARMLESS = {Cause.READ_ONLY, Cause.NO_ACCESS, Cause.BUSY, Cause.NO_MEMORY}
@@ -123,7 +123,7 @@ class Database:
             self._connection.close()
 
     def _refuse(self, error: sqlite3.Error) -> None:
-        cause = cause_of(error)
+        cause = cause_at(self.path, error)
         if cause is Cause.FULL:
             self._roll_back()
             raise StateStoreFull(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -64,6 +65,10 @@ _SYSTEM = {
 }
 
 
+# More than the frames of SQLite's write-ahead log, of which the last may have found no room.
+_PROBE_BYTES = 2**16
+
+
 class StateUnavailable(JournalError):
     """A state cannot be opened or read now. Nothing says that it is damaged."""
 
@@ -83,9 +88,20 @@ def cause_of(error: BaseException) -> Cause:
     return Cause.DAMAGED
 
 
+def cause_at(path: Path, error: BaseException) -> Cause:
+    """The same, where the path's folder says more than the failure does.
+
+    SQLite knows ENOSPC, and calls a write beyond a quota an error of the disk.
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_IOERR_WRITE and _quota_is_used_up(path.parent):
+        return Cause.FULL
+    return cause_of(error)
+
+
 def refusal(path: Path, error: BaseException) -> JournalError:
     """The error for an operator when a file cannot be used; damage only where it is damage."""
-    cause = cause_of(error)
+    cause = cause_at(path, error)
     if cause is Cause.DAMAGED:
         return JournalError(f"{path} is damaged: {error}")
     if cause is Cause.NO_ACCESS and isinstance(error, sqlite3.Error):
@@ -109,6 +125,16 @@ def told_apart(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError, MemoryError) as error:
         raise refusal(path, error) from error
+
+
+def _quota_is_used_up(folder: Path) -> bool:
+    """Whether a file of a few pages is refused here, for the quota alone."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            os.pwrite(file.fileno(), bytes(_PROBE_BYTES), 0)
+    except OSError as error:
+        return error.errno == errno.EDQUOT
+    return False
 
 
 def _open_error(path: Path) -> OSError | None:
