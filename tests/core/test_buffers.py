@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import numpy as np
 import pytest
@@ -78,3 +79,56 @@ def test_too_much_memory() -> None:
     """What the machine does not have is a MemoryError, as numpy's would be."""
     with pytest.raises(MemoryError):
         Recycler().take(2**62)
+
+
+def test_as_much_as_may_be_idle_is_kept() -> None:
+    """Up to the bound itself; beyond it what has been idle longest goes."""
+    recycler = Recycler(min_bytes=MIB, max_idle_bytes=4 * MIB)
+    held = [recycler.take(2 * MIB) for _ in range(3)]
+    addresses = [array.ctypes.data for array in held if array is not None]
+    for count in (2, 4, 4):
+        held.pop(0)
+        gc.collect()
+        assert recycler.idle_bytes() == count * MIB
+    again = [recycler.take(2 * MIB) for _ in range(2)]
+    assert {array.ctypes.data for array in again if array is not None} == set(addresses[1:])
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "used"),
+    [(4 * MIB - 4, False), (4 * MIB, True), (5 * MIB, True), (5 * MIB + 1, False)],
+)
+def test_memory_up_to_a_quarter_larger_is_used_again(nbytes: int, used: bool) -> None:
+    """An array has the memory of one that was somewhat larger, and not of a smaller one."""
+    recycler = Recycler(min_bytes=MIB)
+    assert recycler.take(5 * MIB) is not None
+    gc.collect()
+    array = recycler.take(nbytes)
+    assert array is not None
+    assert len(array) >= nbytes
+    assert recycler.idle_bytes() == (0 if used else 5 * MIB)
+
+
+def test_threads_never_have_the_same_memory(quick_switches: None) -> None:
+    """What one of many threads holds is nobody else's, however often they take and give back."""
+    recycler, problems = Recycler(min_bytes=4096), []
+
+    def take(number: int) -> None:
+        try:
+            for _ in range(500):
+                held = [recycler.take(4096 * (1 + number % 2)) for _ in range(8)]
+                for array in held:
+                    assert array is not None
+                    array[0] = number
+                recycler.idle_bytes()
+                assert all(array[0] == number for array in held if array is not None)
+                held.clear()
+                recycler.idle_bytes()
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    join(threads)
+    assert not problems

@@ -11,6 +11,7 @@ import pytest
 
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
 from tests.waiting import join, until
+from varserve_service.core import cancellation
 from varserve_service.core.cancellation import Cancellation, Deadlines
 from varserve_service.core.errors import FunctionFailed, Reason, RequestError
 from varserve_service.core.model import runs
@@ -145,5 +146,28 @@ def test_deadlines_are_kept_by_one_thread_that_forgets_what_has_ended() -> None:
         deadlines.add(end, time.monotonic() + 60)
         deadlines.remove(end)
     assert not deadlines._ends
+    deadlines.add(called.set, time.monotonic())
+    assert called.wait(BOUND)
+
+
+def test_deadlines_come_and_go_while_they_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, quick_switches: None
+) -> None:
+    """From many threads, again and again: the one that is due is called all the same."""
+    monkeypatch.setattr(cancellation, "_LOOK_SECONDS", 0)
+    deadlines, called = Deadlines(), threading.Event()
+
+    def come_and_go() -> None:
+        for _ in range(1000):
+            ends = [threading.Event().set for _ in range(3)]
+            for end in ends:
+                deadlines.add(end, time.monotonic() + 60)
+            for end in ends:
+                deadlines.remove(end)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    join(threads)
     deadlines.add(called.set, time.monotonic())
     assert called.wait(BOUND)

@@ -30,12 +30,14 @@ from varserve_service.core.values.summaries import HistogramSpec, hash_of, summa
 
 
 class Watched(FakeVariable):
-    """Counts the bytes of what is read at once."""
+    """Counts the reads, and the bytes of what is read at once."""
 
     most = 0
+    reads = 0
 
     def read(self, region: Region | None = None) -> Value:
         value = super().read(region)
+        self.reads += 1
         self.most = max(self.most, value.nbytes)
         return value
 
@@ -93,6 +95,16 @@ def test_random_runs_are_the_bytes_of_the_whole() -> None:
     for _ in range(300):
         start, stop = sorted(chance.choices(range(len(expected) + 1), k=2))
         assert bytes(value.buffer(start, stop)) == expected[start:stop]
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_part_is_read_once_for_all_of_its_chunks() -> None:
+    """As long as nobody asks for another part in between."""
+    live, variable = table()
+    value, before = value_of(live), variable.reads
+    for start in range(0, 16, 4):
+        value.buffer(start, start + 4)
+    assert variable.reads == before + 1
 
 
 @pytest.mark.usefixtures("small_parts")

@@ -147,6 +147,15 @@ def test_bounds_of_values_that_have_none(array: Any) -> None:
     assert found.counts.sum() == (1 if array.ndim == 0 else 0)
 
 
+def test_the_largest_element_is_in_the_last_bin() -> None:
+    """The outer edges are the bounds themselves, where their difference is not exact either."""
+    array = np.array([-1e16, 1.0])
+    found = summarize(HostValue(array), histogram=HistogramSpec(4)).histogram
+    assert found is not None
+    assert (found.edges[0], found.edges[-1]) == (-1e16, 1.0)
+    assert (found.counts.sum(), found.above) == (2, 0)
+
+
 def test_the_hash_is_what_the_contract_says() -> None:
     """SHA-256 of dtype, shape and bytes; of strings the lengths first."""
 

@@ -72,10 +72,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the sample; printed otherwise")
     parser.add_argument("--file", default="", help="only of files with this in their path")
     parser.add_argument("--jobs", type=int, default=1, help="mutants that are tried at once (1)")
+    parser.add_argument(
+        "--keep", action="store_true", help="do not run all tests again because a source changed"
+    )
     parser.add_argument("--budget", type=float, default=90, help="seconds of tests for one (90)")
     arguments = parser.parse_args()
     seed = random.randrange(2**32) if arguments.seed is None else arguments.seed
-    covered = coverage_map()
+    covered = coverage_map(keep=arguments.keep)
     mutants = all_mutants(arguments.rooms or list(ROOMS), arguments.file)
     sample = random.Random(seed).sample(mutants, min(arguments.count, len(mutants)))
     print(f"mutants: {len(sample)} of {len(mutants)}, seed {seed}", flush=True)
@@ -93,12 +96,13 @@ def main() -> int:
             finally:
                 trials.put(trial)
             results.append((mutant, outcome, detail))
-            place = f"{mutant.path}:{mutant.mutation.line}"
             spent = time.monotonic() - began
-            print(
-                f"{len(results):4} {outcome:16} {spent:4.0f} s  {place} {mutant.mutation.kind}",
-                flush=True,
-            )
+            lines = [
+                f"{len(results):4} {outcome:16} {spent:4.0f} s  {place(mutant)} {detail[:100]}"
+            ]
+            if outcome in (SURVIVED, NOT_RUN):
+                lines += described(mutant.mutation, (ROOT / mutant.path).read_bytes())
+            print("\n        ".join(lines), flush=True)
 
         with ThreadPoolExecutor(arguments.jobs) as pool:
             list(pool.map(attempt, sample))
@@ -106,26 +110,23 @@ def main() -> int:
     return 0
 
 
+def place(mutant: Mutant) -> str:
+    return f"{mutant.path}:{mutant.mutation.line} {mutant.mutation.kind}"
+
+
 def report(results: list[tuple[Mutant, str, str]], seed: int) -> None:
-    """Print the share of each room and every survivor as a diff; keep all of it as JSON."""
-    survivors = [
-        (m, outcome, detail) for m, outcome, detail in results if outcome in (SURVIVED, NOT_RUN)
-    ]
-    print("\nSurvivors")
-    for mutant, outcome, detail in sorted(
-        survivors, key=lambda r: (str(r[0].path), r[0].mutation.line)
-    ):
-        print(f"\n{mutant.path}:{mutant.mutation.line} {mutant.mutation.kind}: {outcome} {detail}")
-        for line in described(mutant.mutation, (ROOT / mutant.path).read_bytes()):
-            print(f"    {line}")
-    print("\nFound, of those tried")
-    tried_of = Counter(mutant.room for mutant, _, _ in results)
-    lost_of = Counter(mutant.room for mutant, _, _ in survivors)
-    for room, count in tried_of.items():
-        print(f"  {room:10} {count - lost_of[room]:4} of {count}")
-    found = len(results) - len(survivors)
+    """Print the share of each room; keep the outcomes as JSON."""
+    print("\nFound, of those tried; in lines that no test runs")
+    made = Counter(mutant.room for mutant, _, _ in results)
+    lost = Counter(m.room for m, outcome, _ in results if outcome in (SURVIVED, NOT_RUN))
+    unrun = Counter(m.room for m, outcome, _ in results if outcome == NOT_RUN)
+    for room, count in made.items():
+        print(f"  {room:10} {count - lost[room]:4} of {count:4} {unrun[room]:4}")
+    found = len(results) - lost.total()
     share = found / max(1, len(results))
-    print(f"  {'all':10} {found:4} of {len(results)} ({share:.0%}), seed {seed}")
+    print(
+        f"  {'all':10} {found:4} of {len(results):4} {unrun.total():4} ({share:.0%}), seed {seed}"
+    )
     kept = [
         {
             "room": mutant.room,

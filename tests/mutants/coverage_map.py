@@ -1,4 +1,4 @@
-"""Which tests execute which line, from one run of the tests under coverage.py."""
+"""Which tests execute which line: measured by coverage.py, and kept for each file of tests."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from tests.mutants.rooms import ROOT, SOURCES, TESTS
+from tests.mutants.rooms import ROOT, SOURCES, test_files
 
 KEPT = ROOT / ".mutants"
 SECONDS = 3600
-SELECTION = [f"tests/{name}" for name in TESTS]
 
 
 @dataclass(frozen=True)
 class CoverageMap:
     """`lines`: for each file, the tests of each line; `seconds`: how long each test takes."""
 
-    lines: dict[str, dict[int, list[str]]]
-    seconds: dict[str, float]
+    lines: dict[str, dict[int, set[str]]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def tests_of(self, path: Path, line: int) -> list[str]:
         """The tests that execute a line, the quick ones first.
@@ -30,32 +33,55 @@ class CoverageMap:
         What runs only when a module is imported is executed for every test of the module.
         """
         file = self.lines.get(str(path), {})
-        tests = set(file.get(line, ()))
+        tests = file.get(line, set())
         if tests == {""}:
-            tests = {test for found in file.values() for test in found}
+            tests = set().union(*file.values())
         return sorted(tests & self.seconds.keys(), key=lambda test: (self.seconds[test], test))
 
 
-def coverage_map() -> CoverageMap:
-    """Measured anew when the sources or the tests have changed since, otherwise as it was kept."""
+def coverage_map(*, keep: bool = False) -> CoverageMap:
+    """The map of the selected tests. What changed since it was measured is measured anew.
+
+    That is a file of tests that changed, and all of them if a source did. With `keep`, a source
+    that changed does not count: its lines are then looked up where they were.
+    """
     KEPT.mkdir(exist_ok=True)
-    stamp = _stamp()
-    if not (KEPT / "stamp").exists() or (KEPT / "stamp").read_text() != stamp:
-        _measure()
-        (KEPT / "stamp").write_text(stamp)
-    return _read()
+    sources = {str(path): (ROOT / path).read_text() for path in _modules(SOURCES)}
+    helpers = [path for path in _modules([Path("tests")]) if not path.name.startswith("test_")]
+    around = _digest([*map(Path, sources), *helpers])
+    stale = [path for path in test_files() if not _is_current(path, None if keep else around)]
+    if stale:
+        (KEPT / f"{around}.sources").write_text(json.dumps(sources))
+        _measure(stale)
+        _keep(stale, around)
+    return _merged(sources)
 
 
-def _stamp() -> str:
+def _modules(folders: Iterable[Path]) -> list[Path]:
+    found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [path.relative_to(ROOT) for path in found]
+
+
+def _digest(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for folder in (*SOURCES, Path("tests")):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(str(path).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    for path in paths:
+        digest.update(str(path).encode() + b"\0" + (ROOT / path).read_bytes())
+    return digest.hexdigest()[:16]
 
 
-def _measure() -> None:
-    print("mutants: running the tests once to see which line is whose", flush=True)
+def _record(tests: Path) -> Path:
+    return KEPT / (str(tests.with_suffix("")).replace("/", ".") + ".json")
+
+
+def _is_current(tests: Path, around: str | None) -> bool:
+    if not _record(tests).exists():
+        return False
+    record = json.loads(_record(tests).read_text())
+    return record["tests"] == _digest([tests]) and around in (None, record["around"])
+
+
+def _measure(tests: list[Path]) -> None:
+    print(f"mutants: running {len(tests)} files of tests to see which line is whose", flush=True)
     settings = KEPT / "coverage.ini"
     settings.write_text(
         "[run]\nsource_pkgs = varserve, varserve_service\nconcurrency = thread\n"
@@ -64,9 +90,10 @@ def _measure() -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("-m", "not slow and not full and not versions and not clients"),
             *("-p", "tests.mutants.recording", "--cov", f"--cov-config={settings}"),
             *("--cov-context=test", "--cov-report="),
-            *SELECTION,
+            *map(str, tests),
         ],
         cwd=ROOT,
         env=os.environ | {"RECORDED_TIMES": str(KEPT / "times.json")},
@@ -76,23 +103,82 @@ def _measure() -> None:
         check=False,
         timeout=SECONDS,
     )
-    if done.returncode not in (0, 1):
+    if done.returncode not in (0, 1, 5):  # passed, failed, or all of them are slow
         raise SystemExit(f"the tests could not be run:\n{done.stdout[-4000:]}")
-    if done.returncode:
+    if done.returncode == 1:
         print("mutants: tests that fail as it is are left out", flush=True)
         print("\n".join(line for line in done.stdout.splitlines() if line.startswith("FAILED")))
 
 
-def _read() -> CoverageMap:
+def _keep(tests: list[Path], around: str) -> None:
+    """Write a record for each file of tests: what it was, how long it took, and its lines."""
     from coverage import CoverageData  # not a requirement of the tests
 
     data = CoverageData(basename=str(KEPT / "coverage"))
     data.read()
-    lines = {}
-    for file in data.measured_files():
-        contexts = data.contexts_by_lineno(file)
-        lines[os.path.relpath(file, ROOT)] = {
-            line: sorted({context.partition("|")[0] for context in found})
-            for line, found in contexts.items()
+    seconds: dict[str, float] = json.loads((KEPT / "times.json").read_text())
+    records: dict[str, dict[str, Any]] = {
+        str(path): {
+            "tests": _digest([path]),
+            "around": around,
+            "seconds": {test: spent for test, spent in seconds.items() if _file(test) == str(path)},
+            "lines": {},
         }
-    return CoverageMap(lines, json.loads((KEPT / "times.json").read_text()))
+        for path in tests
+    }
+    for file in data.measured_files():
+        source = os.path.relpath(ROOT / file, ROOT)
+        for line, contexts in data.contexts_by_lineno(file).items():
+            for test in {context.partition("|")[0] for context in contexts}:
+                # What runs at an import belongs to no test.
+                owners = [records[_file(test)]] if test else records.values()
+                for record in owners:
+                    record["lines"].setdefault(source, {}).setdefault(test, []).append(line)
+    for path, record in records.items():
+        _record(Path(path)).write_text(json.dumps(record))
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def _merged(sources: dict[str, str]) -> CoverageMap:
+    merged = CoverageMap()
+    for path in test_files():
+        record = json.loads(_record(path).read_text())
+        merged.seconds.update(record["seconds"])
+        for source, tests in record["lines"].items():
+            if source not in sources:
+                continue
+            lines = merged.lines.setdefault(source, {})
+            became = _moved(record["around"], source, sources[source])
+            for test, executed in tests.items():
+                for line in executed:
+                    for new in became.get(line, ()):
+                        lines.setdefault(new, set()).add(test)
+    return merged
+
+
+@cache
+def _sources(around: str) -> dict[str, str]:
+    kept: dict[str, str] = json.loads((KEPT / f"{around}.sources").read_text())
+    return kept
+
+
+@cache
+def _moved(around: str, source: str, text: str) -> dict[int, list[int]]:
+    """Which lines of a source now each of its lines then became."""
+    return dict(moved_lines(_sources(around).get(source, ""), text))
+
+
+def moved_lines(before: str, after: str) -> Iterator[tuple[int, list[int]]]:
+    """Each line of a text and those that it became. A new line belongs to the one before it."""
+    old, new = before.splitlines(), after.splitlines()
+    became: dict[int, list[int]] = {number: [] for number in range(1, len(old) + 1)}
+    last = 1
+    for _, start, end, first, beyond in SequenceMatcher(None, old, new, False).get_opcodes():
+        for position in range(first, beyond):
+            last = min(start + position - first, end - 1) + 1 if end > start else last
+            became.setdefault(last, []).append(position + 1)
+        last = max(last, end)
+    yield from became.items()

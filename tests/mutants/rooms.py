@@ -8,20 +8,25 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (Path("client/src"), Path("service/src"))
 
 SERVICE = Path("service/src/varserve_service")
+CLIENT = Path("client/src/varserve")
 ROOMS = {
     "core": SERVICE / "core",
     "journal": SERVICE / "journal",
     "access": SERVICE / "access",
+    "guard": SERVICE / "rpc/authorization",
     "rpc": SERVICE / "rpc",
     "lifecycle": SERVICE / "lifecycle",
-    "client": Path("client/src/varserve"),
+    "client": CLIENT,
 }
 # Generated code, and what has tests of its own kind: the command line and the pages.
-EXCLUDED = tuple(Path("client/src/varserve") / name for name in ("v1", "cli", "web"))
+EXCLUDED = {
+    "rpc": [ROOMS["guard"]],
+    "client": [CLIENT / name for name in ("v1", "checkpoint", "cli", "web")],
+}
 
 # They run in seconds to minutes, in one process; only inspection needs TensorFlow to be tested.
 TESTS = (
-    *("access", "contract", "core", "journal", "client", "lifecycle", "rpc"),
+    *("access", "contract", "core", "journal", "postgres", "client", "lifecycle", "rpc"),
     "savedmodel/test_inspection.py",
 )
 
@@ -30,4 +35,15 @@ def files_of(room: str) -> list[Path]:
     """The modules of a room, relative to the root."""
     found = sorted((ROOT / ROOMS[room]).rglob("*.py"))
     relative = [path.relative_to(ROOT) for path in found]
-    return [path for path in relative if not any(path.is_relative_to(e) for e in EXCLUDED)]
+    excluded = EXCLUDED.get(room, [])
+    return [path for path in relative if not any(path.is_relative_to(e) for e in excluded)]
+
+
+def test_files() -> list[Path]:
+    """The selected files of tests, relative to the root."""
+    found = [
+        path
+        for name in TESTS
+        for path in sorted((ROOT / "tests" / name).rglob("test_*.py")) or [ROOT / "tests" / name]
+    ]
+    return [path.relative_to(ROOT) for path in found]

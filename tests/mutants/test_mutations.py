@@ -7,6 +7,7 @@ import ast
 import pytest
 
 from tests.mutants.__main__ import within_budget
+from tests.mutants.coverage_map import moved_lines
 from tests.mutants.mutations import described, mutations
 from tests.mutants.rooms import ROOMS, ROOT, files_of
 
@@ -45,6 +46,7 @@ def test_each_kind_of_change(source: str, mutant: str) -> None:
         '"""A docstring."""',
         "log.info('done', count=3)",
         "x: Literal[1]",
+        "X: TypeAlias = A | B",
         "x = f'{7}'",
         "@dataclass(slots=True)\nclass A:\n    x: int",
     ],
@@ -74,3 +76,15 @@ def test_tests_are_chosen_within_a_budget() -> None:
     seconds = {"a": 1.0, "b": 2.0, "c": 4.0}
     assert within_budget(["a", "b", "c"], seconds, 3) == ["a", "b"]
     assert within_budget(["c"], seconds, 3) == ["c"]
+
+
+def test_lines_are_followed_to_where_they_are_now() -> None:
+    """A changed line is what it was before; a new one belongs to the line before it."""
+    before, after = "a\nb\nc\nd\ne", "a\nnew\nb\nc\nchanged\nmore\ne"
+    moved = {1: [1, 2], 2: [3], 3: [4], 4: [5, 6], 5: [7]}
+    assert dict(moved_lines(before, after)) == moved
+
+
+def test_a_line_that_is_gone_became_nothing() -> None:
+    """What was executed only there is executed nowhere."""
+    assert dict(moved_lines("a\nb\nc", "a\nc")) == {1: [1], 2: [], 3: [2]}

@@ -20,10 +20,9 @@ from tests.waiting import join, read_line
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.rpc.methods import ADMIN_SERVICE, FACADES, METHODS, MODEL_SERVICE
 
-# Seconds beyond what a plain message of the same size takes; on a busy machine it is as long again.
+# Seconds beyond what a plain message of the same size takes.
 ALLOWED = 0.05
-# A machine with other work on it stops for longer than that by itself, at times: the plain message
-# is measured again beside each further try.
+# A busy machine runs all of it slower: the plain message is measured again beside each further try.
 TRIES = 8
 CALLERS = {"allowed": ("boss", 1), "denied": ("some", 2), "without a name": ("", 5)}
 """Names, and of how many messages one is sent: the fewer steps a call takes, the fewer will do."""
@@ -76,7 +75,9 @@ def _many_words() -> bytes:
 class Service:
     """The service in its process, and a connection whose health is watched."""
 
-    def __init__(self, address: str, admin_address: str) -> None:
+    def __init__(self, process: int, address: str, admin_address: str) -> None:
+        # The clock of the time that all threads of a process have run.
+        self._clock = ~process << 3 | 2
         self.address = address
         self.admin_address = admin_address
         self._channel = grpc.insecure_channel(
@@ -88,7 +89,10 @@ class Service:
         self._channel.close()
 
     def delay(self, method: Any, data: bytes, caller: str) -> float:
-        """Send a message; the longest that a health check took until it was answered."""
+        """Send a message; the longest that a health check took until it was answered.
+
+        In seconds, of which the service ran all: what else the machine does is not counted.
+        """
         done = threading.Event()
 
         def send() -> None:
@@ -107,9 +111,10 @@ class Service:
         sending.start()
         worst = 0.0
         while not done.is_set():
-            started = time.monotonic()
+            started, ran = time.monotonic(), time.clock_gettime(self._clock)
             self._check(b"", timeout=60)
-            worst = max(worst, time.monotonic() - started)
+            waited = time.monotonic() - started
+            worst = max(worst, min(waited, time.clock_gettime(self._clock) - ran))
         join([sending])
         return worst
 
@@ -140,7 +145,7 @@ def service() -> Iterator[Service]:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    service = Service(*read_line(process).split())
+    service = Service(process.pid, *read_line(process).split())
     try:
         yield service
     finally:
@@ -167,15 +172,14 @@ def test_no_message_holds_up_health(service: Service, caller: str) -> None:
         sent += 1
         least = service.delay(method, message.data, name)
         for _ in range(TRIES):
-            if least <= usual + max(ALLOWED, usual):
+            if least <= usual + ALLOWED:
                 break
             usual = max(usual, service.delay(assign, plain, name))
             least = min(least, service.delay(method, message.data, name))
         else:
             slow[f"{method.name}: {message.name}"] = round(least, 3)
-    # The plain message has been measured more often by now, and so has the machine.
-    slow = {name: least for name, least in slow.items() if least > usual + max(ALLOWED, usual)}
     assert not slow, f"plain: {usual:.3f} seconds"
+    print(f"plain: {usual:.4f} seconds")
     assert sent > 100 // step
 
 
