@@ -55,6 +55,22 @@ def test_a_lease_that_is_renewed_goes_on() -> None:
     assert value_of(live, "a").tolist() == [1, 2, 3]
 
 
+def test_a_lease_that_is_renewed_at_the_last_moment_goes_on() -> None:
+    """Its end waits for the model's lock already; it takes nothing back, and comes later."""
+    live, *_ = two()
+    lease = leased(live, Write("a", SET, array(0, 0, 0)), seconds=2.0)
+    lock = live._parts.lock
+    with lock.shared():
+        until(lambda: lock._writers_waiting)
+        live.leases.renew(lease)
+    with lock.exclusive():
+        pass
+    assert live.header.revision == 1
+    assert live.leases.renew(lease) == 2.0
+    until(lambda: live.header.revision == 2)
+    assert value_of(live, "a").tolist() == [1, 2, 3]
+
+
 def test_what_somebody_wrote_since_stays() -> None:
     """A lease takes back only the variables whose last write is its own."""
     live, *_ = two()

@@ -203,10 +203,10 @@ def test_after_the_model_is_gone_a_part_says_so() -> None:
 
 
 def test_small_ones_and_strings_are_read_at_once() -> None:
-    """A part is read no faster than they are, and the bytes of strings are not known."""
+    """One part is read no faster, and the bytes of strings are not known."""
     words = FakeVariable("words", np.full((9, 9), b"x" * 99, object), in_place=True)
     small = FakeVariable("a", np.zeros((4, 4), np.float32), in_place=True)
     live = LiveModel(FakeModel([words, small]))
-    with mock.patch.object(partwise, "PART_BYTES", 100):
+    with mock.patch.object(partwise, "PART_BYTES", 64):
         entries = live.read([Read("words"), Read("a")]).entries
     assert not any(isinstance(entry.value, PartwiseValue) for entry in entries)

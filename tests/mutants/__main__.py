@@ -58,8 +58,7 @@ def tried(mutant: Mutant, covered: CoverageMap, trial: Trial, budget: float) -> 
         return NOT_RUN, ""
     chosen = within_budget(tests, covered.seconds, budget)
     seconds = 60 + 4 * sum(covered.seconds[test] for test in chosen)
-    changed = mutant.mutation.apply((ROOT / mutant.path).read_bytes())
-    outcome, detail = trial.outcome(mutant.path, changed, chosen, seconds)
+    outcome, detail = trial.outcome(mutant.path, mutant.mutation, chosen, seconds)
     return outcome, detail or f"{len(chosen)} of {len(tests)} tests"
 
 
@@ -101,7 +100,7 @@ def main() -> int:
                 f"{len(results):4} {outcome:16} {spent:4.0f} s  {place(mutant)} {detail[:100]}"
             ]
             if outcome in (SURVIVED, NOT_RUN):
-                lines += described(mutant.mutation, (ROOT / mutant.path).read_bytes())
+                lines += described(mutant.mutation, trial.source(mutant.path))
             print("\n        ".join(lines), flush=True)
 
         with ThreadPoolExecutor(arguments.jobs) as pool:

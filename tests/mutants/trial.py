@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.mutants.mutations import Mutation
 from tests.mutants.rooms import ROOT, SOURCES
 
 FOUND, HUNG, SURVIVED = "found", "hung", "survived"
@@ -27,6 +28,10 @@ class Trial:
             )
         self._changes = 0
 
+    def source(self, path: Path) -> bytes:
+        """The source as it was copied, which the program's own may not be any more."""
+        return (self._folder / path).read_bytes()
+
     def _write(self, path: Path, content: bytes) -> None:
         target = self._folder / path
         target.write_bytes(content)
@@ -36,11 +41,11 @@ class Trial:
         os.utime(target, (stamp, stamp))
 
     def outcome(
-        self, path: Path, content: bytes, tests: Sequence[str], seconds: float
+        self, path: Path, mutation: Mutation, tests: Sequence[str], seconds: float
     ) -> tuple[str, str]:
         """What the tests make of a mutant, and which of them failed first."""
-        original = (self._folder / path).read_bytes()
-        self._write(path, content)
+        original = self.source(path)
+        self._write(path, mutation.apply(original))
         try:
             return self._run(tests, seconds)
         finally:

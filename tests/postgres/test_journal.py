@@ -23,7 +23,7 @@ from varserve_service.core.errors import JournalError, Reason
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import Origin, WriteRequest
 from varserve_service.core.ports.loaded_model import Operation
-from varserve_service.core.ports.messages import Read
+from varserve_service.core.ports.messages import Conditions, Read
 from varserve_service.journal.postgres import PostgresState
 
 SET, ADD = Operation.SET, Operation.ADD
@@ -181,6 +181,18 @@ def test_another_model_is_refused_with_what_differs(database: str, replica: Star
     assert add(one).header.revision == 2
 
 
+def test_a_server_that_does_not_tell_its_timeline(
+    database: str, replica: Start, server: Server
+) -> None:
+    """A role that may not ask for it serves all the same."""
+    server.execute("CREATE ROLE kept_short LOGIN")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("GRANT ALL ON SCHEMA public TO kept_short")
+        connection.execute("REVOKE EXECUTE ON FUNCTION pg_walfile_name(pg_lsn) FROM PUBLIC")
+    one, _ = replica(database.replace("varserve@", "kept_short@"), make)
+    assert add(one).header.revision == 1
+
+
 def test_a_database_that_is_not_there_is_named(server: Server) -> None:
     """Host, port and database, and no suggestion that the state is damaged."""
     missing = server.address.removesuffix("postgres") + "missing"
@@ -225,13 +237,16 @@ def test_a_commit_that_is_too_large_is_refused_alone(
     database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With both numbers, and nothing of it done."""
-    monkeypatch.setattr("varserve_service.journal.postgres.journal.MAX_COMMIT_BYTES", 50)
+    monkeypatch.setattr("varserve_service.journal.postgres.journal.MAX_COMMIT_BYTES", 72)
     one, _ = replica(database, make)
-    error = refusal(one.assign, [Write("plain", SET, np.ones((6, 3), np.float32))])
+    plain = Write("plain", SET, np.ones((6, 3), np.float32))
+    error = refusal(one.assign, [plain, Write("count", SET, np.int64(7))])
     assert error.reason is Reason.VALUE_TOO_LARGE
-    assert "at most 50 bytes" in error.message
-    assert "found 72" in error.message
+    assert "at most 72 bytes" in error.message
+    assert "found 80" in error.message
+    assert value_of(one, "plain").sum() == 0
     assert add(one).header.revision == 1
+    assert one.assign([plain]).header.revision == 2
 
 
 def test_compaction_leaves_the_state_and_the_records(database: str, replica: Start) -> None:
@@ -257,6 +272,38 @@ def test_compaction_leaves_the_state_and_the_records(database: str, replica: Sta
     late.assign(some_writes(chance))
     until(lambda: one.header.revision == 41)
     assert state(one) == state(late)
+
+
+def test_the_record_of_every_commit_stays_when_values_go(database: str, replica: Start) -> None:
+    """By count alone: values are bounded by their bytes, in the log of all replicas too."""
+    options = {"history_commits": 8, "history_bytes": 300}
+    one, journal = replica(database, make, **options)
+    for number in range(1, 13):
+        one.assign(
+            [Write("plain", SET, np.full((6, 3), number, np.float32))],
+            origin=Origin("ann", f"number {number}"),
+        )
+    journal.compact()
+    late, late_journal = replica(database, make, **options)
+    assert late_journal.horizon > 4
+    listed = list(late.timeline.commits(100).commits)
+    assert listed == list(one.timeline.commits(len(listed)).commits)
+    assert [(c.revision, c.origin.message) for c in listed] == [
+        (number, f"number {number}") for number in range(12, 4, -1)
+    ]
+
+
+def test_a_turn_that_appends_nothing_leaves_the_connection_alone(
+    database: str, replica: Start
+) -> None:
+    """The thread that keeps a turn awake has nothing to do after it, whatever became of it."""
+    one, journal = replica(database, make)
+    guard = journal._appender._guard
+    assert add(one).header.revision == 1
+    assert guard._ping_at == float("inf")
+    error = refusal(add, one, conditions=Conditions(model_revision=7))
+    assert error.reason is Reason.REVISION_MISMATCH
+    assert guard._ping_at == float("inf")
 
 
 def test_a_replica_that_is_closed_leaves_nothing_behind(
