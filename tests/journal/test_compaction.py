@@ -26,6 +26,7 @@ from varserve_service.core.ports.journal import KeptChange
 from varserve_service.core.ports.loaded_model import Operation
 from varserve_service.core.ports.messages import Read
 from varserve_service.journal import SqliteJournal
+from varserve_service.journal.compaction import Compactor
 
 SET, ADD = Operation.SET, Operation.ADD
 SHAPE = (6, 5, 4)
@@ -202,6 +203,50 @@ def test_the_disk_stays_within_its_bounds(tmp_path: Path) -> None:
         assert len(payloads(tmp_path)) == 11  # ten of the history, one of the base
     with kept(tmp_path, make, **options) as (live, _):
         assert (live.header.revision, value_of(live, "v")[0]) == (100, 99)
+
+
+@pytest.mark.parametrize(
+    ("bound", "reads_back"),
+    [
+        ({"history_commits": 10}, False),
+        ({"history_bytes": 80}, False),
+        ({"answer_count": 10}, False),
+        ({"answers_bytes": 80}, True),
+    ],
+)
+def test_compaction_is_due_a_tenth_beyond_each_bound(
+    tmp_path: Path, bound: dict[str, int], reads_back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the tenth itself; afterwards it is not due any more. A start counts what is there."""
+    monkeypatch.setattr(Compactor, "wake_when_due", lambda compactor: None)
+
+    def make() -> FakeModel:
+        return FakeModel([FakeVariable("v", np.zeros(1, np.float64))])
+
+    def commit(live: LiveModel, number: int) -> None:
+        live.assign(
+            [Write("v", SET, np.full(1, number, np.float64))],
+            request=WriteRequest(f"r{number}", b""),
+            read_back=Read("v") if reads_back else None,
+        )
+
+    with kept(tmp_path, make, **bound) as (live, journal):
+        for number in range(1, 12):
+            assert not journal._compactor.is_due()
+            commit(live, number)
+        assert not journal._compactor.is_due()
+    with kept(tmp_path, make, **bound) as (live, journal):
+        assert not journal._compactor.is_due()
+        commit(live, 12)
+        assert journal._compactor.is_due()
+    with kept(tmp_path, make, **bound) as (live, journal):
+        assert journal._compactor.is_due()
+        journal._compactor.compact()
+        assert not journal._compactor.is_due()
+        commit(live, 13)
+        assert not journal._compactor.is_due()
+        commit(live, 14)
+        assert journal._compactor.is_due()
 
 
 def test_a_file_of_which_little_is_needed_is_written_anew(tmp_path: Path) -> None:

@@ -57,8 +57,9 @@ def tried(mutant: Mutant, covered: CoverageMap, trial: Trial, budget: float) -> 
     if not tests:
         return NOT_RUN, ""
     chosen = within_budget(tests, covered.seconds, budget)
-    seconds = 60 + 4 * sum(covered.seconds[test] for test in chosen)
-    outcome, detail = trial.outcome(mutant.path, mutant.mutation, chosen, seconds)
+    spent = [covered.seconds[test] for test in chosen]
+    bounds = 60 + 4 * sum(spent), 20 + 10 * max(spent)
+    outcome, detail = trial.outcome(mutant.path, mutant.mutation, chosen, bounds)
     return outcome, detail or f"{len(chosen)} of {len(tests)} tests"
 
 

@@ -41,24 +41,27 @@ class Trial:
         os.utime(target, (stamp, stamp))
 
     def outcome(
-        self, path: Path, mutation: Mutation, tests: Sequence[str], seconds: float
+        self, path: Path, mutation: Mutation, tests: Sequence[str], bounds: tuple[float, float]
     ) -> tuple[str, str]:
-        """What the tests make of a mutant, and which of them failed first."""
+        """What the tests make of a mutant, and which of them failed first.
+
+        `bounds`: seconds of all tests together, and of one.
+        """
         original = self.source(path)
         self._write(path, mutation.apply(original))
         try:
-            return self._run(tests, seconds)
+            return self._run(tests, *bounds)
         finally:
             self._write(path, original)
 
-    def _run(self, tests: Sequence[str], seconds: float) -> tuple[str, str]:
+    def _run(self, tests: Sequence[str], seconds: float, each: float) -> tuple[str, str]:
         selected = self._folder / "selected"
         selected.write_text("\n".join(tests))
         paths = os.pathsep.join(str(self._folder / source) for source in SOURCES)
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"),
-                *("-p", "no:randomly", f"--timeout={seconds:.0f}", f"@{selected}"),
+                *("-p", "no:randomly", f"--timeout={each:.0f}", f"@{selected}"),
             ],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": paths},

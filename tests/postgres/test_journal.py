@@ -24,7 +24,8 @@ from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import Origin, WriteRequest
 from varserve_service.core.ports.loaded_model import Operation
 from varserve_service.core.ports.messages import Conditions, Read
-from varserve_service.journal.postgres import PostgresState
+from varserve_service.journal import JournalOptions
+from varserve_service.journal.postgres import PostgresState, compaction
 
 SET, ADD = Operation.SET, Operation.ADD
 Start = Callable[..., Replica]
@@ -272,6 +273,29 @@ def test_compaction_leaves_the_state_and_the_records(database: str, replica: Sta
     late.assign(some_writes(chance))
     until(lambda: one.header.revision == 41)
     assert state(one) == state(late)
+
+
+@pytest.mark.parametrize("bound", [{"history_commits": 10}, {"history_bytes": 80}])
+def test_compaction_is_due_a_tenth_beyond_each_bound(
+    database: str, replica: Start, bound: dict[str, int]
+) -> None:
+    """Not at the tenth itself; afterwards it is not due any more."""
+    one, journal = replica(database, make, **bound)
+    options = JournalOptions(**bound)
+    with psycopg.connect(database, autocommit=True) as connection:
+
+        def due() -> bool:
+            return compaction.is_due(connection, ("fake", 1), options)
+
+        for _ in range(11):
+            add(one)
+        assert not due()
+        add(one)
+        assert due()
+        journal.compact()
+        assert not due()
+    late, late_journal = replica(database, make, **bound)
+    assert (late_journal.horizon, count(late)) == (2, 12)
 
 
 def test_the_record_of_every_commit_stays_when_values_go(database: str, replica: Start) -> None:

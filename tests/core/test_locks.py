@@ -1,0 +1,204 @@
+"""What several threads share is touched under its lock, by every operation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.core.test_live_model import ADD, SET, array
+from tests.fakes import FakeFunction, FakeModel, FakeVariable
+from tests.locks import times_taken
+from varserve_service.core.cancellation import Cancellation, Deadlines
+from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.history import History
+from varserve_service.core.commit.leases import Leases
+from varserve_service.core.commit.lock import ReadersWriterLock
+from varserve_service.core.commit.watchers import Watchers
+from varserve_service.core.holdings import Holdings
+from varserve_service.core.memory import MemoryBudget, Room
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.registry import Models, ModelState
+from varserve_service.core.ports.messages import Read
+
+FAR = 3600.0
+MIB = 2**20
+
+
+def end() -> None:
+    raise AssertionError("nothing is due")
+
+
+def test_cancellation() -> None:
+    """Who adds and who cancels agree on whether the caller has gone."""
+    it = Cancellation()
+    for action in (lambda: it.add(end), lambda: it.remove(end), it.cancel):
+        assert times_taken(it, "_changing", action) == 1
+
+
+def test_deadlines() -> None:
+    """What is added and removed is looked through meanwhile."""
+    it = Deadlines()
+    assert times_taken(it, "_changed", lambda: it.add(end, time.monotonic() + FAR)) == 1
+    assert times_taken(it, "_changed", lambda: it.remove(end)) == 1
+
+
+def test_leases() -> None:
+    """The thread that ends them looks for the next one meanwhile."""
+    it = Leases(lambda lease: end())
+    actions: list[Callable[[], Any]] = [
+        lambda: it.grant(1, FAR, (), {}),
+        lambda: it.renew(1),
+        lambda: it.why(1),
+        lambda: it.revisions,
+        lambda: it.is_due(1),
+        lambda: it.held(1),
+        lambda: it.end(1, (), 2, keep=True),
+        lambda: it.give_up(1, "why"),
+        it.clear,
+    ]
+    assert [times_taken(it, "_changed", action) for action in actions] == [1] * len(actions)
+
+
+def test_watchers() -> None:
+    """Who joins and leaves does so while others are looked through."""
+    it = Watchers()
+    joined: list[Any] = []
+    assert times_taken(it, "_changing", lambda: joined.append(it.join(0))) == 1
+    assert times_taken(it, "_changing", it.cut_slow) == 1
+    assert times_taken(it, "_changing", lambda: it.leave(joined[0])) == 1
+    assert not len(it)
+
+
+def test_readers_of_a_history() -> None:
+    """Readers hold the model's lock together when they attach themselves."""
+
+    class Reader:
+        def overtaken(self, changed: Any) -> None:
+            end()
+
+    it, reader = History(), Reader()
+    assert times_taken(it, "_attaching", lambda: it.attach("v", reader)) == 1
+
+
+def test_holdings() -> None:
+    """Of many subjects, in one memory."""
+    it = Holdings()
+    held: list[Any] = []
+    assert times_taken(it, "_changed", lambda: held.append(it.hold("a", MIB, "it", end))) == 1
+    assert times_taken(it, "_changed", held[0].release) == 1
+    assert it.held_by("a") == 0
+    given_up: list[Any] = []
+
+    def give_up() -> None:
+        given_up.append(1)
+        held[1].release()
+
+    held.append(it.hold("a", MIB, "it", give_up))
+    held[1].touched_at -= FAR
+    # To find the idle ones, to release it, to see that it is gone, and that there are no more.
+    assert times_taken(it, "_changed", lambda: list(it.relief())) == 4
+    assert given_up == [1]
+
+
+def test_memory() -> None:
+    """What is reserved and given back counts for all calls."""
+    it = MemoryBudget("host", lambda: Room(100 * MIB, 100 * MIB))
+    reserved: list[Any] = []
+    assert times_taken(it, "_lock", lambda: reserved.append(it.reserve(50 * MIB, "it"))) == 1
+    reservation = reserved[0]
+    assert times_taken(it, "_lock", lambda: reservation.used(10 * MIB)) == 1
+    assert times_taken(reservation, "_turn", lambda: reservation.add(10 * MIB, "it")) == 1
+    assert times_taken(reservation, "_turn", lambda: reservation.used(10 * MIB)) == 1
+    assert it.reserved == 40 * MIB
+    assert times_taken(reservation, "_turn", lambda: reservation.__exit__(None, None, None)) == 2
+    assert it.reserved == 0
+
+
+def test_models() -> None:
+    """What changes the names that resolve is one step after the other."""
+    it, live = Models([]), LiveModel(FakeModel([]))
+    actions: list[Callable[[], Any]] = [
+        lambda: it.note("m", 1, ModelState.LOADING),
+        lambda: it.serve(live),
+        lambda: it.withdraw(live.name),
+        lambda: it.forget("m", 1),
+    ]
+    assert [times_taken(it, "_changing", action) for action in actions] == [1] * 4
+
+
+def test_the_readers_writer_lock() -> None:
+    """Its own counts are changed under one lock of the standard library."""
+    it = ReadersWriterLock()
+    actions: list[Callable[[], Any]] = [
+        it.acquire_shared_at_once,
+        lambda: it.acquire_shared(None),
+        it.release_shared,
+        it.release_shared,
+    ]
+    assert [times_taken(it, "_changed", action) for action in actions] == [1] * 4
+
+    def alone() -> None:
+        with it.exclusive():
+            pass
+
+    assert times_taken(it, "_changed", alone) == 2
+
+
+class Holds(ReadersWriterLock):
+    """Notes how it is held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[str] = []
+
+    def acquire_shared(self, deadline: float | None) -> None:
+        super().acquire_shared(deadline)
+        self.held.append("shared")
+
+    def exclusive(self, deadline: float | None = None) -> Any:
+        self.held.append("exclusive")
+        return super().exclusive(deadline)
+
+
+def model() -> tuple[LiveModel, list[str]]:
+    lock = Holds()
+    one = FakeVariable("a", np.zeros(2, np.float32))
+    two = FakeVariable("b", np.zeros(2, np.float32), in_place=True)
+
+    def change() -> dict[str, Any]:
+        one.array = np.ones(2, np.float32)
+        return {}
+
+    functions = [FakeFunction("look", dict), FakeFunction("change", change, writes=("a",))]
+    return LiveModel(FakeModel([one, two], functions), lock=lock), lock.held
+
+
+@pytest.mark.parametrize(
+    ("operation", "held"),
+    [
+        (lambda live: live.describe(), ["shared"]),
+        (lambda live: live.read([Read("a"), Read("b")]), ["shared"]),
+        (lambda live: live.timeline.read([Read("a")], 0), ["shared"]),
+        (lambda live: live.timeline.commits(9), ["shared"]),
+        (lambda live: live.timeline.watch(0), ["shared"]),
+        (lambda live: live.run("look", {}, {}), ["shared"]),
+        (lambda live: live.run("change", {}, {}), ["exclusive"]),
+        (lambda live: live.assign([Write("a", SET, array(1, 2))]), ["exclusive"]),
+        (lambda live: live.assign([Write("a", ADD, array(1, 2))]), ["shared", "exclusive"]),
+        (lambda live: live.revert(0), ["shared", "exclusive"]),
+        (lambda live: live.leases.revoke(1), ["exclusive"]),
+    ],
+)
+def test_each_operation_holds_the_lock(
+    operation: Callable[[LiveModel], Any], held: list[str]
+) -> None:
+    """Shared to look, exclusively to change, and not once more than that."""
+    live, found = model()
+    live.assign([Write("a", SET, array(5, 5))], lease_seconds=FAR)
+    found.clear()
+    operation(live)
+    assert found == held
