@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
@@ -133,6 +134,36 @@ def test_a_certificate_that_is_not_valid_yet(tmp_path: Path) -> None:
     assert files.current.expires == pytest.approx((now + 48 * HOUR).timestamp(), abs=1)
     with pytest.raises(ValueError, match="not valid before"):
         ReloadedFiles("certificate", paths, server_identity)
+
+
+def test_a_certificate_holds_from_its_first_second_until_its_last(tmp_path: Path) -> None:
+    """Its end itself is too late. Of a chain and of authorities the first to expire counts."""
+    begin = datetime.now(UTC).replace(microsecond=0)
+    end, second = begin + HOUR, timedelta(seconds=1)
+    early, late = trustme.CA(), trustme.CA()
+    leaf = late.issue_cert("localhost", not_before=begin, not_after=end)
+    paths = identity_files(tmp_path, leaf, late, early)
+    contents = [path.read_bytes() for path in paths]
+    for now, problem in (
+        (begin - second, "not valid before"),
+        (begin, ""),
+        (end - second, ""),
+        (end, "expired at"),
+    ):
+        if problem:
+            with pytest.raises(ValueError, match=problem):
+                server_identity(contents, now=lambda now=now: now)
+        else:
+            assert server_identity(contents, now=lambda now=now: now).expires == end.timestamp()
+    ends = [
+        x509.load_pem_x509_certificate(each.cert_pem.bytes()).not_valid_after_utc.timestamp()
+        for each in (early, late)
+    ]
+    identity = server_identity(contents)
+    assert identity.client_authorities_expire == min(ends)
+    assert (identity.chain, identity.key) == (contents[0], contents[1])
+    alone = server_identity(contents[:2])
+    assert (alone.client_authorities, alone.client_authorities_expire) == (None, None)
 
 
 def test_an_authority_that_is_withdrawn_is_not_trusted(tmp_path: Path) -> None:

@@ -270,6 +270,34 @@ def test_an_address_that_does_not_answer() -> None:
         assert "no key" in refusal(found, token())
 
 
+def test_when_an_address_is_asked_again() -> None:
+    """When its keys are old, no sooner than the pace after it was asked, and never in vain."""
+    now = [1000.0]
+    with issuer() as (server, url):
+        server.answer = {"keys": [jwk(RSA, "one")]}
+        keys = KeyAddress(url, ["RS256"], clock=lambda: now[0])
+        assert keys.reload()
+        assert (keys.status.taken, keys.status.refused, keys.status.failing) == (1, 0, False)
+        now[0] += keys_module.MAX_AGE - 1
+        assert not keys.reload()
+        now[0] += 1
+        server.answer = None
+        assert not keys.reload()
+        assert (keys.status.taken, keys.status.refused, keys.status.failing) == (1, 1, True)
+        server.answer = {"keys": [jwk(RSA, "two")]}
+        now[0] += keys_module.PACE - 1
+        assert not keys.reload()
+        assert server.asked == 2
+        now[0] += 1
+        assert keys.reload()
+        assert (keys.status.taken, keys.status.refused, keys.status.failing) == (2, 1, False)
+        assert server.asked == 3
+        now[0] += keys_module.MAX_STALE
+        assert keys._known("two", "RS256") is not None
+        now[0] += 1
+        assert keys._known("two", "RS256") is None
+
+
 async def test_who_waits_for_keys_holds_up_nobody() -> None:
     """While an address takes its time the event loop goes on, and all who wait share one answer."""
     with issuer() as (server, url):

@@ -24,7 +24,7 @@ class PolicyError(ValueError):
 
 
 class _Rule(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid")
 
     subjects: _Patterns = Field(min_length=1)
     verbs: frozenset[Verb] = Field(min_length=1)
@@ -49,7 +49,7 @@ class _Rule(BaseModel):
 
 
 class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid")
 
     rules: tuple[_Rule, ...]
 
