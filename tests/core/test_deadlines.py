@@ -175,3 +175,29 @@ def test_one_that_expires_behind_a_sync_is_not_made_by_the_next_leader() -> None
     join([first])
     assert reasons == [Reason.DEADLINE_EXCEEDED] * 3
     assert (live.header.revision, value_of(live, "a").tolist()) == (1, list(range(100)))
+
+
+def test_one_that_is_being_made_when_its_time_passes_is_done() -> None:
+    """It is in another's sync already: its caller hears what became of it, a little late."""
+    journal = MemoryJournal()
+    journal.inline_bytes = 2**20  # nothing is staged, which takes the lock beforehand
+    live = model(Gate(), journal, writes=False)
+    gate, answers = held_sync(journal), []
+    deadline = time.monotonic() + 1.0
+
+    def write(name: str, deadline: float | None) -> None:
+        answers.append(live.assign([Write(name, SET, ONE)], deadline=deadline).header.revision)
+
+    threads = [threading.Thread(target=write, args=each) for each in (("b", None), ("a", deadline))]
+    with live._parts.lock.exclusive():
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            until(lambda number=number: len(live._parts.committer._queue) == number)
+    assert gate.reached.wait(BOUND)
+    until(lambda: time.monotonic() > deadline + 0.1)
+    assert threads[1].is_alive()
+    assert answers == []
+    gate.opened.set()
+    join(threads)
+    assert sorted(answers) == [1, 2]
+    assert value_of(live, "a").tolist() == [1] * 100

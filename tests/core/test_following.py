@@ -16,11 +16,13 @@ from tests.core.shared_log import Replica, SharedLog, lost
 from tests.core.test_live_model import ADD, SET, refusal, value_of
 from tests.fakes import FakeModel, FakeVariable
 from tests.waiting import join, until
+from varserve_service.core.arrays.patches import Elements
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import JournalError, OutOfMemory, Reason
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.commits import Origin, WriteRequest
+from varserve_service.core.ports.commits import CommitKind, Origin, WriteRequest
+from varserve_service.core.ports.journal import KeptChange, KeptCommit
 from varserve_service.core.ports.messages import Conditions, Read
 
 REPLICAS, WRITES = 3, 60
@@ -259,3 +261,35 @@ def test_a_replica_does_not_follow_a_fork_that_it_read_before_its_own_commit() -
 
 def _other(commit: Any, revision: int = 1) -> Any:
     return replace(commit, revision=revision, append="another")
+
+
+def test_a_commit_of_another_model_is_refused() -> None:
+    """A variable that this replica does not have, or elements of which it has no base."""
+    with replicas(1) as ((live,), _):
+        follower = live._parts.committer._follower
+        value = np.zeros((), np.int64)
+        kept = KeptCommit(1, 0, CommitKind.ASSIGN, Origin(), None, (KeptChange("no", None, value),))
+        with pytest.raises(JournalError, match="changes 'no', which this replica's model"):
+            follower.stage(kept)
+        elements = KeptChange("table", Elements(np.array([1])), np.zeros(1, np.float32))
+        with pytest.raises(JournalError, match="changes 'table'"):
+            follower.stage(replace(kept, changes=(elements,)))
+
+
+def test_commits_come_in_their_order() -> None:
+    """One that is known is passed over; one that is missing in between is named."""
+    with replicas(1) as ((live,), _):
+        follower, one = live._parts.committer._follower, np.ones((), np.int64)
+
+        def staged(revision: int) -> Any:
+            change = KeptChange("count", None, revision * one)
+            return follower.stage(
+                KeptCommit(revision, 0, CommitKind.ASSIGN, Origin(), None, (change,))
+            )
+
+        with live._parts.lock.exclusive():
+            follower.apply([staged(1), staged(2)])
+            follower.apply([staged(1), staged(2), staged(3)])
+            with pytest.raises(JournalError, match="expected commit 4, found 5"):
+                follower.apply([staged(5)])
+        assert (live.header.revision, count(live)) == (3, 3)

@@ -192,7 +192,6 @@ def test_the_tensors_are_listed_by_name_and_pattern() -> None:
     found = live.inspecting.tensors("f", ["fus*", "index"]).tensors
     assert [each.name for each in found] == ["index", "fused"]
     assert function.listed == 1
-    assert live.inspecting.limits == InspectionLimits()
 
 
 def test_the_variables_of_a_tensor_are_called_by_their_names() -> None:

@@ -103,3 +103,21 @@ def test_a_function_of_one_overload_says_what_is_wrong(
     error = refusal(function((tensor((None, 3)),)), inputs, constants)
     assert error.reason is reason
     assert "function 'f'" in error.message
+
+
+def test_a_tensor_is_no_constant() -> None:
+    """A tensor where the overload has a constant is refused with the constant that it expects."""
+    f = function((tensor(None), training(True)))
+    error = refusal(f, ONE | {"training": np.zeros(1, bool)}, {"training": Constant(True)})
+    assert error.reason is Reason.INPUT_MISMATCH
+    error = refusal(f, ONE | {"training": np.zeros(1, bool)}, {})
+    assert error.reason is Reason.INPUT_MISMATCH
+    assert error.message.endswith("expected the constant True, found a tensor")
+
+
+def test_overloads_of_other_constants_or_inputs_are_not_narrower() -> None:
+    """Only shapes are; where something else differs too, the caller has to say what is meant."""
+    twice = Constant(2), Constant(3)
+    f = function(*((tensor((None, 3)), InputSpec("n", each, optional=True)) for each in twice))
+    assert refusal(f, ONE, {}).reason is Reason.OVERLOAD_MISMATCH
+    assert choose(f, ONE, {"n": Constant(3)}) == 1

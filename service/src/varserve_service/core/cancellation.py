@@ -26,11 +26,6 @@ class Cancellation:
         self._ends: list[Callable[[], None]] = []
         self._cancelled = False
 
-    @property
-    def cancelled(self) -> bool:
-        """The caller has gone."""
-        return self._cancelled
-
     def cancel(self) -> None:
         """The caller has gone: end what is done for it. Does nothing the second time."""
         self._cancelled = True

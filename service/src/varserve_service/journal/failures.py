@@ -56,6 +56,7 @@ _SYSTEM = {
     errno.ELOOP: Cause.NO_ACCESS,
     errno.ENOTDIR: Cause.NO_ACCESS,
     errno.EISDIR: Cause.NO_ACCESS,
+    errno.EEXIST: Cause.NO_ACCESS,
     errno.ENAMETOOLONG: Cause.NO_ACCESS,
     errno.EBUSY: Cause.BUSY,
     errno.EAGAIN: Cause.BUSY,

@@ -92,8 +92,6 @@ class History:
 
     def add(self, commit: Commit) -> None:
         """Keep a commit. The oldest records go when they are too many, values when too large."""
-        if not self._commits:
-            self._oldest = commit.revision - 1
         self._commits.append(commit)
         self._last_time = commit.time
         self._nbytes += commit.nbytes

@@ -69,9 +69,6 @@ class Leases:
         self._given_up: OrderedDict[int, str] = OrderedDict()
         self._thread: threading.Thread | None = None
 
-    def __len__(self) -> int:
-        return len(self._leases)
-
     def check_room(self) -> None:
         """Raises RequestError TOO_MANY_REQUESTS when there are as many leases as there may be."""
         check_room(len(self._leases))

@@ -13,6 +13,7 @@ import numpy as np
 from varserve_service.core.arrays.buffers import aligned_copy
 from varserve_service.core.arrays.patches import Canvas, Elements
 from varserve_service.core.arrays.regions import region_shape
+from varserve_service.core.arrays.shapes import fits, shape_text
 from varserve_service.core.errors import JournalError
 from varserve_service.core.ports.commits import Changed, Commit
 from varserve_service.core.ports.journal import Journal, KeptChange
@@ -34,18 +35,18 @@ def replay(
 ) -> None:
     """Bring a model that was just loaded to the last commit that was kept, with its past.
 
-    `variables` are by path; nobody else uses them yet. Raises JournalError when a value does not
-    fit its variable or what was kept is damaged.
+    `variables` are by path, and those that the journal was opened for; nobody else uses them yet.
+    Raises JournalError when a value does not fit its variable or what was kept is damaged.
     """
     restored = {path: _Restored(variable) for path, variable in variables.items()}
     written: dict[str, int] = {}
     for base in journal.base():
-        _find(restored, base.change).write(base.change)
+        restored[base.change.path].write(base.change)
         written[base.change.path] = base.revision
     current = journal.horizon
     history.begin(current, written, journal.records())
     for kept in journal.commits():
-        changed = tuple(_find(restored, change).write(change) for change in kept.changes)
+        changed = tuple(restored[change.path].write(change) for change in kept.changes)
         current = kept.revision
         written.update(dict.fromkeys((change.path for change in kept.changes), current))
         history.add(Commit(current, kept.time, kept.kind, kept.origin, kept.request, changed))
@@ -59,15 +60,6 @@ def replay(
         answer = None if kept_answer.values is None else Answer(header, values)
         idempotency.keep(kept_answer.request, answer, nbytes, kept_answer.time)
     journal.start()
-
-
-def _find(restored: Mapping[str, _Restored], change: KeptChange) -> _Restored:
-    try:
-        return restored[change.path]
-    except KeyError:
-        raise JournalError(
-            f"variable {change.path!r} is in the journal, not in the model"
-        ) from None
 
 
 class _Restored:
@@ -130,14 +122,14 @@ class _Restored:
 
     def _check(self, change: KeptChange) -> None:
         spec, part = self._variable.spec, change.part
-        expected = change.value.shape
+        expected = spec.shape
         if isinstance(part, Elements):
             expected = part.indices.shape
         elif part is not None:
             expected = region_shape(part, self._shape(), variable=spec.name)
-        if change.value.shape != expected:
+        if not fits(change.value.shape, expected):
             raise JournalError(
-                f"variable {spec.name!r}: expected a value of shape {list(expected)} in the "
+                f"variable {spec.name!r}: expected a value of shape {shape_text(expected)} in the "
                 f"journal, found {list(change.value.shape)}"
             )
 

@@ -23,7 +23,6 @@ from varserve_service.core.inspection.ports import (
     Inspectable,
     Inspected,
     Inspection,
-    InspectionLimits,
     Inspector,
 )
 from varserve_service.core.inspection.selection import Catalogue
@@ -84,11 +83,6 @@ class Inspecting:
         self._parts = parts
         self._timeline = timeline
         self._catalogues: dict[tuple[str, int], Catalogue] = {}
-
-    @property
-    def limits(self) -> InspectionLimits:
-        """What one inspection may take."""
-        return self._parts.inspection_limits
 
     def tensors(
         self, function: str, patterns: Sequence[str] = (), *, overload: int = 0

@@ -41,6 +41,13 @@ _SESSION = {
 }
 
 
+_UNTOLD = (
+    psycopg.errors.FeatureNotSupported,
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.UndefinedFunction,
+)
+
+
 class OldPrimary(psycopg.OperationalError):
     """The server was replaced by another one, and takes writes nevertheless."""
 
@@ -122,11 +129,10 @@ def _timeline(connection: Connection) -> int:
     try:
         query = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"
         row = connection.execute(query).fetchone()
-    except (psycopg.errors.FeatureNotSupported, psycopg.errors.InsufficientPrivilege):
+    except _UNTOLD:
         return 0
-    except psycopg.errors.UndefinedFunction:
-        return 0
-    return 0 if row is None else int(row[0], 16)
+    assert row is not None
+    return int(row[0], 16)
 
 
 def log_durability(name: str, connection: Connection) -> None:
