@@ -30,6 +30,7 @@ from tests.access.issuing import (
     token,
 )
 from tests.rpc.certified import expired
+from tests.waiting import until
 from varserve_service.access import keys as keys_module
 from varserve_service.access import tokens as tokens_module
 from varserve_service.access.keys import KeyAddress, KeyFile, check_url, key_set
@@ -296,6 +297,42 @@ def test_when_an_address_is_asked_again() -> None:
         assert keys._known("two", "RS256") is not None
         now[0] += 1
         assert keys._known("two", "RS256") is None
+
+
+async def test_who_asks_at_the_same_time_asks_once() -> None:
+    """A look at the age of the keys and a call that misses a key share the pace."""
+    now = [1000.0]
+    with issuer() as (server, url):
+        server.answer = {"keys": [jwk(RSA, "one")]}
+        server.gate = threading.Event()
+        keys = KeyAddress(url, ["RS256"], clock=lambda: now[0])
+        found = JwtTokens(keys, ISSUER, AUDIENCE, ["RS256"])
+        call = asyncio.create_task(found.subject(token()))
+        await asyncio.to_thread(until, lambda: server.asked)
+        second = asyncio.create_task(asyncio.to_thread(keys._ask))
+        server.gate.set()
+        assert not await second
+        assert await call == "trainer"
+        assert server.asked == 1
+
+
+async def test_a_token_that_no_header_may_have() -> None:
+    """It is refused before any kind of token is asked."""
+    with pytest.raises(CredentialError, match="ASCII"):
+        await subject_of_token("tök", [])
+    with pytest.raises(CredentialError, match="at most"):
+        await subject_of_token("x" * (MAX_TOKEN_BYTES + 1), [])
+    with pytest.raises(CredentialError, match="nobody has this token"):
+        await subject_of_token("x" * MAX_TOKEN_BYTES, [])
+
+
+@pytest.mark.parametrize("text", [b"none", b"[" * 100_000, b"\xff"])
+def test_a_file_of_keys_that_is_no_json(tmp_path: Path, text: bytes) -> None:
+    """However it fails to be, it is refused and ends nothing."""
+    path = tmp_path / "jwks"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match="no JSON"):
+        KeyFile(path, ["RS256"])
 
 
 async def test_who_waits_for_keys_holds_up_nobody() -> None:
