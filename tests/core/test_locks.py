@@ -12,7 +12,7 @@ import pytest
 from tests.core.test_live_model import ADD, SET, array
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.locks import times_taken
-from varserve_service.core.cancellation import Cancellation, Deadlines
+from varserve_service.core.cancellation import Deadlines
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.history import History
 from varserve_service.core.commit.leases import Leases
@@ -30,13 +30,6 @@ MIB = 2**20
 
 def end() -> None:
     raise AssertionError("nothing is due")
-
-
-def test_cancellation() -> None:
-    """Who adds and who cancels agree on whether the caller has gone."""
-    it = Cancellation()
-    for action in (lambda: it.add(end), lambda: it.remove(end), it.cancel):
-        assert times_taken(it, "_changing", action) == 1
 
 
 def test_deadlines() -> None:
