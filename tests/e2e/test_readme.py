@@ -31,9 +31,13 @@ SNIPPETS = [
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_a_snippet_runs_as_it_stands(
-    number: int, demo_service: ServiceProcess, monkeypatch: pytest.MonkeyPatch
+    number: int,
+    demo_service: ServiceProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """Every Python snippet runs, unchanged, against the service that it names."""
+    monkeypatch.chdir(tmp_path)
     for module in (varserve, varserve.aio):
         connect = module.connect
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import document, invoke
-from tests.waiting import join
+from tests.lifecycle.administered import administered, saved_model
+from tests.waiting import join, until
 from varserve.fetching import FetchError, open_source, place, target_of
 from varserve.fetching.sources import File, FolderSource
 from varserve_service.lifecycle.allowed import AllowedModels
@@ -197,6 +198,33 @@ def test_unknown_places_are_named() -> None:
     """A scheme that is not known is refused with those that are."""
     with pytest.raises(FetchError, match="s3:"), open_source("ftp://host/model"):
         pass
+
+
+def test_the_newest_version_of_a_folder_is_followed(tmp_path: Path) -> None:
+    """It is fetched and loaded with its number, and each newer one; what is not whole never is."""
+    source = tmp_path / "source"
+    saved_model(source / "7")
+    saved_model(source / "10" / "inner")
+    (source / "other").mkdir()
+    with administered(tmp_path) as found:
+        target = ("--admin-server", found.admin_address, "follow", str(source))
+        target += (f"{found.repository}/m", "--every", "1", "--count", "2")
+        results: list[Any] = []
+        thread = threading.Thread(target=lambda: results.append(invoke(*target)))
+        thread.start()
+        until(lambda: found.states() == {("m", 7): "ready"}, seconds=60)
+        assert found.version("m") == 7
+        (source / "9").mkdir()
+        (source / "9" / "saved_model.pb").write_bytes(b"")
+        (source / "9" / "variables").mkdir()
+        (source / "9" / "variables" / "variables.index").write_bytes(b"")
+        saved_model(source / "12")
+        join([thread])
+        assert found.states() == {("m", 12): "ready"}
+    assert results[0].stdout.splitlines() == [
+        f"{source} is version {number}: loaded as m" for number in (7, 12)
+    ]
+    assert sorted(path.name for path in (tmp_path / "repository" / "m").iterdir()) == ["12", "7"]
 
 
 @pytest.mark.skipif(find_spec("mlflow") is not None, reason="MLflow is installed")

@@ -46,8 +46,7 @@ from varserve._client.contexts import (
     find,
     read_context,
 )
-from varserve.fetching import FetchError, open_source, place
-from varserve.fetching.sources import version_of
+from varserve.fetching import FetchError, newest_version, open_source, place
 from varserve.tensors import STRING, Array, dtype_name
 
 _HELP = """\
@@ -230,7 +229,7 @@ class VarserveDeployments(BaseDeploymentClient):  # type: ignore[misc]
                 "?repository=FOLDER or VARSERVE_REPOSITORY, found neither"
             )
         if version is None and _NUMBERED.fullmatch(uri):
-            version = version_of(uri)
+            version = newest_version(uri).number
             if (self._repository / name / str(version)).exists():
                 return version
         with open_source(uri) as source:

@@ -96,11 +96,12 @@ def fetch(session: Session, uri: str, target: str, manifest: Path | None) -> Non
 @click.option("--every", default=30.0, type=click.FloatRange(min=1), help="Seconds. [30]")
 @click.option("--count", default=0, type=click.IntRange(min=0), help="End after so many versions.")
 def follow(session: Session, uri: str, target: str, label: str, every: float, count: int) -> None:
-    """Load what an alias of MLflow moves to, into the service that has this repository.
+    """Load what an alias of MLflow moves to, or the newest version in a folder of versions.
 
-    URI: models:/NAME@ALIAS. A version keeps its number. Needs AdminService (--admin-server).
+    URI: models:/NAME@ALIAS, a folder, s3://, gs:// or az://. A version keeps its number. It goes
+    into the service that has this repository. Needs AdminService (--admin-server).
     """
-    if not re.fullmatch(r"models:/[^/@]+@[^/@]+", uri):
+    if uri.startswith("models:") and not re.fullmatch(r"models:/[^/@]+@[^/@]+", uri):
         raise Unusable(f"{uri}: expected models:/NAME@ALIAS")
     try:
         fetching.check_installed(uri)
@@ -109,11 +110,11 @@ def follow(session: Session, uri: str, target: str, label: str, every: float, co
     loaded, last, said = 0, None, ""
     while True:
         try:
-            version = fetching.version_of(uri)
+            version, place = fetching.newest_version(uri)
             if version != last:
                 repository, name, _ = fetching.target_of(target)
                 if not (repository / name / str(version)).exists():
-                    _fetched(uri, f"{target}/{version}", None, None)
+                    _fetched(place, f"{target}/{version}", None, None)
                 header = session.admin.load_model(name, version, label=label)
                 output.line(f"{uri} is version {version}: loaded as {header.model}")
                 last, loaded, said = version, loaded + 1, ""

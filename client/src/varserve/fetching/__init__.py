@@ -5,14 +5,14 @@ Runs beside the service, never in it. Needs `pip install "varserve[fetch]"` for 
 """
 
 from varserve.fetching.placing import Fetched, FetchError, place, target_of
-from varserve.fetching.sources import check_installed, open_source, version_of
+from varserve.fetching.sources import check_installed, newest_version, open_source
 
 __all__ = [
     "FetchError",
     "Fetched",
     "check_installed",
+    "newest_version",
     "open_source",
     "place",
     "target_of",
-    "version_of",
 ]

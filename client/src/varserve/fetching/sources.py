@@ -117,15 +117,34 @@ def open_source(uri: str) -> Iterator[Source]:
         raise FetchError(f"{uri}: expected a folder, or one of {known}")
 
 
-def version_of(uri: str) -> int:
-    """The number of the version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` means now.
+class Version(NamedTuple):
+    """A version of a model, by its number and where it is."""
 
-    Raises FetchError.
+    number: int
+    uri: str
+
+
+def newest_version(uri: str) -> Version:
+    """The version that `models:/NAME@ALIAS` means now, or the newest in a folder of versions.
+
+    A folder is of this machine or of an object store; a version in it is a number with a
+    saved_model.pb. Raises FetchError.
     """
     check_installed(uri)
-    from varserve.fetching import mlflow_models
+    if _scheme(uri) in MLFLOW:
+        from varserve.fetching import mlflow_models
 
-    return mlflow_models.version_of(uri)
+        return Version(mlflow_models.version_of(uri), uri)
+    with open_source(uri) as source:
+        paths = [PurePosixPath(file.path) for file in source.files()]
+    found = [
+        int(path.parent.name)
+        for path in paths
+        if len(path.parts) == 2 and path.stem == "saved_model" and path.parent.name.isdecimal()
+    ]
+    if not found:
+        raise FetchError(f"{uri}: expected a folder of versions, NUMBER/saved_model.pb, found none")
+    return Version(max(found), f"{uri.rstrip('/')}/{max(found)}")
 
 
 def _downloaded(uri: str) -> AbstractContextManager[Source]:
