@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from varserve_service.access.policy_file import read_policy
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.rpc import Access, Auditing
 from varserve_service.rpc.authorization import refusal_sampler
+from varserve_service.rpc.calls.observers import CallObserver
 
 V = np.arange(3, dtype=np.float32)
 
@@ -50,7 +51,11 @@ class Place:
 
 @contextmanager
 def auditing(
-    path: Path, *models: LiveModel, policy: bytes | None = None, log: AuditLog | None = None
+    path: Path,
+    *models: LiveModel,
+    policy: bytes | None = None,
+    log: AuditLog | None = None,
+    observers: Sequence[CallObserver] = (),
 ) -> Iterator[Place]:
     rules = None if policy is None else read_policy(policy)
     access = Access(
@@ -58,7 +63,7 @@ def auditing(
         policy=None if rules is None else lambda: rules,
         auditing=Auditing(log or AuditLog(path)),
     )
-    with serve_here(*models, access=access) as address:
+    with serve_here(*models, access=access, observers=observers) as address:
         yield Place(path, address)
 
 

@@ -69,12 +69,18 @@ class Wire:
     def __init__(self, channel: grpc.Channel) -> None:
         self._calls = calls_of(channel)
 
-    def send(self, method: str, messages: Iterable[bytes], timeout: float = 30) -> Outcome:
+    def send(
+        self,
+        method: str,
+        messages: Iterable[bytes],
+        timeout: float = 30,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> Outcome:
         """Make one call; of a unary request, the first message counts."""
         request: Any = iter(messages)
         request = request if METHODS[method].client_streaming else next(request)
         try:
-            found = self._calls[method](request, timeout=timeout)
+            found = self._calls[method](request, timeout=timeout, metadata=metadata)
             responses = tuple(found) if METHODS[method].server_streaming else (found,)
         except grpc.RpcError as error:
             return outcome_of(error)

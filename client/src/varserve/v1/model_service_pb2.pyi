@@ -2,6 +2,7 @@ from varserve.v1 import history_pb2 as _history_pb2
 from varserve.v1 import inspection_pb2 as _inspection_pb2
 from varserve.v1 import lane_pb2 as _lane_pb2
 from varserve.v1 import model_pb2 as _model_pb2
+from varserve.v1 import session_pb2 as _session_pb2
 from varserve.v1 import summary_pb2 as _summary_pb2
 from varserve.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers

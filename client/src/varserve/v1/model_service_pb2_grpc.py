@@ -5,6 +5,7 @@ import varserve.v1.inspection_pb2
 import varserve.v1.lane_pb2
 import varserve.v1.model_pb2
 import varserve.v1.model_service_pb2
+import varserve.v1.session_pb2
 import varserve.v1.summary_pb2
 import varserve.v1.tensor_pb2
 
@@ -91,4 +92,9 @@ class ModelServiceStub:
             "/varserve.v1.ModelService/RevokeLease",
             request_serializer=varserve.v1.history_pb2.RevokeLeaseRequest.SerializeToString,
             response_deserializer=varserve.v1.history_pb2.RevokeLeaseResponse.FromString,
+        )
+        self.Session = channel.stream_stream(
+            "/varserve.v1.ModelService/Session",
+            request_serializer=varserve.v1.session_pb2.SessionRequest.SerializeToString,
+            response_deserializer=varserve.v1.session_pb2.SessionResponse.FromString,
         )

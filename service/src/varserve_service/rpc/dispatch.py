@@ -147,18 +147,33 @@ class Dispatcher:
             return await context.abort(call.code, "the client has gone")
         return await abort(context, failure)
 
-    async def nested(self, method: str, data: bytes, outer: RpcCall) -> Any:
+    async def message(self, call: RpcCall, data: bytes) -> Any:
+        """A message of a call's stream, of the method's request type, within its bounds."""
+        request, _ = await self._decoder.decode(self._rows[call.method.full_name], data)
+        return request
+
+    async def nested(
+        self,
+        method: str,
+        data: bytes,
+        outer: RpcCall,
+        *,
+        deadline: float | None = None,
+        traces: tuple[tuple[str, str], ...] | None = None,
+    ) -> Any:
         """Answer a unary call that came inside the stream of another one, with its credentials.
 
-        `method` is a full name. Returns the response. Raises Failed.
+        `method` is a full name. `deadline` and `traces` are its own; None: those of the other one.
+        An infinite deadline is none. Returns the response. Raises Failed.
         """
         row = self._rows.get(method)
         if row is None or row.method.kind != "unary":
             problem = f"expected the full name of a unary method, found {method[:200]!r}"
             raise Failed(Failure(Reason.REQUEST_MALFORMED.value, problem))
-        call = outer.nested(row.method)
+        call = outer.nested(row.method, deadline, traces)
         call.start()
         try:
+            await self._authenticate(call, call.context)
             response = await self._admitted(row, data, call)
             call.answered(response)
             return response

@@ -70,15 +70,20 @@ async def has_gone(error: BaseException, call: RpcCall) -> bool:
 
 
 async def abort(context: Context, failure: Failure) -> NoReturn:
-    message = _cut(failure.message, MAX_MESSAGE_BYTES)
-    if message != failure.message:
-        message += " ..."
-    metadata = {key: _cut(value, MAX_METADATA_BYTES) for key, value in failure.metadata.items()}
-    short = Failure(failure.reason, message, metadata)
+    short = shortened(failure)
     await context.abort(
         short.status, short.message, trailing_metadata=((DETAILS_KEY, short.details()),)
     )
     raise AssertionError("abort raises")
+
+
+def shortened(failure: Failure) -> Failure:
+    """The failure as it fits into trailing metadata."""
+    message = _cut(failure.message, MAX_MESSAGE_BYTES)
+    if message != failure.message:
+        message += " ..."
+    metadata = {key: _cut(value, MAX_METADATA_BYTES) for key, value in failure.metadata.items()}
+    return Failure(failure.reason, message, metadata)
 
 
 def _cut(text: str, nbytes: int) -> str:

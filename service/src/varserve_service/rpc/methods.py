@@ -18,7 +18,7 @@ from .calls.method import Method
 from .decoding import MAX_FIELDS
 from .facades import open_inference, tensorflow_serving
 from .row import Row
-from .services import admin, discovery, history, inspection, leases, reads, runs, writes
+from .services import admin, discovery, history, inspection, leases, reads, runs, sessions, writes
 
 MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 ADMIN_SERVICE = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
@@ -116,6 +116,13 @@ METHODS: Final = (
     # Done at once, on the event loop. Were it refused, a lease would end because others are busy.
     _model("RenewLease", Verb.ASSIGN, needs.renew_lease, leases.renew_lease, always_admitted=True),
     _model("RevokeLease", Verb.ASSIGN, needs.revoke_lease, leases.revoke_lease),
+    _model(
+        "Session",
+        Verb.WATCH,
+        needs.session,
+        sessions.session,
+        bounds={"calls": sessions.MAX_IN_MESSAGE, "cancelled_ids": sessions.MAX_IN_MESSAGE},
+    ),
     _admin("LoadModel", Verb.ADMIN, needs.load_model, admin.load_model),
     _admin("UnloadModel", Verb.ADMIN, needs.unload_model, admin.unload_model),
     _admin("SaveModel", Verb.ADMIN, needs.save_model, admin.save_model),

@@ -111,6 +111,7 @@ class Server:
             ),
         )
         self._backend.nested = self._dispatcher.nested
+        self._backend.decode_message = self._dispatcher.message
         self._health = HealthService()
         self._healthy: set[str] = set()
         self._stopping = False
@@ -307,6 +308,7 @@ class Server:
         # At once: telling watchers may take a second.
         self._dispatcher.refuse()
         await self._health.enter_graceful_shutdown()
+        self._backend.end_sessions()
         await self._backend.end_watches()
         left = await self._dispatcher.drain(grace)
         if left:

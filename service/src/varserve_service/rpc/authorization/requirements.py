@@ -246,6 +246,11 @@ def inspect_function(manifest: Any) -> Requirements:
     return Requirements([RequireInspect(manifest.model, manifest.function, arguments)])
 
 
+def session(request: None) -> Requirements:
+    """Session: a caller that is who it says it is; each of its calls is judged."""
+    return Requirements([])
+
+
 def watch(request: Any) -> Requirements:
     """WatchVariables and ListCommits: the handler shows what the caller may watch."""
     return Requirements([RequireAny(Verb.WATCH, request.model)])

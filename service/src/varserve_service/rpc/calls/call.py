@@ -7,6 +7,7 @@ observers are told of the same object.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -132,11 +133,20 @@ class RpcCall:
         self.code = grpc.StatusCode.OK
         self.reason = ""
 
-    def nested(self, method: Method) -> RpcCall:
-        """A call of the same caller that came inside this one's stream."""
+    def nested(
+        self, method: Method, deadline: float | None, traces: tuple[tuple[str, str], ...] | None
+    ) -> RpcCall:
+        """A call of the same connection that came inside this one's stream.
+
+        None: the deadline, and the trace, are this one's.
+        """
         call = RpcCall(method, self._observers)
-        call._context, call.metadata, call.trace_id = self._context, self.metadata, self.trace_id
-        call.subject, call.deadline = self.subject, self.deadline
+        call._context = self._context
+        call.metadata = self.metadata if traces is None else traces
+        call.trace_id = trace_id_of(call.metadata)
+        call.deadline = self.deadline if deadline is None else deadline
+        if call.deadline == math.inf:
+            call.deadline = None
         return call
 
     # The connection.

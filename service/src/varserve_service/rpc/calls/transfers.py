@@ -141,7 +141,7 @@ class Transfers:
     """
 
     def __init__(self, silence: float, rate: float) -> None:
-        self._silence = silence
+        self.silence = silence
         self._rate = rate
         self._transfers: set[Transfer] = set()
 
@@ -155,7 +155,7 @@ class Transfers:
         Raises RequestError DEADLINE_EXCEEDED when it is too slow, OUT_OF_MEMORY when it is given
         up for others.
         """
-        transfer = Transfer(kind, self._silence, self._rate)
+        transfer = Transfer(kind, self.silence, self._rate)
         self._transfers.add(transfer)
         try:
             async with transfer:

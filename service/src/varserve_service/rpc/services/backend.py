@@ -44,7 +44,7 @@ _JUDGED_SECONDS = 1.0
 _CLOSE_SECONDS = 1.0
 
 
-async def _no_nested_calls(method: str, data: bytes, outer: RpcCall) -> Any:
+async def _no_dispatcher(*arguments: Any, **options: Any) -> Any:
     raise AssertionError("the dispatcher has not said how nested calls are answered")
 
 
@@ -74,10 +74,14 @@ class Backend:
     facades_administer: bool = False
     """Whether foreign protocols may load and unload models: a policy says who, or their port is no
     more open than that of AdminService."""
-    nested: Callable[[str, bytes, RpcCall], Awaitable[Any]] = _no_nested_calls
-    """Answers a unary call that came inside another one's stream: method, request, outer call."""
+    nested: Callable[..., Awaitable[Any]] = _no_dispatcher
+    """Answers a unary call that came inside another one's stream: `Dispatcher.nested`."""
+    decode_message: Callable[[RpcCall, bytes], Awaitable[Any]] = _no_dispatcher
+    """A message of a call's stream, within its bounds: `Dispatcher.message`."""
     inference_counts: InferenceCounts = field(default_factory=InferenceCounts)
     watches: set[asyncio.Task[Any]] = field(default_factory=set)
+    sessions: set[Callable[[RequestError], None]] = field(default_factory=set)
+    """What ends each session that is open."""
 
     @property
     def max_message_bytes(self) -> int:
@@ -151,6 +155,11 @@ class Backend:
             self.admin_workers.close()
         self.senders.shutdown(wait=False, cancel_futures=True)
 
+    def end_sessions(self) -> None:
+        """Let no further call begin in a session; each ends when its calls are answered."""
+        for end in self.sessions:
+            end(_shutting_down())
+
     async def end_watches(self) -> None:
         """End all watches: each is told, and one that does not listen is cut off."""
         for served in self.serving.all:
@@ -177,4 +186,4 @@ def check_count(field_name: str, count: int, live: LiveModel) -> None:
 
 
 def _shutting_down() -> RequestError:
-    return RequestError(Reason.SHUTTING_DOWN, "the service is shutting down; watch again elsewhere")
+    return RequestError(Reason.SHUTTING_DOWN, "the service is shutting down; try again elsewhere")
