@@ -182,6 +182,16 @@ class Client:
             yield lambda: variable.assign(value)
 
     @asynccontextmanager
+    async def read_aio(self, nbytes: int) -> AsyncIterator[Act]:
+        async with varserve.aio.connect(self._address) as client:
+            variable = (await client.model(BENCH)).variables[variable_name("float32", nbytes)]
+
+            async def act() -> Any:
+                return await variable.numpy()
+
+            yield act
+
+    @asynccontextmanager
     async def assign_aio(self, nbytes: int) -> AsyncIterator[Act]:
         async with varserve.aio.connect(self._address, lane=False) as client:
             variable = (await client.model(BENCH)).variables[variable_name("float32", nbytes)]

@@ -17,7 +17,12 @@ from varserve.v1 import model_service_pb2 as pb
 
 from .scripted import Scripted
 
-RPCS = [method.name for method in pb.DESCRIPTOR.services_by_name["ModelService"].methods]
+# A session carries the calls of others, and has no method of its own.
+RPCS = [
+    method.name
+    for method in pb.DESCRIPTOR.services_by_name["ModelService"].methods
+    if method.name != "Session"
+]
 
 
 def snake(name: str) -> str:

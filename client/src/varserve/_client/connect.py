@@ -15,7 +15,14 @@ from .handles.base import Defaults
 from .transport.calls import positive_seconds
 from .transport.credentials import Tls, Token, check_token
 from .transport.drivers import Async, Sync
-from .transport.endpoint import Endpoint, LaneUse, Metadata, Options, channel_options
+from .transport.endpoint import (
+    Endpoint,
+    LaneUse,
+    Metadata,
+    Options,
+    channel_options,
+    spreads_calls,
+)
 from .transport.retries import Throttle
 from .transport.targets import check_target, single_host
 from .values.seen import Seen
@@ -55,6 +62,9 @@ class ConnectOptions:
         fail after some retries.
     lane: large values go beside gRPC where the service offers it: on this host as memory, from
         others on a port of its own. False: never. A path: where the service's socket is here.
+    sessions: small calls share one stream, which costs less than a call each. None: when they come
+        often, unless calls are spread over several servers, by `round_robin` or a proxy that the
+        environment names. False for a proxy or balancer that cannot be seen from here.
     """
 
     context: str | None = None
@@ -68,6 +78,7 @@ class ConnectOptions:
     round_robin: bool | None = None
     wait_for_ready: bool = False
     lane: bool | str = True
+    sessions: bool | None = None
     _missing: tuple[str, ...] = ()
 
     def endpoint(self, target: str) -> Endpoint:
@@ -80,6 +91,9 @@ class ConnectOptions:
                 raise errors.InvalidRequest("expected tls or credentials, found both")
             credentials, own = tls.credentials(), (*own, *tls.options())
         check_token(self.token, target, credentials is not None)
+        sessions = self.sessions
+        if sessions is None and spreads_calls(target, self.round_robin, self.options):
+            sessions = False
         return Endpoint(
             target,
             credentials,
@@ -87,6 +101,7 @@ class ConnectOptions:
             tuple(self.metadata),
             self.token,
             wait_for_ready=self.wait_for_ready,
+            sessions=sessions,
             origin=self,
             missing=self._missing,
         )

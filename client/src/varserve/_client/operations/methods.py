@@ -18,6 +18,7 @@ from varserve.v1 import model_pb2, model_service_pb2
 if TYPE_CHECKING:
     from varserve._client.transport.lane import Lane
 
+_SMALL = ("ReadVariable", "AssignVariable", "RunFunction")
 _SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 
 
@@ -76,4 +77,5 @@ def method(
         read or GetMessageClass(descriptor.output_type).FromString,
         descriptor.client_streaming,
         descriptor.server_streaming,
+        name in _SMALL,
     )

@@ -29,6 +29,13 @@ class Method(NamedTuple):
     read: Callable[[bytes], Any]
     streams_requests: bool = False
     streams_responses: bool = False
+    small: bool = False
+    """Its requests and answers are small as a rule, and its calls come often."""
+
+    @property
+    def name(self) -> str:
+        """Its name within its service."""
+        return self.path.rpartition("/")[2]
 
     @property
     def shape(self) -> str:

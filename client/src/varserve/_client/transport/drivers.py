@@ -11,7 +11,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import finalize
 
 import grpc
 import grpc.aio
@@ -23,8 +24,12 @@ from varserve.tensors import TensorError
 
 from .calls import Call, Close, Op, Open, Receive, Receiver, Sleep, Step, Work
 from .endpoint import Endpoint
-from .failures import failure_of
+from .failures import failure_of, late
 from .forks import GATE, Renewable
+from .session_usage import Usage
+
+if TYPE_CHECKING:
+    from .sessions import Asked
 
 T = TypeVar("T")
 
@@ -48,27 +53,27 @@ class Driver(Renewable):
         self._lock = threading.Lock()
         self._channel: Any = None
         self._stubs: dict[str, Any] = {}
+        self._usage = Usage(endpoint.sessions)
+        self._session: Any = None
+        self._end_session = finalize(self, lambda: None)
         GATE.renew_in_child(self)
 
     def _after_fork(self) -> None:
         """This is a forked child: the channel is the parent's."""
         self._lock = threading.Lock()
-        GATE.abandon((self._channel, self._stubs))
-        self._channel, self._stubs = None, {}
+        GATE.abandon((self._channel, self._stubs, self._session))
+        self._end_session.detach()
+        self._channel, self._stubs, self._session = None, {}, None
 
     def _prepared(self, call: Call) -> tuple[Callable[..., Any], dict[str, Any]]:
         """What makes the grpc call, and with which options."""
         method = call.method
         metadata = self.endpoint.call_metadata()
         with self._lock:
-            if self.closed:
-                raise errors.ClientClosed("this client is closed")
-            if self._channel is None:
-                with GATE:
-                    self._channel = self.endpoint.channel(self.module, shared=not GATE.forked)
+            channel = self._opened_channel()
             stub = self._stubs.get(method.path)
             if stub is None:
-                self._stubs[method.path] = stub = getattr(self._channel, method.shape)(
+                self._stubs[method.path] = stub = getattr(channel, method.shape)(
                     method.path,
                     request_serializer=write_message,
                     response_deserializer=method.read,
@@ -81,12 +86,78 @@ class Driver(Renewable):
             "wait_for_ready": self.endpoint.wait_for_ready,
         }
 
+    def _opened_channel(self) -> Any:
+        """The channel; the lock is held."""
+        if self.closed:
+            raise errors.ClientClosed("this client is closed")
+        if self._channel is None:
+            with GATE:
+                self._channel = self.endpoint.channel(self.module, shared=not GATE.forked)
+        return self._channel
+
     def _hang_up(self) -> Any:
         with self._lock:
             self.closed = True
             channel, self._channel = self._channel, None
+            session, self._session = self._session, None
             self._stubs.clear()
+        if session is not None:
+            session.close()
         return channel
+
+    # Small calls that come often share a stream.
+
+    def _asked(self, call: Call) -> Asked | None:
+        """What goes in a session; None for a call that is made alone."""
+        if not call.method.small or not self._usage.wants(self._session is not None):
+            return None
+        from .sessions import MAX_REQUEST_BYTES, Asked
+
+        request, seconds = write_message(call.request), call.budget.remaining()
+        if len(request) > MAX_REQUEST_BYTES or seconds <= 0:
+            return None
+        return Asked(call.method.name, request, seconds, self.endpoint.trace())
+
+    def _open_session(self, kind: Any) -> Any:
+        """The session for a call that begins now; None where it is better made alone."""
+        metadata = self.endpoint.session_metadata()
+        with self._lock:
+            session = self._session
+            if session is not None and session.takes(metadata):
+                return session
+            if session is not None:
+                self._session = None
+                session.finish()
+                if session.metadata != metadata and session.is_young:
+                    # Credentials that are new for each call would have a session each.
+                    self._usage.failed()
+                    return None
+            channel = self._opened_channel()
+            self._session = kind(channel, metadata, self.endpoint.wait_for_ready)
+            # Its threads keep it, also when nobody keeps the client.
+            self._end_session.detach()
+            self._end_session = finalize(self, self._session.abandon)
+            return self._session
+
+    def _unanswered(self, session: Any, why: Exception) -> errors.VarserveError | None:
+        """The error of a call that a session has no answer to; None: it is to be made alone."""
+        from .sessions import Alone, Lost
+
+        if session.missing:
+            self._usage.impossible()
+        elif not session.proven:
+            self._usage.failed()
+            session.close()
+        if isinstance(why, Alone):
+            return None
+        if not isinstance(why, Lost):
+            return late(self.endpoint.target)
+        error = self._error(why.error)
+        if isinstance(error, errors.Unauthenticated) or (error and not error.from_service):
+            return error
+        return errors.Unavailable(
+            f"{self.endpoint.target}: the session ended during the call: {error or why}"
+        )
 
     def _error(self, error: BaseException) -> errors.VarserveError | None:
         endpoint = self.endpoint
@@ -131,6 +202,11 @@ class Sync(Driver):
             return GATE.receive(step.stream)
         GATE.check()
         call = step.call if isinstance(step, Open) else step
+        asked = self._asked(call)
+        if asked is not None:
+            reply = self._in_session(asked)
+            if reply is not None:
+                return call.method.read(reply)
         stub, options = self._prepared(call)
         if call.hand_over is not None:
             with GATE:
@@ -144,6 +220,27 @@ class Sync(Driver):
                 # A thread of gRPC's sends the request meanwhile.
                 return _received(answer, step.receive(), nullcontext())
         return _received(answer, step.receive(), GATE)
+
+    def _in_session(self, asked: Asked) -> bytes | None:
+        """The encoded response; None: the call is to be made alone. Raises VarserveError."""
+        from .sessions import Alone, Late, Lost, SyncSession, response_of
+
+        with GATE:
+            session = self._open_session(SyncSession)
+            if session is None:
+                return None
+            try:
+                return response_of(session.ask(asked))
+            except (Alone, Late, Lost) as why:
+                error = self._unanswered(session, why)
+        if error is not None:
+            raise error
+        return None
+
+    def _before_fork(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
 
 def _handed_over(
@@ -264,6 +361,11 @@ class Async(Driver):
             message = await step.stream.read()
             return None if message is grpc.aio.EOF else message
         call = step.call if isinstance(step, Open) else step
+        asked = self._asked(call)
+        if asked is not None:
+            reply = await self._in_session(asked)
+            if reply is not None:
+                return call.method.read(reply)
         stub, options = self._prepared(call)
         streams = call.method.streams_requests
         upload = _Upload(call.request, call.hand_over) if streams else None
@@ -300,8 +402,23 @@ class Async(Driver):
                     raise errors.InvalidRequest(
                         "this client is in use in another event loop: connect once for each loop"
                     )
-                self._channel, self._stubs = None, {}
+                self._channel, self._stubs, self._session = None, {}, None
             self._loop = loop
+
+    async def _in_session(self, asked: Asked) -> bytes | None:
+        """The encoded response; None: the call is to be made alone. Raises VarserveError."""
+        from .sessions import Alone, AsyncSession, Late, Lost, response_of
+
+        session = self._open_session(AsyncSession)
+        if session is None:
+            return None
+        try:
+            return response_of(await session.ask(asked))
+        except (Alone, Late, Lost) as why:
+            error = self._unanswered(session, why)
+        if error is not None:
+            raise error
+        return None
 
 
 def _is_cancelling(task: asyncio.Task[Any] | None) -> bool:

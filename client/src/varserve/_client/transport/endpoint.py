@@ -15,7 +15,7 @@ import grpc
 from varserve._client import errors
 
 from .credentials import Tls, Token, authorization
-from .targets import is_local, names_all_servers
+from .targets import is_local, names_all_servers, proxy_of
 from .traces import trace_metadata
 
 Options: TypeAlias = tuple[tuple[str, Any], ...]
@@ -53,6 +53,14 @@ _ALWAYS: Options = (
 _ROUND_ROBIN = (
     '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}'
 )
+# Options by which a caller has its calls spread, or sent through a proxy.
+_BALANCING = ("grpc.service_config", "grpc.lb_policy_name", "grpc.http_proxy")
+
+
+def spreads_calls(target: str, round_robin: bool | None, options: Options) -> bool:
+    """Whether calls of one channel may go to several servers, as far as that can be seen here."""
+    balanced = names_all_servers(target) if round_robin is None else round_robin
+    return balanced or proxy_of(target) is not None or any(key in _BALANCING for key, _ in options)
 
 
 def channel_options(target: str, round_robin: bool | None) -> Options:
@@ -96,7 +104,8 @@ class Origin(Protocol):
 class Endpoint:
     """How to reach a service. Raises InvalidRequest for metadata that no call can have.
 
-    `missing`: what an unpickled handle would need to connect, which was not pickled.
+    `sessions`: whether small calls go in a session; None: when they come often. `missing`: what an
+    unpickled handle would need to connect, which was not pickled.
     """
 
     target: str
@@ -105,6 +114,7 @@ class Endpoint:
     metadata: Metadata
     token: Token | None = None
     wait_for_ready: bool = False
+    sessions: bool | None = None
     origin: Origin | None = None
     missing: tuple[str, ...] = ()
 
@@ -121,19 +131,36 @@ class Endpoint:
                 )
 
     def call_metadata(self) -> Metadata | None:
-        """What goes with a call that begins now. Raises what the function that gives the token
-        raises."""
+        """What goes with a call that begins now, its trace included.
+
+        Raises what the function that gives the token raises.
+        """
+        own = () if self._common_trace() else trace_metadata()
+        return (*self.session_metadata(), *own) or None
+
+    def trace(self) -> Metadata:
+        """The trace of a call that begins now."""
+        return self._common_trace() or trace_metadata()
+
+    def _common_trace(self) -> Metadata:
+        """The trace that all calls have."""
+        if not any(key == "traceparent" for key, _ in self.metadata):
+            return ()
+        return tuple(each for each in self.metadata if each[0] in ("traceparent", "tracestate"))
+
+    def session_metadata(self) -> Metadata:
+        """What goes with every call that begins now.
+
+        Raises what the function that gives the token raises.
+        """
         if self.missing:
             raise errors.InvalidRequest(
                 f"this handle was pickled, and its {' and '.join(self.missing)} was not: connect "
                 f"to {self.target} here and make a new one"
             )
-        metadata = [*self.metadata]
-        if not metadata or not any(key == "traceparent" for key, _ in metadata):
-            metadata += trace_metadata()
-        if self.token is not None:
-            metadata.append(authorization(self.token))
-        return metadata or None
+        if self.token is None:
+            return self.metadata
+        return (*self.metadata, authorization(self.token))
 
     def channel(self, module: Any, *, shared: bool = True) -> Any:
         """A channel of `grpc` or `grpc.aio`; unless `shared`, with no connection of another one's.

@@ -79,7 +79,7 @@ def _from_rpc(error: Any, target: str, encrypted: bool) -> errors.VarserveError:
             "or another port of one"
         )
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        message = f"{target} did not answer in time; a write may or may not have been done"
+        return late(target)
     elif code in _AMBIGUOUS and _LOST.search(details):
         return errors.Unavailable(
             f"{target}: the connection was lost during the call ({details}); a proxy between may "
@@ -88,12 +88,18 @@ def _from_rpc(error: Any, target: str, encrypted: bool) -> errors.VarserveError:
     else:
         explained = explain(details, target, encrypted) if code is _UNAVAILABLE else ""
         message = explained or f"{target}: {details}"
-    if code in (_UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+    if code is _UNAVAILABLE:
         message += _through_proxy(target)
     # gRPC itself refuses such messages, and has nothing but this text to tell them by.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details:
         return errors.MessageTooLarge(message)
     return errors.from_reason(code.name, message)
+
+
+def late(target: str) -> errors.VarserveError:
+    """The error of a call whose deadline passed before it had an answer."""
+    message = f"{target} did not answer in time; a write may or may not have been done"
+    return errors.from_reason("DEADLINE_EXCEEDED", message + _through_proxy(target))
 
 
 def _from_http(status: str, target: str) -> errors.VarserveError:

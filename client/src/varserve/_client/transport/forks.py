@@ -27,6 +27,9 @@ class Renewable:
     polls = False
     """gRPC has a thread for it that never leaves gRPC."""
 
+    def _before_fork(self) -> None:
+        """This process will be forked, and nobody is inside gRPC: close what need not be open."""
+
     def _after_fork(self) -> None:
         """This is a forked child: replace them."""
 
@@ -93,6 +96,10 @@ class Gate:
         finally:
             self._streams.discard(stream)
 
+    def _alive(self) -> list[Renewable]:
+        renewables = [each() for each in list(self._renewables.values())]
+        return [each for each in renewables if each is not None]
+
     # ---- around a fork ----
 
     def before(self) -> None:
@@ -104,6 +111,10 @@ class Gate:
                 stream.cancel()
             while self._inside and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
+            idle = not self._inside
+        if idle:
+            for renewable in self._alive():
+                renewable._before_fork()
 
     def after_in_parent(self) -> None:
         """In the parent."""
@@ -113,8 +124,7 @@ class Gate:
 
     def after_in_child(self) -> None:
         """In the child, whose only thread this is."""
-        renewables = [each() for each in list(self._renewables.values())]
-        alive = [each for each in renewables if each is not None]
+        alive = self._alive()
         if self._inside:
             self._broken = "a call of another thread was in progress"
         elif os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "1").lower() in ("0", "false", "no"):

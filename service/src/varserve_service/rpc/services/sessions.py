@@ -12,6 +12,8 @@ import time
 from collections import deque
 from typing import Any, Final
 
+import grpc
+
 from varserve import frames
 from varserve.reasons import Failure
 from varserve.v1 import session_pb2 as pb
@@ -177,8 +179,9 @@ class Session:
             if not nested.late:
                 nested.gone = True
                 return
-            late = "the deadline passed before the call was done; a write may or may not be done"
-            answer.error.ParseFromString(Failure(Reason.DEADLINE_EXCEEDED.value, late).details())
+            # Without a reason, as alone: whether the call was done is not known.
+            answer.error.code = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+            answer.error.message = "the deadline passed; a write may or may not have been done"
         finally:
             del self._nested[call.id]
             self._room.set()
