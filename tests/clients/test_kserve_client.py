@@ -19,7 +19,7 @@ FACADE = "oip"
 SCRIPT = "kserve_client.py"
 OUTPUTS = {"y": ["FP32", [0.0, 3.0, 6.0]], "z": ["FP32", [3.0, 4.0, 5.0]]}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.clients, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.serving import ServiceProcess
 
 FACADE = "oip"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.clients, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
