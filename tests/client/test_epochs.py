@@ -177,3 +177,16 @@ def test_leases_and_reverts_go_on_after_a_restart(
     exchange(model_of(3, "table", "other"))
     assert list(model.commits()) == []
     assert model.revert(0).epoch == model.epoch
+
+
+def test_a_revision_of_an_epoch_that_is_over_is_not_compared(
+    served: tuple[varserve.Client, Exchange],
+) -> None:
+    """`diff` with a snapshot of another life is refused; a number alone is of the present one."""
+    client, exchange = served
+    model = client.model("fake")
+    snapshot = model.read(["table"])
+    exchange(model_of(3, "table", "other"))
+    with pytest.raises(varserve.EpochMismatch, match=snapshot.epoch):
+        model.diff(snapshot, ["table"])
+    assert model.diff(0, ["table"]).equal == 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from varserve._client.errors import AccessDenied, InvalidRequest, RevisionCompacted
+from varserve._client.errors import AccessDenied, EpochMismatch, InvalidRequest, RevisionCompacted
 from varserve._client.operations.reads import SummaryOptions
 from varserve._client.stored import Stored, StoredTensor, choose, open_stored, values_of
 from varserve._client.transport.calls import Op, Work
@@ -143,12 +143,18 @@ def differences_since(
     model: ModelHandle[Any],
     names: Sequence[str],
     revision: int,
+    epoch: str,
     timeout: float | None,
     *,
     hashes_only: bool,
 ) -> Op[Differences]:
-    """Compares variables by name with what they were at an earlier revision."""
+    """Compares variables by name with what they were at an earlier revision of an epoch."""
     now = yield from _summaries(model, names, None, timeout)
+    if now.epoch != epoch:
+        raise EpochMismatch(
+            f"revision {revision} is of the epoch {epoch}, which is over: expected a revision of "
+            f"{now.epoch}"
+        )
     then = yield from _summaries(model, names, revision, timeout)
     unequal = [name for name in names if now[name].content_hash != then[name].content_hash]
     differences = [

@@ -99,16 +99,16 @@ class ModelFiles(ModelHandle[D_co]):
         """What differs from a file, as `load` takes it, or from an earlier revision.
 
         Hashes are compared first, and only values that differ are read; hashes_only: none is.
-        names, strip_prefix: as `load`.
+        names, strip_prefix: as `load`. Raises RevisionCompacted, EpochMismatch.
         """
         files = _operations()
         yield from self._refreshed(timeout)
         wanted = self._with_value(_listed(patterns))
         if isinstance(other, (int, Snapshot, Commit)):
-            revision, _ = revision_of(other, self._cache.header.epoch)
+            revision, epoch = revision_of(other, self._cache.header.epoch)
             assert revision is not None
             since: Differences = yield from files.differences_since(
-                self, wanted, revision, timeout, hashes_only=hashes_only
+                self, wanted, revision, epoch, timeout, hashes_only=hashes_only
             )
             return since
         path = other
