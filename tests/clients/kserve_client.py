@@ -91,6 +91,8 @@ async def by_rest(url: str) -> dict[str, Any]:
             texts(await second.infer(url, words(binary=kind), "words")) for kind in (True, False)
         ],
         "v1": await first.infer(url, row, "scaled"),
+        "v1 live": await first.is_server_live(url),
+        "v1 ready": await first.is_model_ready(url, "scaled"),
         "refused": await attempt(second.infer(url, request("nobody"), "nobody")),
     }
 

@@ -53,7 +53,8 @@ def test_inferences_are_of_the_values_of_now(found: Any, protocol: str) -> None:
 
 
 def test_predictions_by_the_first_protocol(found: Any) -> None:
-    """KServe's REST client predicts by `/v1` too."""
+    """KServe's REST client predicts by `/v1` too, and its checks are answered."""
+    assert (found["rest"]["v1 live"], found["rest"]["v1 ready"]) == (True, True)
     assert found["rest"]["v1"] == {"predictions": [0.0, 3.0, 6.0]}
 
 

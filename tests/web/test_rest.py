@@ -340,6 +340,8 @@ def test_who_may_not_is_told_so() -> None:
 def test_health_and_metadata(url: str) -> None:
     """Live, ready, the server, a model and its default signature."""
     assert get(f"{url}/v2/health/live")[0] == 200
+    assert json.loads(get(url, Accept="*/*")[1]) == {"status": "alive"}
+    assert "<html" in get(url, Accept="text/html,*/*")[1]
     assert get(f"{url}/v2/health/ready")[0] == 200
     assert json.loads(get(f"{url}/v2")[1])["extensions"] == ["binary_tensor_data"]
     assert get(f"{url}/v2/models/fake/versions/1/ready")[0] == 200

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from varserve import (
     AccessDenied,
@@ -43,7 +43,9 @@ TEXT_ELEMENTS = 256
 
 
 async def models(request: Request) -> Response:
-    """All models and versions."""
+    """All models and versions. Whoever asks for no page is told that this is alive (KServe)."""
+    if request.headers.get("accept") in ("*/*", "application/json"):
+        return JSONResponse({"status": "alive"})
     return render(request, "models.html", models=await caller_of(request).client.models())
 
 

@@ -37,7 +37,7 @@ _STATES = {
 
 
 async def status(request: Request) -> Response:
-    """GET: the state of each version of a model that is known."""
+    """GET: the state of each version of a model that is known; as KServe has it, in a word."""
     params = request.path_params
     found = [
         each
@@ -59,7 +59,8 @@ async def status(request: Request) -> Response:
         }
         for each in found
     ]
-    return JSONResponse({"model_version_status": versions})
+    ready = any(each.state is ModelState.READY for each in found)
+    return JSONResponse({"model_version_status": versions, "name": params["model"], "ready": ready})
 
 
 async def metadata(request: Request) -> Response:
