@@ -108,6 +108,15 @@ def _inner() -> tuple[Any, dict[str, Any]]:
             tf.debugging.Assert(tf.reduce_sum(x) < 100.0, ["sum too large", tf.reduce_sum(x)])
             return {"y": tf.debugging.check_numerics(tf.math.log(x), "log gone bad")}
 
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+        def reshaped(self, n: Any) -> Any:
+            """Says what it is about to do, and fails for any number but 3."""
+            for turn in tf.range(2):
+                tf.print("turn", turn)
+            tf.print("to", n)
+            with tf.control_dependencies([tf.identity(n)]):
+                return {"y": tf.reshape(self.b, [n], name="to_n")}
+
         @tf.function(input_signature=[tf.TensorSpec([2])])
         def hides_infinity(self, x: Any) -> Any:
             logarithm = tf.math.log(x, name="the_log")
@@ -170,7 +179,7 @@ def _inner() -> tuple[Any, dict[str, Any]]:
 
     module = Inner()
     names = (
-        "twice loop loop_in_loop branch case compiled around_compiled printer checked "
+        "twice loop loop_in_loop branch case compiled around_compiled printer checked reshaped "
         "hides_infinity add gather random clipped scanned mapped looked_up fine"
     )
     return module, {name: getattr(module, name) for name in names.split()}

@@ -258,6 +258,39 @@ def test_limits_say_the_way_on(folder: Path) -> None:
         assert twice.inspect(x=ONES, probe="*", summarize=True).probes
 
 
+def test_a_failure_comes_with_what_was_said_before(model: varserve.Model) -> None:
+    """Lines that were printed before an operation fails, or an assertion, come with the error."""
+    lines = ["turn 0", "turn 1", "to 4"]
+    with pytest.raises(varserve.FunctionFailed, match="to_n") as failed:
+        model.functions["reshaped"].inspect(n=4)
+    assert [str(each) for each in failed.value.messages] == lines
+    assert [each.iteration for each in failed.value.messages] == [(0,), (1,), ()]
+    with pytest.raises(varserve.FunctionFailed, match="must be positive") as failed:
+        model.functions["checked"].inspect(x=[-1.0, 2.0], profile=True)
+    (assertion,) = failed.value.messages
+    assert assertion.kind is varserve.MessageKind.ASSERTION
+    assert any("x must be positive" in part for part in assertion.parts)
+    with pytest.raises(varserve.TensorNotFound) as refused:
+        model.functions["reshaped"].inspect(n=4, probe="nothing")
+    assert refused.value.messages == ()
+    assert model.functions["reshaped"].inspect(n=3).outputs["y"].tolist() == [1, 2, 3]
+
+
+def test_all_that_was_said_comes_with_a_failure(folder: Path) -> None:
+    """So many lines that one message has no room for them: all come, and then the error."""
+    placement = configure_devices("cpu")
+    limits = InspectionLimits(records=9_000)
+    live = LiveModel(
+        savedmodel.load("inner", folder, placement=placement), inspection_limits=limits
+    )
+    with serve_here(live) as address, varserve.connect(address) as client:
+        loop = client.model("inner").functions["loop"]
+        with pytest.raises(varserve.InspectionTooLarge, match="9000 messages") as failed:
+            loop.inspect(n=9_001, timeout=120)
+        assert len(failed.value.messages) == 9_000
+        assert str(failed.value.messages[-1]).startswith("step 8999 square ")
+
+
 def test_a_deadline_ends_an_inspection(model: varserve.Model) -> None:
     """A loop without end is given up at the deadline, and the model answers on."""
     with pytest.raises(varserve.DeadlineExceeded):

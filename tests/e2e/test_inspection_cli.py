@@ -91,6 +91,16 @@ def test_inspect_finds_what_is_not_finite(cli: Cli) -> None:
     assert "runs" in shown
 
 
+def test_a_failure_shows_what_was_said_before(cli: Cli) -> None:
+    """The lines come before the error, and in the document of it."""
+    shown = cli("inspect", "inner", "reshaped", "n=4", code=4)
+    lines = ["print [0]: turn 0", "print [1]: turn 1", "print: to 4"]
+    assert shown.splitlines()[:3] == lines
+    assert "to_n" in shown.splitlines()[3]
+    told = json.loads(cli("inspect", "inner", "reshaped", "n=4", "--json", code=4))
+    assert [each["text"] for each in told["error"]["messages"]] == ["turn 0", "turn 1", "to 4"]
+
+
 def test_run_with_messages(cli: Cli) -> None:
     """A plain run gives its lines."""
     assert "step 1 square 1" in cli("run", "inner", "loop", "n=2", "--messages")

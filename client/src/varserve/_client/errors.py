@@ -69,6 +69,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import TracebackType
+from typing import Any
 
 from varserve.tensors import TensorError
 
@@ -83,6 +84,7 @@ class VarserveError(Exception):
     from_service: the service gave this answer, to each attempt that it got, and so the failed call
         has changed nothing (unless it is AuditLogUnavailable or AnswerNotKept). When False for a
         failure of a call that was sent, a write may have been done.
+    messages: a FunctionMessage for each thing that an inspected function said before it failed.
     """
 
     reason: str = "UNKNOWN"
@@ -100,6 +102,7 @@ class VarserveError(Exception):
         self.reason = reason or self.reason
         self.metadata: dict[str, str] = dict(metadata or {})
         self.from_service = from_service
+        self.messages: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
         return self.message

@@ -75,14 +75,16 @@ class Failed(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         """On standard error: one line for people, one document for programs."""
         if self.as_json:
-            told = {
-                "error": {
-                    "reason": self.error.reason,
-                    "message": self.message,
-                    "metadata": self.error.metadata,
-                }
+            told: dict[str, Any] = {
+                "reason": self.error.reason,
+                "message": self.message,
+                "metadata": self.error.metadata,
             }
-            click.echo(json.dumps(told), err=True)
+            if self.error.messages:
+                told["messages"] = [
+                    {**each._asdict(), "kind": str(each.kind)} for each in self.error.messages
+                ]
+            click.echo(json.dumps({"error": told}), err=True)
             return
         click.echo(f"varserve: {plain(self.message)} ({self.error.reason})", err=True)
 

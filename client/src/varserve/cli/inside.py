@@ -129,21 +129,27 @@ def inspect(
     if out is not None:
         values.check_file(out)
     found = session.model(model).functions[function]
-    seen = found.inspect(
-        {name: values.read_value(text) for name, text in pairs("input", inputs)},
-        probe=probe,
-        summarize=None if values_wanted or out is not None else bins,
-        patch={name: _patch(text) for name, text in pairs("--patch", patch)},
-        assume={name: values.read_value(text) for name, text in pairs("--assume", assume)},
-        at_revision=at_revision,
-        find_non_finite=find_non_finite,
-        gradients_of=gradients_of,
-        wrt=wrt,
-        profile=profile,
-        on_assert=on_assert,
-        open_xla=open_xla,
-        timeout=session.timeout,
-    )
+    try:
+        seen = found.inspect(
+            {name: values.read_value(text) for name, text in pairs("input", inputs)},
+            probe=probe,
+            summarize=None if values_wanted or out is not None else bins,
+            patch={name: _patch(text) for name, text in pairs("--patch", patch)},
+            assume={name: values.read_value(text) for name, text in pairs("--assume", assume)},
+            at_revision=at_revision,
+            find_non_finite=find_non_finite,
+            gradients_of=gradients_of,
+            wrt=wrt,
+            profile=profile,
+            on_assert=on_assert,
+            open_xla=open_xla,
+            timeout=session.timeout,
+        )
+    except varserve.VarserveError as error:
+        if not session.as_json:
+            for message in error.messages:
+                output.line(_said(message))
+        raise
     if out is not None:
         values.write_values(out, dict(_arrays(seen)))
     if session.as_json:

@@ -6,7 +6,9 @@ name; a test holds the two against each other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum, auto
+from typing import Any
 
 
 class Reason(StrEnum):
@@ -76,7 +78,8 @@ class RequestError(Exception):
     """A refusal, for the caller to read and its program to act on.
 
     `message` names the thing, what was expected and what was found, and nothing internal.
-    `metadata` says the same to programs.
+    `metadata` says the same to programs. `said` has a FunctionMessage for each thing that
+    an inspected function had said before.
     """
 
     def __init__(self, reason: Reason, message: str, **metadata: object) -> None:
@@ -84,6 +87,7 @@ class RequestError(Exception):
         self.reason = reason
         self.message = message
         self.metadata = {key: str(value) for key, value in metadata.items()}
+        self.said: Sequence[Any] = ()
 
 
 class ModelLoadError(Exception):

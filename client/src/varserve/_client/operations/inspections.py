@@ -13,6 +13,7 @@ from varserve._client.transport.bodies import BodyDownload, upload
 from varserve._client.transport.calls import Call, Op
 from varserve._client.values import specs
 from varserve._client.values.arguments import Run
+from varserve._client.values.function_messages import FunctionMessage
 from varserve._client.values.inspections import (
     InnerTensor,
     InnerTensors,
@@ -29,11 +30,10 @@ from varserve._client.values.summaries import Summary
 from varserve.frames import ChunkFrame
 from varserve.tensors import Array
 from varserve.v1 import inspection_pb2 as pb
-from varserve.v1 import tensor_pb2
 
 from .methods import Scope, method
 from .reads import SummaryOptions, summary_of
-from .requests import build
+from .requests import build, headers_of
 from .runs import constants_of, function_message
 
 LIST_TENSORS = method("ListTensors")
@@ -108,9 +108,9 @@ def inspect_function(
         pb.InspectManifest,
         model=scope.model,
         function=run.function,
-        inputs=_headers(run.inputs),
+        inputs=headers_of(run.inputs),
         constants=constants_of(run),
-        assume=_headers(wanted.assume),
+        assume=headers_of(wanted.assume),
         probes=wanted.probes,
         summaries=_summaries(wanted.summary),
         patches=[_patch(name, each) for name, each in wanted.patches.items()],
@@ -126,20 +126,22 @@ def inspect_function(
     first = pb.InspectFunctionRequest(manifest=manifest).SerializeToString()
     arrays = [*run.inputs.values(), *wanted.values]
     body = partial(upload, first, arrays, scope.chunk_bytes)
-    call = Call(
-        INSPECT_FUNCTION, body, scope.budget, partial(InspectionDownload, scope.chunk_bytes)
-    )
-    # It changes nothing, and may arrive as often as it takes.
-    inspection: Inspection = yield from attempt(call)
+    download = InspectionDownload(scope.chunk_bytes)
+
+    def receive() -> InspectionDownload:
+        nonlocal download
+        download = InspectionDownload(scope.chunk_bytes)
+        return download
+
+    try:
+        # It changes nothing, and may arrive as often as it takes.
+        call = Call(INSPECT_FUNCTION, body, scope.budget, receive)
+        inspection: Inspection = yield from attempt(call)
+    except errors.VarserveError as error:
+        error.messages = download.messages
+        raise
     scope.seen.learn(scope.model, inspection.header)
     return inspection
-
-
-def _headers(arrays: Mapping[str, Array]) -> list[tensor_pb2.NamedTensorHeader]:
-    return [
-        build(tensor_pb2.NamedTensorHeader, name=name, tensor=tensors.to_header(each))
-        for name, each in arrays.items()
-    ]
 
 
 def _summaries(summary: SummaryOptions | None) -> pb.ProbeSummaries | None:
@@ -190,16 +192,22 @@ class InspectionDownload:
             self._body.take(message)
             return
         kind = message.WhichOneof("message")
-        if (kind == "result") != (self._first is None) or kind is None or self._body is not None:
-            raise errors.ServiceError("expected a result, and then its parts")
-        if kind == "result":
+        if kind == "part" and self._body is None:
+            self._parts.append(message.part)
+        elif kind == "result" and self._first is None and not self._parts:
             self._first = message
         else:
-            self._parts.append(message.part)
-        if len(self._parts) == self._first.result.part_count:
+            raise errors.ServiceError("expected a result, and then its parts")
+        # Without a result these are the messages of a run that fails.
+        if self._first is not None and len(self._parts) == self._first.result.part_count:
             headers = [each.tensor for each in self._tensors() if each.HasField("tensor")]
             self._body = BodyDownload(lambda _: headers, self._chunk_bytes)
             self._body.take(self._first)
+
+    @property
+    def messages(self) -> tuple[FunctionMessage, ...]:
+        """What the function said, as far as it has come."""
+        return tuple(function_message(each) for part in self._parts for each in part.messages)
 
     def _tensors(self) -> list[pb.InspectedTensor]:
         return [tensor for part in self._parts for tensor in part.tensors]
@@ -222,7 +230,7 @@ class InspectionDownload:
             Outputs(header, {name: found[0][1] for name, found in outputs.items()}),
             _by_name(contents.get(pb.INSPECTED_KIND_PROBE, {})),
             tuple(result.not_run),
-            tuple(function_message(each) for part in self._parts for each in part.messages),
+            self.messages,
             _non_finite(result),
             _by_name(contents.get(pb.INSPECTED_KIND_GRADIENT, {})),
             tuple(

@@ -12,7 +12,10 @@ from typing import Any, TypeVar
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from varserve import tensors
 from varserve._client.errors import InvalidRequest, shown
+from varserve.tensors import Array
+from varserve.v1 import tensor_pb2
 
 M = TypeVar("M", bound=Message)
 
@@ -38,6 +41,14 @@ def build(kind: type[M], /, **fields: Any) -> M:
         return message
     except _REFUSALS as error:
         raise _refusal(kind, fields, error) from None
+
+
+def headers_of(arrays: Mapping[str, Array]) -> list[tensor_pb2.NamedTensorHeader]:
+    """What a manifest says of named tensors whose values are in the body."""
+    return [
+        build(tensor_pb2.NamedTensorHeader, name=name, tensor=tensors.to_header(each))
+        for name, each in arrays.items()
+    ]
 
 
 def _refusal(kind: type[Message], fields: Mapping[str, Any], error: Exception) -> InvalidRequest:

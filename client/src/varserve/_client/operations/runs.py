@@ -16,11 +16,11 @@ from varserve._client.values.function_messages import FunctionMessage, MessageKi
 from varserve._client.values.options import ReadOptions, WriteOptions
 from varserve._client.values.results import Outputs
 from varserve._client.values.specs import Constant
-from varserve.v1 import inspection_pb2, model_pb2, tensor_pb2
+from varserve.v1 import inspection_pb2, model_pb2
 from varserve.v1 import model_service_pb2 as pb
 
 from .methods import Scope, method
-from .requests import build
+from .requests import build, headers_of
 
 RUN_FUNCTION = method("RunFunction")
 STREAM_RUN_FUNCTION = method("StreamRunFunction", frames.stream_run_function_response)
@@ -48,10 +48,7 @@ def stream_run_function(scope: Scope, run: Run, options: WriteOptions) -> Op[Out
     """StreamRunFunction."""
     manifest = build(
         pb.RunManifest,
-        inputs=[
-            build(tensor_pb2.NamedTensorHeader, name=name, tensor=tensors.to_header(each))
-            for name, each in run.inputs.items()
-        ],
+        inputs=headers_of(run.inputs),
         consistency=_consistency(scope, run),
         **_fields(scope.model, run),
         **options.fields(),

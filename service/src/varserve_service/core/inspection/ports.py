@@ -216,7 +216,8 @@ class Inspector(Protocol):
         Needs no lock and changes nothing that anybody else can see. `inputs` are checked, and taken
         over. `go_on` is called between operations, and raises to end the run. Raises what `go_on`
         raises, and RequestError: FUNCTION_FAILED, OUT_OF_MEMORY, SHAPE_MISMATCH for a patch,
-        INSPECTION_UNSUPPORTED, INSPECTION_TOO_LARGE, GRADIENT_UNAVAILABLE, TENSOR_NOT_RUN.
+        INSPECTION_UNSUPPORTED, INSPECTION_TOO_LARGE, GRADIENT_UNAVAILABLE, TENSOR_NOT_RUN; with
+        what the function had said until then.
         """
         ...
 

@@ -150,6 +150,11 @@ def parts(inspected: Inspected, headers: Iterator[Any]) -> list[pb.InspectPart]:
     return made
 
 
+def messages(said: Sequence[FunctionMessage]) -> list[pb.InspectPart]:
+    """What a function said before it failed, in messages of bounded size."""
+    return parts(Inspected({}, messages=tuple(said)), iter(()))
+
+
 def _tensors(inspected: Inspected, headers: Iterator[Any]) -> Iterator[pb.InspectedTensor]:
     for name in inspected.outputs:
         yield pb.InspectedTensor(kind=pb.INSPECTED_KIND_OUTPUT, name=name, tensor=next(headers))

@@ -8,6 +8,7 @@ from threading import Event
 from varserve import frames
 from varserve.v1 import inspection_pb2 as pb
 from varserve_service.access.policy import Verb
+from varserve_service.core.errors import RequestError
 from varserve_service.core.inspection.ports import InnerTensor
 from varserve_service.core.model.inspecting import Supposed
 from varserve_service.core.model.live_model import LiveModel
@@ -128,7 +129,12 @@ async def inspect_function(backend: Backend, manifest: pb.InspectManifest, call:
                         result.first_non_finite.CopyFrom(first)
                     return pb.InspectFunctionResponse(result=result), parts, download
 
-                first, parts, download = await served.run(work, call.deadline)
+                try:
+                    first, parts, download = await served.run(work, call.deadline)
+                except RequestError as error:
+                    for part in inspection_messages.messages(error.said):
+                        await call.write(pb.InspectFunctionResponse(part=part))
+                    raise
             call.note_header(first.result.header)
             rest = (pb.InspectFunctionResponse(part=part) for part in parts)
             memory = served.live.memory.device

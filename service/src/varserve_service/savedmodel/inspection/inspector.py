@@ -19,7 +19,7 @@ from varserve_service.core.inspection.ports import (
     InspectionLimits,
     Selection,
 )
-from varserve_service.core.ports.function_messages import Iteration
+from varserve_service.core.ports.function_messages import FunctionMessage, Iteration
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.savedmodel.functions import Callee, failure
 from varserve_service.savedmodel.placement import Placement
@@ -139,7 +139,14 @@ class SavedInspector:
                 )
             except FunctionFailed:
                 pass  # It is run again, step by step, to tell where it failed.
-        return self._guarded(lambda: self._interpret(inputs, values, selection, limits, go_on))
+        said: list[FunctionMessage] = []
+        try:
+            return self._guarded(
+                lambda: self._interpret(inputs, values, selection, limits, go_on, said)
+            )
+        except RequestError as error:
+            error.said = tuple(said)
+            raise
 
     def _rebuilt(self, selection: Selection) -> Rebuilt | None:
         """What gives the probes at once, where they have come before and nothing else is asked."""
@@ -260,6 +267,7 @@ class SavedInspector:
         selection: Selection,
         limits: InspectionLimits,
         go_on: Callable[[], None],
+        said: list[FunctionMessage],
     ) -> Inspected:
         tree, asked = self._tree, selection.asked
         arguments = self._arguments(inputs)
@@ -284,6 +292,7 @@ class SavedInspector:
             watcher,
             limits,
             go_on,
+            said,
             keep_going=asked.keep_going,
             profile=asked.profile,
             differentiates=tape is not None,
@@ -316,7 +325,7 @@ class SavedInspector:
             self._outputs(results),
             tuple(watcher.probes),
             watcher.not_run,
-            tuple(interpreter.messages),
+            tuple(said),
             watcher.first_non_finite,
             gradients,
             tuple(interpreter.profile),

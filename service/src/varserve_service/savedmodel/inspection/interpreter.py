@@ -51,7 +51,8 @@ _DEAD: Any = object()
 class Interpreter:
     """Executes sites. One object serves one run, on one thread.
 
-    `differentiates`: a gradient tape is watching. `opens_xla`: what XLA would compile runs
+    `said` takes what the function says, which is there also when the run fails. `differentiates`: a
+    gradient tape is watching. `opens_xla`: what XLA would compile runs
     operation by operation.
     """
 
@@ -61,6 +62,7 @@ class Interpreter:
         watcher: Watcher | None,
         limits: InspectionLimits,
         go_on: Callable[[], None],
+        said: list[FunctionMessage],
         *,
         keep_going: bool = False,
         profile: bool = False,
@@ -77,7 +79,7 @@ class Interpreter:
         self._opens_xla = opens_xla
         self._runtime = context.context()
         self._operations = 0
-        self.messages: list[FunctionMessage] = []
+        self._said = said
         self.kept_whole: dict[str, None] = {}
         """Names of the calls that XLA ran as one."""
         self._times: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()
@@ -255,7 +257,7 @@ class Interpreter:
         stream: str = "",
         end: str = "",
     ) -> None:
-        if len(self.messages) >= self._limits.records:
+        if len(self._said) >= self._limits.records:
             raise RequestError(
                 Reason.INSPECTION_TOO_LARGE,
                 f"function {self._function!r}: an inspection keeps at most {self._limits.records} "
@@ -263,7 +265,7 @@ class Interpreter:
                 function=self._function,
                 limit=self._limits.records,
             )
-        self.messages.append(FunctionMessage(kind, name, at, text, parts, stream, end))
+        self._said.append(FunctionMessage(kind, name, at, text, parts, stream, end))
 
     def _failed(
         self,
