@@ -11,6 +11,7 @@ import pytest
 import varserve
 from tests import saved_models
 from tests.serving import serve_here
+from varserve._client.handles import comparing
 from varserve_service import savedmodel
 from varserve_service.core.inspection.ports import InspectionLimits
 from varserve_service.core.model.live_model import LiveModel
@@ -231,6 +232,38 @@ def test_compare(model: varserve.Model) -> None:
     assert assumed.first is not None
     assert assumed.first.name == "layer/matmul/ReadVariableOp"
     assert found.left.revision == 0
+
+
+def test_a_comparison_of_any_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values of what differs come in pages, smaller ones where the service gives less at once."""
+    placement = configure_devices("cpu")
+    loaded = savedmodel.load("inner", folder, placement=placement)
+    with serve_here(LiveModel(loaded)) as address, varserve.connect(address) as client:
+        model = client.model("inner")
+        model.variables["b"].assign(np.array([1, 2, 4], np.float32))
+        whole = model.functions["fine"].compare(x=ONES, left=0)
+        found = {each.name: each.largest for each in whole.tensors}
+        assert found["layer/biased"] == pytest.approx(1)
+        assert None not in found.values()
+        first = model.functions["fine"].compare(x=ONES, left=0, max_bytes=12)
+        assert [each.largest for each in first.differing][:2] == [pytest.approx(1), None]
+    limits = InspectionLimits(nbytes=24)
+    live = LiveModel(
+        savedmodel.load("inner", folder, placement=placement), inspection_limits=limits
+    )
+    with serve_here(live) as address, varserve.connect(address) as client:
+        model = client.model("inner")
+        model.variables["b"].assign(np.array([1, 2, 4], np.float32))
+        for page in (64 << 20, 1):
+            monkeypatch.setattr(comparing, "PAGE_BYTES", page)
+            again = model.functions["fine"].compare(x=ONES, left=0)
+            assert {each.name: each.largest for each in again.tensors} == found
+        wide = model.functions["fine"].compare(x=np.ones((3, 2), np.float32), left=0)
+        beyond = [each.name for each in wide.differing if each.largest is None]
+        assert "layer/relu" in beyond
+        assert beyond == [
+            each.name for each in wide.differing if each.left is not None and each.left.nbytes > 24
+        ]
 
 
 def test_a_canary_is_compared(folder: Path) -> None:

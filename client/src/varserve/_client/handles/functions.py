@@ -199,7 +199,7 @@ class Function(ModelHandle[D_co]):
         left: Side = None,
         right: Side = None,
         probe: str | Sequence[str] = "*",
-        max_bytes: int = 64 << 20,
+        max_bytes: int | None = None,
         timeout: float | None = None,
         **inputs: Any,
     ) -> Op[Comparison]:
@@ -208,8 +208,10 @@ class Function(ModelHandle[D_co]):
         left, right: each one of None (the state of now), a revision, a snapshot or commit, the name
             of another model (`"m@canary"`), or a mapping of values to assume.
         probe: which inner tensors to compare.
-        max_bytes: of values to fetch, to work out how far the tensors that differ are apart. First
-            all are compared by their hashes, which moves no tensor.
+        max_bytes: of values to fetch from each side, to work out how far the tensors that differ
+            are apart, the first ones first; None: of all that differ. First all are compared by
+            their hashes, which moves no tensor. Values come 64 MiB at a time, each time by another
+            run of the function.
 
         Raises as `inspect`, and ModelNotFound, FunctionNotFound.
         """

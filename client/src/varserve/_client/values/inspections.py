@@ -158,7 +158,8 @@ class TensorDifference:
     left, right: its summaries; None on the side that did not compute it.
     equal: both have the same bytes.
     largest: the largest absolute difference of two elements; NaN where just one side has a NaN.
-    None when it was not worked out: shapes differ, or there was too much to fetch.
+    None when it was not worked out: shapes differ, the elements are strings, or it is beyond what
+    may be fetched.
     """
 
     name: str
