@@ -379,6 +379,23 @@ def test_a_guarded_commit(model: varserve.Model) -> None:
     assert event.revision == 1
 
 
+@pytest.mark.parametrize("rows", [1, 1 << 20])
+def test_a_check_has_inputs_of_any_size(model: varserve.Model, rows: int) -> None:
+    """Inputs that fit into a message, and others of 8 MiB, let good values pass and refuse bad."""
+    fine, b = model.functions["fine"], model.variables["b"]
+    samples = np.ones((rows, 2), np.float32)
+    with model.transaction(check=fine.given(x=samples)) as transaction:
+        transaction.assign("b", [1.0, 2.0, 4.0])
+    assert (model.revision, b.numpy().tolist()) == (1, [1, 2, 4])
+    samples[-1, -1] = np.inf  # The last row alone shows what is wrong.
+    with (
+        pytest.raises(varserve.CheckFailed, match="'ok' is not true"),
+        model.transaction(check=fine.given(x=samples)) as transaction,
+    ):
+        transaction.assign("b", [5.0, 6.0, 7.0])
+    assert (model.revision, b.numpy().tolist()) == (1, [1, 2, 4])
+
+
 def test_a_guarded_assign_of_one_small_value(model: varserve.Model) -> None:
     """One small write carries its check in one message; a check that asserts refuses, too."""
     checked = model.functions["checked"].given(x=[1.0, -1.0])

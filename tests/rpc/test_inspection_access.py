@@ -18,6 +18,7 @@ from varserve.v1 import inspection_pb2, tensor_pb2
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.access.policy_file import read_policy
 from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import TensorSpec
 from varserve_service.rpc import Access
 
 POLICY = read_policy(b"""
@@ -38,6 +39,7 @@ def model() -> LiveModel:
     functions = [
         FakeFunction("one", dict, reads=("left",)),
         FakeFunction("two", dict, reads=("left",), writes=("right",)),
+        FakeFunction("three", dict, inputs={"x": TensorSpec("float32", (3,))}, reads=("left",)),
     ]
     return LiveModel(FakeModel(variables, functions, name="m"))
 
@@ -122,6 +124,34 @@ HEADER = tensor_pb2.TensorHeader(dtype=1, shape=[3], byte_length=12)
 def test_bad_requests(call: Callable[[str], Caller], fields: dict[str, Any], expected: str) -> None:
     """What is wrong in itself is refused before anything arrives or runs."""
     assert call("all").reason("InspectFunction", inspect(**fields)) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"check_inputs": [{"name": "x", "tensor": HEADER}]}, "REQUEST_MALFORMED"),
+        (
+            {"check": {"function": "three"}, "check_inputs": [{"name": "x", "tensor": HEADER}] * 2},
+            "REQUEST_MALFORMED",
+        ),
+        (
+            {
+                "check": {"function": "three", "inputs": {"x": tensor()}},
+                "check_inputs": [{"name": "x", "tensor": HEADER}],
+            },
+            "REQUEST_MALFORMED",
+        ),
+    ],
+)
+def test_inputs_of_a_check(
+    call: Callable[[str], Caller], fields: dict[str, Any], expected: str
+) -> None:
+    """Inputs in the body are of a check, and each has one name."""
+    entry = pb.AssignEntry(variable="left", tensor={"dtype": 1, "shape": [3], "byte_length": 12})
+    manifest = pb.AssignManifest(model="m", entries=[entry], **fields)
+    request = pb.AssignVariablesRequest(manifest=manifest)
+    assert call("all").reason("AssignVariables", request) == expected
+    assert call("blind").reason("AssignVariables", request) in {"PERMISSION_DENIED", expected}
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ METHODS: Final = (
         needs.assign_variables,
         writes.assign_variables,
         opening=frames.assign_variables_request,
-        bounds={"entries": _ITEMS},
+        bounds={"entries": _ITEMS, "check_inputs": _ARGUMENTS},
     ),
     _model(
         "RunFunction",

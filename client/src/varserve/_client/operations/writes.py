@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from varserve import tensors
-from varserve._client import errors
 from varserve._client.transport.attempts import attempt
 from varserve._client.transport.bodies import upload
 from varserve._client.transport.calls import Call, Op
@@ -19,7 +18,7 @@ from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
 
 from .methods import Scope, method
-from .requests import build
+from .requests import build, headers_of
 from .runs import constants_of
 
 ASSIGN_VARIABLE = method("AssignVariable")
@@ -37,7 +36,7 @@ def assign_variable(scope: Scope, write: PreparedWrite, options: WriteOptions) -
         value=tensors.to_tensor(write.value),
         read_back=options.read_back,
         lease_seconds=options.lease_seconds,
-        check=_check(scope, options),
+        check=_check(options, with_inputs=True),
         **_fields(write),
         **options.fields(),
     )
@@ -51,6 +50,7 @@ def assign_variables(
     scope: Scope, writes: Sequence[PreparedWrite], options: WriteOptions
 ) -> Op[Commit]:
     """AssignVariables. Nothing is read back."""
+    checked = {} if options.check is None else options.check.run.inputs
     manifest = build(
         pb.AssignManifest,
         model=scope.model,
@@ -59,10 +59,11 @@ def assign_variables(
             for each in writes
         ],
         lease_seconds=options.lease_seconds,
-        check=_check(scope, options),
+        check=_check(options, with_inputs=False),
+        check_inputs=headers_of(checked),
         **options.fields(),
     )
-    values = [each.value for each in writes]
+    values = [*(each.value for each in writes), *checked.values()]
     hand_over = None
     lane = scope.lane
     if lane is not None and sum(each.nbytes for each in writes) >= OWN_BYTES:
@@ -76,20 +77,16 @@ def assign_variables(
     return Commit(scope.header(reply.header))
 
 
-def _check(scope: Scope, options: WriteOptions) -> pb.CommitCheck | None:
-    """What must pass before a commit is made. Raises MessageTooLarge: it has to fit into one."""
+def _check(options: WriteOptions, *, with_inputs: bool) -> pb.CommitCheck | None:
+    """What must pass before the commit is made; without its inputs where they are in a body."""
     if options.check is None:
         return None
     run = options.check.run
-    if scope.message_bytes and run.nbytes > scope.message_bytes:
-        raise errors.MessageTooLarge(
-            f"the inputs of the check by function {run.function!r} take {run.nbytes} bytes; "
-            f"expected at most {scope.message_bytes}"
-        )
+    inputs = run.inputs if with_inputs else {}
     return build(
         pb.CommitCheck,
         function=run.function,
-        inputs={name: tensors.to_tensor(each) for name, each in run.inputs.items()},
+        inputs={name: tensors.to_tensor(each) for name, each in inputs.items()},
         constants=constants_of(run),
     )
 

@@ -190,17 +190,20 @@ def assign_variables(manifest: Any) -> Requirements:
     """AssignVariables, by its manifest."""
     names = _variables_of(manifest.entries)
     requirements = [RequireVariables(Verb.ASSIGN, manifest.model, names)]
-    return Requirements([*requirements, *_check(manifest)], True, manifest.request_id)
+    check = _check(manifest, manifest.check_inputs)
+    return Requirements([*requirements, *check], True, manifest.request_id)
 
 
-def _check(request: Any) -> list[Requirement]:
+def _check(request: Any, further: Iterable[Any] = ()) -> list[Requirement]:
     """What the check of a commit requires: its outputs are told when it does not pass."""
     if not request.HasField("check"):
         return []
     check = request.check
 
     def arguments() -> Arguments:
-        return translate.input_outlines(check.inputs), translate.constants(check.constants)
+        inputs = translate.input_outlines(check.inputs)
+        inputs |= {named.name: translate.outline(named.tensor) for named in further}
+        return inputs, translate.constants(check.constants)
 
     return [RequireInspect(request.model, check.function, arguments)]
 

@@ -85,7 +85,7 @@ async def assign_variables(
             for claim, write in zip(claimed, checked, strict=True):
                 if live.swaps(write):
                     claim.memory = partial(live.blank, write)
-            return claimed
+            return claimed + _check_inputs(manifest)
 
         def writes(arrays: Sequence[np.ndarray[Any, Any]]) -> list[Write]:
             return [
@@ -96,9 +96,10 @@ async def assign_variables(
                     translate.region(entry),
                     translate.optional(entry, "if_revision_match"),
                 )
-                for entry, array in zip(manifest.entries, arrays, strict=True)
+                for entry, array in zip(manifest.entries, arrays, strict=False)
             ]
 
+        count += len(manifest.check_inputs)
         claimed = await backend.prepare(served, count, check, call)
         total = total_bytes(claimed, backend.limits.body_bytes)
         with backend.admission.stage(call.method, call.subject, total):
@@ -115,14 +116,15 @@ async def assign_variables(
 
             def work(live: LiveModel, deadline: float | None) -> pb.AssignVariablesResponse:
                 fingerprint = translate.fingerprint(manifest, upload.checksums)
+                arrays = upload.arrays()
                 answer = live.assign(
-                    writes(upload.arrays()),
+                    writes(arrays),
                     conditions=translate.conditions(manifest),
                     request=translate.write_request(manifest.request_id, fingerprint, call.subject),
                     origin=origin,
                     on_commit=call.commit_listener,
                     lease_seconds=lease_seconds,
-                    check=_commit_check(manifest),
+                    check=_commit_check(manifest, arrays[len(manifest.entries) :]),
                     deadline=deadline,
                 )
                 return pb.AssignVariablesResponse(header=translate.header(answer.header))
@@ -154,14 +156,32 @@ async def revert_commits(
     return await backend.run_on_model(call, request.model, work)
 
 
-def _commit_check(request: Any) -> Check | None:
-    """What must pass before the commit is made; None for a write without a check."""
+def _check_inputs(manifest: pb.AssignManifest) -> list[ClaimedTensor]:
+    """The inputs of the check that are in the body. Raises RequestError."""
+    names = [named.name for named in manifest.check_inputs]
+    if names and not manifest.HasField("check"):
+        raise translate.malformed("check_inputs: expected a check that they are for, found none")
+    if len({*names, *manifest.check.inputs}) < len(names) + len(manifest.check.inputs):
+        raise translate.malformed("check_inputs: expected each name once, found one twice")
+    return [
+        ClaimedTensor(f"check input {each.name[:200]!r}", each.tensor)
+        for each in manifest.check_inputs
+    ]
+
+
+def _commit_check(request: Any, further: Sequence[np.ndarray[Any, Any]] = ()) -> Check | None:
+    """What must pass before the commit is made; None for a write without a check.
+
+    `further`: the values of its inputs in the body.
+    """
     if not request.HasField("check"):
         return None
     check = request.check
-    return Check(
-        check.function, translate.inputs(check.inputs), translate.constants(check.constants)
-    )
+    inputs = translate.inputs(check.inputs)
+    if further:
+        names = [named.name for named in request.check_inputs]
+        inputs |= dict(zip(names, further, strict=True))
+    return Check(check.function, inputs, translate.constants(check.constants))
 
 
 def _note(call: RpcCall, request: Any) -> None:
