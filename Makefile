@@ -56,7 +56,7 @@ test-clients: .venv/.installed ## run the tests with clients and tools that othe
 
 pictures: .venv/.installed ## take the pictures of docs/web.md anew; needs Chromium as `chromium`
 	@mkdir -p docs/images
-	@VARSERVE_PICTURES=docs/images $(BIN)/python -m pytest -q tests/web/test_browser.py $(ARGS)
+	@VARSERVE_PICTURES=docs/images $(BIN)/python -m pytest -q tests/web/test_browser.py tests/web/test_inside.py $(ARGS)
 
 lint: .venv/.installed ## check style, layers, protos and the Dockerfile
 	@$(BIN)/ruff check $(PYTHON_SOURCES)
@@ -77,7 +77,7 @@ proto-check: .venv-proto/.installed ## fail when the checked-in stubs are not wh
 	@.venv-proto/bin/python proto/generate.py --check client/src
 	@.venv-proto/bin/python proto/describe_facades.py --check $(FACADES)
 
-bench: .venv/.bench ## measure, each figure beside its peer; ARGS='--quick', ARGS='bulk calls'
+bench: .venv/.bench $(MODEL)/saved_model.pb ## measure, each figure beside its peer; ARGS='--quick', ARGS='bulk calls'
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 figures: .venv/.bench ## write the last `make bench` into docs/performance.md and docs/figures.png

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.model import BENCH, OTHER
+from benchmarks.pitch import FOLDER, PITCH
 
 Ready = Callable[[str], None]
 """Takes the address that a server listens on, once it does."""
@@ -45,7 +46,7 @@ class Side:
 
 def sides(models: Path) -> dict[str, Side]:
     """The sides by name, over the SavedModels in a folder."""
-    service = (
+    bare = (
         sys.executable,
         "-m",
         "varserve_service",
@@ -54,8 +55,10 @@ def sides(models: Path) -> dict[str, Side]:
         "0",
         "--max-streams",
         "2000",
+        "--log-level",
+        "warning",
     )
-    service += ("--log-level", "warning", "--model", f"{BENCH}={models / BENCH}")
+    service = (*bare, "--model", f"{BENCH}={models / BENCH}")
     state = models / "state"
     beside = ("--lane-socket", str(models / "lane"), "--lane-port", "0")
     return {
@@ -127,6 +130,16 @@ def sides(models: Path) -> dict[str, Side]:
             "in_process",
             "the model's function in process, from and to numpy",
             address=str(models / OTHER),
+        ),
+        "inspected": Side(
+            "inspected",
+            "varserve's core over basic-pitch, in process, from and to numpy",
+            address=str(FOLDER),
+        ),
+        "pitch": Side(
+            "pitch",
+            "varserve with basic-pitch: what is probed comes as fresh arrays, or as summaries",
+            (*bare, "--model", f"{PITCH}={FOLDER}"),
         ),
         "imports": Side("imports", "a fresh interpreter, without its own start", address="none"),
     }

@@ -9,6 +9,7 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from varserve_service.core.arrays.shapes import dtype_name, fits, shape_text
 from varserve_service.core.errors import Reason, RequestError
@@ -20,6 +21,7 @@ FLOATING = ("float16", "bfloat16", "float32", "float64", "complex64", "complex12
 _SHOWN = 200  # characters of a caller's name that a message repeats
 _COMPARED = 5_000
 _LISTED = 8
+_REMEMBERED = 64  # patterns of one catalogue
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -35,6 +37,8 @@ class Catalogue:
             self._exact[tensor.path] = self._exact[tensor.name] = index
         for index, tensor in enumerate(tensors):
             self._shared.setdefault(tensor.bare, []).append(index)
+        # A pattern takes milliseconds, and who looks again asks for the same.
+        self._fitting = lru_cache(_REMEMBERED)(self._find_fitting)
 
     @property
     def tensors(self) -> Sequence[InnerTensor]:
@@ -73,16 +77,19 @@ class Catalogue:
             if not _GLOB.search(pattern):
                 indices.add(self.find(pattern))
                 continue
-            matches = re.compile(fnmatch.translate(pattern)).match
-            fitting = {
-                index
-                for index, tensor in enumerate(self._tensors)
-                if matches(tensor.name) or matches(tensor.bare) or matches(tensor.path)
-            }
-            if not fitting:
-                raise self._not_found(pattern)
-            indices |= fitting
+            indices |= self._fitting(pattern)
         return sorted(indices)
+
+    def _find_fitting(self, pattern: str) -> frozenset[int]:
+        matches = re.compile(fnmatch.translate(pattern)).match
+        fitting = frozenset(
+            index
+            for index, tensor in enumerate(self._tensors)
+            if matches(tensor.name) or matches(tensor.bare) or matches(tensor.path)
+        )
+        if not fitting:
+            raise self._not_found(pattern)
+        return fitting
 
     def _not_found(self, name: str) -> RequestError:
         names = list(self._shared) if len(self._shared) <= _COMPARED else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,9 +29,9 @@ from varserve_service.savedmodel.values import OUT_OF_MEMORY, TensorValue, to_te
 from .gradients import as_dense, check_custom_gradients
 from .interpreter import Interpreter
 from .observation import Observation
-from .plan import Kind, Plan, Plans
+from .plan import Kind, Plans
 from .rebuilt import Rebuilt, RebuiltGraphs
-from .sites import Site, Tree
+from .sites import Tree
 from .sources import Sources
 from .state import Capture, private_captures
 
@@ -276,7 +276,7 @@ class SavedInspector:
         if asked.gradients_of:
             concrete = self._callee.call.keep  # type: ignore[attr-defined]
             saved = frozenset(concrete.graph._functions)
-            check_custom_gradients(self._function, self._plans(), saved)
+            check_custom_gradients(self._function, self._tree.plans, saved)
             tape = tf.GradientTape(watch_accessed_variables=False)
         watcher = Observation(
             self._function,
@@ -378,15 +378,5 @@ class SavedInspector:
         if selection.asked.gradients_of and self._has({Kind.XLA_CALL}):
             yield "what XLA compiles ran operation by operation, and may round otherwise"
 
-    def _has(self, kinds: Collection[Kind]) -> bool:
-        return any(step.kind in kinds for plan in self._plans() for step in plan.steps)
-
-    def _plans(self) -> list[Plan]:
-        return list({id(site.plan): site.plan for site in _sites(self._tree.root)}.values())
-
-
-def _sites(site: Site) -> Iterator[Site]:
-    yield site
-    for children in site.children.values():
-        for child in children:
-            yield from _sites(child)
+    def _has(self, kinds: Set[Kind]) -> bool:
+        return not kinds.isdisjoint(self._tree.kinds)

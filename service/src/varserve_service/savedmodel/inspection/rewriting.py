@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tensorflow.core.framework import function_pb2, node_def_pb2, types_pb2
 from tensorflow.python.framework import function_def_to_graph, tensor_util
@@ -132,8 +132,16 @@ def _printer(node: Any, token: str, number: int) -> Sequence[Any]:
     return [constant, printer]
 
 
-Place = tuple[tuple[str, ...], str, int]
-"""Names of the calls that lead to an operation, its own, and the number of an output of it."""
+class Place(NamedTuple):
+    """An output of an operation: the calls that lead to it, which one it is, and its dtype.
+
+    `dtype` is a number of TensorFlow's DataType.
+    """
+
+    calls: tuple[str, ...]
+    operation: str
+    output: int
+    dtype: int
 
 
 def with_outputs(name: str, outputs: int, places: Sequence[Place]) -> Version:
@@ -155,17 +163,17 @@ def _version_with(original: str, places: Sequence[Place], registered: list[str])
     below: dict[str, list[tuple[int, Place]]] = {}
     sources: dict[int, tuple[str, int]] = {}
     flat = _nested_names(definition)
-    types = _types(definition)
-    for index, (calls, operation, output) in enumerate(places):
-        if calls:
-            below.setdefault(calls[0], []).append((index, (calls[1:], operation, output)))
-        elif operation in arguments:
-            sources[index] = (operation, arguments[operation].type)
+    for index, place in enumerate(places):
+        if place.calls:
+            inside = place._replace(calls=place.calls[1:])
+            below.setdefault(place.calls[0], []).append((index, inside))
+        elif place.operation in arguments:
+            sources[index] = (place.operation, place.dtype)
         else:
-            key = f"{operation}:{output}"
+            key = f"{place.operation}:{place.output}"
             if key not in flat:
                 raise ValueError(f"function {original} has no {key}")
-            sources[index] = (flat[key], types[key])
+            sources[index] = (flat[key], place.dtype)
     for call, wanted in below.items():
         node = nodes.get(call)
         if node is None or node.op not in _CALLS:
@@ -191,15 +199,6 @@ def _nested_names(definition: Any) -> dict[str, str]:
     """`operation:output:0` of a FunctionDef by `operation:0`."""
     _, nested_to_flat = function_def_to_graph.function_def_to_graph_def(definition)
     return {flat: nested for nested, flat in nested_to_flat.items()}
-
-
-def _types(definition: Any) -> dict[str, int]:
-    graph = function_def_to_graph.function_def_to_graph(definition)
-    return {
-        tensor.name: tensor.dtype.base_dtype.as_datatype_enum
-        for operation in graph.get_operations()
-        for tensor in operation.outputs
-    }
 
 
 def _copy(original: str, version: str) -> Any:

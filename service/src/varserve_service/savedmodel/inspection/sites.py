@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import tensorflow as tf
 
 from varserve_service.core.arrays.shapes import PartialShape
 from varserve_service.core.errors import Reason
@@ -26,6 +28,17 @@ _DEEPEST = 64
 # What TensorFlow calls a call, where nobody gives it a name.
 _CALL_NAME = re.compile(r"(Stateful)?PartitionedCall(_\d+)?$")
 _HANDLES = frozenset({"Identity", "Switch", "RefSwitch", "Merge"})
+
+# Outputs, from this one on, that are there for a gradient alone. Kernels that do not train leave in
+# them what the memory had.
+_FOR_GRADIENTS = {
+    "FusedBatchNorm": 3,
+    "FusedBatchNormV2": 3,
+    "FusedBatchNormV3": 3,
+    "CudnnRNN": 3,
+    "CudnnRNNV2": 3,
+    "CudnnRNNV3": 3,
+}
 
 Part = tuple[str, bool]
 """A part of an address, and whether it is a qualifier: something that people leave out."""
@@ -118,6 +131,10 @@ class Tree:
         for placed in self._placed:
             placed.site.names.append(placed.form(0))
         self.tensors = self._named(source_of)
+        self.plans = tuple({id(site.plan): site.plan for site in _sites(self.root)}.values())
+        """Of all sites, each once."""
+        self.kinds = frozenset(step.kind for plan in self.plans for step in plan.steps)
+        """Of all steps."""
 
     def places(self, indices: Iterable[int]) -> list[CallPlace] | None:
         """Where these tensors are computed; None where one of them is not at the top."""
@@ -128,7 +145,8 @@ class Tree:
             if calls is None or not listed.operation:
                 return None
             output = int(listed.suffix.removeprefix(":") or 0)
-            places.append((calls, listed.operation, output))
+            dtype = tf.as_dtype(listed.dtype).as_datatype_enum
+            places.append(CallPlace(calls, listed.operation, output, dtype))
         return places
 
     def _enter(
@@ -230,8 +248,8 @@ class Tree:
     def _list(self, step: Step, placed: _Placed, variables: tuple[str, ...]) -> tuple[int, ...]:
         indices = []
         for output, dtype in enumerate(step.dtypes):
-            if dtype.base_dtype.name not in SUPPORTED or step.kind is Kind.CALL:
-                # What a call gives is what its function computes last.
+            is_call = step.kind is Kind.CALL  # It gives what its function computes last.
+            if dtype.base_dtype.name not in SUPPORTED or is_call or _is_unwritten(step, output):
                 indices.append(-1)
                 continue
             if len(self._found) >= _MOST_TENSORS:
@@ -312,3 +330,18 @@ def _child_place(place: Place, kind: Kind, index: int) -> tuple[Place, str]:
         inside, word = Place.XLA if kind is Kind.XLA_CALL else place, ""
     # What XLA runs as one has nothing in it that is anywhere else.
     return (Place.XLA if place is Place.XLA else inside), word
+
+
+def _is_unwritten(step: Step, output: int) -> bool:
+    """What the output has is no result of the operation."""
+    if output < _FOR_GRADIENTS.get(step.op, len(step.outputs)):
+        return False
+    attributes = dict(zip(step.attributes[::2], step.attributes[1::2], strict=True))
+    return not attributes.get("is_training", True)
+
+
+def _sites(site: Site) -> Iterator[Site]:
+    yield site
+    for children in site.children.values():
+        for child in children:
+            yield from _sites(child)
