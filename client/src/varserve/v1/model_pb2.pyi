@@ -97,7 +97,7 @@ class PartialShape(_message.Message):
     def __init__(self, unknown_rank: bool = ..., dimensions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class VariableSpec(_message.Message):
-    __slots__ = ("name", "path", "dtype", "shape", "trainable", "device", "initialized", "byte_length", "revision")
+    __slots__ = ("name", "path", "dtype", "shape", "trainable", "device", "initialized", "byte_length", "revision", "assign_denied")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +107,7 @@ class VariableSpec(_message.Message):
     INITIALIZED_FIELD_NUMBER: _ClassVar[int]
     BYTE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    ASSIGN_DENIED_FIELD_NUMBER: _ClassVar[int]
     name: str
     path: str
     dtype: _tensor_pb2.DataType
@@ -116,21 +117,26 @@ class VariableSpec(_message.Message):
     initialized: bool
     byte_length: int
     revision: int
-    def __init__(self, name: _Optional[str] = ..., path: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Union[PartialShape, _Mapping]] = ..., trainable: bool = ..., device: _Optional[str] = ..., initialized: bool = ..., byte_length: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+    assign_denied: bool
+    def __init__(self, name: _Optional[str] = ..., path: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Union[PartialShape, _Mapping]] = ..., trainable: bool = ..., device: _Optional[str] = ..., initialized: bool = ..., byte_length: _Optional[int] = ..., revision: _Optional[int] = ..., assign_denied: bool = ...) -> None: ...
 
 class FunctionSpec(_message.Message):
-    __slots__ = ("name", "path", "kind", "overloads", "parameters")
+    __slots__ = ("name", "path", "kind", "overloads", "parameters", "run_denied", "inspect_denied")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     OVERLOADS_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    RUN_DENIED_FIELD_NUMBER: _ClassVar[int]
+    INSPECT_DENIED_FIELD_NUMBER: _ClassVar[int]
     name: str
     path: str
     kind: FunctionKind
     overloads: _containers.RepeatedCompositeFieldContainer[Overload]
     parameters: _containers.RepeatedCompositeFieldContainer[Parameter]
-    def __init__(self, name: _Optional[str] = ..., path: _Optional[str] = ..., kind: _Optional[_Union[FunctionKind, str]] = ..., overloads: _Optional[_Iterable[_Union[Overload, _Mapping]]] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ...) -> None: ...
+    run_denied: bool
+    inspect_denied: bool
+    def __init__(self, name: _Optional[str] = ..., path: _Optional[str] = ..., kind: _Optional[_Union[FunctionKind, str]] = ..., overloads: _Optional[_Iterable[_Union[Overload, _Mapping]]] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ..., run_denied: bool = ..., inspect_denied: bool = ...) -> None: ...
 
 class Parameter(_message.Message):
     __slots__ = ("name", "kind")

@@ -115,6 +115,8 @@ class VariableSpec(NamedTuple):
     """Bytes of the value; 0 when uninitialized, and for strings, whose size only a read tells."""
     revision: int
     """Revision of the last write; 0: as loaded."""
+    may_assign: bool = True
+    """The access policy lets you assign to it."""
 
 
 class Constant(NamedTuple):
@@ -177,6 +179,10 @@ class FunctionSpec:
     kind: FunctionKind
     overloads: tuple[Overload, ...]
     parameters: tuple[Parameter, ...] = ()
+    may_run: bool = True
+    """The access policy lets you run an overload of it."""
+    may_inspect: bool = True
+    """The access policy lets you inspect an overload of it."""
 
     @cached_property
     def inputs(self) -> Mapping[str, tuple[InputSpec, ...]]:
@@ -332,6 +338,7 @@ def _variable(message: model_pb2.VariableSpec) -> VariableSpec:
         initialized=message.initialized,
         nbytes=message.byte_length,
         revision=message.revision,
+        may_assign=not message.assign_denied,
     )
 
 
@@ -354,6 +361,8 @@ def _functions(message: model_service_pb2.GetModelResponse) -> Iterator[Function
                 )
                 for each in first.parameters
             ),
+            may_run=not first.run_denied,
+            may_inspect=not first.inspect_denied,
         )
 
 

@@ -38,6 +38,8 @@ async def commits(request: Request) -> Response:
         commits=listed,
         filter=pattern,
         older=listed[-1].revision if len(listed) == PAGE_ROWS else None,
+        may_revert=request.app.state.options.writable
+        and all(each.spec.may_assign for each in model.variables.values()),
     )
 
 

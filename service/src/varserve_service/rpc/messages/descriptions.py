@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from varserve import tensors
 from varserve.v1 import model_pb2
@@ -63,6 +63,17 @@ _SHOWN = 200
 # More than a variable's spec takes beside its names, with a shape of TensorFlow's largest rank.
 _PLAIN = 4096
 
+
+class Denied(NamedTuple):
+    """Paths of the variables that the caller may not assign to, of functions to run, to inspect."""
+
+    assign: frozenset[str] = frozenset()
+    run: frozenset[str] = frozenset()
+    inspect: frozenset[str] = frozenset()
+
+
+NOTHING_DENIED = Denied()
+
 _Item: TypeAlias = VariableState | tuple[FunctionSpec, Overload] | Omission
 
 
@@ -85,7 +96,12 @@ def summary(status: Status, description: Description | None) -> model_pb2.ModelS
 
 
 def page(
-    status: Status, description: Description, limits: pb.TransferLimits, token: str, max_bytes: int
+    status: Status,
+    description: Description,
+    limits: pb.TransferLimits,
+    token: str,
+    max_bytes: int,
+    denied: Denied = NOTHING_DENIED,
 ) -> pb.GetModelResponse:
     """One page of a description: at most `max_bytes` beside what every page has.
 
@@ -101,7 +117,7 @@ def page(
     )
     room = max_bytes
     for place, item in enumerate(islice(items, start, None), start):
-        part = _part(item, indices)
+        part = _part(item, indices, denied)
         nbytes = part.ByteSize()
         if nbytes > max_bytes:
             part = _too_large(item, nbytes, max_bytes)
@@ -149,9 +165,13 @@ def _start(token: str, epoch: str, count: int) -> int:
     return int(match[3])
 
 
-def _part(item: _Item, indices: Mapping[str, int]) -> pb.GetModelResponse:
+def _part(
+    item: _Item, indices: Mapping[str, int], denied: Denied = NOTHING_DENIED
+) -> pb.GetModelResponse:
     if isinstance(item, VariableState):
-        return pb.GetModelResponse(variables=[_variable(item)])
+        variable = _variable(item)
+        variable.assign_denied = variable.path in denied.assign
+        return pb.GetModelResponse(variables=[variable])
     if isinstance(item, Omission):
         kind = _OMITTED[item.kind]
         omission = model_pb2.Omission(kind=kind, path=item.path, reason=item.reason)
@@ -166,6 +186,8 @@ def _part(item: _Item, indices: Mapping[str, int]) -> pb.GetModelResponse:
             model_pb2.Parameter(name=each.name, kind=_PARAMETERS[each.kind])
             for each in spec.parameters
         ],
+        run_denied=spec.path in denied.run,
+        inspect_denied=spec.path in denied.inspect,
     )
     return pb.GetModelResponse(functions=[function])
 

@@ -6,9 +6,12 @@ import time
 from typing import Any
 
 from varserve.v1 import model_service_pb2 as pb
+from varserve_service.access.policy import Kind, Verb
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Status
+from varserve_service.core.ports.loaded_model import FunctionSpec
+from varserve_service.core.ports.messages import Description
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.calls.permissions import CallerPermissions
 from varserve_service.rpc.messages import descriptions
@@ -52,18 +55,50 @@ async def get_model(
 
     def work(live: LiveModel, deadline: float | None) -> pb.GetModelResponse:
         description = live.describe(deadline)
+        denied = descriptions.NOTHING_DENIED
         if permissions is not None:
             description = permissions.visible(description, live)
+            denied = _denied(description, live, permissions)
         return descriptions.page(
             backend.models.status(live),
             description,
             limits,
             request.page_token,
             backend.max_message_bytes,
+            denied,
         )
 
     await wait_until_recent(backend, request, call)
     return await backend.run_on_model(call, request.model, work)
+
+
+def _denied(
+    description: Description, live: LiveModel, permissions: CallerPermissions
+) -> descriptions.Denied:
+    """What of a model the caller sees and may not use."""
+    assigned = permissions.variables(Verb.ASSIGN, live)
+    read = permissions.variables(Verb.READ, live)
+
+    def may(verb: Verb, function: FunctionSpec) -> bool:
+        return permissions.may(verb, live, Kind.FUNCTION, function.name)
+
+    return descriptions.Denied(
+        frozenset(v.spec.path for v in description.variables) - assigned,
+        frozenset(
+            each.path
+            for each in description.functions
+            if not may(Verb.RUN, each)
+            or not any(assigned.issuperset(overload.writes) for overload in each.overloads)
+        ),
+        frozenset(
+            each.path
+            for each in description.functions
+            if not may(Verb.INSPECT, each)
+            or not any(
+                read.issuperset((*overload.reads, *overload.writes)) for overload in each.overloads
+            )
+        ),
+    )
 
 
 def _summary(status: Status, permissions: CallerPermissions | None) -> Any:
