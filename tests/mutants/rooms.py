@@ -31,11 +31,14 @@ TESTS = (
 )
 
 
-# They look at a process of their own, where coverage sees nothing: tried on what the others leave.
+# Where coverage sees nothing, in processes of their own: they are tried on what the others leave.
 BESIDE = {
     "journal": [
         "tests/faults/test_power_cuts.py::test_every_answer_comes_after_the_syncs_that_it_needs",
-    ]
+        "tests/faults/test_journal_crashes.py::test_a_sync_that_fails_once_ends_the_process",
+    ],
+    # What gRPC calls on a thread of its own.
+    "guard": ["tests/rpc/test_tls.py::test_certificates_are_taken_while_it_runs"],
 }
 
 

@@ -302,6 +302,23 @@ def test_what_cannot_be_audited_is_not_done(
     assert told == [("r0", 1), ("r1", 2), ("r1", None), ("r2", 3)]
 
 
+def test_a_refusal_that_cannot_be_audited_stays_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller hears why it was refused, and nothing is owed."""
+    disk = Disk(monkeypatch, tmp_path / "audit")
+    policy = b"rules:\n  - {subjects: [ann], verbs: [list], models: ['*']}\n"
+    with auditing(tmp_path / "audit", counter(), policy=policy) as place:
+        with place.connect("ann", retries=0) as ann:
+            disk.full = True
+            with pytest.raises(varserve.AccessDenied):
+                ann.assign_variable("counter", "v", V)
+            disk.full = False
+            with pytest.raises(varserve.AccessDenied):
+                ann.assign_variable("counter", "v", V)
+        assert [line["outcome"] for line in place.lines] == ["PERMISSION_DENIED"]
+
+
 def test_the_client_asks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write whose line fails for a moment is acknowledged once it is audited, and done once."""
     disk = Disk(monkeypatch, tmp_path / "audit")

@@ -41,7 +41,7 @@ from varserve.v1 import model_service_pb2 as pb
 from varserve_service.access.policy_file import read_policy
 from varserve_service.core.errors import RequestError
 from varserve_service.core.model import naming
-from varserve_service.core.model.registry import Models
+from varserve_service.core.model.registry import Models, ModelState
 from varserve_service.rpc import Access
 from varserve_service.rpc.authorization.guard import Guard
 from varserve_service.rpc.calls.permissions import CallerPermissions
@@ -335,3 +335,17 @@ def test_health_is_open(call: Callable[[str], Caller]) -> None:
         assert Caller(channel, "boss").reason("GetModel", pb.GetModelRequest(model="alpha")) == (
             "PERMISSION_DENIED"
         )
+
+
+@pytest.mark.parametrize(
+    ("role", "reason"), [("reader", "MODEL_NOT_READY"), ("stranger", "PERMISSION_DENIED")]
+)
+def test_a_model_that_is_being_loaded(role: str, reason: str) -> None:
+    """Who may do something with it is told to wait; it is hidden from all others."""
+    models, policy = Models(), read_policy(POLICY)
+    models.note("alpha", 1, ModelState.LOADING)
+    permissions = CallerPermissions.of(lambda: policy, role)
+    request = pb.ReadVariableRequest(model="alpha", variable="head/bias")
+    with pytest.raises(RequestError) as caught:
+        Guard(models).decide(ROWS["ReadVariable"].requirements(request), permissions)
+    assert caught.value.reason.value == reason
