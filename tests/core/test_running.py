@@ -1,0 +1,103 @@
+"""What a run gives: the outputs that are asked for, within a bound, and what it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.core.test_live_model import refusal
+from tests.fakes import FakeFunction, FakeModel, FakeRun, FakeVariable
+from varserve_service.core.errors import Reason
+from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import WriteRequest
+from varserve_service.core.ports.function_messages import (
+    FunctionMessage,
+    MessageKind,
+    MessageListener,
+)
+from varserve_service.core.ports.loaded_model import TensorSpec
+
+SAID = FunctionMessage(MessageKind.PRINT, "PrintV2", (), "hello")
+
+
+class Printing(FakeFunction):
+    """A function that prints a line at each run, and may write a variable."""
+
+    def __init__(self, variable: FakeVariable, *, writes: bool) -> None:
+        def call() -> dict[str, Any]:
+            if writes:
+                assert variable.array is not None
+                variable.array = variable.array + 1
+            return {"a": np.zeros(3, np.float32), "b": np.zeros(1, np.int64)}
+
+        outputs = {"a": TensorSpec("float32", None), "b": TensorSpec("int64", (1,))}
+        super().__init__("f", call, outputs=outputs, writes=("v",) if writes else ())
+        self.heard = 0
+
+    def stage(
+        self, overload: int, inputs: Mapping[str, Any], on_message: MessageListener | None = None
+    ) -> FakeRun:
+        def call() -> dict[str, Any]:
+            if on_message is not None:
+                self.heard += 1
+                on_message(SAID)
+            return self._call()
+
+        return FakeRun(self, call)
+
+
+def model(*, writes: bool) -> tuple[LiveModel, Printing]:
+    variable = FakeVariable("v", np.zeros(2, np.float32))
+    function = Printing(variable, writes=writes)
+    return LiveModel(FakeModel([variable], [function])), function
+
+
+def names(answer: Any) -> list[str]:
+    return list(answer.values)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_the_outputs_that_are_asked_for(writes: bool) -> None:
+    """In the order of the request; all of them where none is named."""
+    live, _ = model(writes=writes)
+    assert names(live.run("f", {}, {})) == ["a", "b"]
+    assert names(live.run("f", {}, {}, outputs=("b", "a"))) == ["b", "a"]
+    assert names(live.run("f", {}, {}, outputs=("b",))) == ["b"]
+    error = refusal(live.run, "f", {}, {}, outputs=("b", "c"))
+    assert error.reason is Reason.INPUT_MISMATCH
+    assert error.message.endswith("no output 'c'; expected outputs: a, b")
+    assert live.header.revision == (3 if writes else 0)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_outputs_have_a_bound(writes: bool) -> None:
+    """As large as it is they are given; a byte more is refused, and nothing is written."""
+    live, _ = model(writes=writes)
+    live.run("f", {}, {}, max_output_bytes=20)
+    live.run("f", {}, {}, outputs=("a",), max_output_bytes=12)
+    revision = live.header.revision
+    for options in ({"max_output_bytes": 19}, {"outputs": ("a",), "max_output_bytes": 11}):
+        error = refusal(live.run, "f", {}, {}, **options)
+        assert error.reason is Reason.MESSAGE_TOO_LARGE
+        assert f"at most {options['max_output_bytes']} in" in error.message
+    assert live.header.revision == revision
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_what_is_printed_goes_to_who_asks(writes: bool) -> None:
+    """It counts with the outputs; a request that comes again runs nothing and prints nothing."""
+    live, function = model(writes=writes)
+    request = WriteRequest("r", b"")
+    assert live.run("f", {}, {}).messages == ()
+    assert function.heard == 0
+    answer = live.run("f", {}, {}, messages=True, request=request)
+    assert (answer.messages, names(answer)) == ((SAID,), ["a", "b"])
+    again = live.run("f", {}, {}, messages=True, request=request)
+    assert again.messages == (() if writes else (SAID,))
+    size = 20 + 4 * len("hello") + len("PrintV2") + 64
+    assert live.run("f", {}, {}, messages=True, max_output_bytes=size).messages == (SAID,)
+    error = refusal(live.run, "f", {}, {}, messages=True, max_output_bytes=size - 1)
+    assert error.reason is Reason.MESSAGE_TOO_LARGE
