@@ -279,8 +279,6 @@ class Compactor:
                 only = last[path][0]
                 part = read_part(only.record, only.payload, self._files)
                 places[path] = only.record["value"]
-                if "file" in only.record.get("indices", {}):
-                    places[indices_key(path)] = only.record["indices"]
             else:
                 part = values[path].part
                 if path not in large:
