@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
-from collections import deque
-from typing import Any
 
 import numpy as np
 import pytest
@@ -112,18 +109,9 @@ def test_memory_up_to_a_quarter_larger_is_used_again(nbytes: int, used: bool) ->
     assert recycler.idle_bytes() == (0 if used else 5 * MIB)
 
 
-class Yielding(deque[Any]):
-    """Lets the other threads run before it gives something away."""
-
-    def popleft(self) -> Any:
-        time.sleep(0)
-        return super().popleft()
-
-
 def test_threads_never_have_the_same_memory(quick_switches: None) -> None:
     """What one of many threads holds is nobody else's, however often they take and give back."""
     recycler, problems = Recycler(min_bytes=4096), []
-    recycler._returned = Yielding()
 
     def take(number: int) -> None:
         try:

@@ -12,6 +12,7 @@ import pytest
 from tests.core.test_live_model import ADD, SET, array
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.locks import times_taken
+from varserve_service.core.arrays.buffers import Recycler
 from varserve_service.core.cancellation import Deadlines
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.history import History
@@ -30,6 +31,15 @@ MIB = 2**20
 
 def end() -> None:
     raise AssertionError("nothing is due")
+
+
+def test_memory_that_is_used_again() -> None:
+    """What is idle is looked through by all who take, and by the thread that gives it back."""
+    it = Recycler(min_bytes=MIB)
+    held: list[Any] = []
+    # To look for some that is idle, and to count what is in use.
+    assert times_taken(it, "_lock", lambda: held.append(it.take(MIB))) == 2
+    assert times_taken(it, "_lock", it.idle_bytes) == 1
 
 
 def test_deadlines() -> None:
