@@ -303,6 +303,11 @@ class Function(ModelHandle[D_co]):
             "\n".join([f"{head}{len(overloads)} overloads:", *(f"  {o}" for o in overloads)]) + ">"
         )
 
+    def _repr_html_(self) -> str:
+        from .showing import function_html
+
+        return function_html(self)
+
 
 class Functions(ModelHandle[D_co], Mapping[str, Function[D_co]]):
     """A model's functions: iterates names, finds by name or path.
@@ -327,6 +332,11 @@ class Functions(ModelHandle[D_co], Mapping[str, Function[D_co]]):
 
     def __repr__(self) -> str:
         return "\n".join([f"{len(self)} functions:", *(f"  {each!r}" for each in self.values())])
+
+    def _repr_html_(self) -> str:
+        from .showing import functions_html
+
+        return functions_html(self)
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

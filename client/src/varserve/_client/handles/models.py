@@ -7,6 +7,7 @@ Attributes never ask the service: they say what it last said, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,12 +85,13 @@ class Model(ModelFiles[D_co]):
         """What the service accepts and sends, in bytes."""
         return self._cache.spec.limits
 
-    @property
+    # Not properties: IPython evaluates none, and would complete no name in `model.variables["`.
+    @cached_property
     def variables(self) -> Variables[D_co]:
         """Its variables, by name or path."""
         return Variables(self._driver, self._cache, self._defaults)
 
-    @property
+    @cached_property
     def functions(self) -> Functions[D_co]:
         """Its functions, by name or path."""
         return Functions(self._driver, self._cache, self._defaults)
@@ -401,3 +403,8 @@ class Model(ModelFiles[D_co]):
             f"revision {self.revision}: {len(known.variables.by_path)} variables, "
             f"{len(known.functions.by_path)} functions>"
         )
+
+    def _repr_html_(self) -> str:
+        from .showing import model_html
+
+        return model_html(self)

@@ -136,12 +136,23 @@ class _Value(ModelHandle[D_co], ArrayLike):
         linearizable: as `numpy`.
         Raises as `numpy`.
         """
+        options = SummaryOptions(bins, range, content_hash)
+        return self._summarized(options, at_revision, timeout, linearizable=linearizable)
+
+    def _summarized(
+        self,
+        options: SummaryOptions,
+        at_revision: int | None,
+        timeout: float | None,
+        *,
+        linearizable: bool = False,
+    ) -> Op[Summary]:
         yield from self._refreshed(timeout)
         part = self._resolved()
         summaries = yield from self._cache.summarize(
             {self._path: Read(self._path, part)},
             self._budget(timeout, part_bytes(self.spec, part)),
-            SummaryOptions(bins, range, content_hash),
+            options,
             at_revision=at_revision,
             linearizable=linearizable,
         )
@@ -229,6 +240,17 @@ class _Value(ModelHandle[D_co], ArrayLike):
         commit = yield from update(self._cache, {path: self._index}, changed, budget, message)
         assert commit is not None
         return commit
+
+    @operation
+    def plot(self, *, bins: int = 30, ax: Any = None, timeout: float | None = None) -> Op[Any]:
+        """Draw how the elements are distributed, with matplotlib; the axes that it is drawn on.
+
+        The service counts; the value does not travel. ax: axes to draw on; None: new ones. Raises
+        ModuleNotFoundError where matplotlib is not installed.
+        """
+        from .showing import plotted
+
+        return plotted(self, bins, ax, timeout)
 
     def lease(self, value: npt.ArrayLike, *, seconds: float, message: str = "") -> Lease[D_co]:
         """Set the value while a `with` (`async with`) block runs; then the old one comes back.
@@ -418,6 +440,11 @@ class Variable(_Value[D_co]):
             AssignOperation.SUB, delta, Rows(rows), None, read_value, timeout, message
         )
 
+    def _repr_html_(self) -> str:
+        from .showing import variable_html
+
+        return variable_html(self)
+
     # An index makes a region: iterating would make one after the other, without end.
     __iter__ = None
 
@@ -496,3 +523,8 @@ class Variables(ModelHandle[D_co], Mapping[str, Variable[D_co]]):
 
     def __repr__(self) -> str:
         return "\n".join([f"{len(self)} variables:", *(f"  {each!r}" for each in self.values())])
+
+    def _repr_html_(self) -> str:
+        from .showing import variables_html
+
+        return variables_html(self)

@@ -80,6 +80,11 @@ class Snapshot(OfState, Mapping[str, Array]):
     def __repr__(self) -> str:
         return f"<varserve.Snapshot of {self.model!r} at revision {self.revision}: {list(self)}>"
 
+    def _repr_html_(self) -> str:
+        from . import notebook
+
+        return notebook.arrays(self)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Commit(OfState):
@@ -90,6 +95,11 @@ class Commit(OfState):
 
     def __repr__(self) -> str:
         return f"<varserve.Commit of {self.model!r}: revision {self.revision}>"
+
+    def _repr_html_(self) -> str:
+        from . import notebook
+
+        return notebook.commit(self)
 
 
 class Outputs(OfState, dict[str, Array]):
@@ -109,6 +119,11 @@ class Outputs(OfState, dict[str, Array]):
         self.header = header
         self.messages = tuple(messages)
         """The lines that the function printed, where they were asked for."""
+
+    def _repr_html_(self) -> str:
+        from . import notebook
+
+        return notebook.arrays(self)
 
 
 class CommitKind(StrEnum):
@@ -167,6 +182,11 @@ class Commits(OfState, list[ListedCommit]):
         self.history_bytes = history_bytes
         """Bytes of values that the history keeps; what replaces more cannot be reverted."""
 
+    def _repr_html_(self) -> str:
+        from . import notebook
+
+        return notebook.commits(self)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
@@ -209,6 +229,9 @@ class Event(OfState):
     def __contains__(self, variable: object) -> bool:
         """Whether the commit changed a variable."""
         return any(change.variable == variable for change in self.changes)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [change.variable for change in self.changes]
 
     def __repr__(self) -> str:
         names = [change.variable for change in self.changes]

@@ -41,6 +41,11 @@ class Histogram:
         outside = f", {self.below} below, {self.above} above" if self.below or self.above else ""
         return f"<varserve.Histogram [{self.edges[0]:.6g}|{self}|{self.edges[-1]:.6g}]{outside}>"
 
+    def _repr_html_(self) -> str:
+        from . import notebook
+
+        return notebook.histogram(self)
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Summary:
@@ -101,6 +106,11 @@ class Summary:
             f"<varserve.Summary of {self.variable!r} {tensors.dtype_name(self.dtype)} "
             f"{shape_text(self.shape)}: {', '.join(numbers)}>"
         )
+
+    def _repr_html_(self) -> str:
+        from . import notebook
+
+        return notebook.summary(self)
 
 
 def _text(number: float | None) -> str:
