@@ -167,7 +167,7 @@ def run(
     for name, array in outputs.items():
         output.line(f"{name}  {output.typed(array.dtype, array.shape)}")
         if not out:
-            click.echo("\n".join(output.plain(line) for line in output.shown(array).split("\n")))
+            output.echo("\n".join(output.plain(line) for line in output.shown(array).split("\n")))
     for path in files.values():
         output.line(f"written to {path}")
 

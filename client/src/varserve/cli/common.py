@@ -26,14 +26,23 @@ else:
     np = late("numpy")
 
 
-def command(name: str, *, writes: bool = False) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command that is given the session, and has `--json`. `writes`: it may change something."""
+def command(
+    name: str, *, writes: bool = False, follows: bool = False
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command that is given the session, and has `--json`.
+
+    writes: it may change something. follows: it runs until it is ended, and shows no progress.
+    """
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         def run(session: Session, /, as_json: bool, **arguments: Any) -> Any:
             session.as_json |= as_json
             session.may_write = writes
-            return function(session, **arguments)
+            if follows or session.as_json:
+                return function(session, **arguments)
+            what = (click.get_current_context().info_name or name, arguments.get("model") or "")
+            with session.progress.shown(output.plain(" ".join(what).strip())):
+                return function(session, **arguments)
 
         run.__name__, run.__doc__ = function.__name__, function.__doc__
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]

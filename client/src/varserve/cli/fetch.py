@@ -26,18 +26,18 @@ else:
 _DIGEST = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
 
 
-def _fetched(uri: str, target: str, version: int | None, manifest: Path | None) -> Fetched:
+def _fetched(session: Session, uri: str, target: str, manifest: Path | None) -> Fetched:
     try:
-        repository, name, named = fetching.target_of(target)
+        repository, name, version = fetching.target_of(target)
         expected = None if manifest is None else _digests(manifest)
-        with fetching.open_source(uri) as source, output.byte_bar(uri) as update:
+        with fetching.open_source(uri) as source:
             return fetching.place(
                 source,
                 repository,
                 name,
-                version if named is None else named,
+                version,
                 expected=expected,
-                progress=update,
+                progress=session.progress.report,
             )
     except fetching.FetchError as error:
         raise Unusable(str(error)) from None
@@ -73,7 +73,7 @@ def fetch(session: Session, uri: str, target: str, manifest: Path | None) -> Non
     URI: a folder, s3://, gs://, az://, models:/NAME/VERSION or models:/NAME@ALIAS, runs:/RUN/PATH.
     Without a VERSION it becomes the next one. Prints the lines for a list of allowed models.
     """
-    done = _fetched(uri, target, None, manifest)
+    done = _fetched(session, uri, target, manifest)
     if session.as_json:
         output.document(
             {
@@ -86,10 +86,10 @@ def fetch(session: Session, uri: str, target: str, manifest: Path | None) -> Non
         )
         return
     output.line(f"{done.path}: {len(done.digests)} files, {output.size(done.nbytes)}")
-    click.echo(done.manifest(), nl=False)
+    output.echo(done.manifest(), newline=False)
 
 
-@command("follow")
+@command("follow", follows=True)
 @click.argument("uri")
 @click.argument("target", metavar="REPOSITORY/NAME")
 @click.option("--label", default="stable", metavar="LABEL", help="What is to mean it. [stable]")
@@ -114,7 +114,7 @@ def follow(session: Session, uri: str, target: str, label: str, every: float, co
             if version != last:
                 repository, name, _ = fetching.target_of(target)
                 if not (repository / name / str(version)).exists():
-                    _fetched(place, f"{target}/{version}", None, None)
+                    _fetched(session, place, f"{target}/{version}", None)
                 header = session.admin.load_model(name, version, label=label)
                 output.line(f"{uri} is version {version}: loaded as {header.model}")
                 last, loaded, said = version, loaded + 1, ""
@@ -122,7 +122,7 @@ def follow(session: Session, uri: str, target: str, label: str, every: float, co
             # A registry or service that is away for a moment is asked again; said once.
             if str(error) != said:
                 said = str(error)
-                click.echo(f"varserve: {said}; trying again every {every:g} seconds", err=True)
+                output.note(f"{said}; trying again every {every:g} seconds")
         if count and loaded >= count:
             return
         time.sleep(every)

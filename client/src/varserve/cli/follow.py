@@ -31,7 +31,7 @@ else:
     parts = late("varserve.cli.values")
 
 
-@command("watch")
+@command("watch", follows=True)
 @model_argument
 @patterns_argument
 @click.option(
@@ -196,7 +196,7 @@ def wait_ready(session: Session, model: str, seconds: float) -> None:
         if session.as_json:
             output.document({"ready": False, "message": error.message})
         else:
-            click.echo(f"varserve: {output.plain(error.message)}", err=True)
+            output.note(error.message)
         click.get_current_context().exit(DIFFERENT)
     if session.as_json:
         output.document({"ready": True})

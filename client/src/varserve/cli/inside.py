@@ -233,7 +233,7 @@ def _show(seen: Inspection, out: Path | None) -> None:
         output.line(f"{head}  {output.typed(content.dtype, content.shape)}")
         if out is None:
             lines = output.shown(content).split("\n")
-            click.echo("\n".join(output.plain(line) for line in lines))
+            output.echo("\n".join(output.plain(line) for line in lines))
     _show_summaries(summaries)
     for name in seen.not_run:
         output.line(

@@ -10,14 +10,14 @@ import base64
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from . import progress
 from .late import late
 
 if TYPE_CHECKING:
@@ -61,6 +61,12 @@ def console(*, errors: bool = False) -> Console:
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
+def echo(text: str = "", *, newline: bool = True) -> None:
+    """Text on standard output, as it is."""
+    progress.hide()
+    click.echo(text, nl=newline)
+
+
 class Column(NamedTuple):
     """One column of a table.
 
@@ -71,35 +77,6 @@ class Column(NamedTuple):
     head: str
     right: bool = False
     drop: int = 0
-
-
-@contextmanager
-def byte_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of the bytes that move in the block, on standard error where that is a terminal.
-
-    Gives what is to be told of them: bytes that have moved, and of how many.
-    """
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TransferSpeedColumn,
-    )
-
-    shown = console(errors=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        console=shown,
-        disable=not shown.is_terminal,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]]) -> None:
@@ -126,9 +103,9 @@ def table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]]) -> 
         _blocks(every, cells, screen.width)
         return
     every = [every[at] for at in kept]
-    click.echo()
+    echo()
     _write(every, [[row[at] for at in kept] for row in cells], widths, gap, terminal=True)
-    click.echo()
+    echo()
 
 
 def _width(columns: Sequence[Column], rows: Sequence[Sequence[str]], at: int) -> int:
@@ -180,21 +157,21 @@ def _write(
     heads = [column.head for column in columns]
     if any(heads):
         head = "\n".join(_lines([heads], widths, right, gap))
-        click.echo(click.style(head, bold=True) if terminal else head)
+        echo(click.style(head, bold=True) if terminal else head)
         if terminal:
-            click.echo("─" * (sum(widths) + len(gap) * (len(widths) - 1)))
-    click.echo("\n".join(_lines(rows, widths, right, gap)))
+            echo("─" * (sum(widths) + len(gap) * (len(widths) - 1)))
+    echo("\n".join(_lines(rows, widths, right, gap)))
 
 
 def _blocks(columns: Sequence[Column], rows: Iterable[Sequence[str]], room: int) -> None:
     """Each row as lines of their own, for a terminal that is narrower than any table of them."""
     for row in rows:
-        click.echo()
+        echo()
         for column, cell in zip(columns, row, strict=True):
             for each in _folded(f"{column.head} {cell}".strip() if cell else "", max(room, 1)):
                 if each:
-                    click.echo(each)
-    click.echo()
+                    echo(each)
+    echo()
 
 
 def _lines(
@@ -238,17 +215,24 @@ def shortened(text: str, width: int) -> str:
 
 def line(text: str) -> None:
     """A line of text."""
-    click.echo(plain(text))
+    echo(plain(text))
 
 
 def warning(text: str) -> None:
     """A line on standard error, for people."""
+    progress.hide()
     console(errors=True).print(plain(f"warning: {text}"), soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A line on standard error, for people and logs."""
+    progress.hide()
+    click.echo(f"varserve: {plain(text)}", err=True)
 
 
 def document(content: object) -> None:
     """One JSON document, on a line."""
-    click.echo(json.dumps(content, allow_nan=False))
+    echo(json.dumps(content, allow_nan=False))
 
 
 def time(moment: datetime) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,14 @@ from varserve._client.contexts import (
     read_context,
 )
 
+from .late import late
+from .progress import Progress
+
 if TYPE_CHECKING:
     from varserve import AdminClient, Client, Model, aio
+    from varserve._client.transport import bodies
+else:
+    bodies = late("varserve._client.transport.bodies")
 
 
 @dataclass(slots=True)
@@ -44,6 +51,9 @@ class Session:
     """The run ends at once, without closing connections."""
     withheld: str = ""
     """Why the context's credentials were not sent."""
+    progress: Progress = field(default_factory=Progress, init=False)
+    """What a person sees meanwhile."""
+    _reporting: ExitStack = field(default_factory=ExitStack, init=False)
     _client: Client | None = field(default=None, init=False)
     _admin: AdminClient | None = field(default=None, init=False)
 
@@ -54,6 +64,7 @@ class Session:
             found = self.found()
             self.timeout = found.settings.timeout
             self._client = varserve.connect(found.address, **found.options)
+            self._reporting.enter_context(bodies.reporting(self.progress.report))
         return self._client
 
     @property
@@ -96,6 +107,7 @@ class Session:
         """Hang up."""
         if self.abandoned:
             return
+        self._reporting.close()
         for each in (self._client, self._admin):
             if each is not None:
                 each.close()

@@ -46,17 +46,16 @@ else:
 
 
 @contextmanager
-def progress_bar(session: Session, what: str) -> Iterator[None]:
-    """A bar of the bytes that move in the block, on standard error where that is a terminal."""
+def sending(session: Session) -> Iterator[None]:
+    """Until all bytes that the block sends are gone, nothing is changed by it."""
     session.sent = False
-    with output.byte_bar(what) as update:
 
-        def report(done: int, total: int) -> None:
-            session.sent = done == total
-            update(done, total)
+    def report(done: int, total: int) -> None:
+        session.sent = done == total
+        session.progress.report(done, total)
 
-        with bodies.reporting(report):
-            yield
+    with bodies.reporting(report):
+        yield
 
 
 @command("pull")
@@ -76,8 +75,7 @@ def pull(
     The file is there whole or not at all. Dtypes that safetensors lacks are kept as bytes.
     """
     served = session.model(model)
-    with progress_bar(session, f"pull {output.plain(model)}"):
-        snapshot = served.save(file, patterns, at_revision=at_revision, timeout=session.timeout)
+    snapshot = served.save(file, patterns, at_revision=at_revision, timeout=session.timeout)
     header = header_of(snapshot.header)
     nbytes = file.stat().st_size
     if session.as_json:
@@ -152,7 +150,7 @@ def push(
         if array.dtype.kind != "O":
             check_finite(name, array, allow_non_finite)
     with (
-        progress_bar(session, f"push {output.plain(model)}"),
+        sending(session),
         served.transaction(
             if_revision_match=if_revision,
             check=_check(served, check, check_input),
