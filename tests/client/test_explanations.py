@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 import varserve
+from varserve._client.transport.explanations import explain
 
 OURS, OTHER = trustme.CA(), trustme.CA()
 
@@ -102,6 +103,24 @@ def test_tls_where_it_is_not_given(files: Path) -> None:
     with tls_server(mutual=True) as port:
         ours = failure(f"localhost:{port}", tls=varserve.Tls(ca=files / "ca.pem"))
         assert "it may want a certificate of this client: give `cert` and `key`" in ours
+
+
+def test_the_address_that_is_there_is_told_of() -> None:
+    """Of `localhost` one address may refuse while the other answers: whichever gRPC tried last, the
+    message is of the one that is there."""
+    refused = (
+        "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:{}: connect: "
+        "Connection refused (111)"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        told = [
+            explain(refused.format(port), f"localhost:{port}", encrypted=encrypted)
+            for encrypted in (False, True)
+        ]
+    assert "it may want TLS" in told[0]
+    assert f"only 127.0.0.1:{port} listens there" in told[1]
+    assert "no service listens" in explain(refused.format(port), f"localhost:{port}", False)
 
 
 def test_a_web_server() -> None:

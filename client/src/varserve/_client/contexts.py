@@ -297,7 +297,8 @@ def _token_in(path: Path) -> str:
     try:
         return path.read_text("ascii").strip()
     except (OSError, ValueError) as error:
-        _refuse(f"{path}: no token can be read: {error}")
+        reason = error.strerror if isinstance(error, OSError) else error
+        _refuse(f"{path}: expected a file with a token: {reason}")
 
 
 def _refuse(message: str) -> NoReturn:

@@ -159,6 +159,8 @@ def read(
 
     VARIABLE may end with a part as numpy has them: `kernel[0:3,:]`; `table[[2,5]]` for rows.
     """
+    if out is not None:
+        values.check_file(out)
     served = session.model(model)
     name, part = values.split_part(variable, served.variables)
     spec = served.variables[name].spec
@@ -204,7 +206,7 @@ def read(
             "describes all of it, --out FILE writes it"
         )
     if out is None:
-        click.echo("\n".join(output.plain(line) for line in output.shown(value).split("\n")))
+        output.echo("\n".join(output.plain(line) for line in output.shown(value).split("\n")))
     else:
         output.line(f"written to {out}")
     if summary is not None:

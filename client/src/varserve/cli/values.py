@@ -101,18 +101,26 @@ def read_value(text: str, dtype: str | None = None, *, cast: bool = False) -> An
             word = dtype == tensors.STRING or (dtype is None and text.isidentifier())
             number = _float(text) if _is_float(dtype) else None
             if number is None and not word:
-                raise Unusable(f"{text[:200]!r} is neither JSON nor @FILE: {error}") from None
+                raise Unusable(
+                    f"{text[:200]!r} is neither JSON, as 0.5 or [1, 2], nor @FILE: {error}"
+                ) from None
             value = text if word else number
-    if cast and dtype is not None and isinstance(value, np.ndarray):
+    if dtype is None or not isinstance(value, np.ndarray):
+        return value
+    wanted = tensors.numpy_dtype(dtype)
+    if cast:
         with np.errstate(all="ignore"):
-            value = value.astype(tensors.numpy_dtype(dtype))
+            return value.astype(wanted)
+    if value.dtype != wanted and "O" not in (value.dtype.kind, wanted.kind):
+        found = tensors.dtype_name(value.dtype)
+        raise Unusable(f"{text}: expected {dtype}, found {found}; --cast makes it {dtype}")
     return value
 
 
 def _from_file(path: Path, dtype: str | None) -> Any:
     try:
         if path.suffix == ".npy":
-            array: Array = np.load(path, allow_pickle=False)
+            array = _load_npy(path)
             kind = None if dtype is None else tensors.numpy_dtype(dtype)
             # A dtype that numpy lacks is plain bytes of its size in such a file.
             if kind is not None and array.dtype.kind == "V" and array.itemsize == kind.itemsize:
@@ -129,8 +137,17 @@ def _from_file(path: Path, dtype: str | None) -> Any:
     except InvalidRequest:
         raise
     except (OSError, ValueError, EOFError) as error:
-        raise Unusable(f"{path}: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Unusable(f"{path}: {reason}") from None
     raise Unusable(f"{path}: expected a file .npy, .json or .safetensors")
+
+
+def _load_npy(path: Path) -> Array:
+    with path.open("rb") as file:
+        if file.read(6) != np.lib.format.MAGIC_PREFIX:
+            raise Unusable(f"{path}: expected a file of numpy.save, found another")
+    array: Array = np.load(path, allow_pickle=False)
+    return array
 
 
 def _from_json(content: Any, dtype: str | None) -> Any:

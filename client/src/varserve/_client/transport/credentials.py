@@ -99,7 +99,8 @@ def check_token(token: Token | None, target: str, encrypted: bool) -> None:
         return
     if not encrypted and not is_local(target):
         raise errors.InvalidRequest(
-            f"a token to {target} would travel in plaintext, which is for loopback; give tls=..."
+            f"a token to {target} would travel in plaintext, which is for loopback; "
+            "give tls=... (on the command line --tls, or --ca FILE)"
         )
     if isinstance(token, str):
         authorization(token)

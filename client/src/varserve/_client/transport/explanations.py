@@ -11,10 +11,19 @@ from .targets import is_local
 
 _ADDRESS = re.compile(r"^.*?last error: (?:[A-Z_]+: )*", re.DOTALL)
 
+_CLOSED = "closed the connection at once"
+_WANTS_CERTIFICATE = "it may want a certificate of this client: give `cert` and `key`"
+_WANTS_TLS = "it may want TLS: give `tls`, or `ca`"
+
 
 def explain(details: str, target: str, encrypted: bool) -> str:
     """What is the matter with a connection to `target`, and what to try; "" for anything else."""
     if "Connection refused" in details:
+        other = _listening(target)
+        if other and encrypted:
+            return f"{target}: only {other} listens there; connect to that, to see what it says"
+        if other:
+            return f"{target}: {_CLOSED}; {_WANTS_TLS}"
         start = "; `varserve-service serve` starts a service" if is_local(target) else ""
         return f"{target}: no service listens there{start}"
     if "No such file or directory" in details and target.startswith("unix:"):
@@ -36,12 +45,26 @@ def explain(details: str, target: str, encrypted: bool) -> str:
     if "Failed parsing HTTP/2" in details or "http1" in details.lower():
         return f"{target}: expected gRPC, found HTTP/1; it is another service, or another port"
     if "failed to connect" in details and re.search("Socket closed|Connection reset", details):
-        wants = (
-            "it may want a certificate of this client: give `cert` and `key`"
-            if encrypted
-            else "it may want TLS: give `tls`, or `ca`"
-        )
-        return f"{target}: closed the connection at once; {wants}"
+        return f"{target}: {_CLOSED}; {_WANTS_CERTIFICATE if encrypted else _WANTS_TLS}"
     if "failed to connect" in details:
         return f"{target}: {_ADDRESS.sub('', details)}"
+    return ""
+
+
+def _listening(target: str) -> str:
+    """The address of `localhost` that accepts connections although another one refuses them.
+
+    gRPC tells of the one that it tried last, which need not be the one that there is.
+    """
+    host, _, port = target.rpartition(":")
+    if host != "localhost" or not port.isdecimal():
+        return ""
+    import socket
+
+    for address in ("127.0.0.1", "::1"):
+        try:
+            socket.create_connection((address, int(port)), 0.2).close()
+        except OSError:
+            continue
+        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     return ""

@@ -90,7 +90,8 @@ def names_matching(patterns: Iterable[str], names: Mapping[str, str]) -> list[st
             continue  # All of no variables: a model may have none.
         if not fit and any(sign in pattern for sign in "*?["):
             raise errors.VariableNotFound(
-                f"no variable fits {pattern!r}", metadata={"variable": pattern}
+                f"no variable fits {pattern!r}{errors.suggestion(pattern, names)}",
+                metadata={"variable": pattern},
             )
         matching.update(dict.fromkeys(fit or [pattern]))
     return list(matching)
