@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import ml_dtypes  # noqa: F401  (as TensorFlow does: the service's fakes are without it)
 import pytest
 from hypothesis import HealthCheck, settings
 

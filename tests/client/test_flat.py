@@ -219,6 +219,7 @@ def test_importing_brings_little() -> None:
         "hashlib",
         "importlib.metadata",
         "ipaddress",
+        "ml_dtypes",
         "json",
         "pathlib",
     }

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -43,34 +42,32 @@ class TensorError(ValueError):
 
 STRING = "string"
 
-_NUMPY: dict[str, np.dtype[Any]] = {
-    name: np.dtype(scalar)
-    for name, scalar in {
-        "float32": np.float32,
-        "float64": np.float64,
-        "int32": np.int32,
-        "uint8": np.uint8,
-        "int16": np.int16,
-        "int8": np.int8,
-        "complex64": np.complex64,
-        "int64": np.int64,
-        "bool": np.bool_,
-        "bfloat16": ml_dtypes.bfloat16,
-        "uint16": np.uint16,
-        "complex128": np.complex128,
-        "float16": np.float16,
-        "uint32": np.uint32,
-        "uint64": np.uint64,
-        "float8_e5m2": ml_dtypes.float8_e5m2,
-        "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
-        "float8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
-        "float8_e4m3b11fnuz": ml_dtypes.float8_e4m3b11fnuz,
-        "float8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
-    }.items()
-}
-
-DTYPES: tuple[str, ...] = (*_NUMPY, STRING)
+DTYPES: tuple[str, ...] = (
+    *("float32", "float64", "int32", "uint8", "int16", "int8", "complex64", "int64", "bool"),
+    *("bfloat16", "uint16", "complex128", "float16", "uint32", "uint64"),
+    *("float8_e5m2", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e4m3b11fnuz", "float8_e5m2fnuz"),
+    STRING,
+)
 """Every dtype that the contract carries, by the name numpy, ml_dtypes and TensorFlow share."""
+
+_OF_ML_DTYPES = frozenset(name for name in DTYPES if name.startswith(("bfloat", "float8")))
+
+
+class _NumpyDtypes(dict[str, np.dtype[Any]]):
+    """By name. Most programs have none of ml_dtypes: it is imported for the first of its own."""
+
+    def __missing__(self, name: str) -> np.dtype[Any]:
+        if name not in _OF_ML_DTYPES:
+            raise KeyError(name)
+        import ml_dtypes
+
+        self.update((each, np.dtype(getattr(ml_dtypes, each))) for each in _OF_ML_DTYPES)
+        return self[name]
+
+
+_NUMPY = _NumpyDtypes(
+    (name, np.dtype(name)) for name in DTYPES if name not in {STRING, *_OF_ML_DTYPES}
+)
 
 _TO_WIRE: dict[str, tensor_pb2.DataType] = {
     name: tensor_pb2.DataType.Value(f"DATA_TYPE_{name.upper()}") for name in DTYPES
@@ -99,7 +96,14 @@ def dtype_name(dtype: npt.DTypeLike) -> str:
 
     Raises TensorError DTYPE_UNSUPPORTED for a dtype that the contract does not carry.
     """
-    return _dtype_name(np.dtype(dtype))
+    return _dtype_name(given_dtype(dtype))
+
+
+def given_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """The numpy dtype that a caller means; names of ml_dtypes are known. Raises TypeError."""
+    if isinstance(dtype, str) and dtype in _OF_ML_DTYPES:
+        return _NUMPY[dtype]
+    return np.dtype(dtype)
 
 
 # numpy takes microseconds to put a dtype's name together.
@@ -108,7 +112,7 @@ def _dtype_name(dtype: np.dtype[Any]) -> str:
     if dtype.kind in "OSU" or dtype.kind == "T":
         return STRING
     name = dtype.newbyteorder("=").name
-    if name not in _NUMPY:
+    if name not in DTYPES:
         raise TensorError(
             "DTYPE_UNSUPPORTED",
             f"dtype {name} cannot be sent; expected one of {', '.join(DTYPES)}",

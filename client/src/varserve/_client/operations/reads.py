@@ -64,7 +64,7 @@ class Read(NamedTuple):
 def cast_dtype(dtype: npt.DTypeLike | None) -> Dtype | None:
     """The dtype that a value is to be sent as; None: its own. Raises DtypeUnsupported."""
     try:
-        return None if dtype is None else np.dtype(dtype)
+        return None if dtype is None else tensors.given_dtype(dtype)
     except TypeError:
         raise errors.DtypeUnsupported(
             f"dtype: expected one of {', '.join(FLOATS)}, found {errors.shown(dtype)}"
