@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON ?=
 BIN := .venv/bin
 PIP := pip --disable-pip-version-check --no-input -qq
-PYTHON_SOURCES := client service tests proto $(wildcard demo benchmarks)
+PYTHON_SOURCES := client service tests proto $(wildcard demo benchmarks examples website)
 # Folders of tests that need no TensorFlow.
 FAST_TESTS := tests/access tests/core tests/rpc tests/client tests/cli tests/contract tests/journal tests/lifecycle \
 	tests/telemetry tests/benchmarks tests/web
@@ -16,7 +16,7 @@ FACADES := service/src/varserve_service/rpc/facades/contracts.binpb
 UPGRADE ?=
 SECONDS ?= 1200
 
-.PHONY: help demo serve test test-fast test-fresh test-versions test-faults fuzz mutants walks lint types proto proto-check lock bench figures pictures test-clients clean
+.PHONY: help demo serve docs test test-fast test-fresh test-versions test-faults fuzz mutants walks lint types proto proto-check lock bench figures pictures test-clients clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ test-clients: .venv/.installed ## run the tests with clients and tools that othe
 pictures: .venv/.installed ## take the pictures of docs/web.md anew; needs Chromium as `chromium`
 	@mkdir -p docs/images
 	@VARSERVE_PICTURES=docs/images $(BIN)/python -m pytest -q tests/web/test_browser.py tests/web/test_inside.py $(ARGS)
+
+docs: .venv/.installed ## build the site of the documentation into .site/; a link that leads nowhere fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build $(ARGS)
 
 lint: .venv/.installed ## check style, layers, protos and the Dockerfile
 	@$(BIN)/ruff check $(PYTHON_SOURCES)
@@ -116,8 +119,8 @@ lock: .venv/.installed ## lock the requirements with their hashes; UPGRADE=1 for
 	done
 
 clean: ## remove everything that make and the tools made
-	rm -rf .venv .venv-proto .models .tools .benchmarks .mutants dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find client service tests proto -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv .venv-proto .models .tools .benchmarks .mutants .site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find client service tests proto website -name __pycache__ -prune -exec rm -rf {} +
 
 # ---- set-up ----
 

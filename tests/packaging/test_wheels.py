@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import email
+import json
+import os
 import re
+import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -148,3 +151,51 @@ def test_service_without_tensorflow_says_what_to_install(
     assert "varserve-service[cpu]" in printed
     assert "varserve-service[gpu]" in printed
     assert "Traceback" not in printed
+
+
+def test_the_metadata_is_complete(wheels: dict[str, Path]) -> None:
+    """An index shows what each distribution is: a description that begins with its name, keywords,
+    and classifiers that exist. No address is given, since there is none yet."""
+    from trove_classifiers import classifiers as known
+
+    for folder, name in (("client", "varserve"), ("service", "varserve-service")):
+        told = metadata(wheels[folder])
+        assert told["Name"] == name
+        assert told["Summary"]
+        assert told["License-Expression"] == "Apache-2.0"
+        assert told["Description-Content-Type"] == "text/markdown"
+        assert str(told.get_payload()).startswith(f"# {name}\n")
+        assert told["Keywords"]
+        given = told.get_all("Classifier", [])
+        assert {each.split(" :: ")[0] for each in given} > {"Development Status", "Topic"}
+        assert set(given) <= known
+        assert told.get_all("Project-URL") is None
+
+
+def test_one_version_everywhere(wheels: dict[str, Path]) -> None:
+    """Both distributions and `varserve.__version__` have one version, and the service asks for
+    the client of its own."""
+    import varserve
+
+    version = varserve.__version__
+    assert {metadata(wheel)["Version"] for wheel in wheels.values()} == {version}
+    assert f"varserve=={version}" in metadata(wheels["service"]).get_all("Requires-Dist", [])
+
+
+def test_the_command_line_runs_in_an_environment_of_its_own(
+    wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    """Installed as a tool (`pipx install`, `uv tool install`), from the wheel and an index alone,
+    the command is there, completes, and tells its version."""
+    uv = Path(sys.executable).with_name("uv")
+    environment = os.environ | {
+        "UV_TOOL_DIR": str(tmp_path / "tools"),
+        "UV_TOOL_BIN_DIR": str(tmp_path / "bin"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }
+    wanted = f"varserve[cli] @ {wheels['client'].as_uri()}"
+    run([uv, "tool", "install", "--python", sys.executable, wanted], environment=environment)
+    program = tmp_path / "bin" / "varserve"
+    told = json.loads(run([program, "version", "--json"], environment=environment))
+    assert told["varserve"] == metadata(wheels["client"])["Version"]
+    assert "_VARSERVE_COMPLETE" in run([program, "completion", "bash"], environment=environment)

@@ -66,7 +66,9 @@ def place(
     Raises FetchError; nothing is left then.
     """
     if not repository.is_dir():
-        raise FetchError(f"{repository} is not a folder")
+        raise FetchError(
+            f"{repository}: expected the folder of a model repository, found none; mkdir makes one"
+        )
     files = source.files()
     _check_whole(files)
     folder = repository / name

@@ -24,7 +24,8 @@ def match(
     weights: shapes by name. variables: what is served, by name, each with a `shape`. names: instead
     of what is found by name. A weight is served under its own name, or under one that differs in
     the first part alone (`sequential_1/dense/kernel` and `sequential/dense/kernel`), which Keras
-    counts anew in each process. strict: every weight must be served; otherwise those that are not
+    counts anew in each process, or that only one of the two has: a model that Keras loads from a
+    file has `dense/kernel`. strict: every weight must be served; otherwise those that are not
     are left out.
     Raises InvalidRequest that names each weight that has no variable, or one of another shape.
     """
@@ -38,8 +39,10 @@ def match(
         if not wanted:
             continue
         if name is None:
-            alike = by_inner.get(_inner(weight)) if mine[_inner(weight)] == 1 else None
-            name = weight if weight in variables else alike
+            name = weight if weight in variables else by_inner.get(weight)
+            inside = _inner(weight)
+            if name is None and mine[inside] == 1:
+                name = by_inner.get(inside) or (inside if inside in variables else None)
         if name is None or name not in variables:
             if not strict and name is None:
                 continue
