@@ -50,5 +50,8 @@ def least_bytes(dtype: str, shape: PartialShape) -> int:
     """Bytes that a value takes, as far as its shape is known beforehand."""
     if shape is None or None in shape or dtype == "string":
         return 0
-    # numpy knows bfloat16 and its like by name once something has imported ml_dtypes.
-    return math.prod(size for size in shape if size is not None) * np.dtype(dtype).itemsize
+    try:
+        itemsize = np.dtype(dtype).itemsize
+    except TypeError:  # bfloat16 and its like, which numpy knows once ml_dtypes was imported
+        itemsize = 1
+    return math.prod(size for size in shape if size is not None) * itemsize
