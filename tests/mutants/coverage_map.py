@@ -172,13 +172,18 @@ def _moved(around: str, source: str, text: str) -> dict[int, list[int]]:
 
 
 def moved_lines(before: str, after: str) -> Iterator[tuple[int, list[int]]]:
-    """Each line of a text and those that it became. A new line belongs to the one before it."""
+    """Each line of a text and those that it became.
+
+    A new line belongs to the one before it and to the one after it: one of them may be a comment.
+    """
     old, new = before.splitlines(), after.splitlines()
     became: dict[int, list[int]] = {number: [] for number in range(1, len(old) + 1)}
-    last = 1
-    for _, start, end, first, beyond in SequenceMatcher(None, old, new, False).get_opcodes():
+    for kind, start, end, first, beyond in SequenceMatcher(None, old, new, False).get_opcodes():
         for position in range(first, beyond):
-            last = min(start + position - first, end - 1) + 1 if end > start else last
-            became.setdefault(last, []).append(position + 1)
-        last = max(last, end)
+            if kind == "equal":
+                owners = {start + position - first + 1}
+            else:
+                owners = {start, *range(start + 1, end + 1), end + 1}
+            for owner in owners & became.keys():
+                became[owner].append(position + 1)
     yield from became.items()

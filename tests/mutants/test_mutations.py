@@ -79,12 +79,13 @@ def test_tests_are_chosen_within_a_budget() -> None:
 
 
 def test_lines_are_followed_to_where_they_are_now() -> None:
-    """A changed line is what it was before; a new one belongs to the line before it."""
+    """A changed line is what it was before; a new one belongs to the lines around it, too."""
     before, after = "a\nb\nc\nd\ne", "a\nnew\nb\nc\nchanged\nmore\ne"
-    moved = {1: [1, 2], 2: [3], 3: [4], 4: [5, 6], 5: [7]}
+    moved = {1: [1, 2], 2: [2, 3], 3: [4, 5, 6], 4: [5, 6], 5: [5, 6, 7]}
     assert dict(moved_lines(before, after)) == moved
 
 
 def test_a_line_that_is_gone_became_nothing() -> None:
     """What was executed only there is executed nowhere."""
     assert dict(moved_lines("a\nb\nc", "a\nc")) == {1: [1], 2: [], 3: [2]}
+    assert dict(moved_lines("a", "a\nlast")) == {1: [1, 2]}
