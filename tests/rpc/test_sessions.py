@@ -306,7 +306,9 @@ def test_a_cancelled_call_is_cancelled(gate: Gate) -> None:
         wire.send(cancelled=(7, 8))
         call = recorder.next()
         assert (call.method.name, call.code) == ("RunFunction", grpc.StatusCode.CANCELLED)
-        assert call.cancellation.cancelled
+        ended: list[int] = []
+        call.cancellation.add(lambda: ended.append(7))  # at once, for a caller that has gone
+        assert ended == [7]
         read = requests.read().SerializeToString()
         wire.send(session_pb2.SessionCall(id=7, method="ReadVariable", request=read))
         outcome = wire.answer(7)

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from weakref import finalize
 
 import grpc
@@ -27,9 +27,16 @@ from .endpoint import Endpoint
 from .failures import failure_of, late
 from .forks import GATE, Renewable
 from .session_usage import Usage
-
-if TYPE_CHECKING:
-    from .sessions import Asked
+from .sessions import (
+    MAX_REQUEST_BYTES,
+    Alone,
+    Asked,
+    AsyncSession,
+    Late,
+    Lost,
+    SyncSession,
+    response_of,
+)
 
 T = TypeVar("T")
 
@@ -111,8 +118,6 @@ class Driver(Renewable):
         """What goes in a session; None for a call that is made alone."""
         if not call.method.small or not self._usage.wants(self._session is not None):
             return None
-        from .sessions import MAX_REQUEST_BYTES, Asked
-
         request, seconds = write_message(call.request), call.budget.remaining()
         if len(request) > MAX_REQUEST_BYTES or seconds <= 0:
             return None
@@ -141,8 +146,6 @@ class Driver(Renewable):
 
     def _unanswered(self, session: Any, why: Exception) -> errors.VarserveError | None:
         """The error of a call that a session has no answer to; None: it is to be made alone."""
-        from .sessions import Alone, Lost
-
         if session.missing:
             self._usage.impossible()
         elif not session.proven:
@@ -223,8 +226,6 @@ class Sync(Driver):
 
     def _in_session(self, asked: Asked) -> bytes | None:
         """The encoded response; None: the call is to be made alone. Raises VarserveError."""
-        from .sessions import Alone, Late, Lost, SyncSession, response_of
-
         with GATE:
             session = self._open_session(SyncSession)
             if session is None:
@@ -407,8 +408,6 @@ class Async(Driver):
 
     async def _in_session(self, asked: Asked) -> bytes | None:
         """The encoded response; None: the call is to be made alone. Raises VarserveError."""
-        from .sessions import Alone, AsyncSession, Late, Lost, response_of
-
         session = self._open_session(AsyncSession)
         if session is None:
             return None

@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -132,11 +132,11 @@ def response_of(answer: pb.SessionAnswer) -> bytes:
     raise errors.from_reason(failure.reason, failure.message, failure.metadata, from_service=True)
 
 
-def _stub(channel: Any) -> Any:
+def _stub(channel: Any, read: Callable[[bytes], Any]) -> Any:
     return channel.stream_stream(
         PATH,
         request_serializer=pb.SessionRequest.SerializeToString,
-        response_deserializer=pb.SessionResponse.FromString,
+        response_deserializer=read,
     )
 
 
@@ -174,7 +174,7 @@ class SyncSession(_Opened):
         self._changing = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
         self._outgoing: SimpleQueue[pb.SessionCall | int | None] = SimpleQueue()
-        self._stream = _stub(channel)(
+        self._stream = _stub(channel, self._deliver)(
             self._requests(), metadata=metadata or None, wait_for_ready=wait_for_ready
         )
         self._end: BaseException | None = None
@@ -237,15 +237,24 @@ class SyncSession(_Opened):
                 calls = [call for call in calls if call.id not in cancelled]
             yield pb.SessionRequest(calls=calls, cancelled_ids=cancelled)
 
+    def _deliver(self, data: bytes) -> bytes:
+        """Hand the answers of a message out, on the thread that receives it.
+
+        A hand-over to the reader and from there to who waits would take half as long again.
+        """
+        self.proven = True
+        for answer in pb.SessionResponse.FromString(data).answers:
+            waiting = self._waiting.pop(answer.id, None)
+            if waiting is not None:
+                waiting.tell(answer)
+        return data
+
     def _read(self) -> None:
+        """Ask for one message after the other, until the end."""
         error: BaseException | None = None
         try:
-            for response in self._stream:
-                self.proven = True
-                for answer in response.answers:
-                    waiting = self._waiting.pop(answer.id, None)
-                    if waiting is not None:
-                        waiting.tell(answer)
+            for _ in self._stream:
+                pass
         except grpc.RpcError as raised:
             error = raised
         end = self._end_of(error)
@@ -271,7 +280,8 @@ class AsyncSession(_Opened):
         self._cancelled: list[int] = []
         self._some = asyncio.Event()
         self._looking: asyncio.TimerHandle | None = None
-        self._stream = _stub(channel)(metadata=metadata or None, wait_for_ready=wait_for_ready)
+        stub = _stub(channel, pb.SessionResponse.FromString)
+        self._stream = stub(metadata=metadata or None, wait_for_ready=wait_for_ready)
         self._tasks = [self._loop.create_task(self._write()), self._loop.create_task(self._read())]
 
     async def ask(self, asked: Asked) -> pb.SessionAnswer:

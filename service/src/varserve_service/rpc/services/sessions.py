@@ -34,7 +34,7 @@ MAX_IN_MESSAGE: Final = 1000
 _UNSENT_BYTES = 4 << 20
 _MESSAGE_BYTES = 256 << 10
 # Calls that begin before others have a turn of the event loop, and the bytes of their requests.
-_PAGE_CALLS = 16
+_PAGE_CALLS = 32
 _PAGE_BYTES = 64 << 10
 # Deadlines are looked at so often, while there are any.
 _LOOK_SECONDS = 0.05
