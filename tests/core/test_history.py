@@ -15,6 +15,7 @@ import pytest
 from tests.core.test_live_model import ADD, SET, array, refusal, two, value_of, writing_function
 from tests.fakes import FakeModel, FakePart, FakeVariable
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices, index_of
+from varserve_service.core.change import changes
 from varserve_service.core.change.plan import Plan
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.history import History
@@ -23,6 +24,8 @@ from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import Commit, CommitKind, Origin, WriteRequest
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.core.ports.messages import Conditions, Read
+from varserve_service.core.values.host_value import HostValue
+from varserve_service.core.values.summaries import HistogramSpec, summarize
 
 IN_PLACE = pytest.mark.parametrize("in_place", [False, True])
 ROWS = [Rows(np.array([2, 0])), Rows(np.array([1])), Rows(np.array([0, 1]))]
@@ -334,3 +337,30 @@ def test_commits_are_listed_by_page_and_pattern() -> None:
     assert revisions(2, before=3) == [2, 1]
     assert revisions(10, paths=live.timeline.select(["[a]*"])) == [4, 2]
     assert refusal(live.timeline.select, ["a", "z*"]).reason is Reason.VARIABLE_NOT_FOUND
+
+
+def test_a_large_value_is_swapped_in_and_read_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What watchers and the history have of it is that value, whatever is written to it later."""
+    monkeypatch.setattr(changes, "_SWAPPED_BYTES", 10)
+    variable = FakeVariable("a", np.zeros((4, 2), np.float32), in_place=True)
+    live = LiveModel(FakeModel([variable]))
+    watcher = live.timeline.watch(0).watcher
+    assert watcher is not None
+    new = np.arange(8, dtype=np.float32).reshape(4, 2)
+    live.assign([Write("a", SET, new)])
+    event = watcher.take()
+    assert event is not None
+    (change,) = event.changes
+    live.assign([Write("a", SET, np.full((1, 2), 9, np.float32), Rows(np.array([1])))])
+    assert value_of(live, "a").tolist() == [[0, 1], [9, 9], [4, 5], [6, 7]]
+    value = change.value.value
+    assert value is not None
+    assert (value.dtype, value.shape, value.nbytes) == ("float32", (4, 2), 32)
+    assert value.numpy().tolist() == new.tolist()
+    assert bytes(value.buffer(8, 16)) == new.tobytes()[8:16]
+    summary = summarize(value, histogram=HistogramSpec(2))
+    assert summary.moments == summarize(HostValue(new)).moments
+    assert summary.histogram is not None
+    assert summary.histogram.counts.tolist() == [4, 4]
+    assert at(live, "a", 1) == new.tolist()
+    assert at(live, "a", 0) == [[0, 0]] * 4
