@@ -13,7 +13,7 @@ from . import errors
 from .client import Client
 from .handles.base import Defaults
 from .transport.calls import positive_seconds
-from .transport.credentials import Tls, Token, check_token
+from .transport.credentials import Tls, TlsSocket, Token, check_token
 from .transport.drivers import Async, Sync
 from .transport.endpoint import (
     Endpoint,
@@ -131,7 +131,7 @@ class ConnectOptions:
         tls = Tls() if self.tls is True else self.tls
         # What other credentials trust, a socket beside the channel cannot know.
         host = single_host(target) if self.credentials is None else ""
-        lane = LaneUse(self.lane, host, tls or None)
+        lane = LaneUse(self.lane, host, TlsSocket(tls) if tls else None)
         return Defaults(positive_seconds(given), self.retries, Throttle(), Seen(), lane)
 
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
@@ -19,6 +20,7 @@ from varserve._client import errors
 from .targets import is_local
 
 if TYPE_CHECKING:
+    import socket
     import ssl
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -51,21 +53,33 @@ class Tls:
             _read(self.cert, "cert", certificate),
         )
 
-    def context(self) -> ssl.SSLContext:
-        """For a socket beside the channel: the same files. Raises OSError."""
-        import ssl  # for the lane alone
-
-        cafile = None if self.ca is None else os.fspath(self.ca)
-        context = ssl.create_default_context(cafile=cafile)
-        if self.cert is not None:
-            context.load_cert_chain(self.cert, self.key)
-        return context
-
     def options(self) -> tuple[tuple[str, str], ...]:
         """Channel arguments."""
         if self.server_name is None:
             return ()
         return (("grpc.ssl_target_name_override", self.server_name),)
+
+
+class TlsSocket:
+    """TLS for a socket beside the channel, with the same files. They are read once."""
+
+    def __init__(self, tls: Tls) -> None:
+        self._tls = tls
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        import ssl  # for the lane alone
+
+        cafile = None if self._tls.ca is None else os.fspath(self._tls.ca)
+        context = ssl.create_default_context(cafile=cafile)
+        if self._tls.cert is not None:
+            context.load_cert_chain(self._tls.cert, self._tls.key)
+        return context
+
+    def encrypted(self, peer: socket.socket, host: str) -> socket.socket:
+        """The socket after its handshake with the service at a host. Raises OSError."""
+        name = self._tls.server_name or host
+        return self._context.wrap_socket(peer, server_hostname=name)
 
 
 def _read(path: PathLike | None, name: str, expected: bytes) -> bytes | None:

@@ -14,7 +14,7 @@ import grpc
 
 from varserve._client import errors
 
-from .credentials import Tls, Token, authorization
+from .credentials import TlsSocket, Token, authorization
 from .targets import is_local, names_all_servers, proxy_of
 from .traces import trace_metadata
 
@@ -87,7 +87,7 @@ class LaneUse(NamedTuple):
 
     wanted: bool | str = True
     host: str = ""
-    tls: Tls | None = None
+    tls: TlsSocket | None = None
 
 
 class Origin(Protocol):

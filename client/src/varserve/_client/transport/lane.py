@@ -25,7 +25,7 @@ from varserve.v1 import lane_pb2
 from .bodies import current_progress
 from .buffers import sealed_memory
 from .calls import LaneFailed
-from .credentials import Tls
+from .credentials import TlsSocket
 from .endpoint import LaneUse
 
 _SECONDS = 10.0
@@ -246,7 +246,7 @@ class PortLane:
 
     field = "lane_port"
 
-    def __init__(self, host: str, port: int, tls: Tls | None) -> None:
+    def __init__(self, host: str, port: int, tls: TlsSocket | None) -> None:
         self._host, self._port, self._tls = host, port, tls
 
     def borrow(
@@ -298,8 +298,7 @@ class PortLane:
         try:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
-                name = self._tls.server_name or self._host
-                peer = self._tls.context().wrap_socket(peer, server_hostname=name)
+                peer = self._tls.encrypted(peer, self._host)
             peer.sendall(lane.HELLO_PORT + ticket.ticket)
             proof = bytearray(len(ticket.proof))
             lane.receive_all(peer, memoryview(proof))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -135,6 +136,7 @@ class Port:
         self.number = port
         """The port, once it listens."""
         self._tls = tls
+        self._context: tuple[ServerIdentity, ssl.SSLContext] | None = None
         self._tickets: dict[bytes, _Transfer] = {}
         self._peers: set[_Peer] = set()
         self._loop = asyncio.get_running_loop()
@@ -229,8 +231,9 @@ class Port:
             peer.socket.close()
 
     def _encrypt(self, peer: _Peer, identity: ServerIdentity) -> None:
-        context = identity_context(identity)
-        encrypted = context.wrap_socket(
+        if self._context is None or self._context[0] is not identity:
+            self._context = identity, identity_context(identity)
+        encrypted = self._context[1].wrap_socket(
             peer.socket, server_side=True, do_handshake_on_connect=False
         )
         peer.socket = encrypted

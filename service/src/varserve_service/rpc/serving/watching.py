@@ -40,7 +40,7 @@ class Hub:
         self._senders = senders
         self._max_bytes = max_bytes
         self._loop = asyncio.get_running_loop()
-        self._news = self._loop.create_future()
+        self._waiting: set[asyncio.Future[None]] = set()
         self._called = False
         self._closed: Callable[[], RequestError] | None = None
         self._encoded: OrderedDict[tuple[int, WatchFilter], asyncio.Future[list[bytes]]] = (
@@ -59,8 +59,9 @@ class Hub:
         # First, so that a later commit calls again.
         self._called = False
         self._live.timeline.watchers.cut_slow()
-        self._news.set_result(None)
-        self._news = self._loop.create_future()
+        waiting, self._waiting = self._waiting, set()
+        for watcher in waiting:
+            _wake_up(watcher)
 
     def close(self, why: Callable[[], RequestError]) -> None:
         """End all watches, with `why` as the reason. Has no effect the second time."""
@@ -75,7 +76,15 @@ class Hub:
         Raises the RequestError that the hub was closed with.
         """
         if self._closed is None:
-            await asyncio.wait([self._news], timeout=timeout)
+            # asyncio.wait would take longer than the rest of what a watcher does for an event.
+            waiter = self._loop.create_future()
+            self._waiting.add(waiter)
+            late = self._loop.call_later(timeout, _wake_up, waiter)
+            try:
+                await waiter
+            finally:
+                late.cancel()
+                self._waiting.discard(waiter)
         if self._closed is not None:
             raise self._closed()
 
@@ -99,6 +108,11 @@ class Hub:
         encoded = self._loop.create_future()
         encoded.set_result(make())
         return encoded
+
+
+def _wake_up(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class Watch:
