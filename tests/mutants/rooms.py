@@ -42,6 +42,13 @@ BESIDE = {
 }
 
 
+# Where the tests of each room's own are.
+OWN = {room: (f"tests/{room}/",) for room in ROOMS} | {
+    "journal": ("tests/journal/", "tests/postgres/"),
+    "guard": ("tests/rpc/",),
+}
+
+
 def files_of(room: str) -> list[Path]:
     """The modules of a room, relative to the root."""
     found = sorted((ROOT / ROOMS[room]).rglob("*.py"))
