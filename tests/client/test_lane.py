@@ -198,6 +198,12 @@ def test_many_variables_go_together(path: str) -> None:
             assert found.lane.lent_bytes or not found.lane.refusals
             for name in names:
                 assert snapshot[name].tobytes() == (values | many)[name].tobytes()
+        mapped = model.read(list(values), copy=False)
+        total = sum(value.nbytes for value in values.values())
+        until(lambda: found.lane.lent_bytes >= total)
+        for name, value in values.items():
+            assert mapped[name].tobytes() == value.tobytes()
+            assert not mapped[name].flags.writeable
         turned = {name: value[::-1].copy() for name, value in (values | many).items()}
         model.assign(turned)
         for each in variables:

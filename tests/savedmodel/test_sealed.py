@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,20 @@ def test_a_value_that_was_overtaken_does_not_move(live: LiveModel) -> None:
     live.assign([Write("w", Operation.SET, np.full(COUNT, 3, np.float32))])
     live.move("w", 0, array_of(memory, COUNT))
     assert (value_of(live, "w").numpy() == 3).all()
+
+
+def test_nobody_waits_for_a_move(live: LiveModel) -> None:
+    """While a function runs, which may take minutes, a value is lent and stays where it is."""
+    before = value_of(live, "w").numpy().ctypes.data
+    with live._parts.lock.shared():
+        began = time.monotonic()
+        memory = lent(live, "w")
+        assert time.monotonic() - began < 5
+        assert not seen_by_others(memory).any()
+        with live._parts.lock.shared(time.monotonic() + 5):
+            assert value_of(live, "w").numpy().ctypes.data == before
+    assert lent(live, "w") is not memory
+    assert value_of(live, "w").numpy().ctypes.data != before
 
 
 def test_memory_goes_with_its_last_reference(live: LiveModel) -> None:

@@ -119,6 +119,7 @@ class Model(ModelFiles[D_co]):
         variables: Reads | None = None,
         *,
         dtype: npt.DTypeLike | None = None,
+        copy: bool = True,
         at_revision: int | None = None,
         linearizable: bool = False,
         timeout: float | None = None,
@@ -129,6 +130,8 @@ class Model(ModelFiles[D_co]):
             `Rows([2, 5])`) or None. None at all: every variable that has a value.
         dtype: what float values travel as and come as, of float16, bfloat16, float32 and float64;
             all others come as they are.
+        copy: False for arrays that are read-only, of the service's own memory where it hands that
+            over, as of `Variable.numpy`.
         at_revision: as they were at that revision, while the service keeps it.
         linearizable: not older than any write that completed before, at any replica of the service.
         """
@@ -145,6 +148,8 @@ class Model(ModelFiles[D_co]):
         reads, nbytes = self._reads(regions_of(variables), as_floats)
         if timeout is None:
             budget = self._budget(None, nbytes)
+        if not copy:
+            reads = {name: read._replace(mapped=True) for name, read in reads.items()}
         return (
             yield from self._cache.read_many(
                 reads, budget, at_revision=at_revision, linearizable=linearizable

@@ -192,7 +192,7 @@ class LiveModel:
         """Let the value that a movable variable has at a revision live in other memory from now on.
 
         `array` has the same elements, and is taken over. Does nothing if the variable has been
-        written since. Raises RequestError MODEL_NOT_READY.
+        written since, or the model is busy.
         """
         move(self._parts, self._parts.variables.find(variable), revision, array)
 
