@@ -226,6 +226,11 @@ def test_a_file_that_is_none_of_keras_is_named(model: varserve.Model, tmp_path: 
         (tmp_path / name).write_bytes(b"nothing")
     with zipfile.ZipFile(tmp_path / "empty.keras", "w") as archive:
         archive.writestr("config.json", "{}")
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file["layers/dense/vars/0"] = np.ones(77)
+    with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
+        archive.writestr("config.json", '{"config": {"layers": ["dense"]}}')
+        archive.write(tmp_path / "weights.h5", "model.weights.h5")
     for path in tmp_path.iterdir():
         with pytest.raises(varserve.InvalidRequest, match=path.name):
             model.load(path)

@@ -24,7 +24,15 @@ from .stored_tensors import Stored, StoredTensor, unusable
 _WEIGHTS = "model.weights.h5"
 _NOT_WEIGHTS = ("optimizer", "metrics", "_metrics", "optimizer_weights")
 """What beside weights is in these files, and is not read."""
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile)
+_UNREADABLE = (
+    AttributeError,  # a configuration of another form
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+)
 
 
 def read_keras(path: Path) -> Stored:

@@ -120,8 +120,13 @@ def _claimed(
 
     least: as many names must agree. What several could be is left out.
     """
-    found = {"/".join(names_of(each)): each for each in given}
-    found = {path: each for path, each in found.items() if path in known}
+    paths = ["/".join(names_of(each)) for each in given]
+    once = {path for path, count in Counter(paths).items() if count == 1}
+    found = {
+        path: each
+        for path, each in zip(paths, given, strict=True)
+        if path in known and path in once
+    }
     done = {id(each) for each in found.values()}
     loose: dict[str, list[T]] = defaultdict(list)
     free = [path for path in known if path not in found]
