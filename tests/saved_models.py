@@ -10,7 +10,8 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -425,7 +426,10 @@ def embedding(folder: Path) -> Path:
 
 @builder
 def large_table(folder: Path) -> Path:
-    """`table` float32 [40000, 64] of zeros, which `lookup` gathers from; `bias` [64] of zeros."""
+    """`table` float32 [40000, 64] of zeros, which `lookup` gathers from; `bias` [64] of zeros.
+
+    `add_rows(ids, value)` scatters; it fails after that where the value is negative.
+    """
     import tensorflow as tf
 
     class LargeTable(tf.Module):
@@ -438,8 +442,40 @@ def large_table(folder: Path) -> Path:
         def lookup(self, ids: Any) -> Any:
             return tf.gather(self.table, ids) + self.bias
 
+        @tf.function(
+            input_signature=[tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.float32)]
+        )
+        def add_rows(self, ids: Any, value: Any) -> Any:
+            rows = tf.fill([tf.size(ids), 64], tf.abs(value))
+            added = self.table.scatter_add(tf.IndexedSlices(rows, ids))
+            with tf.control_dependencies([added]):
+                tf.debugging.assert_non_negative(value)
+                return tf.gather(self.table, ids)[:, 0]
+
     module = LargeTable()
     return _save(module, folder, {"serving_default": module.lookup})
+
+
+@builder
+def large_table_256(folder: Path) -> Path:
+    """`table` float32 [262144, 256], 256 MiB: `lookup` gathers from it, `add_row` scatters."""
+    import tensorflow as tf
+
+    class LargeTable(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = tf.Variable(tf.zeros([2**18, 256]), name="table")
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
+        def lookup(self, ids: Any) -> Any:
+            return tf.gather(self.table, ids)
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
+        def add_row(self, row: Any) -> Any:
+            self.table.scatter_add(tf.IndexedSlices(tf.ones([1, 256]), row[None]))
+            return row
+
+    return _save(LargeTable(), folder)
 
 
 @builder
@@ -599,7 +635,10 @@ def files(folder: Path) -> Path:
 
 @builder
 def shapes(folder: Path) -> Path:
-    """`empty` gives float32 and `words` string of shape [0, n, n, n]."""
+    """`empty` gives float32 and `words` string of shape [0, n, n, n].
+
+    `rows(x)` gives float32 `[?, 0, n, n]` and string `[?, 0, n]` with n = 2^31 - 1, and `x`.
+    """
     import tensorflow as tf
 
     size = tf.TensorSpec([], tf.int64)
@@ -612,6 +651,16 @@ def shapes(folder: Path) -> Path:
         @tf.function(input_signature=[size])
         def words(self, n: Any) -> Any:
             return tf.zeros(tf.stack([tf.constant(0, tf.int64), n, n, n]), tf.string)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+        def rows(self, x: Any) -> Any:
+            count, n = tf.shape(x, tf.int64)[0], tf.constant(2**31 - 1, tf.int64)
+            zero = tf.constant(0, tf.int64)
+            return {
+                "x": x,
+                "empty": tf.zeros(tf.stack([count, zero, n, n])),
+                "words": tf.zeros(tf.stack([count, zero, n]), tf.string),
+            }
 
     return _save(Shapes(), folder)
 
@@ -905,6 +954,33 @@ def keras_2(folder: Path) -> Path:
     return folder
 
 
+@builder
+def keras_2_unnamed(folder: Path) -> Path:
+    """The same as older versions of TensorFlow saved it: the checkpoint's graph has no names.
+
+    Slots of an optimizer are found by the names of their variables alone.
+    """
+    import tensorflow as tf
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    prefix = str(keras_2(folder) / "variables" / "variables")
+    reader = tf.train.load_checkpoint(prefix)
+    tensors = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
+    key = "_CHECKPOINTABLE_OBJECT_GRAPH"
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(tensors[key])
+    for node in graph.nodes:
+        for attribute in node.attributes:
+            attribute.full_name = ""
+    tensors[key] = graph.SerializeToString()
+    tf.raw_ops.SaveV2(
+        prefix=prefix,
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=list(tensors.values()),
+    )
+    return folder
+
+
 def _tf1(
     folder: Path,
     key: str | None,
@@ -1032,6 +1108,84 @@ def tf1_partitioned(folder: Path) -> Path:
 
 
 @builder
+def tf1_references(folder: Path) -> Path:
+    """TensorFlow 1 format of the time before resource variables: every way to use references.
+
+    `table` of two parts, `w`, `count` that is assigned by its results, `m` that nothing lists, and
+    `odd`, which an operation takes that has no counterpart for resources. Signatures `look`,
+    `branch`, `loop`, `rows`, `train`, `counted`, `itself`, `odd`.
+    """
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session, _old_control_flow():
+        x = v1.placeholder(tf.float32, [None], name="x")
+        with v1.variable_scope("old", use_resource=False):
+            table = v1.get_variable(
+                "table",
+                initializer=tf.reshape(tf.range(8.0), [4, 2]),
+                partitioner=v1.fixed_size_partitioner(2),
+            )
+            w = v1.get_variable("w", initializer=[2.0, 3.0])
+            count = v1.get_variable("count", initializer=5, trainable=False)
+            m = v1.get_variable("m", initializer=[0.5, 0.5], collections=["nothing"])
+            odd = v1.get_variable("odd", initializer=1.0)
+        ids = v1.placeholder(tf.int32, [None], name="ids")
+        positive = tf.reduce_sum(x) > 0
+        passed = v1.cond(positive, lambda: v1.assign_add(w, [1.0, 1.0]), lambda: w + 0.0)
+        _, turned = v1.while_loop(
+            lambda i, _: i < 3,
+            lambda i, total: (i + 1, total + tf.reduce_sum(w)),
+            [tf.constant(0), tf.reduce_sum(x)],
+        )
+        with tf.control_dependencies([v1.scatter_add(w, ids, tf.ones_like(ids, tf.float32))]):
+            scattered = v1.scatter_update(w, [0], [9.0])
+        trained = tf.raw_ops.ApplyMomentum(
+            var=w._ref(), accum=m._ref(), lr=0.1, grad=x[:2], momentum=0.9
+        )
+        chosen = tf.raw_ops.RefSelect(index=0, inputs=[odd._ref(), odd._ref()])
+        outputs = {
+            "look": ({"ids": ids}, v1.nn.embedding_lookup(table, ids, "div")),
+            "branch": ({"x": x}, passed),
+            "loop": ({"x": x}, turned),
+            "rows": ({"ids": ids}, scattered),
+            "train": ({"x": x}, trained),
+            "counted": ({}, v1.assign_add(v1.assign_sub(count, 1), 3)),
+            "itself": ({}, w._ref()),
+            "odd": ({"x": x}, x + chosen),
+        }
+        session.run([v1.global_variables_initializer(), m.initializer])
+        info = v1.saved_model.build_tensor_info
+        define = v1.saved_model.build_signature_def
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            signature_def_map={
+                name: define({key: info(each) for key, each in given.items()}, {"y": info(y)}, "p")
+                for name, (given, y) in outputs.items()
+            },
+            saver=v1.train.Saver([*table, w, count, m, odd]),
+        )
+        builder.save()
+    return folder
+
+
+@contextmanager
+def _old_control_flow() -> Iterator[None]:
+    """Switch and Merge, as TensorFlow 1 wrote conditions and loops."""
+    import tensorflow as tf
+
+    enabled = tf.compat.v1.control_flow_v2_enabled()
+    tf.compat.v1.disable_control_flow_v2()
+    try:
+        yield
+    finally:
+        if enabled:
+            tf.compat.v1.enable_control_flow_v2()
+
+
+@builder
 def tf1_renamed(folder: Path) -> Path:
     """TensorFlow 1 format whose checkpoint has keys that are no names: `w` is under `old/w`."""
     import tensorflow as tf
@@ -1070,6 +1224,23 @@ def tf1_set_at_load(folder: Path) -> Path:
         return x, x * made["w"] + v
 
     return _tf1_of(folder, make, lambda: made["w"].assign(5.0).op)
+
+
+@builder
+def tf1_random(folder: Path) -> Path:
+    """TensorFlow 1 format whose init op sets `w` at random, each time anew; `v` stays."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    made: dict[str, Any] = {}
+
+    def make() -> tuple[Any, Any]:
+        x = v1.placeholder(tf.float32, [None], name="x")
+        made["w"] = v1.get_variable("w", initializer=1.0, use_resource=True)
+        v = v1.get_variable("v", initializer=2.0, use_resource=True)
+        return x, x * made["w"] + v
+
+    return _tf1_of(folder, make, lambda: made["w"].assign(tf.random.uniform([])).op)
 
 
 @builder

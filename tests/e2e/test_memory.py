@@ -10,6 +10,7 @@ import pytest
 
 import varserve
 from tests.conftest import Serve
+from tests.waiting import until
 
 MIB = 2**20
 
@@ -43,6 +44,56 @@ def test_what_does_not_fit_is_refused_with_the_numbers(serve: Serve) -> None:
         assert service.terminate() == 0
 
 
+@pytest.mark.slow
+def test_a_large_table_takes_itself_once(serve: Serve) -> None:
+    """At rest, whatever was done; and once more at the peak of an assign. It keeps no history."""
+    arguments = ("--history-bytes", "1")
+    with (
+        serve("large_table_256", arguments=arguments) as service,
+        varserve.connect(service.address) as client,
+    ):
+        model = client.model("large_table_256")
+        table = model.variables["table"]
+        value = table.numpy()
+        nbytes = value.nbytes
+        assert nbytes == 256 * MIB
+        at_start = service.rss_bytes()
+        for number in range(3):
+            Path(f"/proc/{service.pid}/clear_refs").write_text("5")  # the peak begins anew
+            value[...] = number
+            table.assign(value)
+            assert float(model.functions["lookup"](ids=np.array([7]))["output_0"][0, 0]) == number
+            assert peak_bytes(service.pid) - at_start < nbytes + 100 * MIB
+        table.scatter_add([3], np.ones((1, 256), np.float32))
+        model.functions["add_row"](row=np.int64(3))
+        table.assign_add(value)
+        table.numpy(out=value)
+        assert value[3, 0] == 6
+        table.summary(content_hash=True)
+        until(lambda: service.rss_bytes() - at_start < 100 * MIB, 30)
+
+
+@pytest.mark.slow
+def test_a_limit_of_one_and_a_half_times_a_table(serve: Serve) -> None:
+    """All of it is read and summarized, and rows are written; another whole has no room."""
+    with serve("large_table_256") as service:
+        limit = service.rss_bytes() + 128 * MIB
+    arguments = ("--memory-limit", str(limit), "--memory-reserve", str(8 * MIB))
+    with (
+        serve("large_table_256", arguments=arguments) as service,
+        varserve.connect(service.address, retries=0) as client,
+    ):
+        table = client.model("large_table_256").variables["table"]
+        value = table.numpy()
+        assert table.summary(content_hash=True).content_hash == varserve.content_hash(value)
+        with pytest.raises(varserve.OutOfMemory):
+            table.assign(value)
+        table.scatter_update([5], np.full((1, 256), 3, np.float32))
+        table[10:20].assign(np.full((10, 256), 4, np.float32))
+        table.numpy(out=value)
+        assert (value[5, 0], value[10, 0], value[20, 0]) == (3, 4, 0)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
 def test_messages_leave_their_memory_to_the_next_ones(serve: Serve) -> None:
     """Page faults of the service for assigns of 64 MiB, of which each has 16,384 pages."""
@@ -57,6 +108,12 @@ def test_messages_leave_their_memory_to_the_next_ones(serve: Serve) -> None:
         faults = (page_faults(service.pid) - before) / 24
         print({"page faults of an assign": faults})
         assert faults < 1_000
+
+
+def peak_bytes(pid: int) -> int:
+    """The most that the process had since its peak began."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def page_faults(pid: int) -> int:

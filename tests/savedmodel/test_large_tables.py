@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,13 +14,14 @@ import tensorflow as tf
 
 from tests.savedmodel.looking import variable
 from tests.waiting import join
-from varserve_service.core.arrays.regions import Rows
+from varserve_service.core.arrays.regions import Region, Rows
 from varserve_service.core.change.writes import Write
-from varserve_service.core.commit.partwise import PartwiseValue
-from varserve_service.core.errors import OutOfMemory
+from varserve_service.core.commit.partwise import PART_BYTES, PartwiseValue, read_by_parts
+from varserve_service.core.errors import OutOfMemory, RequestError
 from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.model.running import EarlierCopy
 from varserve_service.core.ports.commits import Commit
-from varserve_service.core.ports.loaded_model import LoadedModel, Operation
+from varserve_service.core.ports.loaded_model import LoadedModel, Operation, Value
 from varserve_service.core.ports.messages import Read
 from varserve_service.core.values.host_value import HostValue
 from varserve_service.core.values.summaries import hash_of
@@ -162,7 +165,73 @@ def test_memory_that_somebody_still_holds_is_copied(load: Load) -> None:
     assert lookup(live) == [100, 5, 5]
 
 
-def test_lookups_go_on_while_a_table_is_assigned(load: Load) -> None:
+def test_a_function_that_scatters_is_a_commit(load: Load) -> None:
+    """What it replaced comes back, also when it fails; what it wrote is told as it was."""
+    live = LiveModel(load("large_table"))
+    live.assign([Write("table", Operation.SET, whole(1))])
+    commits: list[Commit] = []
+
+    def add(value: float) -> list[float]:
+        answer = live.run(
+            "add_rows",
+            {"ids": IDS.copy(), "value": np.float32(value)},
+            {},
+            on_commit=lambda _, commit: commits.append(commit),
+        )
+        return next(iter(answer.values.values())).numpy().tolist()
+
+    assert add(2) == [3, 3, 3]
+    assert add(3) == [6, 6, 6]
+    with pytest.raises(RequestError):
+        add(-1)
+    assert lookup(live) == [6, 6, 6]
+    for commit, rows in zip(commits, (3, 6), strict=True):
+        expected = whole(1)
+        expected[IDS] = rows
+        (changed,) = commit.changed
+        assert hash_of(changed.value) == hash_of(HostValue(expected))
+    live.revert(2)
+    assert lookup(live) == [3, 3, 3]
+    live.revert(1)
+    assert lookup(live) == [1, 1, 1]
+
+
+def test_what_is_written_while_a_function_waits_is_kept(load: Load) -> None:
+    """The copy that is made before the run has what others wrote until then, rows and wholes."""
+    live = LiveModel(load("large_table"))
+    parts = live._parts
+    table = variable(live._loaded, "table")
+    expected = whole(0)
+    for number, region in enumerate((Rows(IDS[:2]), None, Rows(IDS[1:]))):
+        with parts.lock.shared():
+            value = read_by_parts(table, parts.lock, parts.history, (), None)
+        copy = EarlierCopy(table, value)
+        written = whole(number + 1) if region is None else whole(number + 1)[:2]
+        live.assign([Write("table", Operation.SET, written.copy(), region)])
+        expected[slice(None) if region is None else region.indices] = number + 1
+        with parts.lock.exclusive():
+            assert np.array_equal(copy.present().numpy(), expected)
+
+
+def test_lookups_go_on_while_a_function_copies_the_table(load: Load) -> None:
+    """What a run replaces is copied part by part before it, and not while others have to wait."""
+    live = LiveModel(load("large_table"))
+    table = variable(live._loaded, "table")
+    read, most = type(table).read, 0
+
+    def watched(self: Any, region: Region | None = None) -> Value:
+        nonlocal most
+        value = read(self, region)
+        most = max(most, value.nbytes)
+        return value
+
+    with mock.patch.object(type(table), "read", watched):
+        live.run("add_rows", {"ids": IDS.copy(), "value": np.float32(1)}, {})
+    assert 0 < most <= PART_BYTES
+    assert lookup(live) == [1, 1, 1]
+
+
+def test_lookups_go_on_while_a_table_a_table_is_assigned(load: Load) -> None:
     """Each sees the table before or after, never a mixture."""
     live = LiveModel(load("large_table"))
     live.assign([Write("table", Operation.SET, whole(0))])

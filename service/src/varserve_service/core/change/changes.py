@@ -29,7 +29,7 @@ class Change:
     `whole` is the whole value with the region in it, where the variable is written as a whole, and
     `replaced` what the region held: in memory of its own, since the history keeps it. `owned` is a
     large whole value for a variable that is written in place, in memory without other references:
-    it is swapped in, and `value` is a SwappedValue.
+    it is swapped in, and `value` is a HeldByVariable.
     """
 
     variable: Variable
@@ -57,45 +57,50 @@ class Change:
         return least_bytes(variable.spec.dtype, shape)
 
 
-class SwappedValue:
-    """Implements Value: one that is swapped into its variable, before that and after.
+class HeldByVariable:
+    """Implements Value: what a variable holds after a commit, whose memory it holds alone.
 
-    Once it is the variable's, only the variable holds its memory, and writes rows of it in place.
-    From then on it is read as what the variable held at that moment.
+    The variable writes rows of that memory in place, so that the value is read from it as of that
+    moment. Before the commit it is the value that is `owned`, if there is one.
     """
 
-    def __init__(self, variable: Variable, owned: OwnedValue) -> None:
+    def __init__(self, variable: Variable, owned: OwnedValue | None = None) -> None:
         self.variable = variable
-        """The variable that it is for."""
-        self._value: Value = owned
+        """The variable."""
+        self._value: Value | None = owned
 
-    def swapped(self, present: Value) -> None:
+    def held(self, present: Value) -> None:
         """It is the variable's now. `present` reads what that holds, whatever is written later."""
         self._value = present
 
     @property
+    def _now(self) -> Value:
+        assert self._value is not None
+        return self._value
+
+    @property
     def dtype(self) -> str:
-        return self._value.dtype
+        return self._now.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._value.shape
+        return self._now.shape
 
     @property
     def nbytes(self) -> int:
-        return self._value.nbytes
+        return self._now.nbytes
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        return self._value.numpy()
+        return self._now.numpy()
 
     def buffer(self, start: int, stop: int) -> memoryview:
-        return self._value.buffer(start, stop)
+        return self._now.buffer(start, stop)
 
     def reduce(self, start: int, stop: int) -> Sequence[Reduced]:
-        return self._value.reduce(start, stop)
+        return self._now.reduce(start, stop)
 
     def count(self, start: int, stop: int, edges: np.ndarray[Any, Any]) -> Counted:
-        return self._value.count(start, stop, edges)
+        return self._now.count(start, stop, edges)
 
 
 def swaps(variable: Variable, nbytes: int) -> bool:
@@ -124,7 +129,7 @@ def to_swap(change: Change) -> Change:
     owned = variable.own(change.value)
     if variable.spec.dtype == "string":  # They cannot be read by parts: the value is kept as well.
         return replace(change, owned=owned)
-    return replace(change, value=SwappedValue(variable, owned), owned=owned)
+    return replace(change, value=HeldByVariable(variable, owned), owned=owned)
 
 
 class ChangeSet:
@@ -156,7 +161,7 @@ class ChangeSet:
                 c.region,
                 c.value,
                 preimage if c.whole is None else c.replaced,
-                separate=c.variable.writes_in_place and not isinstance(c.value, SwappedValue),
+                separate=c.variable.writes_in_place and not isinstance(c.value, HeldByVariable),
             )
             for c, preimage in zip(self._changes, self._preimages, strict=True)
         ]

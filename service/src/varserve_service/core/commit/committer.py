@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from varserve_service.core.change.changes import SwappedValue
+from varserve_service.core.change.changes import HeldByVariable
 from varserve_service.core.errors import (
     JournalError,
     Reason,
@@ -320,10 +320,10 @@ class Committer:
         proposal.make()
         self._history.tell_readers(proposal.changed)
         for changed in proposal.changed:
-            if isinstance(changed.value, SwappedValue):
+            if isinstance(changed.value, HeldByVariable):
                 variable = changed.value.variable
                 present = read_by_parts(variable, self._lock, self._history, (), None)
-                changed.value.swapped(present)
+                changed.value.held(present)
         self._check_size(proposal)
         commit = None
         if proposal.changed:

@@ -17,7 +17,7 @@ import numpy as np
 
 from varserve_service.core.arrays.buffers import aligned_empty
 from varserve_service.core.arrays.reductions import Counted, Reduced, added
-from varserve_service.core.arrays.regions import Rows, touched_rows
+from varserve_service.core.arrays.regions import Region, Rows, touched_rows
 from varserve_service.core.arrays.shapes import least_bytes
 from varserve_service.core.change.past import with_replaced
 from varserve_service.core.ports.commits import Changed
@@ -91,6 +91,13 @@ class PartwiseValue:
                 self._whole = changed
             else:
                 self._later.append(changed)
+
+    @property
+    def later(self) -> Sequence[Region] | None:
+        """The regions that were written since; None: the whole was. The lock is held."""
+        if self._whole is not None:
+            return None
+        return [changed.region for changed in self._later if changed.region is not None]
 
     @property
     def dtype(self) -> str:

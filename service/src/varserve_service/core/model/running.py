@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from varserve_service.core.arrays.regions import Rows, touched_rows
 from varserve_service.core.arrays.shapes import least_bytes
 from varserve_service.core.cancellation import Cancellation
+from varserve_service.core.change.changes import HeldByVariable
 from varserve_service.core.change.writes import check_initialized
+from varserve_service.core.commit.partwise import PartwiseValue, is_large, read_by_parts
 from varserve_service.core.commit.proposal import Proposal, Terms
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.commits import Changed, CommitKind, CommitListener
@@ -26,6 +29,28 @@ from varserve_service.core.ports.messages import Answer, sent_bytes
 
 from .overloads import choose, least_output_bytes
 from .parts import Parts
+
+
+class EarlierCopy:
+    """A copy of a large variable that is written in place, kept up with what is written to it."""
+
+    def __init__(self, variable: Variable, value: PartwiseValue) -> None:
+        """Takes as long as the copy, part by part. Needs no lock. Raises OutOfMemory."""
+        self._variable = variable
+        self._value = value
+        self._array = value.numpy()
+
+    def present(self) -> Value:
+        """What the variable holds now. The lock is held exclusively. Raises OutOfMemory."""
+        later = self._value.later
+        if later is None:
+            return self._variable.read()
+        array = self._array
+        rows = touched_rows(later, len(array)) if later else None
+        array.flags.writeable = True
+        if rows is not None and rows.size:
+            array[rows] = self._variable.read(Rows(rows)).numpy()
+        return self._variable.stage(array)
 
 
 class Run(Proposal):
@@ -65,7 +90,8 @@ class Run(Proposal):
         self._check_outputs()
         self._reads = [parts.by_path[path] for path in self._overload.reads]
         self._writes = [parts.by_path[path] for path in self._overload.writes]
-        self._preimages: Mapping[Variable, Value] = {}
+        self._preimages: dict[Variable, Value] = {}
+        self._copies: dict[Variable, EarlierCopy] = {}
         memory = parts.memory
         staged = 0 if memory.is_host else sum(array.nbytes for array in inputs.values())
         with memory.device.reserve(staged, f"the input of function {self._name!r}"):
@@ -82,16 +108,34 @@ class Run(Proposal):
                 return Answer(parts.revisions.header, values, tuple(self._messages))
         kept = [(v, least_bytes(v.spec.dtype, v.spec.shape)) for v in self._writes]
         with parts.committer.room_to_keep(kept, f"function {self._name!r}"):
+            self._copy_beforehand()
             answer = parts.committer.commit(self, on_commit)
             if not self._messages:
                 return answer
             # Not a part of the answer that is remembered: a repeated request runs nothing.
             return replace(answer, messages=tuple(self._messages))
 
+    def _copy_beforehand(self) -> None:
+        """Copy what is large and written in place before others have to wait for the run."""
+        parts, deadline = self._parts, self.terms.deadline
+        for variable in self._writes:
+            if not variable.writes_in_place:
+                continue
+            with parts.lock.shared(deadline):
+                if parts.committer.answered(self.terms.request) is not None:
+                    return  # nothing will be run
+                if not variable.is_initialized() or not is_large(variable):
+                    continue
+                value = read_by_parts(variable, parts.lock, parts.history, (), None)
+            thing = f"what function {self._name!r} replaces"
+            with parts.memory.of(variable.spec.device).reserve(value.nbytes, thing):
+                self._copies[variable] = EarlierCopy(variable, value)
+
     def make(self) -> None:
         copied: Counter[str] = Counter()
         for variable in self._writes:
-            copied[variable.spec.device] += _copied_bytes(variable)
+            if variable not in self._copies:
+                copied[variable.spec.device] += _copied_bytes(variable)
         with self._parts.memory.reserve(copied, f"function {self._name!r}"):
             self._make()
 
@@ -100,14 +144,25 @@ class Run(Proposal):
             variable.write(value)
 
     def _make(self) -> None:
-        had_value = [variable for variable in self._writes if variable.is_initialized()]
+        had_value = [v for v in self._writes if v.is_initialized() and v not in self._copies]
         read = self._parts.loaded.read
         self._preimages = dict(zip(had_value, read(had_value), strict=True))
+        for variable, copy in self._copies.items():
+            self._preimages[variable] = copy.present()
+        self._copies = {}
         try:
             self.values = self._values()
+            small = [v for v in self._writes if not (v.is_initialized() and is_large(v))]
+            written = dict(zip(small, read(small), strict=True))
             self.changed = [
-                Changed(variable.spec, None, value, self._preimages.get(variable))
-                for variable, value in zip(self._writes, read(self._writes), strict=True)
+                Changed(
+                    variable.spec,
+                    None,
+                    written.get(variable) or HeldByVariable(variable),
+                    self._preimages.get(variable),
+                    separate=variable in written and variable.writes_in_place,
+                )
+                for variable in self._writes
             ]
         except BaseException:
             self.undo()
