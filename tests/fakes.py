@@ -245,6 +245,7 @@ class FakeModel:
         self.name = name
         self.version = 1
         self.fingerprint = "fake"
+        self.set_at_load: frozenset[str] = frozenset()
         self.device = "CPU:0"
         self.variables = variables
         self.functions = functions or []

@@ -126,12 +126,3 @@ def test_unservable_types_are_left_out(load: Load) -> None:
     assert list(names(model)) == ["fine"]
     reason = "it is of type quint8, which varserve does not carry"
     assert list(model.omissions) == [Omission(OmissionKind.VARIABLE, "small", reason)]
-
-
-def test_reference_variables_are_told(load: Load) -> None:
-    """A reference variable of TensorFlow 1 is not listed, and what it is is told."""
-    model = load("tf1_reference")
-    assert list(names(model)) == ["step"]
-    (omission,) = model.omissions
-    assert omission.path == "scope/w"
-    assert "reference variable" in omission.reason

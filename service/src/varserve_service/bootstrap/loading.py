@@ -171,7 +171,11 @@ class Loader:
             telemetry=self._telemetry,
             on_expiry=self._expired,
         )
-        live = make(load()) if self._states is None else self._states.take_up(load, make)[0]
+        if self._states is None:
+            live = make(load())
+        else:
+            live = self._states.take_up(load, make)[0]
+            live.keep_what_loading_set()
         described = live.describe()
         log.info(
             "loaded model",

@@ -34,8 +34,8 @@ _SIGNATURES = "signatures/"
 
 
 _REFERENCE = (
-    "it is a reference variable of TensorFlow 1, which functions use and TensorFlow has no object "
-    "for; save the model with resource variables"
+    "it is a reference variable of TensorFlow 1 that nothing gives a value, or with an operation "
+    "that resource variables do not have; save the model with resource variables"
 )
 
 

@@ -23,12 +23,15 @@ from varserve_service.core.ports.loaded_model import (
     VariableSpec,
 )
 
+from .allowed_operations import read_saved_model
 from .discovery import find_functions, find_variables
 from .functions import SavedFunction
 from .inspection import Insides, Printing, SavedInspector, Sources
 from .object_graph import names_of, walk
 from .placement import Placement
 from .places import set_at_load
+from .reference_variables import has_references, without_references
+from .runtime import load_graph
 from .signatures import partial_shape
 from .together import prepare, read_together, write_together
 from .values import OUT_OF_MEMORY
@@ -54,6 +57,7 @@ class SavedModel:
         variables: Sequence[SavedVariable],
         functions: Sequence[SavedFunction],
         omissions: Sequence[Omission],
+        set_at_load: Collection[str],
     ) -> None:
         self._name = name
         self._version = version
@@ -63,6 +67,7 @@ class SavedModel:
         self._variables = tuple(variables)
         self._functions = tuple(functions)
         self._omissions = tuple(omissions)
+        self._set_at_load = set_at_load
 
     @property
     def name(self) -> str:
@@ -82,6 +87,10 @@ class SavedModel:
     @property
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    @property
+    def set_at_load(self) -> Collection[str]:
+        return self._set_at_load
 
     @property
     def variables(self) -> Sequence[SavedVariable]:
@@ -155,10 +164,14 @@ def load(
         )
         saved.append(SavedVariable(variable, spec, sparse=node_path in sparse))
     prepare(saved)
-    fingerprint = fingerprint_of(path)
+    fingerprint, at_load = fingerprint_of(path), frozenset[str]()
     if hasattr(root, "prune"):
-        fingerprint += _of_values(saved, set_at_load(name, path))
-    return SavedModel(name, version, placement, fingerprint, root, saved, functions, omissions)
+        at_load = set_at_load(name, path) & {v.spec.path for v in saved if v.is_initialized()}
+    if at_load:  # To other values each time, maybe: not they tell models apart, but the graph.
+        fingerprint += f"-{_digest_of_graph(path)}"
+    return SavedModel(
+        name, version, placement, fingerprint, root, saved, functions, omissions, at_load
+    )
 
 
 def _redirect_prints(functions: Sequence[SavedFunction]) -> None:
@@ -172,19 +185,12 @@ def _redirect_prints(functions: Sequence[SavedFunction]) -> None:
         )
 
 
-def _of_values(variables: Sequence[SavedVariable], paths: Collection[str]) -> str:
-    """What the fingerprint says of the values that no checkpoint has: empty when all are there."""
-    digest = hashlib.blake2b(digest_size=16)
-    found = [v for v in variables if v.spec.path in paths and v.is_initialized()]
-    for variable in sorted(found, key=lambda each: each.spec.path):
-        value = variable.read()
-        digest.update(f"{variable.spec.path}\0{value.shape}\0".encode())
-        digest.update(
-            repr(value.numpy().tolist()).encode()
-            if value.dtype == "string"
-            else value.buffer(0, value.nbytes)
-        )
-    return f"-{digest.hexdigest()}" if found else ""
+def _digest_of_graph(path: Path) -> str:
+    """A digest of the SavedModel's graph, which tells what is run when it is loaded."""
+    for name in ("saved_model.pb", "saved_model.pbtxt"):
+        if (path / name).is_file():
+            return hashlib.blake2b((path / name).read_bytes(), digest_size=16).hexdigest()
+    return ""
 
 
 def fingerprint_of(path: Path) -> str:
@@ -214,7 +220,7 @@ def _restore(
             raise failed(f"op library {library} cannot be loaded: {_in_short(error)}") from error
     try:
         with placement.scope():
-            return tf.saved_model.load(str(path), tags=_graph_tags(path, tags))
+            return _load(name, path, _graph_tags(path, tags))
     except _NoSuchGraph as problem:
         raise failed(str(problem)) from None
     except OUT_OF_MEMORY as error:
@@ -229,6 +235,14 @@ def _restore(
                 "pip install --no-deps tf-keras==2.21.*"
             ) from error
         raise failed(f"TensorFlow cannot load {path}: {_in_short(error)}") from error
+
+
+def _load(name: str, path: Path, tags: Sequence[str]) -> Any:
+    graphs = read_saved_model(name, path).meta_graphs
+    graph = next(each for each in graphs if sorted(each.meta_info_def.tags) == sorted(tags))
+    if has_references(graph):
+        return load_graph(str(path), tags, without_references)
+    return tf.saved_model.load(str(path), tags=tags)
 
 
 class _NoSuchGraph(Exception):

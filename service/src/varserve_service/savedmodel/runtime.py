@@ -16,8 +16,9 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.client import pywrap_tf_session as session
 from tensorflow.python.eager import context, execute
 from tensorflow.python.eager.cancellation import CancellationManager as CancellationManager
-from tensorflow.python.framework import op_def_registry
+from tensorflow.python.framework import op_def_registry, ops
 from tensorflow.python.ops import script_ops
+from tensorflow.python.saved_model import load_v1_in_v2
 
 
 class FlatCall(Protocol):
@@ -87,6 +88,19 @@ def prepare_thread() -> None:
     succeeded: without a free file descriptor the process ends by SIGSEGV.
     """
     _nothing_at_all()([])
+
+
+def load_graph(path: str, tags: Sequence[str], convert: Callable[[Any], None]) -> Any:
+    """Load a SavedModel in TensorFlow 1 format, whose MetaGraphDef `convert` changes in place."""
+
+    class Loader(load_v1_in_v2._EagerSavedModelLoader):  # type: ignore[misc]
+        def get_meta_graph_def_from_tags(self, tags: Sequence[str]) -> Any:
+            meta_graph = super().get_meta_graph_def_from_tags(tags)
+            convert(meta_graph)
+            return meta_graph
+
+    with ops.init_scope():
+        return Loader(path).load(tags)
 
 
 def shape_of(tensor: tf.Tensor) -> tuple[int, ...]:

@@ -206,6 +206,26 @@ class LiveModel:
         for write in writes:
             check_write(write, self._parts.variables.find(write.variable))
 
+    def keep_what_loading_set(self) -> None:
+        """Make what no checkpoint has a commit, the first, so that it stays after a restart.
+
+        Does nothing where there are commits, or nothing of the kind. Raises RequestError.
+        """
+        paths = sorted(self._loaded.set_at_load)
+        if not paths or self.header.revision:
+            return
+        with self._parts.lock.shared():
+            values = [self._parts.by_path[path].read().numpy().copy() for path in paths]
+        writes = [
+            Write(path, Operation.SET, value) for path, value in zip(paths, values, strict=True)
+        ]
+        origin = Origin(message="what the SavedModel set when it was loaded")
+        try:
+            self.assign(writes, conditions=Conditions(model_revision=0), origin=origin)
+        except RequestError as error:
+            if error.reason is not Reason.REVISION_MISMATCH:  # another replica's are kept
+                raise
+
     def swaps(self, write: Write) -> bool:
         """Whether the value of a checked write is best received into memory that `blank` gives."""
         whole = write.operation is Operation.SET and write.region is None

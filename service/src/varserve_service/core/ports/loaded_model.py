@@ -5,7 +5,7 @@ Knows numpy; knows nothing of TensorFlow, gRPC or disk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any, Protocol
@@ -347,6 +347,11 @@ class LoadedModel(Protocol):
     @property
     def fingerprint(self) -> str:
         """Tells models apart whose variables begin with different values."""
+        ...
+
+    @property
+    def set_at_load(self) -> Collection[str]:
+        """Paths of the variables that begin with what loading computes, maybe each time anew."""
         ...
 
     @property
