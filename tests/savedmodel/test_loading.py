@@ -6,15 +6,22 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import saved_models
+from tests.serving import serve_here
+from varserve import tensors
+from varserve.v1 import model_service_pb2 as pb
+from varserve.v1 import model_service_pb2_grpc
 from varserve_service import savedmodel
 from varserve_service.core.errors import ModelLoadError
+from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.loaded_model import LoadedModel
 from varserve_service.repository import is_complete
+from varserve_service.rpc import BatchOptions
 from varserve_service.rpc.messages import translate
 from varserve_service.savedmodel import Placement, configure_devices
 
@@ -146,6 +153,27 @@ def test_outputs_of_any_shape(models_root: Path, placement: Placement) -> None:
         assert value.shape == (0, 2**31 - 1, 2**31 - 1, 2**31 - 1)
         assert list(translate.tensor(value).shape) == list(value.shape)
         assert value.nbytes == 0
+
+
+def test_batched_outputs_of_any_shape(load: Callable[[str], LoadedModel]) -> None:
+    """Each call of a batch gets its own rows of what has none to copy, as it would alone."""
+    live = LiveModel(load("shapes"))
+    batching = {(live.name, "rows"): BatchOptions(max_rows=8, max_delay=0.2)}
+    with (
+        serve_here(live, batching=batching) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        calls = []
+        for rows in (1, 2):
+            x = tensors.to_tensor(np.full(rows, rows, np.float32))
+            request = pb.RunFunctionRequest(model=live.name, function="rows", inputs={"x": x})
+            calls.append(stub.RunFunction.future(request, timeout=60))
+        for rows, call in zip((1, 2), calls, strict=True):
+            outputs = {output.name: output.tensor for output in call.result().outputs}
+            assert list(outputs["empty"].shape) == [rows, 0, 2**31 - 1, 2**31 - 1]
+            assert list(outputs["words"].shape) == [rows, 0, 2**31 - 1]
+            assert tensors.from_tensor(outputs["x"]).tolist() == [rows] * rows
 
 
 def test_the_index_says_how_many_shards_there_are(tmp_path: Path, models_root: Path) -> None:

@@ -19,7 +19,6 @@ from varserve_service.core.ports.commits import UNKNOWN_ORIGIN, Origin, WriteReq
 from varserve_service.core.ports.function_messages import FunctionMessage
 from varserve_service.core.ports.loaded_model import Constant, FunctionSpec, Value
 from varserve_service.core.ports.messages import UNCONDITIONAL, Conditions, Header, sent_bytes
-from varserve_service.core.values.host_value import HostValue
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.messages import translate
 from varserve_service.rpc.messages.bodies import ClaimedTensor, Download, total_bytes
@@ -124,7 +123,7 @@ async def execute(
             with _Discretion(call, served.live, function):
                 ran = await batcher.run(arrays, call.deadline)
             if ran is not None:
-                values = {name: HostValue(array) for name, array in ran.outputs.items()}
+                values = ran.outputs
                 nbytes = sum(sent_bytes(value) for value in values.values())
                 if nbytes > max_output_bytes:
                     raise translate.too_large(

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import structlog
 
+from varserve_service.core.arrays.reductions import Counted, Reduced
 from varserve_service.core.arrays.shapes import PartialShape
 from varserve_service.core.cancellation import Cancellation
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.loaded_model import FunctionSpec, TensorSpec
+from varserve_service.core.ports.loaded_model import FunctionSpec, TensorSpec, Value
 from varserve_service.core.ports.messages import Header
+from varserve_service.core.values.host_value import HostValue
 from varserve_service.rpc.calls.load_shedding import LoadShedder, too_many
 
 from .workers import Workers
@@ -51,7 +53,35 @@ class Ran(NamedTuple):
     """A call's own part of a batch's answer."""
 
     header: Header
-    outputs: dict[str, np.ndarray[Any, Any]]
+    outputs: dict[str, Value]
+
+
+class _NoElements:
+    """Some rows of a Value without elements, of sizes, maybe, that no array of numpy can have."""
+
+    def __init__(self, whole: Value, rows: int) -> None:
+        self._whole = whole
+        self.dtype = whole.dtype
+        self.shape = (rows, *whole.shape[1:])
+        self.nbytes = 0
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        return self._whole.numpy()[: self.shape[0]]
+
+    def buffer(self, start: int, stop: int) -> memoryview:
+        return self._whole.buffer(0, 0)
+
+    def reduce(self, start: int, stop: int) -> Sequence[Reduced]:
+        return self._whole.reduce(0, 0)
+
+    def count(self, start: int, stop: int, edges: np.ndarray[Any, Any]) -> Counted:
+        return self._whole.count(0, 0, edges)
+
+
+def _rows(whole: Value, start: int, stop: int) -> Value:
+    if 0 in whole.shape:
+        return _NoElements(whole, stop - start)
+    return HostValue(whole.numpy()[start:stop])
 
 
 class _Callers:
@@ -229,13 +259,12 @@ class Batcher:
             answer = self._live.run(
                 self._function, inputs, {}, deadline=deadline, cancellation=cancellation
             )
-            outputs = {name: value.numpy() for name, value in answer.values.items()}
-            return Ran(answer.header, outputs)
+            return Ran(answer.header, dict(answer.values))
 
         total = sum(waiting.rows for waiting in batch)
         filled = min((n for n in self._options.allowed_rows if n >= total), default=total)
         header, outputs = ran(_joined([w.inputs for w in batch], filled - total))
-        if any(array.shape[:1] != (filled,) for array in outputs.values()):
+        if any(value.shape[:1] != (filled,) for value in outputs.values()):
             log.warning("outputs do not follow the rows of the inputs", function=self._function)
             if len(batch) > 1:
                 raise _NotByRows
@@ -243,7 +272,7 @@ class Batcher:
         answers, start = [], 0
         for waiting in batch:
             stop = start + waiting.rows
-            parts = {name: array[start:stop] for name, array in outputs.items()}
+            parts = {name: _rows(value, start, stop) for name, value in outputs.items()}
             answers.append(Ran(header, parts))
             start = stop
         return answers
