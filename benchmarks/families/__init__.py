@@ -15,6 +15,7 @@ from . import (
     memory,
     parts,
     pauses,
+    tables,
     watching,
 )
 
@@ -24,6 +25,7 @@ FAMILIES: dict[str, tuple[Figure, ...]] = {
     "journal": journal.FIGURES,
     "lane": lane.FIGURES,
     "bulk": bulk.FIGURES,
+    "tables": tables.FIGURES,
     "parts": parts.FIGURES,
     "calls": calls.FIGURES,
     "functions": functions.FIGURES,

@@ -34,4 +34,21 @@ FIGURES = (
         nbytes=GIB,
         needs=6 * GIB,
     ),
+    Figure(
+        name=f"a table of {size(GIB)} is assigned again, and the service is at rest",
+        ours=work("ours", "assign_again", table=GIB),
+        peers=(
+            peer(
+                "Arrow Flight do_put",
+                work("flight", "assign", nbytes=GIB),
+                targets={
+                    KEPT_SERVER: at_most_itself(64, "MiB"),
+                    ADDED_SERVER: at_most_itself(1152, "MiB"),
+                },
+            ),
+        ),
+        measures=(KEPT_SERVER, ADDED_SERVER),
+        nbytes=GIB,
+        needs=6 * GIB,
+    ),
 )

@@ -20,6 +20,15 @@ Act = Callable[[], Any]
 NO_SOCKET = "/nowhere/lane"
 
 
+def numbers_of(value: np.ndarray[Any, Any]) -> Any:
+    """What a summary tells, by numpy and hashlib."""
+    numbers = value.min(), value.max(), np.count_nonzero(value)
+    finite = np.isfinite(value).all()
+    moments = value.mean(dtype=np.float64), value.std(dtype=np.float64)
+    norm = np.linalg.norm(value)
+    return numbers, finite, moments, norm, varserve.content_hash(value)
+
+
 class Client:
     """Works over the clients that a user has: `varserve`, and for `..._aio` `varserve.aio`."""
 
@@ -163,15 +172,7 @@ class Client:
         with self._filled(nbytes, "float32") as variable:
             out = variable.numpy()
 
-            def act() -> Any:
-                value = variable.numpy(out=out)
-                numbers = value.min(), value.max(), np.count_nonzero(value)
-                finite = np.isfinite(value).all()
-                moments = value.mean(dtype=np.float64), value.std(dtype=np.float64)
-                norm = np.linalg.norm(value)
-                return numbers, finite, moments, norm, varserve.content_hash(value)
-
-            yield act
+            yield lambda: numbers_of(variable.numpy(out=out))
 
     @contextmanager
     def assign(self, nbytes: int, dtype: str = "float32", model: str = BENCH) -> Iterator[Act]:
@@ -276,6 +277,64 @@ class Client:
         variable.scatter_update(wanted, np.ones((count, TABLE_ROW), np.float32))
         yield lambda: variable.sparse_read(wanted)
         model.functions["fill_table"](rows=0)
+
+    def _table(self, table: int) -> tuple[varserve.Variable[Any], tuple[int, int]]:
+        return self._model().variables["table"], (table // (TABLE_ROW * 4), TABLE_ROW)
+
+    @contextmanager
+    def _filled_table(self, table: int) -> Iterator[varserve.Variable[Any]]:
+        """The table with as many rows, all of which have been written."""
+        variable, shape = self._table(table)
+        fill = self._model().functions["fill_table"]
+        fill(rows=shape[0])
+        variable.assign(np.ones(shape, np.float32), timeout=120)
+        yield variable
+        fill(rows=0)
+
+    @contextmanager
+    def look_up(self, table: int) -> Iterator[Act]:
+        """100 rows, by the function that looks them up."""
+        with self._filled_table(table):
+            look, ids = self._model().functions["look_up"], np.arange(100, dtype=np.int32)
+            yield lambda: look(ids=ids)
+
+    @contextmanager
+    def write_row(self, table: int) -> Iterator[Act]:
+        with self._filled_table(table) as variable:
+            row = np.full((1, TABLE_ROW), 2, np.float32)
+            yield lambda: variable.scatter_update([7], row)
+
+    @contextmanager
+    def assign_again(self, table: int) -> Iterator[Act]:
+        """All of the table, between look-ups."""
+        with self._filled_table(table) as variable:
+            look, ids = self._model().functions["look_up"], np.arange(100, dtype=np.int32)
+            value = np.full((table // (TABLE_ROW * 4), TABLE_ROW), 2, np.float32)
+
+            def act() -> Any:
+                variable.assign(value, timeout=120)
+                return look(ids=ids)
+
+            yield act
+
+    # These three go on beside the two above, which fill the table.
+
+    @contextmanager
+    def read_table(self, table: int) -> Iterator[Act]:
+        variable, shape = self._table(table)
+        out = np.zeros(shape, np.float32)
+        yield lambda: variable.numpy(out=out, timeout=120)
+
+    @contextmanager
+    def summarize_table(self, table: int) -> Iterator[Act]:
+        variable, _ = self._table(table)
+        yield lambda: variable.summary(content_hash=True, timeout=120)
+
+    @contextmanager
+    def assign_table(self, table: int) -> Iterator[Act]:
+        variable, shape = self._table(table)
+        value = np.ones(shape, np.float32)
+        yield lambda: variable.assign(value, timeout=120)
 
     @contextmanager
     def rows_alone(self) -> Iterator[Act]:
