@@ -262,6 +262,25 @@ def test_a_broken_session_is_resumed(scripted: Scripted) -> None:
     assert len(scripted.requests["Session"]) == 2
 
 
+def test_a_session_that_never_answers_is_given_up(scripted: Scripted) -> None:
+    """What does not carry such streams costs one call its time; the next ones go alone."""
+    leave = threading.Event()
+
+    def silent(requests: list[bytes], context: grpc.ServicerContext) -> list[bytes]:
+        assert leave.wait(60)
+        return []
+
+    scripted.script["Session"] = [silent]
+    scripted.script["ReadVariable"] = [_read_reply()]
+    with varserve.connect(scripted.address, sessions=True, retries=0) as client:
+        with pytest.raises(varserve.DeadlineExceeded):
+            client.read_variable("m", "v", timeout=0.3)
+        for _ in range(3):
+            assert client.read_variable("m", "v").value.tolist() == [1, 2]
+    leave.set()
+    assert len(scripted.requests["Session"]) == 1
+
+
 def test_a_session_that_shuts_down_has_begun_nothing(scripted: Scripted) -> None:
     """A call that a service on its way out left unanswered is made again, whatever it does."""
     scripted.script["Session"] = [fail("SHUTTING_DOWN")]
