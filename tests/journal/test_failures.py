@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, refused, value_of
@@ -212,6 +213,20 @@ def test_a_file_of_values_that_cannot_be_written(
         assert not list((tmp_path / FOLDER / "payloads").iterdir())
         write(live, 2)
         assert value_of(live, "v")[0] == 2
+
+
+@pytest.mark.parametrize("size", [29, 31])
+def test_a_file_with_a_value_of_another_size(tmp_path: Path, size: int) -> None:
+    """Under the same names it is not what was written."""
+    with kept(tmp_path, make, inline_bytes=10) as (live, _):
+        write(live, 1)
+    (path,) = (tmp_path / FOLDER / "payloads").iterdir()
+    ones, zeros = np.ones(size, np.float32), np.zeros(99, np.float32)
+    save_file({"v": ones, "zz": zeros}, path)
+    assert f"damaged: v: expected 120 bytes, found {4 * size}" in refused(tmp_path, make)
+    save_file({"v": np.ones(30, np.float32)}, path)
+    with kept(tmp_path, make) as (live, _):
+        assert value_of(live, "v").tolist() == [1] * 30
 
 
 @pytest.mark.parametrize(
