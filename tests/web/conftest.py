@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import varserve
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.serving import serve_here
 from tests.waiting import read_line
+from tests.web.browsing import ARGUMENTS, CHROMIUM, PATIENCE
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.loaded_model import Omission, OmissionKind, TensorSpec
 
@@ -104,3 +106,28 @@ def read_only(address: str) -> Iterator[str]:
     """Of pages that may not."""
     with inspector(address) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, headless=True, args=ARGUMENTS
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that fails the test for whatever its console complains of."""
+    complaints: list[str] = []
+    context = browser.new_context(viewport={"width": 1200, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield page
+    context.close()
+    assert complaints == []

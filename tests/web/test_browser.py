@@ -2,95 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import varserve
+from tests.web.browsing import CONTRASTS, IN_A_BROWSER, live, picture
 
-CHROMIUM = shutil.which("chromium")
-
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here to open pages with"),
-    pytest.mark.slow,
-]
-
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENCE = 30_000
-"""Milliseconds."""
-PICTURES = os.environ.get("VARSERVE_PICTURES")
-"""A folder for the pictures of the documentation; `make pictures` sets it."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, headless=True, args=ARGUMENTS
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page that fails the test for whatever its console complains of."""
-    complaints: list[str] = []
-    context = browser.new_context(viewport={"width": 1200, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    yield page
-    context.close()
-    assert complaints == []
-
-
-_CONTRASTS = """() => {
-    const channels = (text) => text.match(/[\\d.]+/g).map(Number);
-    const luminance = (color) => {
-        const [r, g, b] = color.slice(0, 3).map((v) => v / 255)
-            .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    const ground = (element) => {
-        for (let at = element; at; at = at.parentElement) {
-            const color = channels(getComputedStyle(at).backgroundColor);
-            if (color.length < 4 || color[3] > 0) return color;
-        }
-    };
-    const texts = document.querySelectorAll("h1, h2, dt, dd, .facts, a, th, td, button, label");
-    return [...texts].map((each) => {
-        const text = luminance(channels(getComputedStyle(each).color));
-        const behind = luminance(ground(each));
-        return (Math.max(text, behind) + 0.05) / (Math.min(text, behind) + 0.05);
-    });
-}"""
-"""The ratio of luminances of each text and what is behind it."""
-
-
-def picture(page: Any, name: str) -> None:
-    """Keep what is seen, where pictures are made."""
-    if PICTURES:
-        page.screenshot(path=Path(PICTURES) / f"{name}.png")
-
-
-def live(page: Any) -> None:
-    page.wait_for_function("document.getElementById('live').textContent.startsWith('live')")
+pytestmark = IN_A_BROWSER
 
 
 def test_a_change_is_seen_as_it_is_committed(page: Any, url: str, client: varserve.Client) -> None:
@@ -187,6 +107,6 @@ def test_text_can_be_read_in_both_schemes(page: Any, url: str, scheme: str) -> N
     """Text and what is behind it differ by at least 4.5 to 1, as WCAG asks."""
     page.emulate_media(color_scheme=scheme)
     page.goto(f"{url}/models/fake/variables/broken")
-    ratios = page.evaluate(_CONTRASTS)
+    ratios = page.evaluate(CONTRASTS)
     assert len(ratios) > 20
     assert min(ratios) >= 4.5

@@ -214,7 +214,7 @@ def test_failures_have_the_statuses_of_http(url: str) -> None:
 
 
 def test_many_variables_are_a_page_at_a_time() -> None:
-    """A model of 20,000 variables opens within seconds, shows a page, and names the others."""
+    """Pages of a model of 20,000 variables show a part, also while it is described anew."""
     names = [f"layer_{index:05}/kernel" for index in range(20_000)]
     many = FakeModel([FakeVariable(name, np.zeros(2, np.float32)) for name in names])
     with serve_here(LiveModel(many), message_bytes=64 << 20) as address, inspector(address) as url:

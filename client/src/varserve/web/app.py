@@ -28,10 +28,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import varserve
 from varserve import VarserveError
+from varserve.tensors import dtype_name
 from varserve.web import drawing
 from varserve.web.changes import events
 from varserve.web.connections import Callers, Connect
-from varserve.web.pages import commits, common, functions, variables
+from varserve.web.pages import commits, common, functions, inside, variables
 from varserve.web.rest import v1, v2
 from varserve.web.rest.common import failed, is_rest
 from varserve.web.rest.openapi import openapi
@@ -130,7 +131,11 @@ def make_app(connect: Connect, options: WebOptions = WebOptions()) -> Starlette:
     templates = Jinja2Templates(directory=HERE / "templates")
     templates.env.filters["number"] = drawing.number
     templates.env.globals.update(
-        histogram=drawing.histogram, shape_text=common.shape_text, size_text=common.size_text
+        histogram=drawing.histogram,
+        shape_text=common.shape_text,
+        size_text=common.size_text,
+        place_text=inside.place_text,
+        dtype_name=dtype_name,
     )
     templates.env.trim_blocks = templates.env.lstrip_blocks = True
     app.state.templates = templates

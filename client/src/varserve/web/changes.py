@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from varserve import VarserveError, aio
+from varserve import AccessDenied, VarserveError, aio
 
 MAX_NAMES = 500
 """Of the variables of one commit, as many are named; a page asks for the whole anew beyond that."""
@@ -22,6 +22,9 @@ async def events(request: Request) -> StreamingResponse:
     """GET: `commit` events with who, why and which variables, and `lost` when the watch ends."""
     caller = request.app.state.callers.of(request.headers.get("authorization"))
     model = await caller.model(request.path_params["model"])
+    with contextlib.suppress(AccessDenied):
+        # The revision of now, so that a page that is loaded again because of it is not behind.
+        await model.commits(limit=1)
     watch = await model.watch(values=False)
     return StreamingResponse(
         _told(watch), media_type="text/event-stream", headers={"x-accel-buffering": "no"}

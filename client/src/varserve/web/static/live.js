@@ -4,7 +4,11 @@
 const live = document.getElementById("live");
 const source = document.body.dataset.events;
 
+// What a run has answered stays: to load such a page again would send its form again.
+const answered = () => document.querySelector("[data-answer]") !== null;
+
 async function reload(names) {
+  if (answered()) return;
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
   if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -37,7 +41,8 @@ if (source) {
   let names = new Set();
   events.addEventListener("watching", (event) => {
     // What was committed between the page and the watch is loaded as a whole.
-    if (JSON.parse(event.data).revision > Number(document.body.dataset.revision)) return location.reload();
+    const behind = JSON.parse(event.data).revision > Number(document.body.dataset.revision);
+    if (behind && !answered()) return location.reload();
     live.textContent = "live";
   });
   events.addEventListener("commit", (event) => {
@@ -45,7 +50,7 @@ if (source) {
     document.getElementById("revision").textContent = commit.revision;
     document.body.dataset.revision = commit.revision;
     live.textContent = `live · ${commit.kind}${commit.message ? ": " + commit.message : ""}`;
-    if (commit.more) return location.reload();
+    if (commit.more && !answered()) return location.reload();
     commit.variables.forEach((name) => names.add(name));
     // Commits that come together are shown together.
     pending ??= setTimeout(() => {
