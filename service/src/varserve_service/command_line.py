@@ -19,7 +19,7 @@ from pydantic_settings import SettingsError
 
 from .bootstrap import serve as serve_settings
 from .bootstrap import try_out
-from .core.errors import JournalError, ModelLoadError
+from .core.errors import JournalError, ModelLoadError, RequestError
 from .flags import given, settings_options
 from .repository import RepositoryError
 from .settings import health_address, load_settings
@@ -106,6 +106,32 @@ def health(address: str, service: str, timeout: float) -> None:
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     click.echo(status)
     sys.exit(0 if response.status == health_pb2.HealthCheckResponse.SERVING else 1)
+
+
+@main.group()
+def state() -> None:
+    """Work on a state while no service uses it."""
+
+
+@state.command("copy")
+@click.argument("source")
+@click.argument("target")
+def state_copy(source: str, target: str) -> None:
+    """Copy every model's state from SOURCE to TARGET, and compare the copy by hashes.
+
+    Each of the two is a state directory, or the address of a database: postgresql://USER@HOST/NAME.
+    Give its password in ~/.pgpass or $PGPASSWORD, not in the address. Stop all services first. The
+    copy goes on in the same epoch: serve one of the two from then on. Leases are not copied, and
+    what they wrote stays.
+    """
+    from .bootstrap.copying import copy_states
+
+    try:
+        for line in copy_states(source, target):
+            click.echo(line)
+    except (JournalError, RequestError, OSError) as error:
+        _complain(str(error))
+        sys.exit(EXIT_CANNOT_SERVE)
 
 
 def check_process() -> None:
