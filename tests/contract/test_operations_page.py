@@ -38,7 +38,8 @@ def test_every_setting_is_in_the_table() -> None:
 def test_every_alert_has_its_section() -> None:
     """Where an alert points to, there is something to read."""
     alerts = yaml.safe_load((ROOT / "deploy/monitoring/alerts.yaml").read_text())
-    names = {rule["alert"] for group in alerts["groups"] for rule in group["rules"]}
+    rules = [rule for group in alerts["groups"] for rule in group["rules"]]
+    names = {rule["alert"] for rule in rules if "alert" in rule}
     sections = re.findall(r"^### (Varserve\w+)\n\n(\S.*)", PAGE.read_text(), re.MULTILINE)
     assert {name for name, _ in sections} == names
     assert all(len(text) > 40 for _, text in sections)

@@ -18,6 +18,7 @@ from varserve_service.core.ports.journal import (
     KeptHeld,
     LeaseChange,
     Position,
+    Standing,
 )
 from varserve_service.core.ports.loaded_model import Value
 
@@ -165,6 +166,10 @@ class Replica:
                 0.05,
             )
             return self._log.after(known) if self.follows else []
+
+    @property
+    def standing(self) -> Standing:
+        return Standing(0.0, len(self._log.commits) - self.position.revision, True)
 
     @property
     def leases(self) -> Leases:

@@ -8,7 +8,7 @@ import shutil
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import yaml
 
 import varserve
 from tests.conftest import Serve
+from tests.postgres.server import running
 from tests.serving import ServiceProcess
 from tests.telemetry.scrape import Scrape, scrape
 from varserve.reasons import STATUS_OF_REASON
@@ -36,6 +37,7 @@ FUNCTIONS = {
     "histogram_quantile",
     "increase",
     "max",
+    "max_over_time",
     "min",
     "rate",
     "sum",
@@ -64,7 +66,7 @@ def metrics_address(process: ServiceProcess) -> str:
 
 
 @pytest.fixture(scope="module")
-def found(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scrape]:
+def found(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Scrape:
     """A scrape of the real service after some traffic."""
     state = tmp_path_factory.mktemp("state")
     authority = trustme.CA()
@@ -87,7 +89,17 @@ def found(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sc
             with pytest.raises(varserve.VarserveError):
                 client.read_variable("counter", "nope")
         context = ssl.create_default_context(cafile=paths[2])
-        yield scrape(metrics_address(process), context)
+        alone = scrape(metrics_address(process), context)
+    # What only a state in a database has.
+    with running() as server:
+        shared = ("--metrics-port", "0", "--state", server.fresh("monitored"))
+        with serve("counter", arguments=shared) as process:
+            replica = scrape(metrics_address(process))
+    only = [name for name in replica.families if name.startswith("varserve_replica_")]
+    assert len(only) == 3
+    alone.families |= {name: replica.families[name] for name in only}
+    alone.values |= {s: value for s, value in replica.values.items() if s.name in only}
+    return alone
 
 
 def labels_of(scrape: Scrape) -> dict[str, set[str]]:

@@ -30,6 +30,11 @@ VALUES: dict[str, dict[str, Any]] = {
     "mtls": {"tls": ON},
     "network-policy": {"networkPolicy": ON},
     "persistent-state": {"persistence": ON},
+    "replicas": {
+        "replicas": 3,
+        "networkPolicy": ON,
+        "database": {"secret": "varserve-database-app"},
+    },
     "production": {
         "audit": ON,
         "metrics": ON,

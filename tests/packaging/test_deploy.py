@@ -27,18 +27,22 @@ OVERLAYS = {
     "overlays/network-policy": "cpu",
     "overlays/persistent-state": "cpu",
     "overlays/production": "cpu",
+    "overlays/replicas": "cpu",
 }
 CERTIFICATES = ["Certificate"] * 3 + ["Issuer"] * 2
 KINDS = {
     "overlays/metrics": ["PrometheusRule", "ServiceMonitor"],
     "overlays/mtls": CERTIFICATES,
     "overlays/network-policy": ["NetworkPolicy"],
+    "overlays/replicas": ["NetworkPolicy"],
     "overlays/production": [
         *CERTIFICATES,
         *("Certificate", "Certificate", "Issuer"),  # of Prometheus
         *("ConfigMap", "NetworkPolicy", "PrometheusRule", "ServiceMonitor"),
     ],
 }
+FROM_A_SECRET = "postgresql://varserve:hush@varserve-database-rw/varserve"
+"""What the operator of the database writes into the secret."""
 TLS = ("overlays/mtls", "overlays/production")
 
 KUBECTL = program("kubectl")
@@ -66,7 +70,9 @@ def objects(overlay: str) -> dict[str, Any]:
 
 
 def environment(overlay: str) -> dict[str, str]:
-    return {each["name"]: each["value"] for each in container(overlay).get("env", [])}
+    return {
+        each["name"]: each.get("value", FROM_A_SECRET) for each in container(overlay).get("env", [])
+    }
 
 
 def pod(overlay: str) -> dict[str, Any]:
@@ -201,6 +207,38 @@ def test_state_outlives_the_pod(overlay: str) -> None:
     }
     assert set(spec["persistentVolumeClaimRetentionPolicy"].values()) == {"Retain"}
     assert spec["replicas"] == 1
+
+
+def test_replicas_have_one_state() -> None:
+    """All pods take the address from the secret of the example's database, and may reach it."""
+    cluster, around = yaml.safe_load_all(
+        (ROOT / "deploy" / "database" / "cloudnative-pg.yaml").read_text()
+    )
+    name, spec = cluster["metadata"]["name"], objects("overlays/replicas")["StatefulSet"]["spec"]
+    assert spec["replicas"] > 1
+    assert "volumeClaimTemplates" not in spec
+    (state,) = [e for e in container("overlays/replicas")["env"] if e["name"] == "VARSERVE_STATE"]
+    # The operator of the database makes this secret.
+    assert state["valueFrom"]["secretKeyRef"] == {"name": f"{name}-app", "key": "uri"}
+    assert Settings(state=FROM_A_SECRET).state == FROM_A_SECRET
+    (database, names) = objects("overlays/replicas")["NetworkPolicy"]["spec"]["egress"]
+    (reached,) = [each["podSelector"]["matchLabels"] for each in database["to"]]
+    assert reached == around["spec"]["podSelector"]["matchLabels"] == {"cnpg.io/cluster": name}
+    assert ([p["port"] for p in database["ports"]], "to" in names) == ([5432], False)
+    let_in = [
+        each["podSelector"]["matchLabels"]
+        for rule in around["spec"]["ingress"]
+        for each in rule["from"]
+        if "podSelector" in each
+    ]
+    assert (
+        objects("overlays/replicas")["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
+        in let_in
+    )
+    # A commit that is acknowledged is on two machines.
+    assert cluster["spec"]["instances"] >= 2
+    assert cluster["spec"]["postgresql"]["synchronous"]["number"] >= 1
+    assert cluster["spec"]["postgresql"]["synchronous"]["dataDurability"] == "required"
 
 
 def claimed(overlay: str) -> dict[str, str]:

@@ -164,6 +164,21 @@ class StateCollector(Collector):
             "varserve_variable_bytes", "Bytes of the model's variables.", (*MODEL, "device")
         )
         journal = _Gauge("varserve_journal_bytes", "Bytes of the model's journal.", MODEL)
+        silent = _Gauge(
+            "varserve_replica_silent_seconds",
+            "Seconds since the log of a shared state was read last.",
+            MODEL,
+        )
+        behind = _Gauge(
+            "varserve_replica_behind_commits",
+            "Commits of other replicas that this one has not taken yet.",
+            MODEL,
+        )
+        synchronous = _Gauge(
+            "varserve_replica_state_synchronous",
+            "1 if a commit to a shared state is on a standby before it is acknowledged.",
+            MODEL,
+        )
         for key, model in live.items():
             revision.add_metric(key, model.header.revision)
             last = model.timeline.last_write
@@ -178,7 +193,13 @@ class StateCollector(Collector):
             size = model.journal_bytes
             if size is not None:
                 journal.add_metric(key, size)
+            standing = model.standing
+            if standing is not None:
+                silent.add_metric(key, standing.silent_seconds)
+                behind.add_metric(key, standing.behind)
+                synchronous.add_metric(key, standing.synchronous)
         yield from (revision, written, pending, overdue, watches, memory, journal)
+        yield from (silent, behind, synchronous)
 
     def _memory(self, model: LiveModel) -> Mapping[str, int]:
         """Bytes of a model's numeric variables by device."""

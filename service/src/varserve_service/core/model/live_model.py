@@ -23,6 +23,7 @@ from varserve_service.core.ports.commits import (
     Origin,
     WriteRequest,
 )
+from varserve_service.core.ports.journal import Standing
 from varserve_service.core.ports.loaded_model import (
     Constant,
     FunctionSpec,
@@ -120,6 +121,13 @@ class LiveModel:
     def journal_bytes(self) -> int | None:
         """Bytes of the journal where it is kept; None without one. Never waits."""
         return None if self._parts.journal is None else self._parts.journal.nbytes
+
+    @property
+    def standing(self) -> Standing | None:
+        """How it stands to the state that it shares; None where it shares none. Never waits."""
+        journal = self._parts.journal
+        shared = None if journal is None else journal.shared
+        return None if shared is None else shared.standing
 
     @property
     def specs(self) -> Sequence[VariableSpec]:

@@ -153,6 +153,19 @@ class Turn(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a process stands to the state that it shares, as far as it knows.
+
+    `silent_seconds` since it read the log last, `behind` commits that it has not taken from there,
+    and whether a commit is `synchronous`: on another machine, too, before it is acknowledged.
+    """
+
+    silent_seconds: float
+    behind: int
+    synchronous: bool
+
+
 class KeptLeases(Protocol):
     """The leases of a shared journal: all processes see the same, and end by one clock.
 
@@ -192,6 +205,11 @@ class KeptLeases(Protocol):
 
 class SharedJournal(Protocol):
     """What a journal adds that several processes append to, each with a copy of the state."""
+
+    @property
+    def standing(self) -> Standing:
+        """How this process stands to the log. Never waits."""
+        ...
 
     @property
     def leases(self) -> KeptLeases:

@@ -21,6 +21,7 @@ from varserve_service.core.ports.journal import (
     KeptCommit,
     Position,
     StagedValues,
+    Standing,
 )
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.journal import records
@@ -116,6 +117,10 @@ class PostgresJournal:
     @property
     def inline_bytes(self) -> int:
         return MAX_COMMIT_BYTES  # nothing is staged
+
+    @property
+    def standing(self) -> Standing:
+        return self._listener.standing
 
     @property
     def leases(self) -> LeaseRows:

@@ -18,6 +18,9 @@ from varserve_service.rpc.messages import translate
 
 from .backend import Backend
 
+# Of the time that is left until a call's deadline, what is waited.
+_SHARE = 0.9
+
 
 async def wait_until_recent(backend: Backend, request: Any, call: RpcCall) -> None:
     """Wait until the model that a request names is as recent as its `consistency` says.
@@ -74,7 +77,10 @@ async def _wait(
             loop.call_soon_threadsafe(finish, error)
 
     waiter = begin(then)
-    remaining = None if call.deadline is None else max(0.0, call.deadline - time.monotonic())
+    remaining = None
+    if call.deadline is not None:
+        # A little less, or the caller's own clock ends the call without this reason.
+        remaining = max(0.0, _SHARE * (call.deadline - time.monotonic()))
     try:
         await asyncio.wait_for(future, remaining)
     except TimeoutError:
