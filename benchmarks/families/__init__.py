@@ -15,6 +15,7 @@ from . import (
     memory,
     parts,
     pauses,
+    replicas,
     tables,
     watching,
 )
@@ -23,6 +24,7 @@ from . import (
 FAMILIES: dict[str, tuple[Figure, ...]] = {
     "memory": memory.FIGURES,
     "journal": journal.FIGURES,
+    "replicas": replicas.FIGURES,
     "lane": lane.FIGURES,
     "bulk": bulk.FIGURES,
     "tables": tables.FIGURES,

@@ -84,6 +84,16 @@ def sides(models: Path) -> dict[str, Side]:
             (*service, "--state-dir", str(state)),
             scratch=state,
         ),
+        "replicated": Side(
+            "replicas",
+            "varserve with its state in PostgreSQL on this machine: a commit is synced there",
+            (sys.executable, "-m", "benchmarks.sides.replicas", str(models), "1"),
+        ),
+        "replicas": Side(
+            "replicas",
+            "the same state, and three services that the calls go to in turn",
+            (sys.executable, "-m", "benchmarks.sides.replicas", str(models), "3"),
+        ),
         "loads": Side(
             "loads",
             "varserve, of which an operator unloads and loads another model of 11 variables",
