@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tests.faults.histories import Call, Inconsistent, Logged, Start
 from tests.faults.watched import Heard, Watched
 from tests.serving import ServiceProcess
 from varserve import tensors
-from varserve.v1 import history_pb2
+from varserve.v1 import history_pb2, model_pb2
 from varserve.v1 import model_service_pb2_grpc as pb_grpc
 
 MODEL = "ledger"
@@ -49,7 +49,13 @@ def value_for(name: str, number: int) -> Any:
 
 
 class Service:
-    """The service over a ledger: where it is now."""
+    """The service over a ledger: where it is now.
+
+    `connecting`: options of clients beside its address; `reading`: options of each of their reads.
+    """
+
+    connecting: Mapping[str, Any] = {}
+    reading: Mapping[str, Any] = {}
 
     def __init__(self, model: Path, log: Path, *arguments: str, **options: Any):
         """`options`: of ServiceProcess."""
@@ -146,7 +152,7 @@ class Client:
         (name,) = call.variables = tuple(self._some(1, 1))
 
         def ask() -> None:
-            reading = self._client.read_variable(MODEL, name)
+            reading = self._client.read_variable(MODEL, name, **self._service.reading)
             assert reading.value is not None
             self._told(call, reading.revision, {name: number_in(reading.value)})
             self._learn(call, {name: reading.variable_revision})
@@ -157,7 +163,7 @@ class Client:
         call.variables = tuple(self._some(2, 4))
 
         def ask() -> None:
-            found = self._client.read_variables(MODEL, call.variables)
+            found = self._client.read_variables(MODEL, call.variables, **self._service.reading)
             self._told(call, found.revision, {name: number_in(found[name]) for name in found})
             self._learn(call, dict(found.revisions))
 
@@ -272,7 +278,9 @@ class Client:
         self._open.close()
         self._at = self._service.address
         # Of a service that is killed nothing is retried here: whoever asks decides.
-        self._client = self._open.enter_context(varserve.connect(self._at, retries=0, timeout=120))
+        self._client = self._open.enter_context(
+            varserve.connect(self._at, retries=0, timeout=120, **self._service.connecting)
+        )
 
     def _told(self, call: Call, revision: int, values: dict[str, int]) -> None:
         call.outcome, call.revision, call.values = "done", revision, values
@@ -287,7 +295,7 @@ class Client:
         call = Call(f"{self._name}-start", 0.0, variables=NAMES)
 
         def ask() -> None:
-            found = self._client.read_variables(MODEL, NAMES)
+            found = self._client.read_variables(MODEL, NAMES, **self._service.reading)
             self._told(call, found.revision, {name: number_in(found[name]) for name in found})
             self._learn(call, dict(found.revisions))
 
@@ -393,6 +401,8 @@ class Watcher:
                 patterns=self.watched.patterns,
                 values=True,
                 previous_values=True,
+                # Another replica may answer than the one that told of the last commit.
+                consistency=model_pb2.Consistency(min_revision=self.watched.reached),
             )
         )
         wanted = self._chance.randrange(50, 2000)
