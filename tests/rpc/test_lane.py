@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from tests.waiting import until_async
 from varserve import lane
 from varserve.v1 import lane_pb2
 from varserve.v1 import model_service_pb2 as pb
+from varserve_service.core.arrays import sealed
+from varserve_service.core.arrays.sealed import SealedMemory
 from varserve_service.core.memory import MemoryBudget, Room
 from varserve_service.rpc import Access
 from varserve_service.rpc.lane import socket as lane_socket
@@ -227,15 +229,42 @@ async def test_a_peer_that_says_nothing_is_hung_up_on(
         call.cancel()
 
 
-async def test_no_more_peers_than_there_may_be(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_peers_than_there_may_be(path: str) -> None:
     """Further ones are hung up on, and values are sent in chunks."""
-    monkeypatch.setattr(lane_socket, "MOST_CONNECTIONS", 2)
-    async with running(counter(big()), lane_socket=path) as found:
-        with connected(path), connected(path), connected(path) as third:
-            assert (await third.answer())[0] == b""
+    async with running(counter(big()), lane_socket=path, max_lane_connections=7) as found:
+        with ExitStack() as peers:
+            for _ in range(7):
+                peers.enter_context(connected(path))
+            with connected(path) as further:
+                assert (await further.answer())[0] == b""
             assert lane_of(found).refusals == {"full": 1}
             _, first = await read_ticket(found)
             assert not first.HasField("lane")
+
+
+async def test_memories_take_no_more_descriptors_than_there_may_be(path: str) -> None:
+    """What a client was given is its own: the service keeps a descriptor of a variable's alone."""
+    gc.collect()
+    others = sealed.count()
+    region = {"slices": {"dimensions": [{"start": 1, "stop": 2 * MIB}]}}
+    part = pb.ReadVariablesRequest(
+        model="counter", lane=True, reads=[{"variable": "big", "region": region}]
+    )
+    most = others + lane.MOST_OWN + 2
+    async with running(counter(big()), lane_socket=path, max_lane_memories=most) as found:
+        with ExitStack() as peers:
+            for _ in range(3):
+                call, first = await read_ticket(found, part)
+                peer = peers.enter_context(connected(path))
+                _, fds = await peer.show(first.lane.ticket)
+                assert await call.read() is grpc.aio.EOF
+                os.close(fds[0])
+            await until_async(lambda: sealed.count() == others)
+            kept = [SealedMemory(memory_of(bytes(4096)), 4096) for _ in range(2)]
+            call, first = await read_ticket(found, part)
+            assert not first.HasField("lane")
+            call.cancel()
+            del kept
 
 
 ASK = """

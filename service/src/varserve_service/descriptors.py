@@ -37,16 +37,25 @@ class ConnectionShares:
     calls: int
     others: int
     """On the port of AdminService, and on that of health."""
+    lane: int = 512
+    """On the lane's socket."""
+    memories: int = 4096
+    """Memories that were handed over on it, of which each has a descriptor."""
 
 
 def connection_shares(limit: int, wanted: int) -> ConnectionShares:
-    """The bounds that leave at least three eighths of `limit` descriptors to files.
+    """The bounds that leave at least an eighth of `limit` descriptors to files.
 
     `wanted`: connections for calls, if there are descriptors for so many.
     """
     if limit < 0:  # unlimited
         return ConnectionShares(wanted, 64)
-    return ConnectionShares(max(1, min(wanted, limit // 2)), max(1, min(64, limit // 16)))
+    return ConnectionShares(
+        max(1, min(wanted, limit // 2)),
+        max(1, min(64, limit // 16)),
+        max(1, min(512, limit // 8)),
+        max(1, min(4096, limit // 8)),
+    )
 
 
 @dataclass(slots=True)

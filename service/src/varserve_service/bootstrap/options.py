@@ -56,6 +56,8 @@ def server_options(settings: Settings, connections: ConnectionShares) -> ServerO
         max_streams=settings.max_streams,
         max_connections=connections.calls,
         max_other_connections=connections.others,
+        max_lane_connections=connections.lane,
+        max_lane_memories=connections.memories,
         connection_idle=settings.max_connection_idle,
         max_connection_age=settings.max_connection_age,
         connection_grace=settings.connection_grace,

@@ -34,6 +34,9 @@ class ServerOptions:
     lane_port: int | None = None
     """Port of the lane for other hosts; 0 picks a free one, None: none."""
     lane_host: str = "127.0.0.1"
+    max_lane_connections: int = 512
+    max_lane_memories: int = 4096
+    """Memories that were handed over, which have a file descriptor each."""
     lane_uids: tuple[int, ...] = ()
     """User ids that may connect to it, beside root and the service's own."""
     admin_host: str = "127.0.0.1"

@@ -33,7 +33,7 @@ from .decoding import Decoder
 from .dispatch import Dispatcher, UnknownMethods
 from .facades.contracts import EveryPool
 from .health import HealthService
-from .lane import MOST_CONNECTIONS, MOST_PEERS, Lane, Port
+from .lane import MOST_PEERS, Lane, Port
 from .methods import ADMIN_SERVICE, FACADES, METHODS
 from .options import ServerOptions, channel_options, listen
 from .public import PublicServer
@@ -71,7 +71,7 @@ class Server:
         self._admission = Admission(options.limits, options.staging_bytes)
         self._transfers = Transfers(options.transfer_silence, options.transfer_rate)
         self._serving = Serving(models, self._served)
-        self.lane = Lane(options.lane_socket, options.lane_uids) if options.lane_socket else None
+        self.lane = self._lane()
         """Where the memory of large values is handed over."""
         self._backend = Backend(
             models=models,
@@ -152,6 +152,17 @@ class Server:
         # The last: it is asked for what none before it has.
         server.add_generic_rpc_handlers((UnknownMethods(self._observers),))
         return server
+
+    def _lane(self) -> Lane | None:
+        options = self._options
+        if not options.lane_socket:
+            return None
+        return Lane(
+            options.lane_socket,
+            options.lane_uids,
+            options.max_lane_connections,
+            options.max_lane_memories,
+        )
 
     def _most_variables(self) -> int:
         names = (live.timeline.display_names for live in self._models.sorted)
@@ -259,12 +270,13 @@ class Server:
         """
         calls, others = self._options.max_connections, self._options.max_other_connections
         port = self._backend.port
+        socket = None if self.lane is None else f"{UNIX}{self.lane.path}"
         addresses = (
             ("calls", self.address, calls),
             ("admin", self.admin_address, others),
             ("health", self.health_address, others),
             ("lane_port", None if port is None else port.address, MOST_PEERS),
-            ("lane", None if self.lane is None else f"{UNIX}{self.lane.path}", MOST_CONNECTIONS),
+            ("lane", socket, self._options.max_lane_connections),
         )
         return [(name, address, limit) for name, address, limit in addresses if address is not None]
 

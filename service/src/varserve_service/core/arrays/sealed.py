@@ -16,6 +16,8 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
+_descriptors: set[int] = set()
+
 
 class SealedMemory:
     """A sealed memory: its descriptor, which is closed with the object, and its bytes.
@@ -27,7 +29,8 @@ class SealedMemory:
         """Takes the descriptor over. The memory was found to be sealed, and of this size."""
         self.fd = fd
         self.size = size
-        weakref.finalize(self, os.close, fd).atexit = False
+        _descriptors.add(fd)
+        weakref.finalize(self, _close, fd).atexit = False
 
     def array(self) -> Array:
         """Its bytes, uint8 of shape [size], aligned to a page, for a variable to take over.
@@ -45,6 +48,16 @@ class SealedMemory:
             raise MemoryError(f"no room to map {self.size} bytes") from error
         mapping.memory = self
         return np.frombuffer(mapping, np.uint8)
+
+
+def _close(fd: int) -> None:
+    _descriptors.discard(fd)
+    os.close(fd)
+
+
+def count() -> int:
+    """How many memories there are: each takes a file descriptor. From any thread."""
+    return len(_descriptors)
 
 
 class _Mapping(mmap.mmap):

@@ -6,10 +6,9 @@ gives, what the call is about. Knows sealed memory and sockets; knows nothing of
 
 from .memories import Lent, Received, lend_memory
 from .port import MOST_PEERS, Port, Receiving, Sending
-from .socket import MOST_CONNECTIONS, Deposit, Lane, Loan
+from .socket import Deposit, Lane, Loan
 
 __all__ = [
-    "MOST_CONNECTIONS",
     "MOST_PEERS",
     "Deposit",
     "Lane",

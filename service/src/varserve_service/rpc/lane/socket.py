@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from varserve import lane
+from varserve_service.core.arrays import sealed
 from varserve_service.core.arrays.sealed import SealedMemory
 from varserve_service.core.holdings import Holding
 
@@ -24,8 +25,6 @@ from .tickets import Ticket
 
 log = structlog.get_logger("varserve.rpc.lane")
 
-MOST_CONNECTIONS = 512
-"""Each has a file descriptor here, and keeps the memories that its client was given."""
 HANDSHAKE_SECONDS = 5.0
 """That a connection has to show its ticket, and to send its memories after that."""
 
@@ -55,9 +54,19 @@ class Deposit(Ticket):
 class Lane:
     """The socket, and the tickets that are good now."""
 
-    def __init__(self, path: str, uids: Collection[int] = ()) -> None:
-        """`uids`: user ids that may connect, beside root and that of the service."""
+    def __init__(
+        self,
+        path: str,
+        uids: Collection[int] = (),
+        most_connections: int = 512,
+        most_memories: int = 4096,
+    ) -> None:
+        """`uids`: user ids that may connect, beside root and that of the service. `most_...`: for
+        which there are file descriptors.
+        """
         self.path = path
+        self._most = most_connections
+        self._most_memories = most_memories
         self._uids = {0, os.geteuid(), *uids}
         self._mode = 0o666 if uids else 0o600
         self._tickets: dict[bytes, Loan | Deposit] = {}
@@ -76,9 +85,10 @@ class Lane:
 
     def has_room(self, subject: str) -> bool:
         """One more ticket can be given; a subject has at most half of all. From any thread."""
-        if subject and self._loans[subject] >= MOST_CONNECTIONS // 2:
+        if subject and self._loans[subject] >= self._most // 2:
             return False
-        return len(self._peers) + len(self._tickets) < MOST_CONNECTIONS
+        fits = sealed.count() + lane.MOST_OWN < self._most_memories
+        return fits and len(self._peers) + len(self._tickets) < self._most
 
     def start(self) -> None:
         """Listen. Raises OSError."""
@@ -155,7 +165,7 @@ class Lane:
         if uid not in self._uids:
             self._refused("uid", pid, uid)
             peer.close()
-        elif len(self._peers) >= MOST_CONNECTIONS:
+        elif len(self._peers) >= self._most:
             self._refused("full", pid, uid)
             peer.close()
         else:
@@ -202,6 +212,7 @@ class Lane:
         try:
             fds = [memory.fd for memory in loan.memories]
             socket.send_fds(peer, [loan.proof], fds)
+            loan.memories = ()  # the peer has them; those of a variable stay with that
             loan.taken.set()
             await _readable(peer)
         finally:
