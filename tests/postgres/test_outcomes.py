@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from tests.core.test_live_model import refusal
+from tests.fakes import Gate
 from tests.postgres.conftest import Replica
 from tests.postgres.server import Server, running
 from tests.postgres.test_journal import add, count, make
@@ -229,6 +230,36 @@ def test_a_holder_that_stops_does_not_keep_the_others_waiting(
         assert 1 < time.monotonic() - began < 10
         with pytest.raises(psycopg.Error):
             stopped.execute("SELECT 1")
+
+
+def test_a_replica_that_stops_in_its_turn_does_not_keep_the_others_waiting(
+    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all of its threads, as a process does that is stopped: its commit is refused."""
+    one, journal = replica(database, make)
+    two, _ = replica(database, make)
+    gate, variable = Gate(), one._parts.by_path["count"]
+    write = variable.write
+
+    def stopped(*args: object) -> None:
+        gate()
+        write(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(variable, "write", stopped)
+    monkeypatch.setattr(journal._appender._guard, "keep_awake", lambda connection: None)
+    errors: list[RequestError] = []
+    thread = threading.Thread(target=lambda: errors.append(refusal(add, one)))
+    thread.start()
+    assert gate.reached.wait(30)
+    began = time.monotonic()
+    assert add(two).header.revision == 1
+    assert time.monotonic() - began < 8
+    gate.opened.set()
+    join([thread])
+    assert errors[0].reason is Reason.STATE_STORE_UNAVAILABLE
+    monkeypatch.undo()
+    until(lambda: one.header == two.header)
+    assert count(one) == count(two) == 1
 
 
 def test_a_write_gives_up_at_its_deadline_while_others_commit(

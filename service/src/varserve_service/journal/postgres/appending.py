@@ -131,12 +131,16 @@ class Appender:
 
     def _lock_head(self, connection: Connection, deadline: float | None) -> Head:
         """Begin the transaction of a turn: this replica may append until its end."""
-        with connection.pipeline():
-            connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-            if deadline is not None:
-                milliseconds = max(1, min(10_000, int(1000 * (deadline - time.monotonic()))))
-                connection.execute(f"SET LOCAL lock_timeout = {milliseconds}")
-            head = connection.execute(f"{HEAD} FOR NO KEY UPDATE", self._key)
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+        if deadline is not None:
+            milliseconds = max(1, min(10_000, int(1000 * (deadline - time.monotonic()))))
+            begin += f"; SET LOCAL lock_timeout = {milliseconds}"
+        # In one message, and not in a pipeline: that ends with a flush, after which the server
+        # waits for what is to come, and does not count a transaction as idle.
+        head = psycopg.ClientCursor(connection)
+        head.execute(f"{begin}; {HEAD} FOR NO KEY UPDATE", self._key)
+        while head.nextset():
+            pass
         row = head.fetchone()
         if row is None or row[0] != self._epoch:
             raise JournalError("the state in the database was removed or began anew")
