@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-from contextlib import suppress
 from pathlib import Path
+
+from varserve_service.core.memory import trim
 
 _OVERHEAD_BYTES = 64 * 2**20
 """Graphs, traces and threads of a model beside its values."""
@@ -20,9 +20,7 @@ def needed_bytes(saved_model: Path) -> int:
 def give_back() -> None:
     """Return the memory of an unloaded model to the system.
 
-    A loaded model has many reference cycles, which only the garbage collector frees, and the C
-    library keeps freed memory until it is trimmed.
+    A loaded model has many reference cycles, which only the garbage collector frees.
     """
     gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    trim()

@@ -15,6 +15,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from varserve_service.core.memory import trim
+
 from .rewriting import Place, Version, with_outputs
 
 _log = logging.getLogger(__name__)
@@ -60,9 +62,13 @@ class RebuiltGraphs:
             _log.debug("function %s cannot be rebuilt for its probes: %s", function, error)
         with self._turn:
             self._kept[key] = made
+            is_full = len(self._kept) > self._most
             while len(self._kept) > self._most:
                 # A version is freed when the last run of it ends.
                 self._kept.popitem(last=False)
+        if is_full:
+            # Graphs are many small pieces, which leave gaps that nothing else fits into.
+            trim()
         return made
 
 
