@@ -262,7 +262,11 @@ def test_calls_at_once_are_told_apart() -> None:
             thread.start()
         for thread in threads:
             thread.join(60)
-        ended = [told.next() for _ in range(models * 50)]
+        ended: list[RpcCall] = []
+        while len(ended) < models * 50:
+            call = told.next()
+            if call.method.name != "Session":  # small calls that come often go in one
+                ended.append(call)
     small = [call.read_bytes for call in ended if call.method.name == "ReadVariable"]
     large = [call.read_bytes for call in ended if call.method.name == "ReadVariables"]
     assert sorted(small) == [8] * 50 + [12] * 50
