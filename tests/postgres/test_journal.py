@@ -317,6 +317,40 @@ def test_the_record_of_every_commit_stays_when_values_go(database: str, replica:
     ]
 
 
+def test_a_compaction_that_fails_changes_nothing(
+    database: str, replica: Start, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it ends, all of the log, the base and the records are as they were."""
+    one, journal = replica(database, make, history_commits=9, history_bytes=40)
+    for _ in range(8):
+        add(one)
+
+    def tables() -> list[Any]:
+        with psycopg.connect(database) as connection:
+            return [
+                connection.execute(f"SELECT * FROM varserve_{table} ORDER BY 1, 2, 3").fetchall()
+                for table in ("head", "log", "base", "history")
+            ]
+
+    before = tables()
+    for name in ("_keep_records", "_fold_into_base"):
+        step = getattr(compaction, name)
+
+        def fails(*arguments: Any, step: Any = step) -> None:
+            step(*arguments)
+            raise JournalError("it ends here")
+
+        with monkeypatch.context() as failing:
+            failing.setattr(compaction, name, fails)
+            with pytest.raises(JournalError, match="it ends here"):
+                journal.compact()
+        assert tables() == before
+    journal.compact()
+    assert tables() != before
+    late, late_journal = replica(database, make)
+    assert (count(late), late_journal.horizon) == (8, 3)
+
+
 def test_a_turn_that_appends_nothing_leaves_the_connection_alone(
     database: str, replica: Start
 ) -> None:
