@@ -318,7 +318,7 @@ def test_the_record_of_every_commit_stays_when_values_go(database: str, replica:
 
 
 def test_a_compaction_that_fails_changes_nothing(
-    database: str, replica: Start, server: Server, monkeypatch: pytest.MonkeyPatch
+    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever it ends, all of the log, the base and the records are as they were."""
     one, journal = replica(database, make, history_commits=9, history_bytes=40)
