@@ -117,14 +117,16 @@ async def assign_variables(
             def work(live: LiveModel, deadline: float | None) -> pb.AssignVariablesResponse:
                 fingerprint = translate.fingerprint(manifest, upload.checksums)
                 arrays = upload.arrays()
+                requested, inputs = writes(arrays), arrays[len(manifest.entries) :]
+                del arrays  # What is written may only be held by its write: see `Write.take`.
                 answer = live.assign(
-                    writes(arrays),
+                    requested,
                     conditions=translate.conditions(manifest),
                     request=translate.write_request(manifest.request_id, fingerprint, call.subject),
                     origin=origin,
                     on_commit=call.commit_listener,
                     lease_seconds=lease_seconds,
-                    check=_commit_check(manifest, arrays[len(manifest.entries) :]),
+                    check=_commit_check(manifest, inputs),
                     deadline=deadline,
                 )
                 return pb.AssignVariablesResponse(header=translate.header(answer.header))
