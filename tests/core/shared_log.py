@@ -175,6 +175,17 @@ class Replica:
     def leases(self) -> Leases:
         return self._log.leases
 
+    check_seconds = 0.0
+
+    def check_round(self) -> tuple[int, int] | None:
+        return None
+
+    def report(self, number: int, hashes: Mapping[str, str]) -> None:
+        pass
+
+    def reports(self, number: int) -> Sequence[Mapping[str, str]]:
+        return []
+
     def newest(self, known: Position) -> Position:
         if self.unreachable:
             raise StateStoreUnavailable("away")

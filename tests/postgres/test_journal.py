@@ -211,7 +211,7 @@ def test_a_database_of_another_format_is_refused(
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("UPDATE varserve_format SET format = 99")
         connection.execute("DROP TABLE varserve_log")
-    with pytest.raises(JournalError, match="format 99, expected at most 2: a newer version"):
+    with pytest.raises(JournalError, match="format 99, expected at most 3: a newer version"):
         PostgresState(database)
 
 

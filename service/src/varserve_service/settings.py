@@ -378,6 +378,12 @@ class Settings(BaseSettings):
     state_restored: bool = Field(
         False, description="the state is an older copy: go on with it in a new epoch"
     )
+    state_check: float = Field(
+        600.0,
+        ge=0,
+        le=DECADE,
+        description="seconds until replicas compare the hashes of their values again; 0: never",
+    )
     history_commits: int = Field(10_000, ge=1, description="commits of a model that are kept")
     history_bytes: int = Field(
         256 * MIB, ge=1, description="bytes of values of a model's commits that are kept"

@@ -25,6 +25,7 @@ def journal_options(settings: Settings) -> JournalOptions:
     """What the settings say about the journal."""
     return JournalOptions(
         history_commits=settings.history_commits,
+        check_seconds=settings.state_check,
         history_bytes=settings.history_bytes,
         answer_count=settings.request_ids,
         answer_age=settings.request_id_age,

@@ -18,3 +18,5 @@ class JournalOptions:
     answers_bytes: int = 64 * 2**20
     """Of all answers together; beyond it the values of the oldest go, and their ids stay."""
     inline_bytes: int = 256 * 2**10
+    check_seconds: float = 600.0
+    """Until replicas of a shared state compare their values again; 0: never."""

@@ -45,6 +45,7 @@ from varserve_service.core.ports.messages import (
 
 from .assigning import Assigning, ReadBack
 from .checking import Check
+from .drift import DriftCheck
 from .inspecting import Inspecting
 from .leasing import Leasing
 from .moving import is_movable, move
@@ -88,6 +89,12 @@ class LiveModel:
         """Its writes that expire."""
         self.inspecting = Inspecting(self._parts, self.timeline)
         """Its functions, looked into."""
+        journal = self._parts.journal
+        shared = None if journal is None else journal.shared
+        self._drift: DriftCheck | None = None
+        if shared is not None:
+            variables = self._parts.variables.sorted
+            self._drift = DriftCheck(self.timeline, variables, self.freshness, shared)
         self._assigning = Assigning(self._parts, self._reading, self.leases)
 
     # What it is.
@@ -364,6 +371,8 @@ class LiveModel:
         """
         if self._parts.following is not None:
             self._parts.following.close()
+        if self._drift is not None:
+            self._drift.close()
         self.leases.end_all()
         with suppress(RequestError), self._parts.lock.exclusive():
             self.leases.table.clear()

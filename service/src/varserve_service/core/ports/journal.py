@@ -243,6 +243,29 @@ class SharedJournal(Protocol):
         """
         ...
 
+    @property
+    def check_seconds(self) -> float:
+        """How often all processes compare their values; 0: never."""
+        ...
+
+    def check_round(self) -> tuple[int, int] | None:
+        """The present round of comparing, and the revision that it is about.
+
+        None: this process took part in it. Raises StateStoreUnavailable.
+        """
+        ...
+
+    def report(self, number: int, hashes: Mapping[str, str]) -> None:
+        """What this process's variables hash to in a round. Raises StateStoreUnavailable."""
+        ...
+
+    def reports(self, number: int) -> Sequence[Mapping[str, str]]:
+        """What those of all processes do, as far as they have said so.
+
+        Raises StateStoreUnavailable.
+        """
+        ...
+
     def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
         """Whether the last append, which was undecided, happened; and the commits since a position.
 

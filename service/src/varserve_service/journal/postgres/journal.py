@@ -32,6 +32,7 @@ from varserve_service.journal.records import Record
 from varserve_service.journal.rows import base_key, history_key
 
 from .appending import Appender, Turn
+from .checks import Checks
 from .connection import Connector
 from .following import Listener
 from .housekeeping import Housekeeper
@@ -72,6 +73,7 @@ class PostgresJournal:
         self._closed = False
         self._house = Housekeeper(connector, self._key, options)
         self._listener = Listener(connector, self._key)
+        self._checks = Checks(connector, self._key, options.check_seconds)
         self._leases = LeaseRows(connector, self._key)
         self._prober = Prober(connector, self._key, self._epoch)
         self._appender = Appender(connector, self._key, self._epoch, options, tell=self._house.tell)
@@ -195,6 +197,19 @@ class PostgresJournal:
     def newest(self, known: Position) -> Position:
         return self._prober.newest(known)
 
+    @property
+    def check_seconds(self) -> float:
+        return self._checks.seconds
+
+    def check_round(self) -> tuple[int, int] | None:
+        return self._checks.round()
+
+    def report(self, number: int, hashes: Mapping[str, str]) -> None:
+        self._checks.report(number, hashes)
+
+    def reports(self, number: int) -> Sequence[Mapping[str, str]]:
+        return self._checks.reports(number)
+
     def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
         return self._appender.resolve(known)
 
@@ -216,3 +231,4 @@ class PostgresJournal:
         self._listener.close()
         self._prober.close()
         self._leases.close()
+        self._checks.close()

@@ -12,7 +12,7 @@ import psycopg
 
 from varserve_service.core.errors import JournalError
 
-FORMAT = 2
+FORMAT = 3
 CHANNEL = "varserve_log"
 _LOCK = 0x7661727365727665  # of all that make or change tables: "varserve"
 
@@ -55,7 +55,18 @@ _LEASE = """
     CREATE INDEX varserve_lease_ends ON varserve_lease (model, version, ends);
     ALTER TABLE varserve_lease ALTER COLUMN payload SET STORAGE EXTERNAL
 """
-_STEPS = {1: _LEASE}
+_CHECKS = """
+    CREATE TABLE varserve_round (
+        model text, version bigint,
+        number bigint NOT NULL, revision bigint NOT NULL, began timestamptz NOT NULL,
+        PRIMARY KEY (model, version)
+    );
+    CREATE TABLE varserve_report (
+        model text, version bigint, number bigint, replica text, hashes jsonb NOT NULL,
+        PRIMARY KEY (model, version, number, replica)
+    )
+"""
+_STEPS = {1: _LEASE, 2: _CHECKS}
 """By format, what makes the next one of it."""
 
 Connection = psycopg.Connection[tuple[Any, ...]]
