@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.core.test_live_model import ADD, SET, array
+from tests.core.test_live_model import ADD, SET, array, refusal
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.locks import times_taken
 from varserve_service.core.arrays.buffers import Recycler
@@ -18,6 +19,7 @@ from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.history import History
 from varserve_service.core.commit.leases import Leases
 from varserve_service.core.commit.lock import ReadersWriterLock
+from varserve_service.core.commit.queue import Queue
 from varserve_service.core.commit.watchers import Watchers
 from varserve_service.core.holdings import Holdings
 from varserve_service.core.memory import MemoryBudget, Room
@@ -131,6 +133,27 @@ def test_models() -> None:
         lambda: it.forget("m", 1),
     ]
     assert [times_taken(it, "_changing", action) for action in actions] == [1] * 4
+
+
+def test_the_queue_of_commits() -> None:
+    """Who comes, who leads and who gives up agree on who is in it."""
+
+    def proposal(deadline: float | None) -> Any:
+        terms = SimpleNamespace(deadline=deadline, request=None)
+        return SimpleNamespace(terms=terms, needs_history=False)
+
+    it, first = Queue(), proposal(None)
+    assert times_taken(it, "_changing", lambda: it.enter(first)) == 1
+    # To join it, and to leave it again since its time is over.
+    late = proposal(time.monotonic())
+    assert times_taken(it, "_changing", lambda: refusal(it.enter, late)) == 2
+    taken: list[Any] = []
+    # For the one that waits, and to see that there is no other.
+    assert times_taken(it, "_changing", lambda: taken.extend(it.take())) == 2
+    assert taken == [first]
+    assert times_taken(it, "_changing", lambda: it.withdraw(first)) == 1
+    assert times_taken(it, "_changing", it.leave) == 1
+    assert len(it) == 0
 
 
 def test_the_readers_writer_lock() -> None:
