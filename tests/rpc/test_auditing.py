@@ -352,6 +352,37 @@ def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
         assert own == sorted(own)
 
 
+def test_a_pipe_is_not_synced(tmp_path: Path) -> None:
+    """It cannot be; its reader has the line."""
+    path = tmp_path / "audit"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    log = AuditLog(path)
+    log.write({"line": 1}, done=True)
+    assert os.read(reader, 100) == b'{"line":1}\n'
+    os.close(reader)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_line_that_is_not_on_disk_is_owed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """When the sync fails, it is written once more before anything else."""
+    log = AuditLog(tmp_path / "audit")
+
+    def fail(file: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as disk:
+        disk.setattr("varserve_service.access.audit.os.fdatasync", fail)
+        with pytest.raises(AuditError):
+            log.write({"line": 1}, done=True)
+    assert log.owed == 1
+    log.write({"line": 2}, done=True)
+    assert log.owed == 0
+    assert (tmp_path / "audit").read_text().splitlines()[-2:] == ['{"line":1}', '{"line":2}']
+
+
 def test_a_denial_is_not_owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines of what was only refused are not kept: callers cannot fill memory with them."""
     log = AuditLog(tmp_path / "audit")
