@@ -26,7 +26,7 @@ from varserve_service.core.ports.loaded_model import Value, Variable
 from .history import History
 from .lock import ReadersWriterLock
 
-PART_BYTES = 4 * 2**20
+PART_BYTES = 2**20
 """A part has at most so many bytes, but one row at least. Values of one part are read at once."""
 
 
