@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import weakref
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,10 @@ class SealedMemory:
         except (OSError, OverflowError) as error:
             raise MemoryError(f"no room to map {self.size} bytes") from error
         mapping.memory = self
-        return np.frombuffer(mapping, np.uint8)
+        array = np.frombuffer(mapping, np.uint8)
+        _let_go.start()
+        weakref.finalize(array, _let_go.later.put, mapping).atexit = False
+        return array
 
 
 def _close(fd: int) -> None:
@@ -58,6 +63,28 @@ def _close(fd: int) -> None:
 def count() -> int:
     """How many memories there are: each takes a file descriptor. From any thread."""
     return len(_descriptors)
+
+
+class _LetGo:
+    """Gives memory back on a thread: the kernel takes 20 ms for 256 MiB, and whoever drops the last
+    reference may hold a model's lock."""
+
+    def __init__(self) -> None:
+        # What finalizers may put to at any point of any thread.
+        self.later: SimpleQueue[mmap.mmap] = SimpleQueue()
+        self._started = threading.Lock()
+
+    def start(self) -> None:
+        """Be there, from the first time on."""
+        if self._started.acquire(blocking=False):
+            threading.Thread(target=self._go_on, name="varserve-let-go", daemon=True).start()
+
+    def _go_on(self) -> None:
+        while True:
+            self.later.get()  # and drop it
+
+
+_let_go = _LetGo()
 
 
 class _Mapping(mmap.mmap):
