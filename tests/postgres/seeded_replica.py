@@ -22,35 +22,31 @@ __all__ = ["BUGS", "NO_BUG", "VARIABLE"]
 
 def answer_before_the_commit() -> None:
     """The database is told later, and callers at once."""
-    append, take_turn = Turn.append, Appender._take_turn
+    append, take_turn, commit = Turn.append, Appender._take_turn, Appender._commit
     writing: list[threading.Thread] = []
 
     def later(turn: Turn, entries: Sequence[Any], leases: Sequence[Any] = ()) -> Position:
-        told: list[Position] = []
-
-        def write() -> None:
-            time.sleep(0.01)
-            append(turn, entries, leases)
-
-        # What the append is called is known before it is made, so that the replica goes on from it.
-        turn.ended = True
-        turn._appender._guard.rest()
-        thread = threading.Thread(target=write)
+        appender = turn._appender
+        before, turn.ended = appender._last_append, True
+        thread = threading.Thread(target=append, args=(turn, entries, leases))
         thread.start()
         writing.append(thread)
+        # What the append is called is known before it is made: the replica goes on from it.
         until = time.monotonic() + 5
-        before = turn._appender._last_append
-        while not told and time.monotonic() < until:
-            if turn._appender._last_append != before:
-                told.append(Position(entries[-1].commit.revision, turn._appender._last_append))
+        while appender._last_append == before and time.monotonic() < until:
             time.sleep(0.0002)
-        return told[0]
+        return Position(entries[-1].commit.revision, appender._last_append)
+
+    def slowly(appender: Appender, *arguments: Any) -> int:
+        time.sleep(0.03)
+        return commit(appender, *arguments)
 
     def taken(appender: Appender, *arguments: Any) -> Any:
         while writing:
             writing.pop().join()
         return take_turn(appender, *arguments)
 
+    Appender._commit = slowly  # type: ignore[method-assign]
     Turn.append = later  # type: ignore[method-assign]
     Appender._take_turn = taken  # type: ignore[method-assign]
 

@@ -33,6 +33,10 @@ class Replicas(Service):
         self.kills = 0
         self.address = "ipv4:" + ",".join(addresses)
 
+    def wait_elsewhere(self, than: str) -> None:
+        """None comes back: a replica ends by itself where its last commit is not the log's."""
+        raise Inconsistent("a replica ended: its last commit is not in the log")
+
 
 @contextmanager
 def replicas(model: Path, database: str, folder: Path, bug: str = "") -> Iterator[Replicas]:
