@@ -78,6 +78,7 @@ def found(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Scrape:
     authority.cert_pem.write_to_path(paths[2])
     arguments = ("--metrics-port", "0", "--state-dir", str(state))
     arguments += ("--tls-cert", str(paths[0]), "--tls-key", str(paths[1]))
+    arguments += ("--lane-socket", str(folder / "lane"))
     with serve("counter", arguments=arguments) as process:
         tls = varserve.Tls(ca=paths[2])
         with varserve.connect(process.address, tls=tls) as client:
