@@ -21,6 +21,7 @@ from varserve_service.core.errors import RequestError
 from varserve_service.reloading import ReloadedFiles
 from varserve_service.rpc.messages.bodies import Upload
 
+from .listener import Listener
 from .tickets import Ticket
 
 MOST_PEERS = 64
@@ -140,7 +141,7 @@ class Port:
         self._tickets: dict[bytes, _Transfer] = {}
         self._peers: set[_Peer] = set()
         self._loop = asyncio.get_running_loop()
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self.refusals: Counter[str] = Counter()
         """Connections that got nothing, by why: full, silent, tls, hello, ticket."""
 
@@ -168,14 +169,12 @@ class Port:
         except BaseException:
             listener.close()
             raise
-        self._listener = listener
         self.number = listener.getsockname()[1]
-        self._loop.add_reader(listener.fileno(), self._accept, listener)
+        self._listener = Listener(listener, self._accept)
 
     def close(self) -> None:
         """Listen no more, and hang up."""
         if self._listener is not None:
-            self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
             self._listener = None
         for peer in list(self._peers):
@@ -191,11 +190,7 @@ class Port:
             self._tickets.pop(transfer.ticket, None)
             transfer.end()
 
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            peer, _ = listener.accept()
-        except OSError:  # it is gone already, or there is no descriptor
-            return
+    def _accept(self, peer: socket.socket) -> None:
         if len(self._peers) >= MOST_PEERS:
             self.refusals["full"] += 1
             peer.close()

@@ -21,6 +21,7 @@ from varserve_service.core.arrays import sealed
 from varserve_service.core.arrays.sealed import SealedMemory
 from varserve_service.core.holdings import Holding
 
+from .listener import Listener
 from .tickets import Ticket
 
 log = structlog.get_logger("varserve.rpc.lane")
@@ -72,7 +73,7 @@ class Lane:
         self._tickets: dict[bytes, Loan | Deposit] = {}
         self._loans: Counter[str] = Counter()
         self._peers: set[asyncio.Task[None]] = set()
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self.lent_bytes = 0
         """Bytes of values that clients have mapped."""
         self.refusals: Counter[str] = Counter()
@@ -101,14 +102,12 @@ class Lane:
         except BaseException:
             listener.close()
             raise
-        self._listener = listener
-        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
+        self._listener = Listener(listener, self._accept)
 
     async def close(self) -> None:
         """Listen no more, and hang up."""
         if self._listener is None:
             return
-        asyncio.get_running_loop().remove_reader(self._listener.fileno())
         self._listener.close()
         self._listener = None
         self._remove()
@@ -150,11 +149,7 @@ class Lane:
 
     # Connections.
 
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            peer, _ = listener.accept()
-        except OSError:  # it is gone already, or there is no descriptor
-            return
+    def _accept(self, peer: socket.socket) -> None:
         peer.setblocking(False)
         try:
             credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
