@@ -23,7 +23,7 @@ def unbounded_waits(source: str) -> Iterator[int]:
                 bounded_elsewhere.add(id(call))
             case ast.Call(func=ast.Attribute(attr="ensure_future" | "create_task")):
                 bounded_elsewhere.update(map(id, node.args))
-            case ast.With(items=[ast.withitem(ast.Call(func=ast.Name("killed_after")))]):
+            case ast.With(items=items) if any(map(_kills, items)):
                 bounded_elsewhere.update(map(id, ast.walk(node)))
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
@@ -42,6 +42,13 @@ def unbounded_waits(source: str) -> Iterator[int]:
             continue
         if not bounded and id(node) not in bounded_elsewhere:
             yield node.lineno
+
+
+def _kills(item: ast.withitem) -> bool:
+    match item.context_expr:
+        case ast.Call(func=ast.Name("killed_after")):
+            return True
+    return False
 
 
 def test_every_wait_has_a_bound() -> None:

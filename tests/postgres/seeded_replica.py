@@ -43,7 +43,7 @@ def answer_before_the_commit() -> None:
 
     def taken(appender: Appender, *arguments: Any) -> Any:
         while writing:
-            writing.pop().join()
+            writing.pop().join(60)
         return take_turn(appender, *arguments)
 
     Appender._commit = slowly  # type: ignore[method-assign]
