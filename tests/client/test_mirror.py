@@ -62,7 +62,7 @@ def test_a_state_dict_is_loaded_by_a_map_of_names(served: varserve.Model) -> Non
 @pytest.mark.parametrize(
     ("state", "names", "said"),
     [
-        ({"dense/kernel": (2, 3)}, None, "did you mean net/dense/kernel"),
+        ({"dense/kernal": (2, 3)}, None, "did you mean net/dense/kernel"),
         ({"other/dense/kernel": (3, 2)}, None, "has the shape [3, 2]"),
         ({"a": (3,)}, {"a": "net/dense/bia"}, "did you mean net/dense/bias"),
         ({"a": (3,), "b": (3,)}, dict.fromkeys("ab", "net/dense/bias"), "several weights are"),

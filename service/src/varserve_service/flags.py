@@ -83,8 +83,12 @@ def _options(name: str, field: FieldInfo) -> list[Callable[[Command], Command]]:
     if kind is bool:
         both = f"{flag}/--no-{flag.removeprefix('--')}"
         return [click.option(both, name, default=None, help=help_text)]
-    if typing.get_origin(kind) is tuple and _is_text(typing.get_args(kind)[0]):
-        return [click.option(flag, name, multiple=True, help=f"{help_text}; repeatable")]
+    if typing.get_origin(kind) is tuple:
+        each = typing.get_args(kind)[0]
+        if each is int or _is_text(each):
+            metavar = "INTEGER" if each is int else None
+            shown = f"{help_text}; repeatable"
+            return [click.option(flag, name, multiple=True, metavar=metavar, help=shown)]
     if kind in (int, float, str, Path) or typing.get_origin(kind) is typing.Literal:
         metavar = {int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
         return [click.option(flag, name, metavar=metavar, help=help_text)]
