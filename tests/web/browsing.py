@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -63,4 +64,6 @@ def picture(page: Any, name: str) -> None:
 
 
 def live(page: Any) -> None:
-    page.wait_for_function("document.getElementById('live').textContent.startsWith('live')")
+    """Wait until the page watches the model."""
+    # No function of JavaScript: the pages' policy lets none be made of text.
+    page.locator("#live", has_text=re.compile("^live")).wait_for(timeout=PATIENCE)
