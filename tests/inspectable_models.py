@@ -249,7 +249,7 @@ def inner_keras_2(folder: Path) -> Path:
 
     keras.utils.set_random_seed(1)
     layers = [
-        keras.layers.Input((8,)),
+        keras.layers.Input((8,), name="features"),
         keras.layers.Dense(4, activation="relu", name="d1"),
         keras.layers.BatchNormalization(name="bn"),
         keras.layers.Dense(2, name="d2"),

@@ -376,7 +376,7 @@ def test_state_that_cannot_be_copied_is_refused(load: Load) -> None:
         ("inner_keras_3", {"image": np.ones((1, 16, 16, 3), np.float32)}, "tiny*/conv_b*/BiasAdd"),
         ("inner_sequence", {"tokens": np.ones((1, 3), np.int32)}, "*lstm_cell*/MatMul"),
         ("inner_sequence", {"tokens": np.ones((1, 3), np.int32)}, "*mha*/*oftmax"),
-        ("inner_keras_2", {"input_1": np.ones((1, 8), np.float32)}, "old/d1/Relu"),
+        ("inner_keras_2", {"features": np.ones((1, 8), np.float32)}, "old/d1/Relu"),
         ("inner_tf1", {"x": ONES}, "first/w/read"),
         ("inner_tf1_branch", {"x": np.float32(2)}, "choose/of_yes"),
     ],
