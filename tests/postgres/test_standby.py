@@ -147,6 +147,7 @@ def test_a_primary_that_comes_back_after_a_failover_is_left_alone(replica: Start
         one, _ = replica(address, make)
         assert add(one).header.revision == 1
         query = "SELECT 1 FROM varserve_log"
+        until(lambda: standby.execute("SELECT 1 WHERE to_regclass('varserve_log') IS NOT NULL"))
         until(lambda: len(standby.execute(query)) == 1)
         primary.stop()
         standby.promote()
