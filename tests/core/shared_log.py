@@ -10,17 +10,13 @@ from typing import Any
 
 from varserve_service.core.commit.leases import lease_not_found
 from varserve_service.core.errors import JournalError, StateStoreUnavailable
-from varserve_service.core.ports.journal import (
+from varserve_service.core.ports.journal import Entry, KeptChange, KeptCommit, Position
+from varserve_service.core.ports.shared_journal import (
     AppendUndecided,
-    Entry,
-    KeptChange,
-    KeptCommit,
     KeptHeld,
     LeaseChange,
-    Position,
     Standing,
 )
-from varserve_service.core.ports.loaded_model import Value
 
 
 class SharedLog:
@@ -92,7 +88,6 @@ class Replica:
 
     epoch = "shared"
     horizon = 0
-    inline_bytes = 2**20
     nbytes = 0
     max_commit_bytes = 2**20
 
@@ -127,12 +122,6 @@ class Replica:
 
     def start(self) -> None:
         pass
-
-    def stage(self, values: Mapping[str, Value]) -> Any:
-        raise NotImplementedError
-
-    def append(self, entries: Sequence[Entry]) -> None:
-        raise NotImplementedError
 
     @contextmanager
     def turn(self, known: Position, deadline: float | None) -> Iterator[Turn]:

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from varserve_service.core.errors import JournalError
-from varserve_service.core.ports.journal import Journal
+from varserve_service.core.ports.journal import KeptState
 from varserve_service.journal import JournalOptions, StateDirectory
 from varserve_service.journal.copying import answered, digest, fill_folder, open_folder
 from varserve_service.journal.records import Record
@@ -29,10 +29,10 @@ class _Folder:
         logs = sorted(self._models.glob("*/*/log.sqlite3"))
         return [(log.parents[1].name, int(log.parent.name)) for log in logs]
 
-    def open(self, model: str, version: int) -> tuple[Record, Journal]:
+    def open(self, model: str, version: int) -> tuple[Record, KeptState]:
         return open_folder(self._directory.folder(model, version), JournalOptions())
 
-    def fill(self, model: str, version: int, described: Record, source: Journal) -> None:
+    def fill(self, model: str, version: int, described: Record, source: KeptState) -> None:
         folder = self._directory.folder(model, version)
         fill_folder(folder, described, source, JournalOptions())
 
@@ -54,11 +54,11 @@ class _Database:
     def states(self) -> list[tuple[str, int]]:
         return [(model, version) for model, version, _ in self._database.states()]
 
-    def open(self, model: str, version: int) -> tuple[Record, Journal]:
+    def open(self, model: str, version: int) -> tuple[Record, KeptState]:
         (described,) = (d for m, v, d in self._database.states() if (m, v) == (model, version))
         return described, self._database.open(model, version, described)
 
-    def fill(self, model: str, version: int, described: Record, source: Journal) -> None:
+    def fill(self, model: str, version: int, described: Record, source: KeptState) -> None:
         self._database.fill(model, version, described, source)
 
     def close(self) -> None:

@@ -17,9 +17,9 @@ from varserve_service.core.model.input_bounds import InputBounds
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import STABLE, Models
 from varserve_service.core.ports.commits import CommitListener
-from varserve_service.core.ports.journal import Journal
 from varserve_service.core.ports.loaded_model import LoadedModel
 from varserve_service.core.ports.messages import Answer
+from varserve_service.core.ports.shared_journal import AnyJournal
 from varserve_service.core.threads import prepare_threads_with
 from varserve_service.descriptors import Reserve
 from varserve_service.host_memory import HostMemory
@@ -218,7 +218,7 @@ def _live(
     settings: Settings,
     telemetry: Telemetry,
     on_expiry: CommitListener | None,
-    journal: Journal | None = None,
+    journal: AnyJournal | None = None,
 ) -> LiveModel:
     idempotency: IdempotencyCache[Answer] = IdempotencyCache(
         settings.request_ids, max_age=settings.request_id_age

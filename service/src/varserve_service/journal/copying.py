@@ -17,11 +17,11 @@ from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.errors import JournalError
 from varserve_service.core.ports.commits import CommitRecord
 from varserve_service.core.ports.journal import (
-    Journal,
     KeptAnswer,
     KeptBase,
     KeptChange,
     KeptCommit,
+    KeptState,
 )
 
 from . import records
@@ -44,12 +44,12 @@ from .rows import (
 )
 
 
-def answered(journal: Journal) -> frozenset[int]:
+def answered(journal: KeptState) -> frozenset[int]:
     """The revisions of the commits that are kept with what their callers were told."""
     return frozenset(a.revision for a in journal.answers() if a.revision > journal.horizon)
 
 
-def digest(journal: Journal, answers: frozenset[int]) -> str:
+def digest(journal: KeptState, answers: frozenset[int]) -> str:
     """The SHA-256 of all that a journal gives back, with the answers of these revisions.
 
     Equal of two journals: whoever starts from one has what whoever starts from the other has.
@@ -137,7 +137,7 @@ def described(folder: Path) -> Record:
     return model
 
 
-def fill_folder(folder: Path, model: Record, source: Journal, options: JournalOptions) -> None:
+def fill_folder(folder: Path, model: Record, source: KeptState, options: JournalOptions) -> None:
     """Write what a journal gives back into a new folder. Raises JournalError, StateStoreFull."""
     if exists(folder):
         raise JournalError(f"{folder} exists: expected no state of this model there")
@@ -157,7 +157,7 @@ class _Filling:
         self._files = files
         self._inline_bytes = options.inline_bytes
 
-    def fill(self, model: Record, source: Journal) -> int:
+    def fill(self, model: Record, source: KeptState) -> int:
         """The last revision."""
         last, checksum = source.horizon, 0
         with self._database.writing() as connection:

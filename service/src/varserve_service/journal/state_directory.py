@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from varserve_service.core.errors import JournalError
+from varserve_service.core.ports.journal import Journal
 from varserve_service.core.ports.loaded_model import LoadedModel
 
 from .compatibility import describe
@@ -23,6 +24,14 @@ from .journal import SqliteJournal, begin_new_epoch
 from .options import JournalOptions
 
 Live = TypeVar("Live")
+Made = TypeVar("Made", covariant=True)
+
+
+class MakeLive(Protocol[Made]):
+    """Makes a live model of a loaded one and its journal."""
+
+    def __call__(self, loaded: LoadedModel, /, *, journal: Journal) -> Made: ...
+
 
 _PID_WIDTH = 20
 
@@ -80,7 +89,7 @@ class StateDirectory:
                 raise
 
     def take_up(
-        self, load: Callable[[], LoadedModel], make: Callable[..., Live]
+        self, load: Callable[[], LoadedModel], make: MakeLive[Live]
     ) -> tuple[Live, SqliteJournal]:
         """A live model, by `make(load(), journal=...)`, with the state that was kept of it.
 
@@ -107,7 +116,7 @@ class StateDirectory:
         del loaded
         return self._try(load(), make)
 
-    def _try(self, loaded: LoadedModel, make: Callable[..., Live]) -> tuple[Live, SqliteJournal]:
+    def _try(self, loaded: LoadedModel, make: MakeLive[Live]) -> tuple[Live, SqliteJournal]:
         journal = SqliteJournal(
             self.folder(loaded.name, loaded.version),
             describe(loaded),

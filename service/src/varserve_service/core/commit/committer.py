@@ -20,19 +20,16 @@ from varserve_service.core.errors import (
 )
 from varserve_service.core.memory import ModelMemory
 from varserve_service.core.ports.commits import Commit, CommitListener, WriteRequest
-from varserve_service.core.ports.journal import (
-    AppendUndecided,
-    Entry,
-    Journal,
-    KeptCommit,
-    Position,
-    SharedJournal,
-    StagedValues,
-    Turn,
-)
+from varserve_service.core.ports.journal import Entry, Journal, KeptCommit, Position, StagedValues
 from varserve_service.core.ports.loaded_model import Value, Variable
 from varserve_service.core.ports.messages import Answer, sent_bytes
 from varserve_service.core.ports.observer import UNOBSERVED, Observer
+from varserve_service.core.ports.shared_journal import (
+    AnyJournal,
+    AppendUndecided,
+    SharedJournal,
+    Turn,
+)
 
 from .following import Follower
 from .freshness import Freshness
@@ -61,13 +58,18 @@ class Committer:
         idempotency: IdempotencyCache[Answer],
         history: History,
         watchers: Watchers,
-        journal: Journal | None,
+        journal: AnyJournal | None,
         memory: ModelMemory,
         follower: Follower,
         observer: Observer = UNOBSERVED,
     ) -> None:
         self._follower = follower
-        self._shared = None if journal is None else journal.shared
+        self._shared: SharedJournal | None = None
+        self._own: Journal | None = None
+        if journal is not None and journal.shared is None:
+            self._own = journal
+        elif journal is not None:
+            self._shared = journal.shared
         self._position = Position(0) if journal is None else journal.position
         self.freshness = Freshness(revisions, self._shared, lambda: self._position)
         """How recent the state is, for those who wait for it."""
@@ -77,7 +79,6 @@ class Committer:
         self._idempotency = idempotency
         self._history = history
         self._watchers = watchers
-        self._journal = journal
         self._memory = memory
         self._observer = observer
         self._queue = Queue()
@@ -90,7 +91,7 @@ class Committer:
         Raises what making it raises; RequestError DEADLINE_EXCEEDED, STATE_STORE_FULL, and those of
         its conditions and request id. Whatever is raised, nothing was changed.
         """
-        if self._journal is None:
+        if self._own is None and self._shared is None:
             with self._lock.exclusive(proposal.terms.deadline):
                 commits = self._make(iter((proposal,)))
             self._observe(commits)
@@ -118,7 +119,7 @@ class Committer:
         Raises OutOfMemory.
         """
         brought, memory = 0, self._memory
-        if self._journal is not None and not memory.is_host:
+        if (self._own or self._shared) and not memory.is_host:
             of_device = [n for v, n in values if memory.of(v.spec.device) is memory.device]
             brought = sum(of_device)
         return memory.host.reserve(brought, f"what is kept of {thing}")
@@ -130,12 +131,8 @@ class Committer:
         None when there is nothing to be gained. Raises RequestError when the conditions do not hold
         even now, and STATE_STORE_FULL.
         """
-        journal = self._journal
-        if (
-            journal is None
-            or self._shared is not None
-            or sum(map(sent_bytes, values.values())) <= journal.inline_bytes
-        ):
+        journal = self._own
+        if journal is None or sum(map(sent_bytes, values.values())) <= journal.inline_bytes:
             yield None
             return
         with self._lock.shared(terms.deadline):
@@ -365,13 +362,15 @@ class Committer:
             if proposal.commit is not None
         ]
         leases = [] if turn is None else [each for proposal in made for each in proposal.leases()]
-        if self._journal is None or not (entries or leases):
+        if not (entries or leases):
             return False
         began = time.monotonic()
         if turn is not None:
             self._position = turn.append(entries, leases)
+        elif self._own is not None:
+            self._own.append(entries)
         else:
-            self._journal.append(entries)
+            return False
         self._observer.synced(time.monotonic() - began, len(entries))
         return True
 

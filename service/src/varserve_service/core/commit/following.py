@@ -15,9 +15,10 @@ from varserve_service.core.arrays.regions import Region
 from varserve_service.core.change.changes import Change, ChangeSet
 from varserve_service.core.errors import JournalError, OutOfMemory
 from varserve_service.core.ports.commits import Commit
-from varserve_service.core.ports.journal import KeptCommit, Position, SharedJournal
+from varserve_service.core.ports.journal import KeptCommit, Position
 from varserve_service.core.ports.loaded_model import LoadedModel, Value, Variable
 from varserve_service.core.ports.messages import Answer, sent_bytes
+from varserve_service.core.ports.shared_journal import SharedJournal
 from varserve_service.core.values.host_value import HostValue
 
 from .history import History

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from varserve_service.core.errors import RequestError, StateStoreUnavailable
-from varserve_service.core.ports.journal import Position, SharedJournal
+from varserve_service.core.ports.journal import Position
+from varserve_service.core.ports.shared_journal import SharedJournal
 
 from .revisions import Revisions
 

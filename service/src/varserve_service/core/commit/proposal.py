@@ -28,9 +28,10 @@ from varserve_service.core.ports.commits import (
     Origin,
     WriteRequest,
 )
-from varserve_service.core.ports.journal import LeaseChange, StagedValues
+from varserve_service.core.ports.journal import StagedValues
 from varserve_service.core.ports.loaded_model import LoadedModel, Value
 from varserve_service.core.ports.messages import UNCONDITIONAL, Answer, Conditions
+from varserve_service.core.ports.shared_journal import LeaseChange
 
 
 class State(Enum):

@@ -16,7 +16,7 @@ from varserve_service.core.arrays.regions import region_shape
 from varserve_service.core.arrays.shapes import fits, shape_text
 from varserve_service.core.errors import JournalError
 from varserve_service.core.ports.commits import Changed, Commit
-from varserve_service.core.ports.journal import Journal, KeptChange
+from varserve_service.core.ports.journal import KeptChange, KeptState
 from varserve_service.core.ports.loaded_model import Value, Variable
 from varserve_service.core.ports.messages import Answer, sent_bytes
 from varserve_service.core.values.host_value import HostValue
@@ -27,7 +27,7 @@ from .revisions import Revisions
 
 
 def replay(
-    journal: Journal,
+    journal: KeptState,
     variables: Mapping[str, Variable],
     revisions: Revisions,
     history: History,

@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from varserve_service.core.arrays.patches import Elements
 from varserve_service.core.errors import JournalClosed, JournalError
 from varserve_service.core.ports.commits import Changed
-from varserve_service.core.ports.journal import KeptHeld, KeptLeases, LeaseChange
 from varserve_service.core.ports.loaded_model import Variable
+from varserve_service.core.ports.shared_journal import KeptHeld, KeptLeases, LeaseChange
 from varserve_service.core.threads import ModelThread
 
 from .leases import Held, changed_by_end, check_room, lease_not_found

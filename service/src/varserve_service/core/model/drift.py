@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 
 from varserve_service.core.commit.freshness import Freshness
 from varserve_service.core.errors import JournalClosed, JournalError, RequestError
-from varserve_service.core.ports.journal import SharedJournal
 from varserve_service.core.ports.loaded_model import Variable
 from varserve_service.core.ports.messages import Read
+from varserve_service.core.ports.shared_journal import SharedJournal
 from varserve_service.core.threads import ModelThread
 from varserve_service.core.values.summaries import hash_of
 

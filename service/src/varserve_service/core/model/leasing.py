@@ -25,9 +25,9 @@ from varserve_service.core.ports.commits import (
     CommitListener,
     Origin,
 )
-from varserve_service.core.ports.journal import LeaseChange
 from varserve_service.core.ports.loaded_model import LoadedModel, Value, Variable, VariableSpec
 from varserve_service.core.ports.messages import Answer, Conditions
+from varserve_service.core.ports.shared_journal import LeaseChange
 
 from .parts import Parts
 
@@ -158,11 +158,10 @@ class Leasing:
         """`on_expiry` is called for each commit of a lease that expires."""
         self._parts = parts
         self._on_expiry = on_expiry
-        shared = None if parts.journal is None else parts.journal.shared
         self.table: Leases | SharedLeases = (
             Leases(self._expire)
-            if shared is None
-            else SharedLeases(shared.leases, parts.by_path, self._expire)
+            if parts.shared is None
+            else SharedLeases(parts.shared.leases, parts.by_path, self._expire)
         )
         """What each lease holds."""
 

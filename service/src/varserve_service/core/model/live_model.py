@@ -23,7 +23,6 @@ from varserve_service.core.ports.commits import (
     Origin,
     WriteRequest,
 )
-from varserve_service.core.ports.journal import Standing
 from varserve_service.core.ports.loaded_model import (
     Constant,
     FunctionSpec,
@@ -42,6 +41,7 @@ from varserve_service.core.ports.messages import (
     Snapshot,
     VariableState,
 )
+from varserve_service.core.ports.shared_journal import Standing
 
 from .assigning import Assigning, ReadBack
 from .checking import Check
@@ -89,8 +89,7 @@ class LiveModel:
         """Its writes that expire."""
         self.inspecting = Inspecting(self._parts, self.timeline)
         """Its functions, looked into."""
-        journal = self._parts.journal
-        shared = None if journal is None else journal.shared
+        shared = self._parts.shared
         self._drift: DriftCheck | None = None
         if shared is not None:
             variables = self._parts.variables.sorted
@@ -132,8 +131,7 @@ class LiveModel:
     @property
     def standing(self) -> Standing | None:
         """How it stands to the state that it shares; None where it shares none. Never waits."""
-        journal = self._parts.journal
-        shared = None if journal is None else journal.shared
+        shared = self._parts.shared
         return None if shared is None else shared.standing
 
     @property

@@ -20,10 +20,10 @@ from varserve_service.core.commit.watchers import Watchers
 from varserve_service.core.errors import Reason
 from varserve_service.core.inspection.ports import DEFAULT_LIMITS, InspectionLimits
 from varserve_service.core.memory import MemoryBudget, ModelMemory
-from varserve_service.core.ports.journal import Journal
 from varserve_service.core.ports.loaded_model import Function, LoadedModel, Variable
 from varserve_service.core.ports.messages import Answer
 from varserve_service.core.ports.observer import UNOBSERVED, Observer
+from varserve_service.core.ports.shared_journal import AnyJournal
 
 from .input_bounds import BoundsByInput, FunctionBounds
 from .naming import Directory
@@ -42,7 +42,7 @@ class Options(TypedDict, total=False):
     idempotency: IdempotencyCache[Answer] | None
     history: History | None
     watchers: Watchers | None
-    journal: Journal | None
+    journal: AnyJournal | None
     observer: Observer
     host_memory: MemoryBudget | None
     inspection_limits: InspectionLimits
@@ -56,6 +56,7 @@ class Parts:
         """Raises JournalError; RequestError for bounds of what the model does not have."""
         self.loaded = loaded
         self.journal = options.get("journal")
+        self.shared = None if self.journal is None else self.journal.shared
         self.observer = options.get("observer", UNOBSERVED)
         self.inspection_limits = options.get("inspection_limits", DEFAULT_LIMITS)
         self.lock = options.get("lock") or ReadersWriterLock(self.observer)
@@ -90,10 +91,9 @@ class Parts:
             self.observer,
         )
         self.following: FollowingThread | None = None
-        shared = None if self.journal is None else self.journal.shared
-        if shared is not None:
+        if self.shared is not None:
             self.following = FollowingThread(
-                shared, lambda: self.committer.position, self.committer.follow
+                self.shared, lambda: self.committer.position, self.committer.follow
             )
             self.following.start()
 

@@ -1,13 +1,13 @@
-"""The port of a journal, which keeps commits.
+"""The port of a journal, which keeps commits and gives them back.
 
 Knows the ports and commits. What a commit is and how state comes back from it is decided in the
-core; a journal keeps what it is given and gives it back, or says that it cannot.
+core; a journal keeps what it is given and gives it back, or says that it cannot. `shared_journal`
+is the port of one that several processes append to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,34 +90,6 @@ class StagedValues(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KeptHeld:
-    """What a lease holds of one variable: the part that its write replaced, and with it what.
-
-    `own` is the revision of the write that it keeps, `under` of the one that this replaced.
-    """
-
-    path: str
-    own: int
-    under: int
-    part: Part
-    previous: Array
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LeaseChange:
-    """What becomes of a lease of a shared journal, with the commit that it is kept with.
-
-    `held` None: it has ended; `only_if_due`: and if it was renewed meanwhile, nothing is kept. Else
-    it holds this from now on; a new one ends after so many `seconds`.
-    """
-
-    lease: int
-    held: tuple[KeptHeld, ...] | None
-    seconds: float = 0
-    only_if_due: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Entry:
     """A commit to be kept, and what its caller is told."""
 
@@ -126,170 +98,12 @@ class Entry:
     staged: StagedValues | None = None
 
 
-class AppendUndecided(Exception):
-    """Whether an append happened is not known yet: `SharedJournal.resolve` finds out."""
+class KeptState(Protocol):
+    """The state that a journal kept, of one model.
 
-
-class Turn(Protocol):
-    """The right to append. No other process appends to the state while it lasts."""
-
-    @property
-    def missed(self) -> Sequence[KeptCommit]:
-        """The commits of others since the position that it began with, oldest first."""
-        ...
-
-    def append(self, entries: Sequence[Entry], leases: Sequence[LeaseChange] = ()) -> Position:
-        """As `Journal.append`, and what becomes of leases with it; the position of the last commit.
-
-        Raises AppendUndecided, and LEASE_NOT_FOUND for a lease that was renewed or ended meanwhile.
-        """
-        ...
-
-    def confirm(self) -> None:
-        """Make durable what was appended before the turn, by this process or another.
-
-        A commit that can be read need not be durable yet. Raises StateStoreUnavailable.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a process stands to the state that it shares, as far as it knows.
-
-    `silent_seconds` since it read the log last, `behind` commits that it has not taken from there,
-    and whether a commit is `synchronous`: on another machine, too, before it is acknowledged.
+    It gives back what it has, each kind once and from one thread; `start` ends that. Raises
+    JournalError when what it has is damaged.
     """
-
-    silent_seconds: float
-    behind: int
-    synchronous: bool
-
-
-class KeptLeases(Protocol):
-    """The leases of a shared journal: all processes see the same, and end by one clock.
-
-    From any thread. Raises StateStoreUnavailable, and JournalError for what is damaged.
-    """
-
-    def count(self) -> int:
-        """How many there are."""
-        ...
-
-    def renew(self, lease: int) -> float | None:
-        """Let a lease last for its seconds, which are returned, from now on; None: there is none.
-
-        When this returns, it is durable.
-        """
-        ...
-
-    def due(self) -> tuple[Sequence[int], float | None]:
-        """Leases whose time is over, and the seconds until the next one ends; None: there is none.
-
-        Of many that are due some.
-        """
-        ...
-
-    def is_due(self, lease: int) -> bool:
-        """Whether it is there and its time is over."""
-        ...
-
-    def held(self, lease: int) -> Sequence[KeptHeld] | None:
-        """What a lease holds; None: there is none."""
-        ...
-
-    def beside(self, lease: int) -> Mapping[int, Sequence[KeptHeld]]:
-        """What other leases hold of the variables that this one holds something of."""
-        ...
-
-
-class SharedJournal(Protocol):
-    """What a journal adds that several processes append to, each with a copy of the state."""
-
-    @property
-    def standing(self) -> Standing:
-        """How this process stands to the log. Never waits."""
-        ...
-
-    @property
-    def leases(self) -> KeptLeases:
-        """The leases of all processes."""
-        ...
-
-    @property
-    def max_commit_bytes(self) -> int:
-        """Bytes of values that one commit may have."""
-        ...
-
-    def turn(self, known: Position, deadline: float | None) -> AbstractContextManager[Turn]:
-        """Wait for the right to append. What is not appended in it has no effect.
-
-        Raises RequestError DEADLINE_EXCEEDED, StateStoreUnavailable.
-        """
-        ...
-
-    def news(self, known: Position) -> Sequence[KeptCommit]:
-        """Wait for commits after a position, for a bounded time, also without a connection.
-
-        Raises JournalError when the log does not go on from there, or the journal is closed.
-        """
-        ...
-
-    def newest(self, known: Position) -> Position:
-        """The last commit of all processes; every one that was acknowledged is not after it.
-
-        Raises StateStoreUnavailable when the journal cannot be asked, or does not keep what it is
-        given any more; JournalError when the log does not go on from `known`. From one thread.
-        """
-        ...
-
-    @property
-    def check_seconds(self) -> float:
-        """How often all processes compare their values; 0: never."""
-        ...
-
-    def check_round(self) -> tuple[int, int] | None:
-        """The present round of comparing, and the revision that it is about.
-
-        None: this process took part in it. Raises StateStoreUnavailable.
-        """
-        ...
-
-    def report(self, number: int, hashes: Mapping[str, str]) -> None:
-        """What this process's variables hash to in a round. Raises StateStoreUnavailable."""
-        ...
-
-    def reports(self, number: int) -> Sequence[Mapping[str, str]]:
-        """What those of all processes do, as far as they have said so.
-
-        Raises StateStoreUnavailable.
-        """
-        ...
-
-    def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
-        """Whether the last append, which was undecided, happened; and the commits since a position.
-
-        The answer is durable. Raises StateStoreUnavailable when it cannot be had in time.
-        """
-        ...
-
-    def give_up(self, error: Exception) -> None:
-        """This copy of the state cannot follow the others any more: end the process."""
-        ...
-
-
-class Journal(Protocol):
-    """Where one model's commits are kept.
-
-    First it gives back what it has, each kind once and from one thread; `start` ends that. Then it
-    takes more: `append` from one thread at a time, `stage` from any. Raises JournalError when what
-    it has is damaged.
-    """
-
-    @property
-    def shared(self) -> SharedJournal | None:
-        """Itself, where other processes append as well."""
-        ...
 
     @property
     def position(self) -> Position:
@@ -302,11 +116,6 @@ class Journal(Protocol):
     @property
     def horizon(self) -> int:
         """The revision before the first commit that is kept: `base` is the state there."""
-        ...
-
-    @property
-    def inline_bytes(self) -> int:
-        """Bytes of values from which on it pays to `stage` a commit."""
         ...
 
     @property
@@ -332,6 +141,27 @@ class Journal(Protocol):
         """What was kept has been taken; from now on more is kept."""
         ...
 
+    def close(self) -> None:
+        """Let go of what it is kept in. What was appended is durable already."""
+        ...
+
+
+class Journal(KeptState, Protocol):
+    """Where a model's commits are kept that this process alone makes: it is appended to.
+
+    `append` from one thread at a time, `stage` from any.
+    """
+
+    @property
+    def shared(self) -> None:
+        """Tells it from a SharedJournal."""
+        ...
+
+    @property
+    def inline_bytes(self) -> int:
+        """Bytes of values from which on it pays to `stage` a commit."""
+        ...
+
     def stage(self, values: Mapping[str, Value]) -> StagedValues:
         """Make the values of a commit durable, by path, before it is known whether it happens.
 
@@ -344,8 +174,4 @@ class Journal(Protocol):
 
         Raises StateStoreFull, with nothing kept.
         """
-        ...
-
-    def close(self) -> None:
-        """Let go of what it is kept in. What was appended is durable already."""
         ...

@@ -22,14 +22,9 @@ from varserve_service.core.errors import (
     RequestError,
     StateStoreUnavailable,
 )
-from varserve_service.core.ports.journal import (
-    AppendUndecided,
-    Entry,
-    KeptCommit,
-    LeaseChange,
-    Position,
-)
+from varserve_service.core.ports.journal import Entry, KeptCommit, Position
 from varserve_service.core.ports.messages import sent_bytes
+from varserve_service.core.ports.shared_journal import AppendUndecided, LeaseChange
 from varserve_service.journal.disk import log
 from varserve_service.journal.options import JournalOptions
 

@@ -9,7 +9,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from varserve_service.core.errors import JournalError
-from varserve_service.core.ports.journal import Journal, KeptAnswer, KeptCommit
+from varserve_service.core.ports.journal import KeptAnswer, KeptCommit, KeptState
 from varserve_service.journal.copying import commit_content, history_row
 from varserve_service.journal.failures import StateUnavailable
 from varserve_service.journal.options import JournalOptions
@@ -54,7 +54,7 @@ class CopyingDatabase:
         except psycopg.Error as error:
             raise self._unavailable(error) from error
 
-    def fill(self, model: str, version: int, description: Record, source: Journal) -> None:
+    def fill(self, model: str, version: int, description: Record, source: KeptState) -> None:
         """Write what a journal gives back as a new state: all of it or nothing.
 
         Raises JournalError when there is one of this model, StateUnavailable.
@@ -76,7 +76,7 @@ def _fill(
     connection: Connection,
     key: tuple[str, int],
     description: Record,
-    source: Journal,
+    source: KeptState,
 ) -> None:
     at_horizon = APPEND if source.horizon else ""
     made = connection.execute(
@@ -109,7 +109,7 @@ def _fill(
     )
 
 
-def _base_rows(key: tuple[str, int], source: Journal) -> Iterator[tuple[Any, ...]]:
+def _base_rows(key: tuple[str, int], source: KeptState) -> Iterator[tuple[Any, ...]]:
     for base in source.base():
         change, inline = base.change, Inline()
         places = {change.path: inline.add(change.value)}

@@ -10,7 +10,8 @@ from contextlib import suppress
 import psycopg
 
 from varserve_service.core.errors import JournalError
-from varserve_service.core.ports.journal import KeptCommit, Position, Standing
+from varserve_service.core.ports.journal import KeptCommit, Position
+from varserve_service.core.ports.shared_journal import Standing
 from varserve_service.journal.disk import log
 
 from .connection import Connector, cut_after

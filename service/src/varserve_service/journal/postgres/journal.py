@@ -1,4 +1,4 @@
-"""One model's commits in the database: implements the core's Journal and SharedJournal.
+"""One model's commits in the database: implements the core's SharedJournal.
 
 Gives back what was kept, from one snapshot; appending, following and housekeeping have modules of
 their own.
@@ -15,15 +15,12 @@ from psycopg.types.json import Jsonb
 
 from varserve_service.core.ports.commits import CommitRecord
 from varserve_service.core.ports.journal import (
-    Entry,
     KeptAnswer,
     KeptBase,
     KeptCommit,
     Position,
-    StagedValues,
-    Standing,
 )
-from varserve_service.core.ports.loaded_model import Value
+from varserve_service.core.ports.shared_journal import Standing
 from varserve_service.journal import records
 from varserve_service.journal.compatibility import check_compatible
 from varserve_service.journal.disk import end_process, log
@@ -117,10 +114,6 @@ class PostgresJournal:
         return self._horizon
 
     @property
-    def inline_bytes(self) -> int:
-        return MAX_COMMIT_BYTES  # nothing is staged
-
-    @property
     def standing(self) -> Standing:
         return self._listener.standing
 
@@ -181,12 +174,6 @@ class PostgresJournal:
             yield from cursor.execute(query, self._key)
 
     # Keeping.
-
-    def stage(self, values: Mapping[str, Value]) -> StagedValues:
-        raise NotImplementedError("values of a shared journal go into the commit's own transaction")
-
-    def append(self, entries: Sequence[Entry]) -> None:
-        raise NotImplementedError("a shared journal is appended to in a turn")
 
     def turn(self, known: Position, deadline: float | None) -> AbstractContextManager[Turn]:
         return self._appender.turn(known, deadline)

@@ -16,7 +16,7 @@ import psycopg
 
 from varserve_service.core.commit.leases import lease_not_found
 from varserve_service.core.errors import JournalClosed, StateStoreUnavailable
-from varserve_service.core.ports.journal import KeptHeld, LeaseChange
+from varserve_service.core.ports.shared_journal import KeptHeld, LeaseChange
 from varserve_service.journal import records
 from varserve_service.journal.disk import log
 from varserve_service.journal.payloads import Inline, read_inline

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import psycopg
 
 from varserve_service.core.errors import JournalError
 from varserve_service.core.ports.loaded_model import LoadedModel
+from varserve_service.core.ports.shared_journal import SharedJournal
 from varserve_service.journal.compatibility import describe
 from varserve_service.journal.failures import StateUnavailable
 from varserve_service.journal.options import JournalOptions
@@ -18,6 +19,13 @@ from .journal import PostgresJournal
 from .schema import prepare
 
 Live = TypeVar("Live")
+Made = TypeVar("Made", covariant=True)
+
+
+class MakeLive(Protocol[Made]):
+    """Makes a live model of a loaded one and its journal."""
+
+    def __call__(self, loaded: LoadedModel, /, *, journal: SharedJournal) -> Made: ...
 
 
 class PostgresState:
@@ -42,7 +50,7 @@ class PostgresState:
             raise self._unavailable(error) from error
 
     def take_up(
-        self, load: Callable[[], LoadedModel], make: Callable[..., Live]
+        self, load: Callable[[], LoadedModel], make: MakeLive[Live]
     ) -> tuple[Live, PostgresJournal]:
         """A live model, by `make(load(), journal=...)`, with the state that is in the database.
 
