@@ -85,8 +85,12 @@ class Process:
                     stream.close()
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[list[Usage]]:
-        """The block's list has one Usage, of the process and its children, after the block."""
+    def watched(self, *, at_rest: bool = False) -> Iterator[list[Usage]]:
+        """The block's list has one Usage, of the process and its children, after the block.
+
+        `at_rest`: wait until the process gives memory back, for `kept`. The next round then begins
+        with what has to be allocated again.
+        """
         found: list[Usage] = []
         members = [self._family, *self._family.children(recursive=True)]
         for member in members:
@@ -95,7 +99,8 @@ class Process:
         yield found
         peak = _status(members, "VmHWM")
         cpu = _cpu(members) - cpu
-        found.append(Usage(cpu, peak, peak - memory, _at_rest(members, memory) - memory))
+        kept = _at_rest(members, memory) - memory if at_rest else 0
+        found.append(Usage(cpu, peak, peak - memory, kept))
 
 
 def _at_rest(members: Sequence[psutil.Process], before: int) -> int:

@@ -16,7 +16,7 @@ import psutil
 
 from .figures import Figure, Work, size
 from .processes import Agent, Failed, Process
-from .samples import Round, Rounds, Usage
+from .samples import KEPT_SERVER, Round, Rounds, Usage
 from .sides import Side
 
 ROUNDS_LEAST, ROUNDS_MOST = 5, 40
@@ -109,10 +109,11 @@ _numbers = itertools.count()
 class OpenWork:
     """A work that its clients have prepared."""
 
-    def __init__(self, work: Work, pool: Pool, nbytes: int, in_flight: int) -> None:
+    def __init__(self, work: Work, pool: Pool, figure: Figure) -> None:
         self._agent = pool.agent(work.side)
         self._server = pool.server(work.side)
-        self._nbytes, self._in_flight = nbytes, in_flight
+        self._nbytes, self._in_flight = figure.nbytes, figure.in_flight
+        self._at_rest = KEPT_SERVER in (*figure.measures, *figure.costs)
         self._number = next(_numbers)
         self._agent.ask("open", number=self._number, name=work.name, arguments=work.arguments)
         self._beside: tuple[Agent, int] | None = None
@@ -123,7 +124,7 @@ class OpenWork:
             )
             beside.ask("run", number=number, calls=1, in_flight=1)
             self._beside = beside, number
-        self.calls = in_flight
+        self.calls = self._in_flight
 
     def settle(self, seconds: float) -> None:
         """Warm up, and find how many calls a round takes to last so long."""
@@ -143,7 +144,7 @@ class OpenWork:
             client = stack.enter_context(self._agent.watched())
             server = [Usage()]
             if self._server is not None:
-                server = stack.enter_context(self._server.watched())
+                server = stack.enter_context(self._server.watched(at_rest=self._at_rest))
             if self._beside is not None:
                 beside, number = self._beside
                 beside.ask("keep", number=number)
@@ -181,7 +182,7 @@ def _rounds(figure: Figure, pool: Pool, budget: Budget) -> list[Rounds]:
     with contextlib.ExitStack() as stack:
         works = []
         for work in figure.works:
-            works.append(OpenWork(work, pool, figure.nbytes, figure.in_flight))
+            works.append(OpenWork(work, pool, figure))
             stack.callback(works[-1].close)
         for each in works:
             if figure.calls:
