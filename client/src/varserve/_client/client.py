@@ -377,7 +377,12 @@ class Client(Connection[D_co]):
         request = operations.watch_request(model, after_revision, epoch, patterns, values, previous)
         return (
             yield from watching(
-                self._driver, request, scope.chunk_bytes, self._defaults, timeout, patience
+                self._driver,
+                request,
+                lambda budget: scope._replace(budget=budget),
+                self._defaults,
+                timeout,
+                patience,
             )
         )
 

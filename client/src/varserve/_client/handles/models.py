@@ -348,7 +348,7 @@ class Model(ModelFiles[D_co]):
             operations.watch_request(
                 self._cache.asked, revision, epoch, patterns, values, previous
             ),
-            self.limits.chunk_bytes,
+            self._cache.scope,
             self._defaults,
             timeout,
             patience,

@@ -18,7 +18,6 @@ from varserve._client.transport.calls import Budget, Call, Op, Open, Receive, Sl
 from varserve._client.transport.drivers import Async, Sync
 from varserve._client.transport.forks import GATE, Renewable
 from varserve._client.transport.retries import RECONNECT
-from varserve._client.values import specs
 from varserve._client.values.results import Event
 from varserve.v1 import history_pb2 as pb
 
@@ -49,14 +48,15 @@ class Watch(Handle[D_co], Renewable):
         self,
         driver: Sync | Async,
         request: pb.WatchVariablesRequest,
-        chunk_bytes: int,
+        scope: Callable[[Budget], Scope],
         defaults: Defaults,
         timeout: float | None,
         patience: float,
     ) -> None:
+        """`scope`: what reads the values that fit into no message."""
         self._driver = driver
         self._request = request
-        self._chunk_bytes = chunk_bytes
+        self._scope = scope
         self._defaults = defaults
         self._patience = patience
         self._lasts = Budget(math.inf if timeout is None else timeout, 0)
@@ -144,32 +144,28 @@ class Watch(Handle[D_co], Renewable):
             if self._closed:  # by another thread, meanwhile
                 self._drop()
                 return None
-        changes: list[pb.VariableChange] = []
-        while True:
+        messages: list[operations.WatchMessage] = []
+        while not messages or messages[-1].more:
             message = yield Receive(self._stream)
             if message is None:
                 raise errors.Unavailable("the watch ended without a reason")
             self._begun = True
             self._well()
-            changes += message.changes
-            if not message.more:
-                break
-        event = None
-        if message.HasField("commit"):
-            nbytes = sum(
-                each.tensor.byte_length + each.previous_tensor.byte_length for each in changes
-            )
-            budget = self._defaults.budget(None, nbytes)
-            scope = Scope(self._request.model, budget, self._defaults.seen, self._chunk_bytes)
+            messages.append(message)
+        header, info, event = messages[-1].header, messages[-1].info, None
+        self._defaults.seen.learn(self._request.model, header)
+        if info is not None:
             self._owed = True
-            event = yield from operations.event(scope, self._request, message, changes)
+            event = yield from operations.event(self._reading, self._request, messages, info)
             self._owed = False
             self._well()
-        header = specs.header(message.header)
-        self._defaults.seen.learn(self._request.model, header)
         self._request.after_revision = header.revision
         self._request.epoch = header.epoch
         return event
+
+    def _reading(self, nbytes: int) -> Scope:
+        """For values of so many bytes that fit into no message."""
+        return self._scope(self._defaults.budget(None, nbytes))
 
     def _well(self) -> None:
         if not self._owed:
@@ -246,12 +242,12 @@ class Watch(Handle[D_co], Renewable):
 def watching(
     driver: Any,
     request: pb.WatchVariablesRequest,
-    chunk_bytes: int,
+    scope: Callable[[Budget], Scope],
     defaults: Defaults,
     timeout: float | None,
     patience: float,
 ) -> Op[Watch[Any]]:
     """A watch that has begun."""
-    watch: Watch[Any] = Watch(driver, request, chunk_bytes, defaults, timeout, patience)
+    watch: Watch[Any] = Watch(driver, request, scope, defaults, timeout, patience)
     yield from watch.start()
     return watch

@@ -4,7 +4,7 @@ The drivers run them; the handles and the client's flat methods put them togethe
 prepared (contract dtype, C order), and parts resolved.
 """
 
-from .commits import event, list_commits, watch_request
+from .commits import WatchMessage, event, list_commits, watch_request
 from .methods import Scope
 from .models import get_model, list_models, wait_ready
 from .reads import read_variable, read_variables, summarize_variables
@@ -19,6 +19,7 @@ from .writes import (
 
 __all__ = [
     "Scope",
+    "WatchMessage",
     "assign_variable",
     "assign_variables",
     "event",

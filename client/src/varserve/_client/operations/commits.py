@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,68 @@ from .methods import Scope, method
 from .reads import Read, read_variables
 from .requests import build
 
-WATCH_VARIABLES = method("WatchVariables")
+
+class WatchMessage:
+    """A message of a watch. Each part of it is decoded once, for all watches that it is for.
+
+    `shared`: it is for several; each has arrays of its own.
+    """
+
+    def __init__(self, message: pb.WatchVariablesResponse) -> None:
+        self.message = message
+        self.shared = False
+
+    @classmethod
+    def read(cls, data: bytes) -> WatchMessage:
+        """The message in its encoded form."""
+        return cls(pb.WatchVariablesResponse.FromString(data))
+
+    @property
+    def more(self) -> bool:
+        """The next message continues the changes of the same commit."""
+        more: bool = self.message.more
+        return more
+
+    @cached_property
+    def header(self) -> specs.StateHeader:
+        """Up to which revision the watch has come."""
+        return specs.header(self.message.header)
+
+    @cached_property
+    def info(self) -> CommitInfo | None:
+        """The commit; None for a bookmark."""
+        return _info(self.message.commit) if self.message.HasField("commit") else None
+
+    @cached_property
+    def changes(self) -> list[_ChangeMessage]:
+        """What the message tells of variables."""
+        return [_ChangeMessage(each) for each in self.message.changes]
+
+
+class _ChangeMessage:
+    """A change in a message: what does not depend on the watch that it is for."""
+
+    def __init__(self, change: pb.VariableChange) -> None:
+        self.message = change
+        self.variable = change.variable
+        self.region = _index(change)
+        self.shape = tuple(change.tensor.shape)
+        self.nbytes = change.tensor.byte_length
+        self.previous_nbytes = change.previous_tensor.byte_length
+        self.has_previous = change.HasField("previous_tensor")
+        self.value = self._array("value")
+        self.previous = self._array("previous")
+
+    def _array(self, field: str) -> Array | None:
+        return tensors.from_tensor(getattr(self.message, field)) if self.has(field) else None
+
+    def has(self, field: str) -> bool:
+        """Whether the value in a field came with the message."""
+        has: bool = self.message.HasField(field)
+        return has
+
+
+WATCH_VARIABLES = method("WatchVariables", WatchMessage.read)
 LIST_COMMITS = method("ListCommits")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -82,31 +144,58 @@ def watch_request(
 
 
 def event(
-    scope: Scope,
+    reading: Callable[[int], Scope],
     request: pb.WatchVariablesRequest,
-    message: pb.WatchVariablesResponse,
-    changes: Iterable[pb.VariableChange],
+    messages: Sequence[WatchMessage],
+    info: CommitInfo,
 ) -> Op[Event]:
-    """The event of a commit's messages; values that did not fit into them are read."""
-    header = scope.header(message.header)
+    """The event of a commit's messages.
+
+    Values that did not fit into them are read; `reading` gives the scope for their bytes.
+    """
+    header, shared = messages[-1].header, messages[-1].shared
+    changes = [change for message in messages for change in message.changes]
+    scope: Scope | None = None
     told = []
     for change in changes:
-        value = previous = None
-        if request.values:
-            value = yield from _value(scope, change, "value", header, header.revision)
-        if request.previous_values and change.HasField("previous_tensor"):
-            previous = yield from _value(scope, change, "previous", header, header.revision - 1)
+        values: dict[str, Array | None] = {"value": None, "previous": None}
+        wanted = [("value", change.value, header.revision)] if request.values else []
+        if request.previous_values and change.has_previous:
+            wanted.append(("previous", change.previous, header.revision - 1))
+        for field, array, revision in wanted:
+            if array is None:
+                scope = scope or reading(sum(c.nbytes + c.previous_nbytes for c in changes))
+                array = yield from _read(scope, change, revision, header.epoch)
+            elif shared:
+                array = array.copy()
+            values[field] = array
+        region = change.region
+        if shared and isinstance(region, np.ndarray):
+            region = region.copy()
         told.append(
             Change(
-                variable=change.variable,
-                region=_index(change),
-                value=value,
-                previous=previous,
-                shape=tuple(change.tensor.shape),
-                nbytes=change.tensor.byte_length,
+                change.variable,
+                region,
+                values["value"],
+                values["previous"],
+                change.shape,
+                change.nbytes,
             )
         )
-    return Event(header, _info(message.commit), tuple(told))
+    return Event(header, info, tuple(told))
+
+
+def _read(scope: Scope, change: _ChangeMessage, revision: int, epoch: str) -> Op[Array | None]:
+    """The value of a change, read at its revision; None when it is not kept."""
+    message = change.message
+    read = Read(change.variable, Part(None, message.region if change.has("region") else None))
+    try:
+        snapshot = yield from read_variables(
+            scope, {change.variable: read}, ReadOptions(revision, epoch)
+        )
+    except OutOfRange:
+        return None
+    return snapshot[change.variable]
 
 
 def _info(info: pb.CommitInfo) -> CommitInfo:
@@ -118,21 +207,6 @@ def _info(info: pb.CommitInfo) -> CommitInfo:
         message=info.message,
         request_id=info.request_id,
     )
-
-
-def _value(
-    scope: Scope, change: pb.VariableChange, field: str, header: specs.StateHeader, revision: int
-) -> Op[Array | None]:
-    """The value in a field of a change, or read at its revision; None when it is not kept."""
-    if change.HasField(field):
-        return tensors.from_tensor(getattr(change, field))
-    read = Read(change.variable, Part(None, change.region if change.HasField("region") else None))
-    options = ReadOptions(revision, header.epoch)
-    try:
-        snapshot = yield from read_variables(scope, {change.variable: read}, options)
-    except OutOfRange:
-        return None
-    return snapshot[change.variable]
 
 
 def _index(change: pb.VariableChange) -> Any:

@@ -49,15 +49,12 @@ def lend_memory(
     entries: Sequence[Entry],
     subject: str,
     copies: ModelReservation,
-    *,
-    present: bool,
 ) -> Lent | None:
     """The values of a snapshot in sealed memories; None where they are better sent.
 
     They are sent where some are strings, where they are few bytes, or where there is no memory for
-    copies or for what the subject keeps mapped. A whole value of a variable (`present`: as it is
-    now) is copied once: the variable lives in that memory from then on. On a thread; may raise
-    RequestError.
+    copies or for what the subject keeps mapped. A whole value that its variable has now is copied
+    once: the variable lives in that memory from then on. On a thread; may raise RequestError.
     """
     values = [entry.value for entry in entries if entry.value is not None]
     if any(value.dtype == tensors.STRING for value in values):
@@ -87,8 +84,7 @@ def lend_memory(
                 if memories[memory] is None:
                     memories[memory] = _copied(size, values, found.places, memory)
                     copies.host.used(size)
-                    if present:
-                        _move(live, reads, entries, found.places, memory, memories[memory])
+                    _move(live, reads, entries, found.places, memory, memories[memory])
         except BaseException:
             holding.release()
             raise

@@ -95,9 +95,7 @@ async def read_variables(backend: Backend, request: pb.ReadVariablesRequest, cal
         snapshot = _snapshot(reads, at, request.epoch, live, admit=admit, deadline=deadline)
         body: Download | Lent | Beside | None = None
         if lane is not None and lane.has_room(call.subject):
-            body = lend_memory(
-                live, reads, snapshot.entries, call.subject, copies, present=at is None
-            )
+            body = lend_memory(live, reads, snapshot.entries, call.subject, copies)
         if body is None:
             values = [entry.value for entry in snapshot.entries if entry.value is not None]
             if port is not None and port.has_room and _is_large(values):
