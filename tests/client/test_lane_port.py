@@ -17,8 +17,9 @@ from tests.fakes import FakeVariable
 from tests.rpc.certified import Place
 from tests.rpc.models import counter, strings
 from tests.serving import serve_here
-from varserve import tensors
+from varserve import lane, tensors
 from varserve._client.transport import lane as client_lane
+from varserve._client.transport.bodies import reporting
 from varserve._client.transport.targets import single_host
 from varserve_service.rpc import Access, CallerAuthenticator, Server
 
@@ -109,6 +110,39 @@ def test_many_variables_go_together(gone: list[str]) -> None:
     assert gone == ["receive", "offer"]
 
 
+@pytest.mark.parametrize("connections", [2, 3, 4])
+def test_several_connections_carry_one_call(
+    connections: int, gone: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where both machines have the cores: pieces in turn, of large and small and empty tensors."""
+    monkeypatch.setattr(lane, "most_connections", lambda: connections)
+    sizes = [7 * MIB + 3, 10, MIB, 0, 77, 5 * MIB]
+    values = {f"v{n}": bits("uint8", size) for n, size in enumerate(sizes)}
+    variables = [FakeVariable(name, value.copy()) for name, value in values.items()]
+    seen: list[int] = []
+    with serving(*variables) as (address, server), varserve.connect(address) as client:
+        port = server._backend.port
+        assert port is not None
+        offered = port.offer
+        monkeypatch.setattr(
+            port, "offer", lambda each: seen.append(len(each.tickets)) or offered(each)
+        )
+        model = client.model("counter")
+        snapshot = model.read(list(values))
+        assert all(snapshot[name].tobytes() == values[name].tobytes() for name in values)
+        told: list[tuple[int, int]] = []
+        turned = {name: value[::-1].copy() for name, value in values.items()}
+        with reporting(lambda done, total: told.append((done, total))):
+            model.assign(turned)
+        assert told[-1] == (sum(sizes), sum(sizes))
+        for each in variables:
+            assert each.array is not None
+            assert each.array.tobytes() == turned[each.spec.name].tobytes()
+        assert not port.refusals
+    assert gone == ["receive", "offer"]
+    assert seen == [connections] * 2
+
+
 @pytest.mark.parametrize("mutual", [False, True])
 def test_under_tls(tmp_path: Path, gone: list[str], mutual: bool) -> None:
     """With the certificates of the service; and with the client's own where it needs one."""
@@ -154,8 +188,6 @@ def test_without_it_values_go_through_grpc(fault: str) -> None:
 
 def test_progress_is_reported() -> None:
     """For each piece."""
-    from varserve._client.transport.bodies import reporting
-
     moved: list[tuple[int, int]] = []
     variable = FakeVariable("big", bits("uint8", 2 * MIB))
     with serving(variable) as (address, _), varserve.connect(address) as client:

@@ -221,6 +221,77 @@ async def test_a_body_that_is_not_whole_is_not_taken(fault: str) -> None:
         assert variable.array.tobytes() == b"\5" * 2 * MIB
 
 
+async def shared(found: Running, monkeypatch: pytest.MonkeyPatch, nbytes: int) -> tuple[Any, Any]:
+    """An assign of two connections, and its tickets."""
+    monkeypatch.setattr(lane, "most_connections", lambda: 2)
+    call = found.stub.AssignVariables()
+    header = {"dtype": 4, "shape": [nbytes], "byte_length": nbytes}
+    first = manifest(entry(variable="big", tensor=header), lane_port=True, lane_connections=9)
+    await call.write(first)
+    metadata = dict(await call.initial_metadata())
+    ticket = lane_pb2.LaneTicket.FromString(metadata[lane.TICKET_KEY])
+    return call, [ticket.ticket, *ticket.further_tickets]
+
+
+async def test_a_share_is_part_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two connections each carries every other piece, and each is told that it is there."""
+    variable = big()
+    parts = [b"\1" * MIB, b"\2" * MIB, b"\3" * MIB, b"\4" * 5]
+    async with running(counter(variable), lane_port=0) as found:
+        call, tickets = await shared(found, monkeypatch, 3 * MIB + 5)
+        assert len(tickets) == 2
+        with connected(found) as one, connected(found) as two:
+            two.sendall(lane.HELLO_PORT + tickets[1] + pieces(parts[1]) + pieces(parts[3]))
+            assert (await all_of(two))[32:] == lane.TAKEN
+            one.sendall(lane.HELLO_PORT + tickets[0] + pieces(parts[0]) + pieces(parts[2]))
+            assert (await all_of(one))[32:] == lane.TAKEN
+        await call.done_writing()
+        assert (await call).header.revision == 1
+        assert variable.array is not None
+        assert variable.array.tobytes() == b"".join(parts)
+        assert not port_of(found)._tickets
+
+
+@pytest.mark.parametrize("fault", ["another checksum", "too short", "does not come"])
+async def test_a_share_that_is_missing_leaves_nothing(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one share the whole is not there, and may come in chunks."""
+    variable = big()
+    whole = pieces(b"\1" * MIB)
+    async with running(counter(variable), lane_port=0) as found:
+        call, tickets = await shared(found, monkeypatch, 2 * MIB)
+        with connected(found) as one, connected(found) as two:
+            one.sendall(lane.HELLO_PORT + tickets[0] + whole)
+            assert (await all_of(one))[32:] == lane.TAKEN
+            if fault != "does not come":
+                body = whole[:-1] + (b"\7" if fault == "another checksum" else b"")
+                two.sendall(lane.HELLO_PORT + tickets[1] + body)
+                two.shutdown(socket.SHUT_WR)
+                assert not (await all_of(two))[32:]
+        for offset in range(0, 2 * MIB, MIB):
+            await call.write(chunk(offset, b"\5" * MIB))
+        await call.done_writing()
+        assert (await call).header.revision == 1
+        assert variable.array is not None
+        assert variable.array.tobytes() == b"\5" * 2 * MIB
+        await until_async(lambda: threads() == 0)
+
+
+async def test_connections_are_as_many_as_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that comes with several gets fewer tickets where few are left, and one at least."""
+    monkeypatch.setattr(lane, "most_connections", lambda: 4)
+    monkeypatch.setattr(lane_port, "MOST_PEERS", 3)
+    async with running(counter(big()), lane_port=0) as found:
+        assert [port_of(found).connections(n) for n in (-1, 0, 1, 2, 9)] == [0, 1, 1, 2, 3]
+        with connected(found) as peer:
+            await until_async(lambda: threads() == 1)
+            assert port_of(found).connections(9) == 2
+            peer.close()
+
+
 async def test_without_a_body_nothing_is_written() -> None:
     """A client that hung up on the port and sends no chunk either."""
     variable = big()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from varserve.frames import crc32c
@@ -31,6 +31,8 @@ OWN_BYTES: Final = 1 << 20
 """A tensor of so many bytes has a memory of its own."""
 PIECE_BYTES: Final = 1 << 20
 """A piece of a tensor that goes by the port has at most so many bytes."""
+MOST_CONNECTIONS: Final = 4
+"""To the port for one value."""
 MOST_OWN: Final = 60
 """So many tensors at the most: a packet carries 253 descriptors."""
 PAGE: Final = 4096
@@ -123,6 +125,29 @@ def check_sealed(fd: int, size: int) -> None:
 
 
 # ---- the port ----
+
+
+def pieces(
+    lengths: Sequence[int], connection: int = 0, connections: int = 1
+) -> Iterator[tuple[int, int, int]]:
+    """The pieces of tensors of these many bytes that one of several connections carries, in order:
+    which tensor, and from which to which byte of it.
+    """
+    number = 0
+    for tensor, nbytes in enumerate(lengths):
+        for start in range(0, nbytes, PIECE_BYTES):
+            if number % connections == connection:
+                yield tensor, start, min(nbytes, start + PIECE_BYTES)
+            number += 1
+
+
+def most_connections() -> int:
+    """How many connections for one value this machine has cores for."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min(MOST_CONNECTIONS, cores // 2))
 
 
 def send_piece(peer: socket.socket, piece: memoryview) -> None:

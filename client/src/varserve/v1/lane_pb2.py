@@ -4,8 +4,9 @@ from google.protobuf import descriptor_pool
 from google.protobuf.internal import builder
 
 DESCRIPTOR = descriptor_pool.Default().AddSerializedFile(
-    b'\n\x16varserve/v1/lane.proto\x12\x0bvarserve.v1"+\n\nLaneTic'
-    b'ket\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0cb\x06proto3'
+    b'\n\x16varserve/v1/lane.proto\x12\x0bvarserve.v1"D\n\nLaneTic'
+    b'ket\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0c\x12\x17\n\x0ffurther_ti'
+    b'ckets\x18\x03 \x03(\x0cb\x06proto3'
 )
 builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, __name__, globals())

@@ -110,13 +110,14 @@ class ReadVariableResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_model_pb2.StateHeader, _Mapping]] = ..., variable_revision: _Optional[int] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., not_modified: bool = ...) -> None: ...
 
 class ReadVariablesRequest(_message.Message):
-    __slots__ = ("model", "reads", "at_revision", "epoch", "lane", "lane_port", "consistency")
+    __slots__ = ("model", "reads", "at_revision", "epoch", "lane", "lane_port", "lane_connections", "consistency")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
     AT_REVISION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
     LANE_PORT_FIELD_NUMBER: _ClassVar[int]
+    LANE_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     model: str
     reads: _containers.RepeatedCompositeFieldContainer[ReadSelection]
@@ -124,8 +125,9 @@ class ReadVariablesRequest(_message.Message):
     epoch: str
     lane: bool
     lane_port: bool
+    lane_connections: int
     consistency: _model_pb2.Consistency
-    def __init__(self, model: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[ReadSelection, _Mapping]]] = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., lane: bool = ..., lane_port: bool = ..., consistency: _Optional[_Union[_model_pb2.Consistency, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[ReadSelection, _Mapping]]] = ..., at_revision: _Optional[int] = ..., epoch: _Optional[str] = ..., lane: bool = ..., lane_port: bool = ..., lane_connections: _Optional[int] = ..., consistency: _Optional[_Union[_model_pb2.Consistency, _Mapping]] = ...) -> None: ...
 
 class ReadSelection(_message.Message):
     __slots__ = ("variable", "region", "dtype")
@@ -280,7 +282,7 @@ class AssignVariablesRequest(_message.Message):
     def __init__(self, manifest: _Optional[_Union[AssignManifest, _Mapping]] = ..., chunk: _Optional[_Union[_tensor_pb2.Chunk, _Mapping]] = ...) -> None: ...
 
 class AssignManifest(_message.Message):
-    __slots__ = ("model", "request_id", "entries", "if_model_revision_match", "if_epoch_match", "message", "lease_seconds", "check", "lane", "lane_port", "check_inputs")
+    __slots__ = ("model", "request_id", "entries", "if_model_revision_match", "if_epoch_match", "message", "lease_seconds", "check", "lane", "lane_port", "check_inputs", "lane_connections")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +294,7 @@ class AssignManifest(_message.Message):
     LANE_FIELD_NUMBER: _ClassVar[int]
     LANE_PORT_FIELD_NUMBER: _ClassVar[int]
     CHECK_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    LANE_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     entries: _containers.RepeatedCompositeFieldContainer[AssignEntry]
@@ -303,7 +306,8 @@ class AssignManifest(_message.Message):
     lane: bool
     lane_port: bool
     check_inputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.NamedTensorHeader]
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[AssignEntry, _Mapping]]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., check: _Optional[_Union[CommitCheck, _Mapping]] = ..., lane: bool = ..., lane_port: bool = ..., check_inputs: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ...) -> None: ...
+    lane_connections: int
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[AssignEntry, _Mapping]]] = ..., if_model_revision_match: _Optional[int] = ..., if_epoch_match: _Optional[str] = ..., message: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., check: _Optional[_Union[CommitCheck, _Mapping]] = ..., lane: bool = ..., lane_port: bool = ..., check_inputs: _Optional[_Iterable[_Union[_tensor_pb2.NamedTensorHeader, _Mapping]]] = ..., lane_connections: _Optional[int] = ...) -> None: ...
 
 class AssignEntry(_message.Message):
     __slots__ = ("variable", "operation", "region", "tensor", "if_revision_match")

@@ -122,7 +122,7 @@ def _read_variables(
             )
             for read in reads.values()
         ],
-        **({} if lane is None else {lane.field: True}),
+        **({} if lane is None else lane.fields),
         consistency=scope.consistency(options),
         **options.fields(),
     )

@@ -69,7 +69,8 @@ def assign_variables(
     if lane is not None and sum(each.nbytes for each in writes) >= OWN_BYTES:
         hand_over = lane.offer(values)
         if hand_over is not None:
-            setattr(manifest, lane.field, True)
+            for name, value in lane.fields.items():
+                setattr(manifest, name, value)
     first = pb.AssignVariablesRequest(manifest=manifest).SerializeToString()
     body = partial(upload, first, values, scope.chunk_bytes)
     call = Call(ASSIGN_VARIABLES, body, scope.budget, hand_over=hand_over)

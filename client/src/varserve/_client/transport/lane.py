@@ -12,7 +12,9 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,8 +46,8 @@ class Lane(Protocol):
     """One way beside gRPC."""
 
     @property
-    def field(self) -> str:
-        """The request's field that says that the caller can go this way."""
+    def fields(self) -> Mapping[str, int]:
+        """The request's fields that say that the caller can go this way."""
 
     def borrow(
         self, ticket: lane_pb2.LaneTicket, lengths: Sequence[int], *, at_once: bool
@@ -82,7 +84,7 @@ def _is_usable(where: str) -> bool:
 class MemoryLane:
     """By a Unix socket."""
 
-    field = "lane"
+    fields: Mapping[str, int] = {"lane": True}
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -242,11 +244,10 @@ def _connected(path: str, ticket: lane_pb2.LaneTicket) -> socket.socket:
 
 
 class PortLane:
-    """By a TCP port."""
-
-    field = "lane_port"
+    """By a TCP port, with as many connections for one value as the service gives tickets for."""
 
     def __init__(self, host: str, port: int, tls: TlsSocket | None) -> None:
+        self.fields = {"lane_port": True, "lane_connections": lane.most_connections()}
         self._host, self._port, self._tls = host, port, tls
 
     def borrow(
@@ -258,51 +259,82 @@ class PortLane:
     def receive(self, ticket: lane_pb2.LaneTicket, memories: Sequence[Array]) -> None:
         """See Lane."""
         moved = _Moved(sum(each.nbytes for each in memories))
-        try:
-            with self._connected(ticket) as peer:
-                for memory in memories:
-                    for start in range(0, memory.size, lane.PIECE_BYTES):
-                        piece = memory[start : start + lane.PIECE_BYTES].data
-                        lane.receive_piece(peer, piece)
-                        moved(len(piece))
-        except (OSError, lane.LaneError) as error:
-            raise _failed(self._where, error) from error
+        lengths = [each.size for each in memories]
+
+        def take(peer: socket.socket, connection: int, connections: int) -> None:
+            for tensor, start, end in lane.pieces(lengths, connection, connections):
+                piece = memories[tensor][start:end].data
+                lane.receive_piece(peer, piece)
+                moved(len(piece))
+
+        self._share(ticket, take)
 
     def offer(self, arrays: Sequence[Array]) -> Callable[[bytes], bool] | None:
         """See Lane."""
-        moved = _Moved(sum(map(body_length, arrays)))
+        lengths = [body_length(each) for each in arrays]
+        moved = _Moved(sum(lengths))
 
         def send(ticket: bytes) -> bool:
+            bodies = [_body(array) for array in arrays]
+
+            def give(peer: socket.socket, connection: int, connections: int) -> None:
+                for tensor, start, end in lane.pieces(lengths, connection, connections):
+                    piece = bodies[tensor][start:end]
+                    lane.send_piece(peer, piece)
+                    moved(len(piece))
+                if peer.recv(1) != lane.TAKEN:
+                    raise ConnectionResetError("the service did not take it")
+
             try:
-                with self._connected(lane_pb2.LaneTicket.FromString(ticket)) as peer:
-                    for array in arrays:
-                        body = _body(array)
-                        for start in range(0, len(body), lane.PIECE_BYTES):
-                            piece = body[start : start + lane.PIECE_BYTES]
-                            lane.send_piece(peer, piece)
-                            moved(len(piece))
-                    return peer.recv(1) == lane.TAKEN
-            except (OSError, lane.LaneError) as error:
-                _failed(self._where, error)
+                self._share(lane_pb2.LaneTicket.FromString(ticket), give)
+            except LaneFailed:
                 return False
+            return True
 
         return send
+
+    def _share(
+        self, ticket: lane_pb2.LaneTicket, do: Callable[[socket.socket, int, int], None]
+    ) -> None:
+        """Do each connection's share, all of them at the same time. Raises LaneFailed."""
+        tickets = [ticket.ticket, *ticket.further_tickets]
+        peers: list[socket.socket] = []
+
+        def connect_and_do(connection: int) -> None:
+            try:
+                with self._connected(tickets[connection], ticket.proof) as peer:
+                    peers.append(peer)
+                    do(peer, connection, len(tickets))
+            except BaseException:
+                for each in peers:  # or they would wait for the service to give up
+                    with suppress(OSError):
+                        each.shutdown(socket.SHUT_RDWR)
+                raise
+
+        try:
+            if len(tickets) == 1:
+                connect_and_do(0)
+                return
+            with ThreadPoolExecutor(len(tickets), "varserve-lane") as threads:
+                list(threads.map(connect_and_do, range(len(tickets))))
+        except (OSError, lane.LaneError) as error:
+            raise _failed(self._where, error) from error
 
     @property
     def _where(self) -> str:
         return f"{self._host}:{self._port}"
 
-    def _connected(self, ticket: lane_pb2.LaneTicket) -> socket.socket:
+    def _connected(self, ticket: bytes, expected: bytes) -> socket.socket:
         """A connection on which the ticket was taken. Raises OSError, LaneError."""
         peer = socket.create_connection((self._host, self._port), _SECONDS)
         try:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
                 peer = self._tls.encrypted(peer, self._host)
-            peer.sendall(lane.HELLO_PORT + ticket.ticket)
-            proof = bytearray(len(ticket.proof))
+            peer.sendall(lane.HELLO_PORT + ticket)
+            proof = bytearray(len(expected))
             lane.receive_all(peer, memoryview(proof))
-            if proof != ticket.proof:
+            if proof != expected:
                 raise lane.LaneError("another service answered")
             peer.settimeout(_SILENCE)
         except BaseException:
@@ -318,11 +350,13 @@ class _Moved:
         self._progress = current_progress()
         self._total = total
         self._done = 0
+        self._changing = threading.Lock()
 
     def __call__(self, nbytes: int) -> None:
         if self._progress is not None:
-            self._done += nbytes
-            self._progress(self._done, self._total)
+            with self._changing:
+                self._done += nbytes
+                self._progress(self._done, self._total)
 
 
 def _body(array: Array) -> memoryview:

@@ -32,67 +32,112 @@ _TELL_BYTES = 4 << 20
 
 
 class _Transfer(Ticket):
-    """A body that goes by the port. Belongs to the event loop, but for what `run` does."""
+    """A body that goes by the port. Belongs to the event loop, but for what `run` does.
 
-    def __init__(self, moved: Callable[[int], None]) -> None:
-        super().__init__()
+    Each of its connections carries a share of its pieces.
+    """
+
+    def __init__(self, moved: Callable[[int], None], connections: int) -> None:
+        super().__init__(connections)
         self._loop = asyncio.get_running_loop()
         self._moved = moved
-        self._untold = 0
-        self._peer: socket.socket | None = None
+        self._peers: list[socket.socket] = []
+        self._changing = threading.Lock()
+        self._going = connections
         self._ended = False
         self.error: RequestError | None = None
         """Why the service could not go on."""
         self.finished = asyncio.Event()
-        """The peer has all of it, or gave all of it, or has gone."""
+        """The peers have all of it, or gave all of it, or one of them has gone."""
 
-    def run(self, peer: socket.socket) -> None:
-        """Do it, in the thread of a peer that has shown the ticket. Raises OSError, LaneError."""
-        self._peer = peer
+    def run(self, peer: socket.socket, ticket: bytes) -> None:
+        """Do a share, in the thread of a peer that showed a ticket. Raises OSError, LaneError."""
+        self._peers.append(peer)
         if self._ended:
             return
+        over = True
         try:
-            self._go(peer)
+            self._go(peer, self.tickets.index(ticket))
+            with self._changing:
+                self._going -= 1
+                over = not self._going
+                if over:
+                    self._complete()
+            self._confirm(peer)
         except RequestError as error:
             self.error = error
         finally:
-            self._loop.call_soon_threadsafe(self.finished.set)
+            if over:
+                self._loop.call_soon_threadsafe(self.finished.set)
 
-    def _go(self, peer: socket.socket) -> None:
+    def _go(self, peer: socket.socket, connection: int) -> None:
+        """The share of one connection."""
         raise NotImplementedError
 
-    def _tell(self, nbytes: int) -> None:
-        self._untold += nbytes
-        if self._untold >= _TELL_BYTES:
-            self._loop.call_soon_threadsafe(self._told, self._untold)
-            self._untold = 0
+    def _complete(self) -> None:
+        """All shares are done."""
+        raise NotImplementedError
+
+    def _confirm(self, peer: socket.socket) -> None:
+        """Tell a peer that its share is done, where it is told."""
 
     def _told(self, nbytes: int) -> None:
         if not self._ended:
             self._moved(nbytes)
 
     def end(self) -> None:
-        """The call has ended: so does the peer's thread."""
+        """The call has ended: so do the peers' threads."""
         self._ended = True
-        if self._peer is not None:
-            _hang_up(self._peer)
+        for peer in list(self._peers):
+            _hang_up(peer)
+
+
+class _Told:
+    """Tells a transfer of the bytes that one connection has moved, a few MiB at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, told: Callable[[int], None]) -> None:
+        self._loop = loop
+        self._told = told
+        self._untold = 0
+
+    def __call__(self, nbytes: int) -> None:
+        self._untold += nbytes
+        if self._untold >= _TELL_BYTES:
+            self._loop.call_soon_threadsafe(self._told, self._untold)
+            self._untold = 0
 
 
 class Sending(_Transfer):
-    """Values for whoever comes with the ticket. `sent`: all of them were."""
+    """Values for whoever comes with the tickets. `sent`: all of them were."""
 
-    def __init__(self, parts: list[frames.BodyPart], moved: Callable[[int], None]) -> None:
-        super().__init__(moved)
-        self._parts = parts
+    def __init__(
+        self, parts: list[frames.BodyPart], moved: Callable[[int], None], connections: int = 1
+    ) -> None:
+        super().__init__(moved, connections)
+        self._lengths = [part.nbytes for part in parts]
+        self._parts: dict[int, frames.BodyPart] = dict(enumerate(parts))
+        self._at = [0] * connections
         self.sent = False
 
-    def _go(self, peer: socket.socket) -> None:
-        while self._parts:
-            part = self._parts.pop(0)  # what was sent is not kept
-            for start in range(0, part.nbytes, lane.PIECE_BYTES):
-                piece = part.buffer(start, min(part.nbytes, start + lane.PIECE_BYTES))
-                lane.send_piece(peer, piece)
-                self._tell(len(piece))
+    def _go(self, peer: socket.socket, connection: int) -> None:
+        tell = _Told(self._loop, self._told)
+        shares = lane.pieces(self._lengths, connection, len(self.tickets))
+        for tensor, start, end in shares:
+            if tensor != self._at[connection]:
+                self._pass(connection, tensor)
+            piece = self._parts[tensor].buffer(start, end)
+            lane.send_piece(peer, piece)
+            tell(len(piece))
+        self._pass(connection, len(self._lengths))
+
+    def _pass(self, connection: int, tensor: int) -> None:
+        """A connection needs no tensor before this one: what nobody needs is not kept."""
+        with self._changing:
+            self._at[connection] = tensor
+            for passed in [each for each in self._parts if each < min(self._at)]:
+                del self._parts[passed]
+
+    def _complete(self) -> None:
         self.sent = True
 
 
@@ -102,23 +147,34 @@ class Receiving(_Transfer):
     `make` gives the memory for them, when somebody comes; `upload` is that, once it is filled.
     """
 
-    def __init__(self, make: Callable[[], Upload], moved: Callable[[int], None]) -> None:
-        super().__init__(moved)
+    def __init__(
+        self, make: Callable[[], Upload], moved: Callable[[int], None], connections: int = 1
+    ) -> None:
+        super().__init__(moved, connections)
         self._make = make
+        self._filling: Upload | None = None
         self.upload: Upload | None = None
 
-    def _go(self, peer: socket.socket) -> None:
-        upload = self._make()
-        for memory in upload.memories:
-            for start in range(0, memory.size, lane.PIECE_BYTES):
-                piece = memory[start : start + lane.PIECE_BYTES].data
-                lane.receive_piece(peer, piece)
-                self._tell(len(piece))
-        upload.filled()
-        self.upload = upload
+    def _go(self, peer: socket.socket, connection: int) -> None:
+        with self._changing:
+            self._filling = self._filling or self._make()
+            memories = self._filling.memories
+        tell = _Told(self._loop, self._told)
+        lengths = [memory.size for memory in memories]
+        for tensor, start, end in lane.pieces(lengths, connection, len(self.tickets)):
+            piece = memories[tensor][start:end].data
+            lane.receive_piece(peer, piece)
+            tell(len(piece))
         # What takes the memory over may have to be the only one that refers to it.
-        memory = piece = None  # type: ignore[assignment]
-        del upload
+        memories = piece = None  # type: ignore[assignment]
+
+    def _complete(self) -> None:
+        filled, self._filling = self._filling, None
+        assert filled is not None
+        filled.filled()
+        self.upload = filled
+
+    def _confirm(self, peer: socket.socket) -> None:
         peer.sendall(lane.TAKEN)
 
 
@@ -150,10 +206,13 @@ class Port:
         """`HOST:PORT`."""
         return shown(self._host, self.number)
 
-    @property
-    def has_room(self) -> bool:
-        """One more ticket can be given. From any thread."""
-        return len(self._peers) + len(self._tickets) < MOST_PEERS
+    def connections(self, wanted: int) -> int:
+        """How many connections one more value can have; 0: it cannot be sent here. From any thread.
+
+        `wanted`: as many as its client would come with; 0: one.
+        """
+        room = MOST_PEERS - len(self._peers) - len(self._tickets)
+        return max(0, min(wanted or 1, lane.most_connections(), room))
 
     def start(self) -> None:
         """Listen. Raises OSError."""
@@ -182,12 +241,13 @@ class Port:
 
     @contextmanager
     def offer(self, transfer: _Transfer) -> Iterator[None]:
-        """Let the ticket of a transfer be good until the block ends."""
-        self._tickets[transfer.ticket] = transfer
+        """Let the tickets of a transfer be good until the block ends."""
+        self._tickets |= dict.fromkeys(transfer.tickets, transfer)
         try:
             yield
         finally:
-            self._tickets.pop(transfer.ticket, None)
+            for ticket in transfer.tickets:
+                self._tickets.pop(ticket, None)
             transfer.end()
 
     def _accept(self, peer: socket.socket) -> None:
@@ -212,11 +272,15 @@ class Port:
             peer.socket.setblocking(True)
             if self._tls is not None:
                 self._encrypt(peer, self._tls.current)
-            transfer = self._shown(peer.socket)
+            ticket = self._shown(peer.socket)
+            transfer = None if ticket is None else self._tickets.pop(ticket, None)
             self._loop.call_soon_threadsafe(late.cancel)
             if transfer is not None:
+                assert ticket is not None
                 peer.socket.sendall(transfer.proof)
-                transfer.run(peer.socket)
+                transfer.run(peer.socket, ticket)
+            elif ticket is not None:
+                self.refusals["ticket"] += 1
         except (OSError, ValueError, RuntimeError, lane.LaneError):
             pass  # its call finds that it has gone; or the loop is closed
         finally:
@@ -238,16 +302,14 @@ class Port:
             self.refusals["tls"] += 1
             raise
 
-    def _shown(self, peer: socket.socket) -> _Transfer | None:
+    def _shown(self, peer: socket.socket) -> bytes | None:
+        """The ticket that a peer shows; None: it speaks another language."""
         hello = bytearray(len(lane.HELLO_PORT) + lane.TICKET_BYTES)
         lane.receive_all(peer, memoryview(hello))
         if not hello.startswith(lane.HELLO_PORT):
             self.refusals["hello"] += 1
             return None
-        transfer = self._tickets.pop(bytes(hello[len(lane.HELLO_PORT) :]), None)
-        if transfer is None:
-            self.refusals["ticket"] += 1
-        return transfer
+        return bytes(hello[len(lane.HELLO_PORT) :])
 
 
 def _hang_up(peer: socket.socket) -> None:

@@ -159,9 +159,10 @@ def parts_of(
 
 
 class Beside:
-    """Values that are sent beside gRPC: their headers, and their bodies."""
+    """Values that are sent beside gRPC: their headers, and their bodies, by so many connections."""
 
-    def __init__(self, values: Sequence[Value]) -> None:
+    def __init__(self, values: Sequence[Value], connections: int) -> None:
+        self.connections = connections
         self.parts, self.headers = parts_of(values)
         self.nbytes = sum(part.nbytes for part in self.parts)
 

@@ -75,7 +75,7 @@ class Backend:
     """Whether foreign protocols may load and unload models: a policy says who, or their port is no
     more open than that of AdminService."""
     nested: Callable[..., Awaitable[Any]] = _no_dispatcher
-    """Answers a unary call that came inside another one's stream: `Dispatcher.nested`."""
+    """Answers a call that came inside another one's stream: `Dispatcher.nested`."""
     decode_message: Callable[[RpcCall, bytes], Awaitable[Any]] = _no_dispatcher
     """A message of a call's stream, within its bounds: `Dispatcher.message`."""
     inference_counts: InferenceCounts = field(default_factory=InferenceCounts)
@@ -138,7 +138,7 @@ class Backend:
         """
         async with self.transfers.begin(DOWNLOAD) as transfer:
             transfer.hold(memory, call.subject, body.nbytes)
-            sending = Sending(body.parts, transfer.moved)
+            sending = Sending(body.parts, transfer.moved, body.connections)
             with port.offer(sending):
                 first.manifest.lane.CopyFrom(sending.message)
                 await call.write(first)

@@ -98,8 +98,9 @@ async def read_variables(backend: Backend, request: pb.ReadVariablesRequest, cal
             body = lend_memory(live, reads, snapshot.entries, call.subject, copies)
         if body is None:
             values = [entry.value for entry in snapshot.entries if entry.value is not None]
-            if port is not None and port.has_room and _is_large(values):
-                body = Beside(values)
+            if port is not None and _is_large(values):
+                connections = port.connections(request.lane_connections)
+                body = Beside(values, connections) if connections else None
         if body is None:
             body = Download(values, backend.limits.chunk_bytes)
         manifest = pb.ReadManifest(

@@ -23,10 +23,14 @@ from .backend import Backend
 
 
 class Ways(NamedTuple):
-    """By which ways of the lane a client can come with a body: as memory, or to its port."""
+    """By which ways of the lane a client can come with a body: as memory, or to its port.
+
+    `connections`: with so many at most to the port.
+    """
 
     memory: bool = False
     port: bool = False
+    connections: int = 1
 
 
 class _Beside(NamedTuple):
@@ -61,7 +65,7 @@ async def receive(
 
             beside = _memories(backend, call, claimed, meanwhile) if ways.memory else None
             if beside is None and ways.port:
-                beside = _port(backend, claimed, moved, meanwhile)
+                beside = _port(backend, claimed, ways.connections, moved, meanwhile)
             metadata: list[tuple[str, str | bytes]] = [(frames.ACCEPTED_KEY, "1")]
             if beside is not None:
                 metadata.append((lane.TICKET_KEY, beside.ticket))
@@ -104,14 +108,17 @@ def _memories(
 def _port(
     backend: Backend,
     claimed: Sequence[ClaimedTensor],
+    wanted: int,
     moved: Callable[[int], None],
     meanwhile: ExitStack,
 ) -> _Beside | None:
-    """A ticket for the port; None where the body has to come in chunks."""
+    """Tickets for the port; None where the body has to come in chunks."""
     found = backend.port
-    if found is None or not found.has_room:
+    connections = 0 if found is None else found.connections(wanted)
+    if found is None or not connections:
         return None
-    receiving = Receiving(partial(Upload, claimed, backend.limits.chunk_bytes), moved)
+    make = partial(Upload, claimed, backend.limits.chunk_bytes)
+    receiving = Receiving(make, moved, connections)
     meanwhile.enter_context(found.offer(receiving))
     return _Beside(receiving.message.SerializeToString(), lambda: receiving.upload)
 

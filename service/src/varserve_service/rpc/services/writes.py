@@ -109,9 +109,10 @@ async def assign_variables(
                 claimed,
                 frames.assign_variables_request,
                 live.memory.host,
-                Ways(manifest.lane, manifest.lane_port),
+                Ways(manifest.lane, manifest.lane_port, manifest.lane_connections),
             )
-            for way in ("lane", "lane_port"):  # which one it came is not what is asked for
+            # Which way it came is not what is asked for.
+            for way in ("lane", "lane_port", "lane_connections"):
                 manifest.ClearField(way)
 
             def work(live: LiveModel, deadline: float | None) -> pb.AssignVariablesResponse:
