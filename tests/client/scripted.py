@@ -96,7 +96,8 @@ class Scripted(grpc.GenericRpcHandler):
         def behave(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             context.send_initial_metadata(((frames.ACCEPTED_KEY, "1"),) if self.accepts else ())
             # A session's client sends until it has what it asked for.
-            received = [next(requests)] if name == "Session" else list(requests)
+            open_ended = name in ("Session", "WatchSession")
+            received = [next(requests)] if open_ended else list(requests)
             self.requests.setdefault(name, []).append(received)
             answers = self.script[name]
             answer = answers.pop(0) if len(answers) > 1 else answers[0]

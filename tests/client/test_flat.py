@@ -17,11 +17,11 @@ from varserve.v1 import model_service_pb2 as pb
 
 from .scripted import Scripted
 
-# A session carries the calls of others, and has no method of its own.
+# Sessions carry the calls of others, and have no methods of their own.
 RPCS = [
     method.name
     for method in pb.DESCRIPTOR.services_by_name["ModelService"].methods
-    if method.name != "Session"
+    if method.name not in ("Session", "WatchSession")
 ]
 
 

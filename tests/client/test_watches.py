@@ -305,13 +305,13 @@ def test_it_outlives_a_restart_with_the_state() -> None:
 
 
 @contextmanager
-def serve_again(port: int, live: LiveModel) -> Iterator[None]:
+def serve_again(port: int, live: LiveModel, **options: Any) -> Iterator[None]:
     """The same address once more, as soon as it is free."""
     with ExitStack() as stack:
 
         def bound() -> bool:
             with suppress(OSError):
-                stack.enter_context(serve_here(live, port=port))
+                stack.enter_context(serve_here(live, port=port, **options))
                 return True
             return False
 

@@ -117,7 +117,7 @@ def test_every_error_that_a_call_lists_is_a_reason() -> None:
             r"\b(?:[A-Z]+_[A-Z_]+|INTERNAL|UNAUTHENTICATED)\b", service.rpartition("Every call")[2]
         )
     )
-    assert len(calls) == 21
+    assert len(calls) == 22
     assert "MODEL_NOT_FOUND" in common
     assert "INTERNAL" in common
     listed = common.union(*calls.values())

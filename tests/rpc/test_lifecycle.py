@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +41,7 @@ from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
 from varserve_service.core.ports.loaded_model import TensorSpec
 from varserve_service.rpc import OPEN, Access, Limit, Server, ServerOptions, public
+from varserve_service.rpc.calls.observers import CallObserver
 from varserve_service.rpc.calls.transfers import UPLOAD, Transfers
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -66,9 +67,12 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    *models: LiveModel, access: Access = OPEN, **options: Any
+    *models: LiveModel,
+    access: Access = OPEN,
+    observers: Sequence[CallObserver] = (),
+    **options: Any,
 ) -> AsyncIterator[Running]:
-    server = Server(Models(models), ServerOptions(port=0, **options), access)
+    server = Server(Models(models), ServerOptions(port=0, **options), access, observers)
     address = await server.start()
     async with grpc.aio.insecure_channel(address) as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)

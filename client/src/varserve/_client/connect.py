@@ -62,9 +62,10 @@ class ConnectOptions:
         fail after some retries.
     lane: large values go beside gRPC where the service offers it: on this host as memory, from
         others on a port of its own. False: never. A path: where the service's socket is here.
-    sessions: small calls share one stream, which costs less than a call each. None: when they come
-        often, unless calls are spread over several servers, by `round_robin` or a proxy that the
-        environment names. False for a proxy or balancer that cannot be seen from here.
+    sessions: small calls share one stream, and watches another one, which costs less than a call
+        each. None: small calls when they come often, and watches but the first; not where calls are
+        spread over several servers, by `round_robin` or a proxy that the environment names. False
+        for a proxy or balancer that cannot be seen from here.
     """
 
     context: str | None = None

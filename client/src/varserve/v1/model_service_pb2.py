@@ -135,7 +135,7 @@ DESCRIPTOR = descriptor_pool.Default().AddSerializedFile(
     b' \x03(\x0b2\x1c.varserve.v1.FunctionMessage*\x81\x01\n\x0fAssignOpe'
     b'ration\x12 \n\x1cASSIGN_OPERATION_UNSPECIFIED\x10\x00\x12\x18\n\x14ASSI'
     b'GN_OPERATION_SET\x10\x01\x12\x18\n\x14ASSIGN_OPERATION_ADD\x10\x02\x12\x18\n\x14'
-    b'ASSIGN_OPERATION_SUB\x10\x032\xd7\x0b\n\x0cModelService\x12M\n\nListM'
+    b'ASSIGN_OPERATION_SUB\x10\x032\xb0\x0c\n\x0cModelService\x12M\n\nListM'
     b'odels\x12\x1e.varserve.v1.ListModelsRequest\x1a\x1f.varserve'
     b'.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.varserve.v1'
     b'.GetModelRequest\x1a\x1d.varserve.v1.GetModelResponse\x12'
@@ -166,7 +166,9 @@ DESCRIPTOR = descriptor_pool.Default().AddSerializedFile(
     b'1.RenewLeaseResponse\x12P\n\x0bRevokeLease\x12\x1f.varserve.v'
     b'1.RevokeLeaseRequest\x1a .varserve.v1.RevokeLeaseRe'
     b'sponse\x12H\n\x07Session\x12\x1b.varserve.v1.SessionRequest\x1a\x1c'
-    b'.varserve.v1.SessionResponse(\x010\x01b\x06proto3'
+    b'.varserve.v1.SessionResponse(\x010\x01\x12W\n\x0cWatchSession'
+    b'\x12 .varserve.v1.WatchSessionRequest\x1a!.varserve.v1'
+    b'.WatchSessionResponse(\x010\x01b\x06proto3'
 )
 builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, __name__, globals())

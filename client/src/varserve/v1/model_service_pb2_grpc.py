@@ -98,3 +98,8 @@ class ModelServiceStub:
             request_serializer=varserve.v1.session_pb2.SessionRequest.SerializeToString,
             response_deserializer=varserve.v1.session_pb2.SessionResponse.FromString,
         )
+        self.WatchSession = channel.stream_stream(
+            "/varserve.v1.ModelService/WatchSession",
+            request_serializer=varserve.v1.session_pb2.WatchSessionRequest.SerializeToString,
+            response_deserializer=varserve.v1.session_pb2.WatchSessionResponse.FromString,
+        )

@@ -15,7 +15,16 @@ DESCRIPTOR = descriptor_pool.Default().AddSerializedFile(
     b'onse\x12+\n\x07answers\x18\x01 \x03(\x0b2\x1a.varserve.v1.SessionAnswe'
     b'r"`\n\rSessionAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x12\n\x08response\x18\x02 \x01(\x0c'
     b'H\x00\x12$\n\x05error\x18\x03 \x01(\x0b2\x13.varserve.v1.StatusH\x00B\t\n\x07outc'
-    b'omeb\x06proto3'
+    b'ome"\x7f\n\x13WatchSessionRequest\x12)\n\x07creates\x18\x01 \x03(\x0b2\x18.va'
+    b'rserve.v1.WatchCreate\x12\x15\n\rcancelled_ids\x18\x02 \x03(\x04\x12&\n\x05'
+    b'taken\x18\x03 \x03(\x0b2\x17.varserve.v1.WatchTaken"Y\n\x0bWatchCre'
+    b'ate\x12\x10\n\x08watch_id\x18\x01 \x01(\x04\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12\x13\n\x0btracep'
+    b'arent\x18\x03 \x01(\t\x12\x12\n\ntracestate\x18\x04 \x01(\t".\n\nWatchTaken\x12\x10\n'
+    b'\x08watch_id\x18\x01 \x01(\x04\x12\x0e\n\x06nbytes\x18\x02 \x01(\x04"A\n\x14WatchSessionR'
+    b'esponse\x12)\n\x07updates\x18\x01 \x03(\x0b2\x18.varserve.v1.WatchUpda'
+    b'te"e\n\x0bWatchUpdate\x12\x11\n\twatch_ids\x18\x01 \x03(\x04\x12\x12\n\x08response'
+    b'\x18\x02 \x01(\x0cH\x00\x12$\n\x05error\x18\x03 \x01(\x0b2\x13.varserve.v1.StatusH\x00B\t'
+    b'\n\x07outcomeb\x06proto3'
 )
 builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, __name__, globals())

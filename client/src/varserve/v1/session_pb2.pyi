@@ -46,3 +46,49 @@ class SessionAnswer(_message.Message):
     response: bytes
     error: _error_pb2.Status
     def __init__(self, id: _Optional[int] = ..., response: _Optional[bytes] = ..., error: _Optional[_Union[_error_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class WatchSessionRequest(_message.Message):
+    __slots__ = ("creates", "cancelled_ids", "taken")
+    CREATES_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_IDS_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    creates: _containers.RepeatedCompositeFieldContainer[WatchCreate]
+    cancelled_ids: _containers.RepeatedScalarFieldContainer[int]
+    taken: _containers.RepeatedCompositeFieldContainer[WatchTaken]
+    def __init__(self, creates: _Optional[_Iterable[_Union[WatchCreate, _Mapping]]] = ..., cancelled_ids: _Optional[_Iterable[int]] = ..., taken: _Optional[_Iterable[_Union[WatchTaken, _Mapping]]] = ...) -> None: ...
+
+class WatchCreate(_message.Message):
+    __slots__ = ("watch_id", "request", "traceparent", "tracestate")
+    WATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    watch_id: int
+    request: bytes
+    traceparent: str
+    tracestate: str
+    def __init__(self, watch_id: _Optional[int] = ..., request: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
+
+class WatchTaken(_message.Message):
+    __slots__ = ("watch_id", "nbytes")
+    WATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    watch_id: int
+    nbytes: int
+    def __init__(self, watch_id: _Optional[int] = ..., nbytes: _Optional[int] = ...) -> None: ...
+
+class WatchSessionResponse(_message.Message):
+    __slots__ = ("updates",)
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    updates: _containers.RepeatedCompositeFieldContainer[WatchUpdate]
+    def __init__(self, updates: _Optional[_Iterable[_Union[WatchUpdate, _Mapping]]] = ...) -> None: ...
+
+class WatchUpdate(_message.Message):
+    __slots__ = ("watch_ids", "response", "error")
+    WATCH_IDS_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    watch_ids: _containers.RepeatedScalarFieldContainer[int]
+    response: bytes
+    error: _error_pb2.Status
+    def __init__(self, watch_ids: _Optional[_Iterable[int]] = ..., response: _Optional[bytes] = ..., error: _Optional[_Union[_error_pb2.Status, _Mapping]] = ...) -> None: ...

@@ -7,7 +7,7 @@ progress. Knows gRPC and rows of the table of methods; knows nothing of what a h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -160,17 +160,20 @@ class Dispatcher:
         *,
         deadline: float | None = None,
         traces: tuple[tuple[str, str], ...] | None = None,
+        writer: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> Any:
-        """Answer a unary call that came inside the stream of another one, with its credentials.
+        """Answer a call that came inside the stream of another one, with its credentials.
 
-        `method` is a full name. `deadline` and `traces` are its own; None: those of the other one.
-        An infinite deadline is none. Returns the response. Raises Failed.
+        `method` is the full name of a unary method, or, with a `writer` that sends its messages, of
+        one whose answer is a stream. `deadline` and `traces` are its own; None: those of the other
+        one. An infinite deadline is none. Returns the response. Raises Failed.
         """
         row = self._rows.get(method)
-        if row is None or row.method.kind != "unary":
-            problem = f"expected the full name of a unary method, found {method[:200]!r}"
+        kind = "unary" if writer is None else "server_stream"
+        if row is None or row.method.kind != kind:
+            problem = f"expected the full name of a {kind} method, found {method[:200]!r}"
             raise Failed(Failure(Reason.REQUEST_MALFORMED.value, problem))
-        call = outer.nested(row.method, deadline, traces)
+        call = outer.nested(row.method, deadline, traces, writer)
         call.start()
         try:
             await self._authenticate(call, call.context)

@@ -18,7 +18,18 @@ from .calls.method import Method
 from .decoding import MAX_FIELDS
 from .facades import open_inference, tensorflow_serving
 from .row import Row
-from .services import admin, discovery, history, inspection, leases, reads, runs, sessions, writes
+from .services import (
+    admin,
+    discovery,
+    history,
+    inspection,
+    leases,
+    reads,
+    runs,
+    sessions,
+    watch_sessions,
+    writes,
+)
 
 MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 ADMIN_SERVICE = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
@@ -122,6 +133,13 @@ METHODS: Final = (
         needs.session,
         sessions.session,
         bounds={"calls": sessions.MAX_IN_MESSAGE, "cancelled_ids": sessions.MAX_IN_MESSAGE},
+    ),
+    _model(
+        "WatchSession",
+        Verb.WATCH,
+        needs.session,
+        watch_sessions.watch_session,
+        bounds=dict.fromkeys(("creates", "cancelled_ids", "taken"), watch_sessions.MAX_IN_MESSAGE),
     ),
     _admin("LoadModel", Verb.ADMIN, needs.load_model, admin.load_model),
     _admin("UnloadModel", Verb.ADMIN, needs.unload_model, admin.unload_model),

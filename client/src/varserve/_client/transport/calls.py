@@ -127,7 +127,7 @@ class Work(NamedTuple):
 
 
 class Open(NamedTuple):
-    """Begin a call whose answer is a stream without a foreseeable end; gives the stream.
+    """Begin a watch: a call whose answer is a stream without a foreseeable end; gives the stream.
 
     The stream's `cancel()` ends it, with either driver, from any thread and without waiting.
     """

@@ -37,6 +37,7 @@ from .sessions import (
     SyncSession,
     response_of,
 )
+from .watch_sessions import AsyncWatches, SyncWatches, Watches
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ class Driver(Renewable):
     """What both drivers share: the channel, opened at the first call."""
 
     module: Any
+    watches_of: type[Watches]
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -63,6 +65,7 @@ class Driver(Renewable):
         self._usage = Usage(endpoint.sessions)
         self._session: Any = None
         self._end_session = finalize(self, lambda: None)
+        self._watches = self.watches_of(endpoint)
         GATE.renew_in_child(self)
 
     def _after_fork(self) -> None:
@@ -110,7 +113,21 @@ class Driver(Renewable):
             self._stubs.clear()
         if session is not None:
             session.close()
+        self._watches.close()
         return channel
+
+    def _begin_watch(self, call: Call) -> Any:
+        """The stream of a watch, which may share one with others."""
+
+        def alone() -> Any:
+            stub, options = self._prepared(call)
+            return stub(call.request, **options)
+
+        def channel() -> Any:
+            with self._lock:
+                return self._opened_channel()
+
+        return self._watches.open(call, channel, alone)
 
     # Small calls that come often share a stream.
 
@@ -172,6 +189,7 @@ class Sync(Driver):
     """Runs operations in the calling thread. Any number of threads may share one."""
 
     module = grpc
+    watches_of = SyncWatches
 
     def run(self, op: Op[T]) -> T:
         """The result of an operation. Raises VarserveError."""
@@ -204,7 +222,10 @@ class Sync(Driver):
         if isinstance(step, Receive):
             return GATE.receive(step.stream)
         GATE.check()
-        call = step.call if isinstance(step, Open) else step
+        if isinstance(step, Open):
+            with GATE:
+                return self._begin_watch(step.call)
+        call = step
         asked = self._asked(call)
         if asked is not None:
             reply = self._in_session(asked)
@@ -217,7 +238,7 @@ class Sync(Driver):
         request = call.request() if call.method.streams_requests else call.request
         with GATE:
             answer = stub(request, **options)
-            if isinstance(step, Open) or step.receive is None:
+            if step.receive is None:
                 return answer
             if call.method.streams_requests:
                 # A thread of gRPC's sends the request meanwhile.
@@ -312,6 +333,7 @@ class Async(Driver):
     """Runs operations as coroutines of one event loop, and after its end of the next one."""
 
     module = grpc.aio
+    watches_of = AsyncWatches
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
@@ -361,7 +383,9 @@ class Async(Driver):
         if isinstance(step, Receive):
             message = await step.stream.read()
             return None if message is grpc.aio.EOF else message
-        call = step.call if isinstance(step, Open) else step
+        if isinstance(step, Open):
+            return self._begin_watch(step.call)
+        call = step
         asked = self._asked(call)
         if asked is not None:
             reply = await self._in_session(asked)
@@ -373,8 +397,6 @@ class Async(Driver):
         answer = stub(upload.messages() if upload else call.request, **options)
         if upload:
             upload.answer.set_result(answer)
-        if isinstance(step, Open):
-            return answer
         if step.receive is None:
             return await answer
         try:

@@ -250,7 +250,7 @@ def inspect_function(manifest: Any) -> Requirements:
 
 
 def session(request: None) -> Requirements:
-    """Session: a caller that is who it says it is; each of its calls is judged."""
+    """Session and WatchSession: a caller that is who it says it is; each of its calls is judged."""
     return Requirements([])
 
 

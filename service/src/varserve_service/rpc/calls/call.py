@@ -69,6 +69,7 @@ class RpcCall:
         "_observers",
         "_rechecked_at",
         "_requests",
+        "_writer",
         "audit",
         "authorized_model",
         "cancellation",
@@ -105,6 +106,7 @@ class RpcCall:
         self._context = context
         self._requests = messages
         self._messages: AsyncIterator[bytes] | None = None
+        self._writer: Callable[[bytes], Awaitable[None]] | None = None
         self._ended = False
         self.requests_ended = False
         self.metadata: tuple[tuple[str, str | bytes], ...] = ()
@@ -134,14 +136,20 @@ class RpcCall:
         self.reason = ""
 
     def nested(
-        self, method: Method, deadline: float | None, traces: tuple[tuple[str, str], ...] | None
+        self,
+        method: Method,
+        deadline: float | None,
+        traces: tuple[tuple[str, str], ...] | None,
+        writer: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> RpcCall:
         """A call of the same connection that came inside this one's stream.
 
-        None: the deadline, and the trace, are this one's.
+        None: the deadline, and the trace, are this one's. `writer` sends the messages of an answer
+        that is a stream.
         """
         call = RpcCall(method, self._observers)
         call._context = self._context
+        call._writer = writer
         call.metadata = self.metadata if traces is None else traces
         call.trace_id = trace_id_of(call.metadata)
         call.deadline = self.deadline if deadline is None else deadline
@@ -206,7 +214,7 @@ class RpcCall:
     async def write(self, message: Any) -> None:
         """Send one message of a streaming response. Raises CallerGone."""
         try:
-            await self.context.write(message)
+            await (self._writer or self.context.write)(message)
         except Exception as error:
             raise self._gone(error) from error
         self._observers.tell("sent", self)

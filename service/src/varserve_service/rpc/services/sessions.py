@@ -1,7 +1,7 @@
 """Session: many small unary calls on one stream.
 
-Owns the calls of one session: one task reads, one writes, and each call has a task of its own. Each
-call goes through every step of a call that comes alone; knows nothing of what it does.
+Owns the calls of one session. Each call goes through every step of a call that comes alone; knows
+nothing of what it does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Collection
 from typing import Any, Final
 
 import grpc
@@ -17,22 +18,19 @@ import grpc
 from varserve import frames
 from varserve.reasons import Failure
 from varserve.v1 import session_pb2 as pb
-from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.errors import Reason
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.failures import Failed, shortened
 from varserve_service.rpc.messages import translate
 
 from .backend import Backend
+from .shared_stream import MAX_IN_MESSAGE, MESSAGE_BYTES, UNSENT_BYTES, SharedStream, traces_of
+
+__all__ = ["MAX_CALLS", "MAX_IN_MESSAGE", "session"]
 
 MAX_CALLS: Final = 256
 """Of one session in progress at once, as many as streams of a connection by default."""
-MAX_IN_MESSAGE: Final = 1000
-"""Calls in one message, and cancellations."""
 
-# Answers that wait to be sent, in bytes, beyond which no further call begins; and of one message,
-# unless a single answer is longer.
-_UNSENT_BYTES = 4 << 20
-_MESSAGE_BYTES = 256 << 10
 # Calls that begin before others have a turn of the event loop, and the bytes of their requests.
 _PAGE_CALLS = 32
 _PAGE_BYTES = 64 << 10
@@ -43,12 +41,7 @@ _SERVICE = "varserve.v1.ModelService"
 
 async def session(backend: Backend, request: None, call: RpcCall) -> None:
     """Session."""
-    opened = Session(backend, call)
-    backend.sessions.add(opened.end)
-    try:
-        await opened.run()
-    finally:
-        backend.sessions.discard(opened.end)
+    await Session(backend, call).run()
 
 
 class _Nested:
@@ -72,74 +65,45 @@ class _Nested:
             self.task.cancel()
 
 
-class Session:
-    """The calls of one stream. Used from the event loop alone."""
+class Session(SharedStream):
+    """The calls of one stream."""
 
     def __init__(self, backend: Backend, call: RpcCall) -> None:
-        self._backend = backend
-        self._call = call
-        self._loop = asyncio.get_running_loop()
+        super().__init__(backend, call)
         self._nested: dict[int, _Nested] = {}
         self._answers: deque[tuple[pb.SessionAnswer, int]] = deque()
         self._unsent = 0
-        self._moved = asyncio.Event()
-        """There is an answer to send, or nothing more to read."""
         self._room = asyncio.Event()
-        self._reader: asyncio.Task[None] | None = None
         self._looking: asyncio.TimerHandle | None = None
-        self._idle: asyncio.TimerHandle | None = None
-        self._messages = 0
-        self._why: RequestError | None = None
 
-    async def run(self) -> None:
-        """Answer calls until the client ends the session, or `end` is called.
+    @property
+    def _tasks(self) -> Collection[asyncio.Task[Any]]:
+        return [nested.task for nested in self._nested.values() if nested.task is not None]
 
-        Raises CallerGone, RequestError.
-        """
-        self._reader = self._loop.create_task(self._read())
-        self._reader.add_done_callback(lambda _: self._moved.set())
-        self._look_for_calls()
-        try:
-            await self._write()
-            if not self._reader.cancelled():
-                self._reader.result()
-        finally:
-            for timer in (self._idle, self._looking):
-                if timer is not None:
-                    timer.cancel()
-            if not self._reader.cancel() and not self._reader.cancelled():
-                self._reader.exception()  # it has been raised, or the client has gone
-            await self._cancel_all()
-        if self._why is not None:
-            raise self._why
-
-    def end(self, why: RequestError | None = None) -> None:
-        """Begin no further call; the session ends, with `why`, when all are answered."""
-        self._why = self._why or why
-        if self._reader is not None:
-            self._reader.cancel()
+    def _cancel_calls(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        for nested in list(self._nested.values()):
+            nested.cancel()
 
     # What comes.
 
-    async def _read(self) -> None:
-        async for data in self._call:
-            self._messages += 1
-            request = await self._backend.decode_message(self._call, data)
-            for ident in request.cancelled_ids:
-                nested = self._nested.get(ident)
-                if nested is not None:
-                    nested.cancel()
-            calls = nbytes = 0
-            for each in request.calls:
-                await self._wait_for_room()
-                self._begin(each)
-                calls, nbytes = calls + 1, nbytes + len(each.request)
-                if calls >= _PAGE_CALLS or nbytes >= _PAGE_BYTES:
-                    calls = nbytes = 0
-                    await asyncio.sleep(0)
+    async def _take(self, request: Any) -> None:
+        for ident in request.cancelled_ids:
+            nested = self._nested.get(ident)
+            if nested is not None:
+                nested.cancel()
+        calls = nbytes = 0
+        for each in request.calls:
+            await self._wait_for_room()
+            self._begin(each)
+            calls, nbytes = calls + 1, nbytes + len(each.request)
+            if calls >= _PAGE_CALLS or nbytes >= _PAGE_BYTES:
+                calls = nbytes = 0
+                await asyncio.sleep(0)
 
     async def _wait_for_room(self) -> None:
-        while len(self._nested) + len(self._answers) >= MAX_CALLS or self._unsent >= _UNSENT_BYTES:
+        while len(self._nested) + len(self._answers) >= MAX_CALLS or self._unsent >= UNSENT_BYTES:
             self._room.clear()
             await self._room.wait()
 
@@ -170,7 +134,7 @@ class Session:
                 call.request,
                 self._call,
                 deadline=nested.deadline,
-                traces=_traces(call),
+                traces=traces_of(call),
             )
             answer.response = frames.write_message(response)
         except Failed as error:
@@ -205,68 +169,20 @@ class Session:
         if any(nested.deadline < math.inf for nested in self._nested.values()):
             self._look()
 
-    def _look_for_calls(self) -> None:
-        """End the session if no call comes for as long as a transfer may be silent."""
-        self._idle = self._loop.call_later(
-            self._backend.transfers.silence, self._end_if_idle, self._messages
-        )
-
-    def _end_if_idle(self, messages: int) -> None:
-        if self._messages == messages and not self._nested:
-            self.end()
-        else:
-            self._look_for_calls()
-
-    async def _cancel_all(self) -> None:
-        tasks = [nested.task for nested in self._nested.values() if nested.task is not None]
-        for nested in list(self._nested.values()):
-            nested.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-
     # What goes.
 
-    async def _write(self) -> None:
-        assert self._reader is not None
-        while True:
-            await self._moved.wait()
-            self._moved.clear()
-            while self._answers:
-                answers = self._gathered()
-                self._room.set()
-                await self._send(pb.SessionResponse(answers=answers))
-            if self._reader.done() and not self._nested:
-                return
-
-    def _gathered(self) -> list[pb.SessionAnswer]:
+    def _gathered(self) -> pb.SessionResponse | None:
         answers: list[pb.SessionAnswer] = []
         total = 0
-        while self._answers and (not answers or total + self._answers[0][1] <= _MESSAGE_BYTES):
+        while self._answers and (not answers or total + self._answers[0][1] <= MESSAGE_BYTES):
             answer, nbytes = self._answers.popleft()
             answers.append(answer)
             total += nbytes
         self._unsent -= total
-        return answers
-
-    async def _send(self, response: pb.SessionResponse) -> None:
-        silence = self._backend.transfers.silence
-        try:
-            async with asyncio.timeout(silence) as bound:
-                await self._call.write(response)
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            raise RequestError(
-                Reason.DEADLINE_EXCEEDED,
-                f"the client has taken no answer for {silence:g} seconds; the session ends",
-            ) from None
-
-
-def _traces(call: Any) -> tuple[tuple[str, str], ...]:
-    if not call.traceparent:
-        return ()
-    state = (("tracestate", call.tracestate),) if call.tracestate else ()
-    return (("traceparent", call.traceparent), *state)
+        if not answers:
+            return None
+        self._room.set()
+        return pb.SessionResponse(answers=answers)
 
 
 def _malformed(problem: str) -> Failure:

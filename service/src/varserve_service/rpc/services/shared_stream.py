@@ -1,0 +1,149 @@
+"""One stream that carries many calls: what sessions of calls and of watches have in common.
+
+Owns the two tasks of the stream, one that reads and one that writes, and when it ends. Each call in
+it has a task of its own; knows nothing of what they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.rpc.calls.call import RpcCall
+
+from .backend import Backend
+
+MAX_IN_MESSAGE = 1000
+"""Of each kind of thing in one message."""
+UNSENT_BYTES = 4 << 20
+"""That wait to be sent, beyond which nothing further is begun or gathered."""
+MESSAGE_BYTES = 256 << 10
+"""Of one message to the client, unless a single answer is longer."""
+
+Traces = tuple[tuple[str, str], ...]
+
+
+class SharedStream:
+    """Used from the event loop alone. A subclass has the calls."""
+
+    def __init__(self, backend: Backend, call: RpcCall) -> None:
+        self._backend = backend
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._moved = asyncio.Event()
+        """There is something to send, or nothing more to read."""
+        self._reader: asyncio.Task[None] | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._messages = 0
+        self._why: RequestError | None = None
+
+    # What a subclass has.
+
+    async def _take(self, request: Any) -> None:
+        """Do what a message asks for. Raises RequestError, which ends the stream."""
+        raise NotImplementedError
+
+    def _gathered(self) -> Any:
+        """The next message to send; None: there is nothing to send."""
+        raise NotImplementedError
+
+    @property
+    def _tasks(self) -> Collection[asyncio.Task[Any]]:
+        """Those of the calls in progress."""
+        raise NotImplementedError
+
+    def _cancel_calls(self) -> None:
+        """End the calls in progress: the client has gone."""
+        raise NotImplementedError
+
+    def _asks_no_more(self) -> None:
+        """The client has ended its side, or sent what it may not."""
+
+    # What both have.
+
+    async def run(self) -> None:
+        """Serve the stream until the client ends it, or `end` is called.
+
+        Raises CallerGone, RequestError.
+        """
+        self._reader = self._loop.create_task(self._read())
+        self._reader.add_done_callback(self._has_read)
+        self._look_for_messages()
+        self._backend.sessions.add(self.end)
+        try:
+            await self._write()
+            if not self._reader.cancelled():
+                self._reader.result()
+        finally:
+            self._backend.sessions.discard(self.end)
+            if self._idle is not None:
+                self._idle.cancel()
+            if not self._reader.cancel() and not self._reader.cancelled():
+                self._reader.exception()  # it has been raised, or the client has gone
+            tasks = list(self._tasks)
+            self._cancel_calls()
+            if tasks:
+                await asyncio.wait(tasks)
+        if self._why is not None:
+            raise self._why
+
+    def end(self, why: RequestError | None = None) -> None:
+        """Begin no further call; the stream ends, with `why`, when all have ended."""
+        self._why = self._why or why
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def _read(self) -> None:
+        async for data in self._call:
+            self._messages += 1
+            await self._take(await self._backend.decode_message(self._call, data))
+
+    def _has_read(self, reader: asyncio.Task[None]) -> None:
+        if not reader.cancelled():
+            self._asks_no_more()
+        self._moved.set()
+
+    def _look_for_messages(self) -> None:
+        """End the stream if no message comes for as long as a transfer may be silent."""
+        self._idle = self._loop.call_later(
+            self._backend.transfers.silence, self._end_if_idle, self._messages
+        )
+
+    def _end_if_idle(self, messages: int) -> None:
+        if self._messages == messages and not self._tasks:
+            self.end()
+        else:
+            self._look_for_messages()
+
+    async def _write(self) -> None:
+        assert self._reader is not None
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            while (message := self._gathered()) is not None:
+                await self._send(message)
+            if self._reader.done() and not self._tasks:
+                return
+
+    async def _send(self, message: Any) -> None:
+        silence = self._backend.transfers.silence
+        try:
+            async with asyncio.timeout(silence) as bound:
+                await self._call.write(message)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise RequestError(
+                Reason.DEADLINE_EXCEEDED,
+                f"the client has taken no message for {silence:g} seconds; the stream ends",
+            ) from None
+
+
+def traces_of(asked: Any) -> Traces:
+    """The trace that a call in a stream came with, as metadata."""
+    if not asked.traceparent:
+        return ()
+    state = (("tracestate", asked.tracestate),) if asked.tracestate else ()
+    return (("traceparent", asked.traceparent), *state)
