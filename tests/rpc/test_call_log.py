@@ -156,3 +156,16 @@ def test_calls_are_logged_at_the_level_that_is_set(level: str, found: list[str])
         wire.ask("ReadVariable", requests.read())
         wire.ask("ReadVariable", requests.read(variable="nope"))
         assert [line["code"] for line in log.lines()] == found
+
+
+@pytest.mark.parametrize(("level", "found"), [("debug", []), ("info", ["ABORTED"])])
+def test_a_condition_that_does_not_hold_is_an_ordinary_call(level: str, found: list[str]) -> None:
+    """Callers who write by turns lose now and then: that is no line on an operator's terminal."""
+    with (
+        logged(logging.INFO) as log,
+        serve_here(counter(), call_log_level=level) as address,
+        connected(address) as wire,
+    ):
+        outcome = wire.ask("AssignVariable", requests.assign(if_revision_match=7))
+        assert outcome.code is grpc.StatusCode.ABORTED
+        assert [line["code"] for line in log.lines()] == found

@@ -412,7 +412,9 @@ class Settings(BaseSettings):
         "auto", description="auto is text on a terminal and JSON elsewhere"
     )
     call_log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "debug", description="level of the line for each call; for a refused one info at least"
+        "debug",
+        description="level of the line for each call; for a refused one info at least, but not for "
+        "a write whose condition did not hold",
     )
 
     @field_validator("*", mode="before")

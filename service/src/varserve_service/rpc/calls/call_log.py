@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import grpc
 import structlog
 
 from .call import RpcCall
@@ -14,14 +15,18 @@ _stdlib = logging.getLogger("varserve.calls")
 
 
 class CallLog(CallObserver):
-    """Logs calls at `level`, and refused ones at INFO at least."""
+    """Logs calls at `level`, and refused ones at INFO at least.
+
+    A conditional write that lost a race is no more than a call: its caller reads and tries again.
+    """
 
     def __init__(self, level: str) -> None:
         self._level = logging.getLevelNamesMapping()[level.upper()]
 
     def ended(self, call: RpcCall) -> None:
         """Write the line."""
-        level = max(self._level, logging.INFO) if call.reason else self._level
+        refused = call.reason and call.code is not grpc.StatusCode.ABORTED
+        level = max(self._level, logging.INFO) if refused else self._level
         if not _stdlib.isEnabledFor(level):
             return
         fields = {
