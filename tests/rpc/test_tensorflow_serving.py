@@ -19,8 +19,8 @@ from varserve_service.access.policy_file import read_policy
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.values.host_value import HostValue
 from varserve_service.rpc import Access
-from varserve_service.rpc.facades import tensorflow_tensors as protos
 from varserve_service.rpc.facades.contracts import message, service
+from varserve_service.rpc.facades.tensorflow_serving import tensors as protos
 
 PREDICTION = service("tensorflow.serving.PredictionService")
 MODELS = service("tensorflow.serving.ModelService")
