@@ -40,7 +40,7 @@ from varserve_service.lifecycle import (
     Poller,
     SaveRoom,
     SwitchOrder,
-    manager,
+    loading,
 )
 from varserve_service.repository import ModelSource, Repository, RepositoryError
 from varserve_service.rpc import Access, Auditing
@@ -242,7 +242,7 @@ def test_a_version_that_is_stuck_on_its_way_out_is_not_loaded_beside_itself(
 
     When the old one has ended at last it can be loaded, and its end takes nothing from the list.
     """
-    monkeypatch.setattr(manager, "_ENDING_SECONDS", 0.05)
+    monkeypatch.setattr(loading, "_ENDING_SECONDS", 0.05)
     options = LifecycleOptions(0.05, SwitchOrder.OLD_FIRST)
     with administered(tmp_path, options=options) as found:
         saved_model(found.repository / "m" / "1")

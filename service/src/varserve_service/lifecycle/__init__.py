@@ -4,7 +4,8 @@ Knows the core and the repository. `bootstrap` gives it what it needs of other r
 """
 
 from .allowed import AllowedModels
-from .manager import Front, Lifecycle, LifecycleOptions, SwitchOrder
+from .loading import Front, LifecycleOptions, SwitchOrder
+from .manager import Lifecycle
 from .polling import Poller
 from .saving import Saver, SaveRoom
 

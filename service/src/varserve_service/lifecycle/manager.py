@@ -1,78 +1,32 @@
-"""Loads and unloads versions of models: implements the core's Administration.
+"""What operators do to models: implements the core's Administration.
 
-Owns the order: a version is removed only when its replacement is ready, unless memory does not
-allow both, and a failure leaves everything as it was. Knows the models and the repository; its
-creator tells it how a SavedModel is loaded, served and saved.
+Owns whose turn it is: one load or unload at a time for each model. Knows the models and the
+repository.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol
 
 import structlog
 
-from varserve_service.core.errors import (
-    JournalError,
-    ModelLoadError,
-    OutOfMemory,
-    Reason,
-    RequestError,
-)
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.memory import MemoryBudget
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import LABEL_PATTERN, STABLE, Models, Status, bare_name
 from varserve_service.core.ports.administration import KnownVersion, Saved, SaveFormat
 from varserve_service.core.ports.loaded_model import ModelState
 from varserve_service.core.ports.messages import Header
-from varserve_service.core.threads import ModelThread
-from varserve_service.repository import ModelSource, Repository, RepositoryError, look
+from varserve_service.repository import ModelSource, Repository, RepositoryError
 
-from . import memory
+from .loading import Front, LifecycleOptions, Loader, remaining, too_late
 from .saving import SaveRoom
 
 log = structlog.get_logger("varserve.lifecycle")
 
-# Seconds beyond those of its calls that a load or unload waits for the end of a version.
-_ENDING_SECONDS = 5.0
 _TURNS = 256
-
-
-class Front(Protocol):
-    """Serves models to callers. Called on any thread but the event loop's."""
-
-    def serve(self, live: LiveModel, label: str) -> list[LiveModel]:
-        """Point a label at this version. Returns the versions that have no label left."""
-        ...
-
-    def withdraw(self, name: str, label: str | None) -> list[LiveModel]:
-        """Remove one label, or all. Returns the versions that have no label left."""
-        ...
-
-    def retire(self, live: LiveModel, seconds: float) -> None:
-        """Let the calls of such a version end, and cancel them after so many seconds."""
-        ...
-
-
-class SwitchOrder(StrEnum):
-    """Whether a new version is loaded before the old one goes."""
-
-    AUTO = "auto"
-    NEW_FIRST = "new_first"
-    OLD_FIRST = "old_first"
-
-
-@dataclass(frozen=True, slots=True)
-class LifecycleOptions:
-    """`drain_seconds`: time for the calls of a version to end when it is unloaded."""
-
-    drain_seconds: float = 20.0
-    order: SwitchOrder = SwitchOrder.AUTO
 
 
 class Lifecycle:
@@ -98,21 +52,16 @@ class Lifecycle:
         self._models = models
         self._repository = repository
         self._front = front
-        self._load = load
-        self._check = check
         self._room = room
-        self._budgets = budgets
-        self._options = options or LifecycleOptions()
+        self._loader = Loader(
+            models, repository, front, load, check, budgets, options or LifecycleOptions()
+        )
         # Two names may share a lock and then wait for each other; the number of locks is fixed.
         self._turns = [threading.Lock() for _ in range(_TURNS)]
-        # TensorFlow is given one SavedModel at a time: two would take the interpreter from calls
-        # for twice as long, and memory could not be budgeted.
-        self._loading = threading.Lock()
-        self._stopped = False
 
     def stop(self) -> None:
         """Refuse further loads: the service is shutting down."""
-        self._stopped = True
+        self._loader.stop()
 
     # Administration, for operators.
 
@@ -126,14 +75,14 @@ class Lifecycle:
                 f"label: expected small letters, digits, '-' and '_', found {label[:64]!r}",
             )
         with self._turn(name, deadline):
-            live = self._in_memory(name, version)
+            live = self._loader.in_memory(name, version)
             if live is None:
                 source = self._find(name, version)
-                live = self._in_memory(name, source.version)
+                live = self._loader.in_memory(name, source.version)
             if live is not None:
-                self._end(self._front.serve(live, label))
+                self._loader.end(self._front.serve(live, label))
                 return live.header
-            return self._bring_in(source, label, deadline)
+            return self._loader.bring_in(source, label, deadline)
 
     def unload(self, name: str, label: str | None, deadline: float | None = None) -> list[Header]:
         with self._turn(name, deadline):
@@ -153,7 +102,7 @@ class Lifecycle:
                 if label is None and status.live is None:
                     self._models.forget(name, status.version)
                     headers.append(Header(name, status.version, "", 0))
-            self._end(ended)
+            self._loader.end(ended)
             return headers
 
     def save(
@@ -202,8 +151,6 @@ class Lifecycle:
                 self._models.forget(status.name, status.version, status)
         return loadable
 
-    # Into memory.
-
     def _find(self, name: str, version: int | None) -> ModelSource:
         try:
             return self._repository.find(name, version)
@@ -220,198 +167,6 @@ class Lifecycle:
                 model=name[:200],
             ) from None
 
-    def _in_memory(self, name: str, version: int | None) -> LiveModel | None:
-        for status in self._models.versions(name):
-            if status.version != version:
-                continue
-            if status.state is ModelState.READY:
-                return status.live
-            if status.state is ModelState.UNLOADING:
-                raise RequestError(
-                    Reason.MODEL_NOT_READY,
-                    f"model {name!r}: version {version} is still being unloaded; retry later",
-                    model=name,
-                )
-        return None
-
-    def _bring_in(self, source: ModelSource, label: str, deadline: float | None) -> Header:
-        if not self._loading.acquire(timeout=_remaining(deadline)):
-            raise _too_late("another model is being loaded")
-        try:
-            if self._stopped:
-                raise RequestError(Reason.SHUTTING_DOWN, "the service is shutting down")
-            self._models.note(source.name, source.version, ModelState.LOADING)
-            try:
-                live, ended = self._loaded(source, label)
-            except BaseException as error:
-                failure = self._failure(source, error)
-                self._models.note(source.name, source.version, ModelState.FAILED, failure.message)
-                raise failure from error
-        finally:
-            self._loading.release()
-        self._end(ended)
-        return live.header
-
-    def _loaded(self, source: ModelSource, label: str) -> tuple[LiveModel, list[LiveModel]]:
-        before = look(source.path)
-        self._check(source)
-        old = self._only(source.name, label)
-        if old is not None and self._old_first(source, old):
-            return self._swapped(source, label, old)
-        live = self._made(source, before)
-        log.info("serving", model=source.name, version=source.version, label=label)
-        return live, self._serve(live, label)
-
-    def _made(self, source: ModelSource, before: object) -> LiveModel:
-        log.info("loading model", model=source.name, version=source.version)
-        live = self._load(source)
-        if look(source.path) != before:
-            live.close()
-            raise ModelLoadError(
-                f"model {source.name!r}: {source.path} was changed while it was loaded"
-            )
-        return live
-
-    def _serve(self, live: LiveModel, label: str) -> list[LiveModel]:
-        try:
-            return self._front.serve(live, label)
-        except BaseException:
-            live.close()  # else its journal stays open
-            raise
-
-    def _only(self, name: str, label: str) -> LiveModel | None:
-        """The version that would be unloaded if the label moved to another one."""
-        for status in self._models.versions(name):
-            if status.labels == (label,):
-                return status.live
-        return None
-
-    def _old_first(self, source: ModelSource, old: LiveModel) -> bool:
-        if self._options.order is not SwitchOrder.AUTO:
-            return self._options.order is SwitchOrder.OLD_FIRST
-        needed, held = memory.needed_bytes(source.path), self._held_bytes(old)
-        old_first = False
-        for budget in self._budgets:
-            room = budget.room()
-            if room is None or needed <= room.available:
-                continue
-            old_first = True
-            if needed > room.available + held:
-                raise OutOfMemory(
-                    f"model {source.name!r}, version {source.version} needs about {needed} bytes "
-                    f"of {budget.place} memory; {room.available} are available, and {held} when "
-                    f"version {old.version} is unloaded",
-                    model=source.name,
-                    needed=needed,
-                    available=room.available,
-                    limit=room.limit,
-                )
-        return old_first
-
-    def _held_bytes(self, old: LiveModel) -> int:
-        try:
-            path = self._repository.find(old.name, old.version).path
-        except (RepositoryError, OSError):
-            return 0
-        return memory.needed_bytes(path)
-
-    def _swapped(
-        self, source: ModelSource, label: str, old: LiveModel
-    ) -> tuple[LiveModel, list[LiveModel]]:
-        """The old version goes first; when the new one fails it comes back, as it was loaded."""
-        origin = self._repository.find(old.name, old.version)
-        log.warning(
-            "unloading before loading: memory is for one version, calls are refused meanwhile",
-            model=old.name,
-            version=old.version,
-        )
-        before = look(source.path)
-        self._end(self._front.withdraw(old.name, label))
-        del old
-        memory.give_back()
-        try:
-            live = self._made(source, before)
-        except BaseException:
-            self._bring_back(origin, label)
-            raise
-        return live, self._serve(live, label)
-
-    def _bring_back(self, source: ModelSource, label: str) -> None:
-        """Serve again what was unloaded; where that fails, the log and the list of versions say so.
-
-        Not while it is still on its way out: its journal is open, and its memory is taken.
-        """
-        name, version = source.name, source.version
-        try:
-            self._in_memory(name, version)
-        except RequestError as error:
-            log.error("the version before is not back", reason=error.message)
-            return
-        try:
-            again = self._load(source)
-        except Exception as error:
-            failure = self._failure(source, error)
-            self._models.note(name, version, ModelState.FAILED, failure.message)
-            return
-        self._front.serve(again, label)
-        log.warning("the version before is back", model=name, version=version)
-
-    def _failure(self, source: ModelSource, error: BaseException) -> RequestError:
-        if isinstance(error, RequestError):
-            failure = error
-        elif isinstance(error, ModelLoadError | JournalError | RepositoryError | OSError):
-            failure = RequestError(
-                Reason.MODEL_LOAD_FAILED,
-                str(error),
-                model=source.name,
-                version=source.version,
-            )
-        elif isinstance(error, MemoryError):
-            failure = RequestError(
-                Reason.OUT_OF_MEMORY, f"model {source.name!r}: no memory to load it"
-            )
-        else:
-            log.error("defect", model=source.name, version=source.version, exc_info=error)
-            failure = RequestError(
-                Reason.MODEL_LOAD_FAILED,
-                f"model {source.name!r}: a defect of the service, which its log has",
-                model=source.name,
-            )
-        log.error(
-            "model not loaded", model=source.name, version=source.version, error=failure.message
-        )
-        return failure
-
-    # Out of memory.
-
-    def _end(self, ended: list[LiveModel]) -> None:
-        """See versions out that nothing means any more, each on a thread of its own.
-
-        Takes them out of the list, so that nobody holds them. A kernel that runs cannot be stopped:
-        after the bound its version is UNLOADING until it ends, and nobody waits for it.
-        """
-        threads = []
-        while ended:
-            live = ended.pop()
-            thread = ModelThread(
-                self._see_out, f"varserve-unload-{live.name}@{live.version}", (live,)
-            )
-            del live
-            thread.start()
-            threads.append(thread)
-        for thread in threads:
-            thread.join(self._options.drain_seconds + _ENDING_SECONDS)
-        if threads:
-            memory.give_back()
-
-    def _see_out(self, live: LiveModel) -> None:
-        name, version = live.name, live.version
-        self._front.retire(live, self._options.drain_seconds)
-        live.close()
-        self._models.forget(name, version, live)
-        del live
-        log.info("unloaded model", model=name, version=version)
-
     # One after the other, for each model.
 
     @contextmanager
@@ -421,16 +176,12 @@ class Lifecycle:
                 Reason.REQUEST_MALFORMED, f"model: expected a name alone, found {name[:200]!r}"
             )
         turn = self._turns[hash(name) % len(self._turns)]
-        if not turn.acquire(timeout=_remaining(deadline)):
-            raise _too_late(f"model {name[:200]!r} is being loaded or unloaded")
+        if not turn.acquire(timeout=remaining(deadline)):
+            raise too_late(f"model {name[:200]!r} is being loaded or unloaded")
         try:
             yield
         finally:
             turn.release()
-
-
-def _remaining(deadline: float | None) -> float:
-    return -1 if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _no_label(name: str, label: str, labels: Mapping[str, int], known: Sequence[Status]) -> str:
@@ -445,7 +196,3 @@ def _no_label(name: str, label: str, labels: Mapping[str, int], known: Sequence[
         "list with its files, when it is loaded after all, or with all of the model, when that is "
         "unloaded without a label"
     )
-
-
-def _too_late(why: str) -> RequestError:
-    return RequestError(Reason.DEADLINE_EXCEEDED, f"the deadline passed while {why}")
