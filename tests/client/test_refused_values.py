@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import varserve
-from varserve._client.errors import InvalidRequest, shown
+from varserve._client.errors import InvalidRequest
+from varserve._client.wording import shown
 
 LARGE = 2**63
 HUGE = 10**5000

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from varserve.v1 import admin_service_pb2 as pb
 
 from .connect import ADMIN_SECONDS, ConnectOptions, options_of
-from .errors import InvalidRequest, ServiceError, shown
+from .errors import InvalidRequest, ServiceError
 from .handles.base import Connection, D_co, operation
 from .operations.methods import method
 from .operations.requests import build
@@ -24,6 +24,7 @@ from .transport.drivers import Sync
 from .values import specs
 from .values.enums import SaveFormat
 from .values.specs import ModelState, StateHeader
+from .wording import shown
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"]
 

@@ -22,9 +22,9 @@ from .late import late
 from .session import Session
 
 if TYPE_CHECKING:
-    from varserve._client import errors
+    from varserve._client import wording
 else:
-    errors = late("varserve._client.errors")
+    wording = late("varserve._client.wording")
 
 
 @command("diff")
@@ -81,7 +81,7 @@ def diff(
     else:
         records.table(records.DIFFERENCES, compared.variables)
         if compared.only_in_other:
-            output.line(f"only in {against}: {errors.listed(compared.only_in_other)}")
+            output.line(f"only in {against}: {wording.listed(compared.only_in_other)}")
         output.line(
             f"{len(compared.variables)} differ, {compared.equal} are the same: "
             f"revision {compared.revision} and {against}"

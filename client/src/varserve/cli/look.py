@@ -25,12 +25,12 @@ from .session import Session
 
 if TYPE_CHECKING:
     from varserve import tensors
-    from varserve._client import errors
+    from varserve._client import wording
     from varserve._client.values import names as matching
 
     from . import values
 else:
-    errors = late("varserve._client.errors")
+    wording = late("varserve._client.wording")
     matching = late("varserve._client.values.names")
     tensors = late("varserve.tensors")
     values = late("varserve.cli.values")
@@ -115,10 +115,10 @@ def _told(fields: records.Description, record: Any) -> Iterator[tuple[str, objec
         if each.key == "overloads":
             for overload in record.overloads:
                 yield "overload", overload
-                yield "  reads", errors.listed(overload.reads) or "nothing"
-                yield "  writes", errors.listed(overload.writes) or "nothing"
+                yield "  reads", wording.listed(overload.reads) or "nothing"
+                yield "  writes", wording.listed(overload.writes) or "nothing"
         elif each.key and value not in ("", []):
-            yield each.key, errors.listed(map(str, value)) if isinstance(value, list) else value
+            yield each.key, wording.listed(map(str, value)) if isinstance(value, list) else value
 
 
 @command("version")

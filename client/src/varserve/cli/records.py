@@ -13,9 +13,9 @@ from .late import late
 
 if TYPE_CHECKING:
     from varserve import tensors
-    from varserve._client import errors
+    from varserve._client import wording
 else:
-    errors = late("varserve._client.errors")
+    wording = late("varserve._client.wording")
     tensors = late("varserve.tensors")
 
 
@@ -155,7 +155,7 @@ FUNCTIONS: Description = (
         "",
         lambda f: None,
         "writes",
-        lambda f: errors.listed(dict.fromkeys(w for o in f.overloads for w in o.writes)),
+        lambda f: wording.listed(dict.fromkeys(w for o in f.overloads for w in o.writes)),
         drop=1,
     ),
 )
@@ -247,7 +247,7 @@ INNER_TENSORS: Description = (
         "variables",
         lambda t: list(t.variables),
         "variables",
-        lambda t: errors.listed(t.variables),
+        lambda t: wording.listed(t.variables),
         4,
     ),
     Field("source", lambda t: t.source, "source", drop=5),
@@ -296,7 +296,7 @@ COMMITS: Description = (
         "variables",
         lambda c: list(c.variables),
         "variables",
-        lambda c: errors.listed(c.variables, c.variable_count, most=3),
+        lambda c: wording.listed(c.variables, c.variable_count, most=3),
     ),
     Field("variable_count", lambda c: c.variable_count),
     Field("bytes", lambda c: c.nbytes, ">size", lambda c: output.size(c.nbytes), 2),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from varserve import tensors
-from varserve._client import errors, operations
+from varserve._client import errors, operations, wording
 from varserve._client.operations.methods import Scope
 from varserve._client.operations.models import get_model
 from varserve._client.operations.reads import Dtype, Read, SummaryOptions
@@ -92,14 +92,14 @@ class ModelCache(Renewable):
         model = spec.header.model
 
         def no_variable(key: str) -> errors.VarserveError:
-            hint = errors.suggestion(key, self.variables.names)
+            hint = wording.suggestion(key, self.variables.names)
             return errors.VariableNotFound(
                 f"model {model!r} has no variable {key!r}{hint}",
                 metadata={"model": model, "variable": key},
             )
 
         def no_function(key: str) -> errors.VarserveError:
-            hint = errors.suggestion(key, self.functions.names)
+            hint = wording.suggestion(key, self.functions.names)
             return errors.FunctionNotFound(
                 f"model {model!r} has no function {key!r}{hint}",
                 metadata={"model": model, "function": key},

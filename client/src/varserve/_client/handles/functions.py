@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from varserve import tensors
-from varserve._client import errors
+from varserve._client import errors, wording
 from varserve._client.operations.methods import Scope
 from varserve._client.operations.models import get_model
 from varserve._client.transport.calls import Op
@@ -164,7 +164,7 @@ class Function(ModelHandle[D_co]):
         """
         if on_assert not in ("fail", "continue"):
             raise errors.InvalidRequest(
-                f"on_assert: expected 'fail' or 'continue', found {errors.shown(on_assert)}"
+                f"on_assert: expected 'fail' or 'continue', found {wording.shown(on_assert)}"
             )
         yield from self._refreshed(timeout)
         run = self._bound({**(given or {}), **inputs})

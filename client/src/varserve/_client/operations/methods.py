@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message_factory import GetMessageClass
 
-from varserve._client import errors
+from varserve._client import errors, wording
 from varserve._client.transport.calls import Budget, Method
 from varserve._client.values import specs
 from varserve._client.values.options import PRESENT, ReadOptions
@@ -59,7 +59,7 @@ class Scope(NamedTuple):
         if not 0 <= options.min_revision < 1 << 63:
             raise errors.InvalidRequest(
                 "min_revision: expected an integer from 0 to 2^63 - 1, found "
-                f"{errors.shown(options.min_revision)}"
+                f"{wording.shown(options.min_revision)}"
             )
         epoch = options.epoch if options.min_revision else ""
         return self.seen.consistency(

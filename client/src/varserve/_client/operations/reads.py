@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from varserve import frames, tensors
-from varserve._client import errors
+from varserve._client import errors, wording
 from varserve._client.transport.attempts import attempt
 from varserve._client.transport.bodies import BodyDownload
 from varserve._client.transport.calls import Call, LaneFailed, Op
@@ -67,7 +67,7 @@ def cast_dtype(dtype: npt.DTypeLike | None) -> Dtype | None:
         return None if dtype is None else tensors.given_dtype(dtype)
     except TypeError:
         raise errors.DtypeUnsupported(
-            f"dtype: expected one of {', '.join(FLOATS)}, found {errors.shown(dtype)}"
+            f"dtype: expected one of {', '.join(FLOATS)}, found {wording.shown(dtype)}"
         ) from None
 
 

@@ -13,7 +13,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from varserve import tensors
-from varserve._client.errors import InvalidRequest, shown
+from varserve._client.errors import InvalidRequest
+from varserve._client.wording import shown
 from varserve.tensors import Array
 from varserve.v1 import tensor_pb2
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from varserve._client.errors import InvalidRequest, listed, suggestion
+from varserve._client.errors import InvalidRequest
 from varserve._client.values.names import names_matching
+from varserve._client.wording import listed, suggestion
 from varserve.tensors import Array
 
 from .stored_tensors import Stored, StoredTensor, Variables

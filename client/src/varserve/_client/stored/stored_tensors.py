@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from varserve._client.errors import InvalidRequest, suggestion
+from varserve._client.errors import InvalidRequest
 from varserve._client.values.specs import VariableSpec
+from varserve._client.wording import suggestion
 from varserve.tensors import Array
 
 Variables: TypeAlias = Mapping[str, VariableSpec]

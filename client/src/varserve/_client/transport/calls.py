@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from varserve._client import errors
+from varserve._client import errors, wording
 
 from .retries import Throttle
 
@@ -52,7 +52,7 @@ def positive_seconds(given: Any, name: str = "timeout") -> float:
         seconds = math.nan
     if not seconds > 0:
         raise errors.InvalidRequest(
-            f"{name}: expected seconds above 0 that a float can hold, found {errors.shown(given)}"
+            f"{name}: expected seconds above 0 that a float can hold, found {wording.shown(given)}"
         )
     return seconds
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
-from varserve._client import errors
+from varserve._client import errors, wording
 
 from .targets import is_local
 
@@ -93,7 +93,7 @@ def _read(path: PathLike | None, name: str, expected: bytes) -> bytes | None:
     except OSError as error:
         raise errors.InvalidRequest(f"tls: {os.fspath(path)}: {error.strerror}") from None
     except ValueError:
-        raise errors.InvalidRequest(f"tls: expected a path, found {errors.shown(path)}") from None
+        raise errors.InvalidRequest(f"tls: expected a path, found {wording.shown(path)}") from None
     kinds = re.findall(rb"-----BEGIN ([A-Z ]+)-----", content)
     if not any(kind.endswith(expected) for kind in kinds):
         found = kinds[0].decode() if kinds else "none"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import grpc
 
-from varserve._client import errors
+from varserve._client import errors, wording
 
 from .credentials import TlsSocket, Token, authorization
 from .targets import is_local, names_all_servers, proxy_of
@@ -127,7 +127,7 @@ class Endpoint:
                 raise errors.InvalidRequest(
                     "metadata: expected keys of a-z, 0-9, '_', '-' and '.', each with printable "
                     "ASCII text, or with bytes where the key ends in '-bin', "
-                    f"found {errors.shown(found)}"
+                    f"found {wording.shown(found)}"
                 )
 
     def call_metadata(self) -> Metadata | None:

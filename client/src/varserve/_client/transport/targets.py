@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 
-from varserve._client import errors
+from varserve._client import errors, wording
 
 _URL = re.compile(r"(https?|grpcs?|tcp)://", re.IGNORECASE)
 _SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*):(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
@@ -24,11 +24,11 @@ EXPECTED = "HOST:PORT, unix:PATH or another target of gRPC"
 def check_target(target: object) -> None:
     """Raises InvalidRequest for what is no target, with what was expected instead."""
     if not isinstance(target, str) or not target.strip() or not target.isprintable():
-        raise errors.InvalidRequest(f"target: expected {EXPECTED}, found {errors.shown(target)}")
+        raise errors.InvalidRequest(f"target: expected {EXPECTED}, found {wording.shown(target)}")
     if _URL.match(target):
         plain = target.split("://", 1)[1].rstrip("/") or "HOST:PORT"
         raise errors.InvalidRequest(
-            f"target: expected {EXPECTED}, found the URL {errors.shown(target)}; try {plain!r}"
+            f"target: expected {EXPECTED}, found the URL {wording.shown(target)}; try {plain!r}"
         )
     scheme, addresses = _split(target)
     if scheme in _SOCKETS:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from varserve import structures, tensors
-from varserve._client import errors
+from varserve._client import errors, wording
 from varserve.tensors import Array
 
 from .specs import Constant, FunctionSpec, InputSpec, ParameterKind, TensorSpec
@@ -103,7 +103,7 @@ def bind(
     for name, value in _flat(spec, given).items():
         if name not in kinds:
             raise errors.InputMismatch(
-                f"function {spec.name!r} has no input {name!r}{errors.suggestion(name, kinds)}",
+                f"function {spec.name!r} has no input {name!r}{wording.suggestion(name, kinds)}",
                 metadata={"function": spec.name, "input": name},
             )
         constant = _constant(kinds[name], value)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
-from varserve._client import errors
+from varserve._client import errors, wording
 
 
 class _Named(Protocol):
@@ -90,7 +90,7 @@ def names_matching(patterns: Iterable[str], names: Mapping[str, str]) -> list[st
             continue  # All of no variables: a model may have none.
         if not fit and any(sign in pattern for sign in "*?["):
             raise errors.VariableNotFound(
-                f"no variable fits {pattern!r}{errors.suggestion(pattern, names)}",
+                f"no variable fits {pattern!r}{wording.suggestion(pattern, names)}",
                 metadata={"variable": pattern},
             )
         matching.update(dict.fromkeys(fit or [pattern]))

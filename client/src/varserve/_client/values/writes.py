@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy.typing as npt
 
 from varserve import tensors
-from varserve._client import errors
+from varserve._client import errors, wording
 from varserve.tensors import Array
 from varserve.v1 import model_service_pb2 as pb
 
@@ -57,7 +57,7 @@ def operation_of(given: AssignOperation | str) -> AssignOperation:
         return AssignOperation(given)
     except ValueError:
         raise errors.InvalidRequest(
-            f"operation: expected set, add or sub, found {errors.shown(given)}"
+            f"operation: expected set, add or sub, found {wording.shown(given)}"
         ) from None
 
 
