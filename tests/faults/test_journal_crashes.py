@@ -239,7 +239,7 @@ def expected_ends(call: str, kind: str, told: Told, trace: str) -> set[int]:
         # SQLite ignores that a folder cannot be synced; the journal syncs it once more.
         ignored = call == "fdatasync" and not re.search(r"log\.sqlite3[^/>]*>", failed)
         return {0} if ignored else {EXIT_DISK_FAILED}
-    # SQLite tells a full disk from a failing one at a write, not at a sync.
+    # SQLite tells a full disk from a failing one at a write, not at a sync; the folder has room.
     return {0, EXIT_DISK_FAILED} if call in ("fsync", "fdatasync", "ftruncate") else {0}
 
 
@@ -315,6 +315,49 @@ def test_writes_beyond_a_quota_are_refused(tmp_path: Path) -> None:
     assert (process.returncode, told.done, told.refused) == (0, True, script.REFUSALS), said
     assert 0 < told.acknowledged[0] < COMMITS
     check(tmp_path / "state", 1, told)
+
+
+@pytest.mark.parametrize("error", ["EDQUOT", "ENOSPC"])
+def test_a_sync_that_finds_no_room_refuses_the_commit(tmp_path: Path, error: str) -> None:
+    """Some syncs of the log fail for want of room: what was refused is nowhere, also after a crash.
+
+    The process goes on, and commits when there is room.
+    """
+    trace = tmp_path / "trace"
+    wrapper = [which_strace(), "-f", "-qq", "-y", "-o", str(trace)]
+    wrapper += ["-e", "trace=fsync,fdatasync,ftruncate,writev"]
+    wrapper += ["-e", f"inject=fdatasync:error={error}:when=40..59"]
+    process = started(tmp_path / "state", 1, COMMITS, wrapper)
+    out, said = process.communicate(timeout=300)
+    told = Told()
+    lines = [told.hear(line).split()[0] for line in out.splitlines()]
+    assert (process.returncode, told.done) == (0, True), said
+    # Each takes two of the syncs: that of the log, and one that asks the folder.
+    assert 8 <= told.refused <= 10
+    assert told.acknowledged[0] == COMMITS
+    assert_cut_off_durably(trace)
+    check(tmp_path / "state", 1, told)
+    # Once more: killed when it says that the first was refused.
+    wrapper += ["-e", f"inject=writev:signal=SIGKILL:when={lines.index('refused') + 1}"]
+    process = started(tmp_path / "again", 1, COMMITS, wrapper)
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == -9, said
+    told = Told()
+    for line in out.splitlines():
+        told.hear(line)
+    told.tried[0] = told.acknowledged[0]
+    assert 0 < told.acknowledged[0] < COMMITS
+    check(tmp_path / "again", 1, told)
+
+
+def assert_cut_off_durably(trace: Path) -> None:
+    """Each sync of the log that failed is followed by a cut, and a sync of that."""
+    calls = [line for line in trace.read_text().splitlines() if "log.sqlite3-wal" in line]
+    failed = [at for at, line in enumerate(calls) if "INJECTED" in line]
+    assert failed
+    for at in failed:
+        after = [line.split(maxsplit=1)[1].split("(")[0] for line in calls[at + 1 : at + 3]]
+        assert after == ["ftruncate", "fsync"]
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ from varserve_service.journal import StateDirectory, export, save_safetensors
 from varserve_service.journal import compaction as compaction_module
 from varserve_service.journal import database as database_module
 from varserve_service.journal import disk as disk_module
+from varserve_service.journal import failures as failures_module
 from varserve_service.journal import journal as journal_module
 from varserve_service.journal import payloads as payloads_module
 from varserve_service.journal.disk import EXIT_DISK_FAILED
@@ -161,10 +162,48 @@ def test_a_row_that_changes_after_it_was_verified(tmp_path: Path) -> None:
             list(journal.commits())
 
 
-def test_a_log_that_cannot_be_written_ahead() -> None:
+@pytest.mark.parametrize(("full", "said"), [(True, "the disk is full"), (False, "check the disk")])
+def test_a_log_that_cannot_be_written_ahead(
+    monkeypatch: pytest.MonkeyPatch, full: bool, said: str
+) -> None:
     """SQLite goes on in another mode without an error; the journal does not."""
-    with pytest.raises(StateUnavailable, match="the disk failed"):
+    monkeypatch.setattr(database_module, "is_full", lambda folder: full)
+    with pytest.raises(StateUnavailable, match=said):
         database_module._set_modes(sqlite3.connect(":memory:"), Path("log"))
+
+
+def test_a_transaction_that_finds_no_room_when_it_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: list[str]
+) -> None:
+    """What it wrote is cut off the log; where that cannot be done, the process ends."""
+    monkeypatch.setattr(failures_module, "is_full", lambda folder: True)
+    with kept(tmp_path, make) as (live, journal):
+        write(live, 1)
+        database = journal._database
+        database._connection.execute("PRAGMA cache_size = 1")  # rows are written before the commit
+
+        def fail(rows: int) -> None:
+            with database.writing() as connection:
+                row = (b"", bytes(9000), 0)
+                connection.executemany(
+                    "INSERT INTO commits VALUES (?, ?, ?, ?)", [(9 + n, *row) for n in range(rows)]
+                )
+                raise sqlite_error("SQLITE_IOERR_FSYNC")
+
+        before = database.wal_path.stat().st_size
+        with pytest.raises(StateStoreFull):
+            fail(50)
+        assert (database.wal_path.stat().st_size, ends) == (before, [])
+        with pytest.raises(Ended):  # nothing was written: it lies over what was there before
+            fail(0)
+        monkeypatch.setattr(database_module.os, "fsync", failing(errno.EIO))
+        with pytest.raises(Ended):
+            fail(50)
+        assert len(ends) == 2
+        monkeypatch.undo()
+        write(live, 2)
+    with kept(tmp_path, make) as (live, _):
+        assert (live.header.revision, value_of(live, "v")[0]) == (2, 2)
 
 
 def test_what_an_interrupted_start_left_is_no_log(tmp_path: Path) -> None:

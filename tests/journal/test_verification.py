@@ -146,26 +146,32 @@ def test_what_a_failure_says_to_an_operator(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "cause"),
-    [(errno.EDQUOT, Cause.FULL), (errno.EIO, Cause.DISK_FAILED), (0, Cause.DISK_FAILED)],
+    [
+        (errno.EDQUOT, Cause.FULL),
+        (errno.ENOSPC, Cause.FULL),
+        (errno.EIO, Cause.DISK_FAILED),
+        (0, Cause.DISK_FAILED),
+    ],
 )
-def test_a_write_that_sqlite_calls_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, cause: Cause
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+def test_a_write_or_sync_that_sqlite_calls_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, cause: Cause
 ) -> None:
-    """The folder tells whether it was a quota; it is asked for a failed write alone."""
+    """The folder tells whether there was no room; it is asked for no other failure."""
     asked: list[int] = []
 
-    def pwrite(*_: object) -> int:
+    def fail(*_: object) -> int:
         asked.append(1)
         if number:
             raise OSError(number, os.strerror(number))
         return 0
 
-    monkeypatch.setattr("varserve_service.journal.failures.os.pwrite", pwrite)
+    monkeypatch.setattr(f"varserve_service.journal.failures.os.{call}", fail)
     path = tmp_path / "log"
     assert cause_at(path, sqlite_error("SQLITE_IOERR_WRITE")) is cause
-    assert asked
-    asked.clear()
-    assert cause_at(path, sqlite_error("SQLITE_IOERR_FSYNC")) is Cause.DISK_FAILED
+    assert cause_at(path, sqlite_error("SQLITE_IOERR_FSYNC")) is cause
+    assert len(asked) == 2
+    assert cause_at(path, sqlite_error("SQLITE_IOERR_READ")) is Cause.DISK_FAILED
     assert cause_at(path, OSError(errno.ENOSPC, "")) is Cause.FULL
-    assert not asked
+    assert len(asked) == 2
     assert not list(tmp_path.iterdir())

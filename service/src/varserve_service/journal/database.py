@@ -5,6 +5,7 @@ One connection serves everything, guarded by a lock. No other program may open t
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from varserve_service.core.errors import JournalError, StateStoreFull
 
 from .disk import end_process, exists, rename, sync_folder
-from .failures import Cause, StateUnavailable, cause_at, told_apart, unwritable
+from .failures import Cause, StateUnavailable, cause_at, is_full, told_apart, unwritable
 from .schema import create_tables
 
 _HARMLESS = {Cause.READ_ONLY, Cause.NO_ACCESS, Cause.BUSY, Cause.NO_MEMORY}
@@ -28,7 +29,11 @@ def _set_modes(connection: sqlite3.Connection, path: Path) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         # SQLite continues in another mode when a sync fails here, without an error.
-        raise StateUnavailable(f"{path}: the disk failed when the write-ahead log was created")
+        cause = Cause.FULL if is_full(path.parent) else Cause.DISK_FAILED
+        raise StateUnavailable(
+            f"{path} cannot be used: the write-ahead log could not be created: {cause.value}, then "
+            "start again"
+        )
     connection.execute("PRAGMA synchronous = FULL")
 
 
@@ -66,6 +71,7 @@ class Database:
                 self._connection.execute("PRAGMA wal_autocheckpoint = 0")
                 # SQLite syncs the folder of a log that it creates, and ignores a failure.
                 sync_folder(path.parent)
+                self._wal = self.wal_path.open("r+b", buffering=0)
             except BaseException:
                 self._connection.close()
                 raise
@@ -99,12 +105,13 @@ class Database:
         ends the process. What the block raises rolls the transaction back.
         """
         with self._lock:
+            end = self._wal_bytes
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
                 self._connection.execute("COMMIT")
             except sqlite3.Error as error:
-                self._refuse(error)
+                self._refuse(error, end)
             except BaseException:
                 self._roll_back()
                 raise
@@ -115,17 +122,26 @@ class Database:
             try:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             except sqlite3.Error as error:
-                self._refuse(error)
+                # Whatever was moved is in the log as well, which keeps it for the next time.
+                self._refuse(error, end=None)
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
+            self._wal.close()
             self._connection.close()
 
-    def _refuse(self, error: sqlite3.Error) -> None:
+    @property
+    def _wal_bytes(self) -> int:
+        return os.fstat(self._wal.fileno()).st_size
+
+    def _refuse(self, error: sqlite3.Error, end: int | None) -> None:
+        """`end`: where a transaction began in the write-ahead log."""
         cause = cause_at(self.path, error)
         if cause is Cause.FULL:
             self._roll_back()
+            if end is not None and error.sqlite_errorcode == sqlite3.SQLITE_IOERR_FSYNC:
+                self._take_out(end, error)
             raise StateStoreFull(
                 "the disk that keeps the state is full; nothing was changed; retry when it has room"
             ) from error
@@ -133,6 +149,20 @@ class Database:
             self._roll_back()
             raise unwritable(self.path, error) from error
         end_process(str(self.path), error)
+
+    def _take_out(self, end: int, error: sqlite3.Error) -> None:
+        """Cut a transaction that was written, and not synced, off the write-ahead log.
+
+        The next start would take it for one that was committed. To sync it once more says nothing;
+        what was there before it has been synced.
+        """
+        if self._wal_bytes <= end:  # it lies over what an earlier one left
+            end_process(str(self.path), error)
+        try:
+            self._wal.truncate(end)
+            os.fsync(self._wal.fileno())
+        except OSError as failed:
+            end_process(str(self.path), failed)
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:

@@ -1,7 +1,8 @@
 """Files that are durable or absent, and what happens when the disk fails.
 
 A sync that failed once says nothing when it is repeated: the kernel may have dropped the pages. So
-the first failed sync ends the process, and the next start goes by what is on disk.
+the first failed sync ends the process, and the next start goes by what is on disk. Where only room
+was missing, what was not synced is removed, and its commit refused.
 """
 
 from __future__ import annotations

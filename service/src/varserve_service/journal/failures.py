@@ -17,7 +17,7 @@ from pathlib import Path
 
 from varserve_service.core.errors import JournalError, StateStoreUnavailable
 
-from .disk import log
+from .disk import NO_ROOM, log
 
 
 class Cause(Enum):
@@ -92,10 +92,11 @@ def cause_of(error: BaseException) -> Cause:
 def cause_at(path: Path, error: BaseException) -> Cause:
     """The same, where the path's folder says more than the failure does.
 
-    SQLite knows ENOSPC, and calls a write beyond a quota an error of the disk.
+    SQLite knows ENOSPC at a write. A write beyond a quota, and a sync that finds no room for what
+    was written, it calls an error of the disk.
     """
     code = getattr(error, "sqlite_errorcode", None)
-    if code == sqlite3.SQLITE_IOERR_WRITE and _quota_is_used_up(path.parent):
+    if code in (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC) and is_full(path.parent):
         return Cause.FULL
     return cause_of(error)
 
@@ -128,13 +129,14 @@ def told_apart(path: Path) -> Iterator[None]:
         raise refusal(path, error) from error
 
 
-def _quota_is_used_up(folder: Path) -> bool:
-    """Whether a file of a few pages is refused here, for the quota alone."""
+def is_full(folder: Path) -> bool:
+    """Whether a file of a few pages is refused here, for want of room alone."""
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
             os.pwrite(file.fileno(), bytes(_PROBE_BYTES), 0)
+            os.fdatasync(file.fileno())
     except OSError as error:
-        return error.errno == errno.EDQUOT
+        return error.errno in NO_ROOM
     return False
 
 
