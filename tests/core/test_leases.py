@@ -14,7 +14,7 @@ from tests.waiting import until
 from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit import leases
-from varserve_service.core.errors import Reason
+from varserve_service.core.errors import OutOfMemory, Reason
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import CommitKind
 from varserve_service.core.ports.messages import Read
@@ -130,6 +130,27 @@ def test_what_could_not_be_taken_back_is_tried_again() -> None:
     assert value_of(live, "a").tolist() == [1, 2, 3]
 
 
+def test_what_could_not_be_taken_back_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line for each reason, however often it is tried: the model, the lease, the reason."""
+    monkeypatch.setattr(leases, "_RETRY_SECONDS", 0.0)
+    live, a, _ = two()
+    failures = [OutOfMemory("no room"), OutOfMemory("no room"), ValueError("a defect")]
+
+    def write(*_: object) -> None:
+        if failures:
+            raise failures.pop(0)
+        del a.write  # type: ignore[method-assign]
+        raise ValueError("a defect")
+
+    leased(live, Write("a", SET, array(0, 0, 0)), seconds=0.1)
+    a.write = write  # type: ignore[method-assign]
+    until(lambda: live.header.revision == 2)
+    start = "model 'fake': lease 1 could not be ended; tried again:"
+    assert caplog.messages == [f"{start} OutOfMemory: no room", f"{start} ValueError: a defect"]
+
+
 def test_a_lease_that_is_renewed_while_its_expiry_fails_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -144,7 +165,7 @@ def test_a_lease_that_is_renewed_while_its_expiry_fails_goes_on(
             raise MemoryError
         held.end(lease, (), 3, keep=False)
 
-    held = leases.Leases(expire)
+    held = leases.Leases(expire, "fake")
     held.grant(1, LONG, (), {})
     held.grant(2, 0.2, (), {})
     held._leases[1].end = 0.0
@@ -189,6 +210,27 @@ def test_leases_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert value_of(live, "a").tolist() == [7, 7, 7]
     live.close()
     until(lambda: live.leases.table._thread is None)
+
+
+def test_what_is_remembered_of_leases_that_were_given_up_has_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The oldest are forgotten; of the others a renewal is told why. One that is gone is left."""
+    monkeypatch.setattr(leases, "MAX_LEASES", 2)
+    held = leases.Leases(lambda lease: held.end(lease, (), 9, keep=True), "fake")
+    for lease in (1, 2, 3):
+        held.grant(lease, LONG, (), {})
+    for lease in (1, 2, 3, 7):
+        held.give_up(lease, f"ended: {lease}")
+    until(lambda: not held.revisions)
+    said = [refusal(held.renew, lease).message for lease in (1, 2, 3, 7)]
+    gone = "it has ended, or the write at that revision came with none"
+    assert said == [
+        f"no lease 1: {gone}",
+        "no lease 2: it ended: 2",
+        "no lease 3: it ended: 3",
+        f"no lease 7: {gone}",
+    ]
 
 
 def test_many_leases_take_one_thread_and_none_when_they_have_ended() -> None:

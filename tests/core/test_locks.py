@@ -10,21 +10,30 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.core.shared_log import Leases as KeptLeases
+from tests.core.shared_log import Replica, SharedLog
 from tests.core.test_live_model import ADD, SET, array, refusal
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.locks import times_taken
+from tests.waiting import until
 from varserve_service.core.arrays.buffers import Recycler
 from varserve_service.core.cancellation import Deadlines
 from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.freshness import Freshness
 from varserve_service.core.commit.history import History
 from varserve_service.core.commit.leases import Leases
 from varserve_service.core.commit.lock import ReadersWriterLock
+from varserve_service.core.commit.partwise import PartwiseValue
 from varserve_service.core.commit.queue import Queue
+from varserve_service.core.commit.revisions import Revisions
+from varserve_service.core.commit.shared_leases import SharedLeases
 from varserve_service.core.commit.watchers import Watchers
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.holdings import Holdings
 from varserve_service.core.memory import MemoryBudget, Room
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models, ModelState
+from varserve_service.core.ports.journal import Position
 from varserve_service.core.ports.messages import Read
 
 FAR = 3600.0
@@ -53,7 +62,7 @@ def test_deadlines() -> None:
 
 def test_leases() -> None:
     """The thread that ends them looks for the next one meanwhile."""
-    it = Leases(lambda lease: end())
+    it = Leases(lambda lease: end(), "fake")
     actions: list[Callable[[], Any]] = [
         lambda: it.grant(1, FAR, (), {}),
         lambda: it.renew(1),
@@ -66,6 +75,56 @@ def test_leases() -> None:
         it.clear,
     ]
     assert [times_taken(it, "_changed", action) for action in actions] == [1] * len(actions)
+
+
+def test_leases_of_many_processes() -> None:
+    """The thread that looks for those that are due sleeps until it is told."""
+    it = SharedLeases(KeptLeases(), {}, lambda lease: end(), "fake")
+    assert times_taken(it, "_changed", lambda: it.grant(1, FAR, (), {})) == 1
+    assert times_taken(it, "_changed", it.clear) == 1
+
+
+def test_who_waits_for_a_revision() -> None:
+    """Others come, go and are told meanwhile."""
+    it = Freshness(Revisions("m", 1, ["a"], "epoch"), None, lambda: Position(0))
+    waits: list[Any] = []
+
+    def told(error: object) -> None:
+        waits.append(error)
+
+    # To join, and to see whether it is there already.
+    assert times_taken(it, "_changed", lambda: waits.append(it.wait(1, told))) == 2
+    assert times_taken(it, "_changed", lambda: it.leave(waits[0])) == 1
+    assert times_taken(it, "_changed", it.moved) == 0  # nobody waits
+    assert times_taken(it, "_changed", lambda: it.close(RequestError(Reason.INTERNAL, ""))) == 1
+    assert len(waits) == 1
+
+
+def test_who_asks_for_the_newest_revision() -> None:
+    """All who ask while a thread does share its next question."""
+    replica = Replica(SharedLog())
+    it = Freshness(Revisions("m", 1, ["a"], "epoch"), replica, lambda: Position(0))
+    told: list[Any] = []
+    assert times_taken(it, "_changed", lambda: it.wait_for_newest(told.append)) == 1
+    until(lambda: told == [None])
+    it.close(RequestError(Reason.INTERNAL, ""))
+
+
+def test_commits_of_others() -> None:
+    """They and those of this process are made one after the other, in turn with who leads."""
+    live = LiveModel(FakeModel([]), journal=Replica(SharedLog()))  # type: ignore[arg-type]
+    assert (
+        times_taken(live._parts.committer, "_turn", lambda: live._parts.committer.follow([])) == 1
+    )
+    live.close()
+
+
+def test_a_value_that_is_read_by_parts() -> None:
+    """One thread at a time brings the part that all have in memory."""
+    table = FakeVariable("a", np.zeros((MIB, 2), np.float32), in_place=True)
+    (entry,) = LiveModel(FakeModel([table])).read([Read("a")]).entries
+    assert isinstance(entry.value, PartwiseValue)
+    assert times_taken(entry.value, "_turn", lambda: entry.value.buffer(0, 8)) == 1
 
 
 def test_watchers() -> None:

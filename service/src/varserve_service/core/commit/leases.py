@@ -7,6 +7,7 @@ any. Knows commits; the caller of `grant` and `end` holds the model's lock exclu
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -20,6 +21,8 @@ from varserve_service.core.threads import ModelThread
 
 MAX_LEASES = 10_000
 """Of one model, at once: each keeps alive what its write replaced, and costs a look at each end."""
+
+_log = logging.getLogger("varserve.leases")
 
 # Seconds until what could not be put back (for want of memory, say) is tried again.
 _RETRY_SECONDS = 1.0
@@ -41,7 +44,7 @@ class Held:
 class _Lease:
     """`end` is in seconds of `time.monotonic`; `held` is by the variables' paths.
 
-    `why`: why it ends when that time comes.
+    `why`: why it ends when that time comes. `told`: what the log says of why it does not.
     """
 
     seconds: float
@@ -49,6 +52,7 @@ class _Lease:
     held: dict[str, Held]
     holdings: Sequence[Holding]
     why: str = "expired"
+    told: str = ""
 
     def release(self) -> None:
         """Stop charging its subject for what it kept alive."""
@@ -62,8 +66,10 @@ class Leases:
     `expire` is called on the thread of this object with a lease that is due.
     """
 
-    def __init__(self, expire: Callable[[int], object]) -> None:
+    def __init__(self, expire: Callable[[int], object], model: str) -> None:
+        """`model`: its name, for the log."""
         self._expire = expire
+        self._model = model
         self._changed = threading.Condition()
         self._leases: dict[int, _Lease] = {}
         self._given_up: OrderedDict[int, str] = OrderedDict()
@@ -195,13 +201,27 @@ class Leases:
                     continue
             try:
                 self._expire(revision)
-            except Exception:  # whatever it was: the lease is still there, and so is its write
-                self._postpone(lease)
+            except Exception as error:  # the lease is still there, and so is its write
+                self._postpone(revision, lease, error)
 
-    def _postpone(self, lease: _Lease) -> None:
+    def _postpone(self, revision: int, lease: _Lease, error: Exception) -> None:
+        why = f"{type(error).__name__}: {error}"
+        if why != lease.told:  # it is tried every second
+            lease.told = why
+            log_failure(self._model, not_ended(revision), why)
         with self._changed:
             # It may have been renewed meanwhile.
             lease.end = max(lease.end, time.monotonic() + _RETRY_SECONDS)
+
+
+def log_failure(model: str, what: str, why: str) -> None:
+    """Say in the log what of a model's leases is tried again."""
+    _log.warning("model %r: %s; tried again: %s", model, what, why)
+
+
+def not_ended(lease: int) -> str:
+    """What there is to say of a lease that is over, with its write still there."""
+    return f"lease {lease} could not be ended"
 
 
 def check_room(count: int) -> None:

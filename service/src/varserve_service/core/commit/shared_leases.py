@@ -12,13 +12,19 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from varserve_service.core.arrays.patches import Elements
-from varserve_service.core.errors import JournalClosed, JournalError
+from varserve_service.core.errors import (
+    JournalClosed,
+    JournalError,
+    Reason,
+    RequestError,
+    StateStoreUnavailable,
+)
 from varserve_service.core.ports.commits import Changed
 from varserve_service.core.ports.loaded_model import Variable
 from varserve_service.core.ports.shared_journal import KeptHeld, KeptLeases, LeaseChange
 from varserve_service.core.threads import ModelThread
 
-from .leases import Held, changed_by_end, check_room, lease_not_found
+from .leases import Held, changed_by_end, check_room, lease_not_found, log_failure, not_ended
 
 _LOOK_SECONDS = 1.0
 """Between two looks, where nobody here knows of a lease that ends sooner."""
@@ -34,9 +40,15 @@ class SharedLeases:
         kept: KeptLeases,
         variables: Mapping[str, Variable],
         expire: Callable[[int], object],
+        model: str,
     ) -> None:
-        """`variables` by path. `expire` is called on a thread with a lease that seems due."""
+        """`variables` by path. `expire` is called on a thread with a lease that seems due.
+
+        `model`: its name, for the log.
+        """
         self._kept = kept
+        self._model = model
+        self._told: dict[str, str] = {}
         self._variables = variables
         self._expire = expire
         self._changed = threading.Condition()
@@ -131,14 +143,34 @@ class SharedLeases:
             pause = _LOOK_SECONDS
             try:
                 due, soon = self._kept.due()
-                for lease in due:
-                    self._expire(lease)
+                ends = {not_ended(lease): lease for lease in due}
+                self._told = {what: why for what, why in self._told.items() if what in ends}
+                for what, lease in ends.items():
+                    self._end(what, lease)
             except JournalClosed:
                 return
-            except Exception:  # whatever it was: the lease is still there, and others look, too
+            except Exception as error:
+                self._tell("its leases could not be looked after", error)
                 continue
             if soon is not None:
                 pause = min(pause, max(0.0, soon) + _TOGETHER_SECONDS * random.random())
+
+    def _end(self, what: str, lease: int) -> None:
+        """Let one expire. One that cannot is still there, and others look, too."""
+        try:
+            self._expire(lease)
+        except StateStoreUnavailable:
+            raise  # so would the next one be
+        except Exception as error:
+            faster = isinstance(error, RequestError) and error.reason is Reason.LEASE_NOT_FOUND
+            if not faster:  # than this process was another one
+                self._tell(what, error)
+
+    def _tell(self, what: str, error: Exception) -> None:
+        why = f"{type(error).__name__}: {error}"
+        if why != self._told.get(what):  # it is tried every second
+            self._told[what] = why
+            log_failure(self._model, what, why)
 
 
 def held_by(lease: int, changed: Sequence[Changed], under: Mapping[str, int]) -> list[Held]:

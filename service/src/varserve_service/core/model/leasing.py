@@ -158,10 +158,11 @@ class Leasing:
         """`on_expiry` is called for each commit of a lease that expires."""
         self._parts = parts
         self._on_expiry = on_expiry
+        model = parts.loaded.name
         self.table: Leases | SharedLeases = (
-            Leases(self._expire)
+            Leases(self._expire, model)
             if parts.shared is None
-            else SharedLeases(parts.shared.leases, parts.by_path, self._expire)
+            else SharedLeases(parts.shared.leases, parts.by_path, self._expire, model)
         )
         """What each lease holds."""
 
