@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from varserve_service.access.certificates import (
@@ -71,6 +72,28 @@ def test_a_certificate_that_names_nobody(pem: bytes, why: str) -> None:
     """It is refused with what is wrong with it."""
     with pytest.raises(CredentialError, match=why):
         certified_subject(pem)
+
+
+def test_a_certificate_that_no_connection_may_use() -> None:
+    """Its key belongs to it and is too short: it is refused, and no descriptor is left open."""
+    weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    pem = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(weak.public_key())
+        .serial_number(1)
+        .not_valid_before(END - timedelta(days=2))
+        .not_valid_after(END)
+        .sign(weak, hashes.SHA256())
+        .public_bytes(PEM)
+    )
+    key = weak.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    before = set(Path("/proc/self/fd").iterdir())
+    with pytest.raises(ValueError, match=r"the certificate cannot be used: .*key too small"):
+        server_context([pem, key])
+    assert set(Path("/proc/self/fd").iterdir()) <= before
 
 
 def test_a_subject_as_long_as_it_may_be() -> None:

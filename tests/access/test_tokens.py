@@ -377,6 +377,24 @@ def test_keys_from_an_address_of_a_private_authority(tmp_path: Path) -> None:
     assert asked(expired(ours, "127.0.0.1"), file, holds=False) == 0
 
 
+@pytest.mark.parametrize("text", [b"", b"none", b"\xff"])
+def test_an_authority_that_is_no_certificate(tmp_path: Path, text: bytes) -> None:
+    """It is refused, and not taken for one that trusts nobody."""
+    path = tmp_path / "ca.pem"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match="expected certificates in PEM"):
+        KeyAddress("https://localhost/keys", ["RS256"], path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1/keys", "http://[::1]:1/keys", "http://localhost/x", "https://example.org/"],
+)
+def test_addresses_that_nobody_else_can_answer_for(url: str) -> None:
+    """By https, or of this machine."""
+    check_url(url)
+
+
 @pytest.mark.parametrize(
     "url",
     ["http://example.org/keys", "file:///etc/passwd", "ftp://example.org/x", "https://", "data:x"],

@@ -207,6 +207,8 @@ class KeyAddress:
 
 
 def _trusting(contents: Sequence[bytes]) -> ssl.SSLContext:
+    if not contents[0]:  # of nothing ssl makes a context that trusts the system's authorities
+        raise ValueError("expected certificates in PEM, found an empty file")
     try:
         return ssl.create_default_context(cadata=contents[0].decode("ascii"))
     except (ssl.SSLError, UnicodeDecodeError) as error:
