@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,12 +91,36 @@ def test_a_ping_that_is_not_answered_is_cut(guarded: tuple[Guard, Any]) -> None:
     until(lambda: not guard._pinging)
 
 
-def test_a_block_that_takes_too_long_is_cut(guarded: tuple[Guard, Any]) -> None:
+def test_who_rests_waits_no_longer_than_the_ping(
+    guarded: tuple[Guard, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer ends the wait at once."""
+    monkeypatch.setattr(module, "_PING_SECONDS", 60.0)
+    guard, connection = guarded
+    guard.keep_awake(connection)
+    assert connection.asked.wait(20)
+    resting = threading.Thread(target=guard.rest, daemon=True)
+    resting.start()
+    until(lambda: guard._ping_at == float("inf"))
+    connection.answer()
+    join([resting], 20)
+    assert not connection.is_cut
+
+
+def test_a_block_that_takes_too_long_is_cut(
+    guarded: tuple[Guard, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What waits for the server in it fails then; one that ends in time is left alone."""
     guard, connection = guarded
+    cuts: list[Any] = []
+    cut = module.cut
+    monkeypatch.setattr(module, "cut", lambda connection: cuts.append(cut(connection)))
     with guard.cut_after(connection, 60):
         pass
     assert not connection.is_cut
-    with guard.cut_after(connection, 0.05), pytest.raises(psycopg.OperationalError):
-        connection.execute("SELECT 1")
+    with guard.cut_after(connection, 0.05):
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+        time.sleep(0.05)
     assert connection.is_cut
+    assert len(cuts) == 1

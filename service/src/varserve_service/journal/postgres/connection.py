@@ -65,7 +65,8 @@ class Connector:
         given = conninfo_to_dict(address)
         more = {name: value for name, value in _CLIENT.items() if name not in given}
         self._hosts = [make_conninfo(address, **more, **host) for host in _hosts(given)]
-        host, port = given.get("host", "its socket"), given.get("port", 5432)
+        host, port = given.get("host", "its socket"), str(given.get("port", ""))
+        port = port if port.strip(",") else "5432"
         self.name = f"PostgreSQL at {host}:{port}, database {given.get('dbname', 'of the user')}"
         self._newest = 0
         self._timelines: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
@@ -121,7 +122,8 @@ def _hosts(given: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         return
     for number, host in enumerate(hosts):
         port = ports[number] if len(ports) == len(hosts) else ports[0]
-        yield {"host": host} | ({"port": port} if port else {})
+        # Also an empty one: the address itself may have a port, or a comma, for each of its hosts.
+        yield {"host": host, "port": port}
 
 
 def _timeline(connection: Connection) -> int:

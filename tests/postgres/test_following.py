@@ -1,0 +1,175 @@
+"""What a replica does for the others and hears of them: news, where the log is, upkeep."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tests.postgres.conftest import Replica, Start
+from tests.postgres.server import Server
+from tests.postgres.test_journal import add, make
+from tests.waiting import join, until
+from varserve_service.core.errors import JournalError
+from varserve_service.core.ports.journal import Position
+from varserve_service.journal import JournalOptions
+from varserve_service.journal.postgres import following, housekeeping
+from varserve_service.journal.postgres.connection import Connector
+from varserve_service.journal.postgres.following import Listener
+from varserve_service.journal.postgres.housekeeping import Housekeeper
+from varserve_service.journal.postgres.schema import CHANNEL
+
+KEY = ("fake", 1)
+
+
+@pytest.fixture
+def writer(database: str, replica: Start) -> Replica:
+    return replica(database, make, history_commits=10)
+
+
+@pytest.fixture
+def listener(database: str, writer: Replica) -> Iterator[Listener]:
+    listener = Listener(Connector(database), KEY)
+    yield listener
+    listener.close()
+
+
+def revisions(listener: Listener, known: Position) -> list[int]:
+    return [commit.revision for commit in listener.news(known)]
+
+
+def test_news_come_in_their_order_and_none_after_a_moment(
+    writer: Replica, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is there at once; without any the caller is not kept waiting."""
+    for _ in range(3):
+        add(writer[0])
+    assert revisions(listener, Position(0)) == [1, 2, 3]
+    last = writer[0]._parts.committer.position
+    monkeypatch.setattr(following, "_NEWS_SECONDS", 0.3)
+    began = time.monotonic()
+    assert revisions(listener, last) == []
+    assert 0.3 <= time.monotonic() - began < 2
+
+
+def test_a_notification_ends_the_wait(
+    writer: Replica, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is looked at when it comes, and not at the next poll."""
+    monkeypatch.setattr(following, "_NEWS_SECONDS", 20.0)
+    monkeypatch.setattr(following, "_POLL_SECONDS", 20.0)
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.extend(revisions(listener, Position(0))))
+    began = time.monotonic()
+    thread.start()
+    until(lambda: listener.standing.silent_seconds < 0.05 and listener._look_at)  # it waits
+    add(writer[0])
+    join([thread])
+    assert found == [1]
+    assert time.monotonic() - began < 10
+
+
+def test_where_the_log_is(
+    writer: Replica, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How far behind, how long nothing was heard, and whether a standby has the commits."""
+    add(writer[0])
+    first = writer[0]._parts.committer.position
+    for _ in range(2):
+        add(writer[0])
+    time.sleep(0.2)
+    assert listener.standing.silent_seconds >= 0.2
+    listener.news(first)
+    standing = listener.standing
+    assert standing.silent_seconds < 0.2
+    assert (standing.behind, standing.synchronous) == (2, False)
+    # Now and then alone.
+    listener.news(writer[0]._parts.committer.position)
+    assert listener.standing.behind == 2
+    monkeypatch.setattr(listener, "_look_at", 0.0)
+    listener.news(writer[0]._parts.committer.position)
+    assert listener.standing.behind == 0
+
+
+def test_a_connection_that_goes_is_made_again(
+    writer: Replica, listener: Listener, server: Server
+) -> None:
+    """No news this time; the next look has them all."""
+    add(writer[0])
+    assert revisions(listener, Position(0)) == [1]
+    assert listener._open is not None
+    server.execute(f"SELECT pg_terminate_backend({listener._open.info.backend_pid})")
+    assert revisions(listener, Position(0)) == []
+    assert listener._open is None
+    assert revisions(listener, Position(0)) == [1]
+
+
+def test_a_listener_that_is_closed_keeps_no_connection(listener: Listener, database: str) -> None:
+    """Also one that was made while it closed."""
+    listener.close()
+    made = psycopg.connect(database)
+    listener._open = made
+    with pytest.raises(JournalError, match="closed"):
+        listener.news(Position(0))
+    assert made.closed
+
+
+@pytest.fixture
+def keeper(
+    database: str, writer: Replica, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Housekeeper]:
+    monkeypatch.setattr(housekeeping, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(housekeeping, "_IDLE_SECONDS", 0.05)
+    keeper = Housekeeper(Connector(database), KEY, JournalOptions(history_commits=10))
+    yield keeper
+    keeper.close()
+    keeper._thread.join(20)
+    assert not keeper._thread.is_alive()
+
+
+def test_the_others_are_told_each_time(keeper: Housekeeper, database: str) -> None:
+    """Once for all that comes meanwhile; also after a pause, when the connection was closed."""
+    heard = 0
+    keeper.start()
+    with psycopg.connect(database, autocommit=True) as other:
+        other.execute(f"LISTEN {CHANNEL}")
+        for _ in range(3):
+            keeper.tell()
+            (told,) = other.notifies(timeout=10, stop_after=1)
+            assert (told.channel, told.payload) == (CHANNEL, "fake")
+            heard += 1
+            assert not list(other.notifies(timeout=0.15))
+    assert heard == 3
+
+
+def test_the_log_is_compacted_when_it_is_due(
+    keeper: Housekeeper, writer: Replica, database: str
+) -> None:
+    """By whoever looks first; nobody asks for it."""
+    for _ in range(12):
+        add(writer[0])
+    keeper.start()
+    with psycopg.connect(database, autocommit=True) as connection:
+        query = "SELECT horizon FROM varserve_head"
+        until(lambda: connection.execute(query).fetchone() == (2,))
+
+
+def test_upkeep_that_fails_is_tried_again(
+    keeper: Housekeeper, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log has the reason, and the thread goes on, at the soonest in a second."""
+    failures: list[float] = []
+
+    def is_due(*_: object) -> bool:
+        failures.append(time.monotonic())
+        if len(failures) == 1:
+            raise JournalError("damaged")
+        return False
+
+    monkeypatch.setattr(housekeeping.compaction, "is_due", is_due)
+    keeper.start()
+    until(lambda: len(failures) >= 2)
+    assert failures[1] - failures[0] >= 0.99
