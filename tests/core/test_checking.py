@@ -91,6 +91,17 @@ def test_values_that_do_not_pass_change_nothing() -> None:
     assert a.array.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(("count", "shown"), [(8, str([0.0] * 8)), (9, "float32 [9]")])
+def test_outputs_are_shown_as_far_as_they_are_short(count: int, shown: str) -> None:
+    """Of a longer one dtype and shape, and of many outputs the first ones."""
+    outputs = {"ok": False} | {f"out{n}": np.zeros(count, np.float32) for n in range(20)}
+    live, *_ = live_of(lambda **_: outputs)
+    with pytest.raises(RequestError) as failed:
+        live.assign([setting("a", [100, 0])], check=CHECK)
+    assert failed.value.metadata["output/out0"] == shown
+    assert len([key for key in failed.value.metadata if key.startswith("output/")]) == 16
+
+
 def test_a_check_that_fails_refuses() -> None:
     """A function that raises refuses the commit, with what it said."""
 

@@ -111,6 +111,55 @@ def test_the_end_of_a_model_ends_its_waiters(ask: str) -> None:
         assert not left.answers
 
 
+def test_who_leaves_or_closes_while_the_journal_is_asked() -> None:
+    """Who has left is told nothing; who still waits is told of the end, once."""
+    with replicas(1, follows=False) as ((live,), (journal,)):
+        asked, gate = threading.Event(), threading.Event()
+        newest = journal.newest
+
+        def slow(known: Any) -> Any:
+            asked.set()
+            assert gate.wait(30)
+            return newest(known)
+
+        journal.newest = slow  # type: ignore[method-assign]
+        left, stays, ended = Told(), Told(), Told()
+        waiter = live.freshness.wait_for_newest(left)
+        live.freshness.wait_for_newest(stays)
+        assert asked.wait(30)
+        live.freshness.leave(waiter)
+        gate.set()
+        until(lambda: stays.answers == [None])
+        assert left.answers == []
+        asked.clear()
+        gate.clear()
+        live.freshness.wait_for_newest(ended)
+        assert asked.wait(30)
+        why = RequestError(Reason.MODEL_NOT_READY, "it goes")
+        live.freshness.close(why)
+        gate.set()
+        until(lambda: ended.answers)
+        assert ended.answers == [why]
+        until(lambda: live.freshness._thread and not live.freshness._thread.is_alive())
+
+
+def test_a_journal_that_cannot_be_gone_on_with() -> None:
+    """The replica gives up, and those who asked are told to ask another one."""
+    with replicas(1, follows=False) as ((live,), (journal,)):
+        error = ValueError("a defect")
+
+        def broken(known: Any) -> Any:
+            raise error
+
+        journal.newest = broken  # type: ignore[method-assign]
+        told = Told()
+        live.freshness.wait_for_newest(told)
+        until(lambda: told.answers)
+        assert told.answers[0] is not None
+        assert "ask another one" in told.answers[0].message
+        assert journal.gave_up == [error]
+
+
 def test_many_who_ask_at_the_same_time_share_a_question() -> None:
     """All that come while the journal is asked are answered by one more question."""
     with replicas(1) as ((live,), (journal,)):

@@ -92,6 +92,23 @@ def test_a_subject_holds_its_share_at_most() -> None:
     assert memory.budget.holdings.held_by("s") == 50 * MIB
 
 
+def test_what_is_not_charged_does_not_count() -> None:
+    """Nor does what is small; both may be more than the share."""
+    memory = Memory()
+    table = memory.budget.holdings
+    memory.hold("half", 50 * MIB, "s")
+    held = [
+        table.hold("s", 60 * MIB, "it", None, charged=False),
+        table.hold("s", holdings.SMALL_BYTES - 1, "it", None),
+    ]
+    assert table.held_by("s") == 50 * MIB
+    error = refusal(table.hold, "s", holdings.SMALL_BYTES, "it", None)
+    assert error.reason is Reason.TOO_MANY_REQUESTS
+    for each in held:
+        each.release()
+    assert table.held_by("s") == 50 * MIB
+
+
 # Leases.
 
 

@@ -12,6 +12,7 @@ from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.idempotency import IdempotencyCache
 from varserve_service.core.errors import Reason
 from varserve_service.core.ports.commits import WriteRequest
+from varserve_service.core.ports.messages import Answer
 
 SECOND = 1_000_000_000
 
@@ -45,6 +46,54 @@ def test_answers_leave_by_age() -> None:
     assert len(answers) == 2
 
 
+def test_each_bound_is_kept_exactly() -> None:
+    """What is at a bound stays; one more second, byte or answer is too much."""
+    now = SECOND
+    answers: IdempotencyCache[str] = IdempotencyCache(3, 100, 2.0, clock=lambda: now)
+    answers.keep(request("a"), "a", 100)
+    assert answers.find(request("a")) == "a"
+    now += 2 * SECOND
+    answers.keep(request("b"), "b", 0)
+    assert answers.find(request("a")) == "a"
+    assert len(answers) == 2
+    now += 1
+    assert answers.find(request("a")) is None
+    answers.keep(request("c"), "c", 100)
+    assert (len(answers), answers.find(request("c"))) == (2, "c")
+    for name in "de":
+        answers.keep(request(name), name, 0)
+    assert [answers.find(request(name)) for name in "bcde"] == [None, "c", "d", "e"]
+
+
+def test_a_request_that_is_kept_again_counts_once() -> None:
+    """With the newer answer, as the newest; one without a request is not kept."""
+    answers: IdempotencyCache[str] = IdempotencyCache(max_count=2, max_bytes=100)
+    answers.keep(None, "nobody's", 1)
+    assert (len(answers), answers.find(None)) == (0, None)
+    answers.keep(request("a"), "first", 60)
+    answers.keep(request("b"), "b", 10)
+    answers.keep(request("a"), "second", 90)
+    assert (len(answers), answers.find(request("a")), answers.find(request("b"))) == (
+        2,
+        "second",
+        "b",
+    )
+    answers.keep(request("c"), "c", 0)
+    assert [answers.find(request(name)) for name in "abc"] == ["second", None, "c"]
+
+
+def test_a_fingerprint_may_lack_what_is_of_the_body() -> None:
+    """Then the part that both have decides, whichever came first."""
+    answers: IdempotencyCache[str] = IdempotencyCache()
+    answers.keep(request("long", fingerprint=b"head-body"), "a", 1)
+    answers.keep(request("short", fingerprint=b"head"), "b", 1)
+    assert answers.find(request("long", fingerprint=b"head")) == "a"
+    assert answers.find(request("short", fingerprint=b"head-body")) == "b"
+    for name in ("long", "short"):
+        error = refusal(answers.find, request(name, fingerprint=b"heal"))
+        assert error.reason is Reason.REQUEST_ID_REUSED
+
+
 @pytest.mark.parametrize("jump", [-86_400, 86_400, 10**9])
 def test_a_jump_of_the_wall_clock_forgets_nothing(jump: int) -> None:
     """What was answered in this process is as old as it is, whatever the wall clock says."""
@@ -73,12 +122,15 @@ def test_answers_from_before_a_restart_are_as_old_as_the_wall_clock_says(
 def test_an_id_is_its_subject_s_own() -> None:
     """Equal ids of two subjects are two writes, equal or not, and neither learns of the other."""
     live, *_ = two()
-    write = [Write("a", ADD, array(1, 1, 1))]
+
+    def add(asked: WriteRequest) -> Answer:
+        return live.assign([Write("a", ADD, array(1, 1, 1))], request=asked)
+
     ours, theirs = request("r", "ours", b"x"), request("r", "theirs", b"x")
-    first = live.assign(write, request=ours)
-    assert live.assign(write, request=theirs).header.revision == 2
-    assert live.assign(write, request=ours) is first
-    assert live.assign(write, request=request("r", "others", b"y")).header.revision == 3
+    first = add(ours)
+    assert add(theirs).header.revision == 2
+    assert add(ours) is first
+    assert add(request("r", "others", b"y")).header.revision == 3
     assert value_of(live, "a").tolist() == [4, 5, 6]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.core.shared_log import Replica, SharedLog
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.waiting import until
 from varserve_service.core.arrays.buffers import idle_bytes
@@ -248,6 +249,64 @@ def test_many_regions_on_a_device_are_worked_out_on_the_host(in_place: bool, bro
     live = LiveModel(loaded, host_memory=budget(brought * MIB))
     assert live.assign(writes).header.revision == 1
     assert (live.memory.host.reserved, live.memory.device.reserved) == (0, 0)
+
+
+def on_device(loaded: FakeModel, *, room: int) -> FakeModel:
+    loaded.device = "GPU:0"
+    for variable in loaded.variables:
+        variable.spec = replace(variable.spec, device="GPU:0")
+    loaded.room = Room(room, 1000 * MIB)
+    return loaded
+
+
+def test_what_a_journal_keeps_is_brought_from_the_device() -> None:
+    """What is written there needs room on the host for the journal; without one it does not."""
+
+    def fill() -> dict[str, np.ndarray[Any, Any]]:
+        return {}
+
+    def made(available: int, **options: Any) -> LiveModel:
+        loaded = on_device(big_model()[0], room=1000 * MIB)
+        loaded.functions = [FakeFunction("fill", fill, writes=("big",))]
+        return LiveModel(loaded, host_memory=budget(available), **options)
+
+    whole = Write("big", Operation.SET, ALL.copy())
+    for available, fits in ((32 * MIB - 1, False), (32 * MIB, True)):
+        journal = Replica(SharedLog())
+        journal.max_commit_bytes = 2**30
+        live = made(available, journal=journal)
+        if fits:
+            assert live.assign([whole]).header.revision == 1
+            assert live.run("fill", {}, {}).header.revision == 2
+        else:
+            with pytest.raises(OutOfMemory, match="what is kept of the write needs"):
+                live.assign([whole])
+            with pytest.raises(OutOfMemory, match="what is kept of function 'fill' needs"):
+                live.run("fill", {}, {})
+        assert (live.memory.host.reserved, live.memory.device.reserved) == (0, 0)
+        live.close()
+    alone = made(0)
+    assert alone.assign([Write("big", Operation.SET, ALL.copy())]).header.revision == 1
+    assert alone.run("fill", {}, {}).header.revision == 2
+
+
+def test_a_part_of_the_past_on_a_device_needs_room_in_both_memories() -> None:
+    """It is laid together on the host, and brought to the device."""
+    loaded = on_device(big_model()[0], room=1000 * MIB)
+    available = [1000 * MIB]
+    live = LiveModel(loaded, host_memory=MemoryBudget("host", lambda: Room(available[0], 2**40)))
+    live.assign([Write("big", Operation.SET, ROW, Rows(np.array([1])))])
+    row = [Read("big", Rows(np.array([1])))]
+    for host, device, short in ((4, 4, ""), (3, 4, "host"), (4, 3, "GPU:0")):
+        available[0], loaded.room = host * MIB, Room(device * MIB, 1000 * MIB)
+        if short:
+            with pytest.raises(OutOfMemory, match=f"needs {4 * MIB} bytes of {short} memory"):
+                live.timeline.read(row, 0)
+        else:
+            (entry,) = live.timeline.read(row, 0).entries
+            assert entry.value is not None
+            assert entry.value.numpy().sum() == 0
+        assert (live.memory.host.reserved, live.memory.device.reserved) == (0, 0)
 
 
 def test_what_a_device_does_not_keep_takes_host_memory() -> None:
