@@ -17,7 +17,7 @@ from varserve_service.core.commit import shared_leases as module
 from varserve_service.core.commit.leases import lease_not_found
 from varserve_service.core.commit.shared_leases import SharedLeases
 from varserve_service.core.errors import JournalClosed, OutOfMemory, StateStoreUnavailable
-from varserve_service.core.ports.journal import KeptHeld, LeaseChange
+from varserve_service.core.ports.shared_journal import KeptHeld, LeaseChange
 
 HELD = (KeptHeld("a", 1, 0, None, np.zeros(3, np.float32)),)
 

@@ -17,7 +17,7 @@ from tests.postgres.test_leases import made
 from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import JournalClosed, JournalError, StateStoreUnavailable
-from varserve_service.core.ports.journal import KeptLeases
+from varserve_service.core.ports.shared_journal import KeptLeases
 from varserve_service.journal.postgres.connection import Connector
 from varserve_service.journal.postgres.leases import LeaseRows
 

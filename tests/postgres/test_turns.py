@@ -19,8 +19,9 @@ from tests.waiting import join, until
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import JournalError, Reason, StateStoreUnavailable
 from varserve_service.core.ports.commits import WriteRequest
-from varserve_service.core.ports.journal import LeaseChange, Position
+from varserve_service.core.ports.journal import Position
 from varserve_service.core.ports.messages import Read
+from varserve_service.core.ports.shared_journal import LeaseChange
 from varserve_service.journal.postgres import appending
 from varserve_service.journal.postgres.journal import PostgresJournal
 
