@@ -158,13 +158,15 @@ class Replica:
 
     @property
     def standing(self) -> Standing:
-        return Standing(0.0, len(self._log.commits) - self.position.revision, True)
+        behind = len(self._log.commits) - self.position.revision
+        return Standing(0.0, behind, self.behind_seconds, True)
 
     @property
     def leases(self) -> Leases:
         return self._log.leases
 
     check_seconds = 0.0
+    behind_seconds = 0.0
 
     def check_round(self) -> tuple[int, int] | None:
         return None

@@ -46,7 +46,7 @@ def test_the_commits_after_each_position(
     for known in range(HORIZON, COMMITS + 1):
         expected = list(range(known + 1, COMMITS + 1))
         assert revisions(connection, positions[known], headed=headed) == expected
-    monkeypatch.setattr(reading, "_AT_ONCE", 3)
+    monkeypatch.setattr(reading, "AT_ONCE", 3)
     expected = [6, 7, 8] if headed else [6, 7]
     assert revisions(connection, positions[5], headed=headed) == expected
 

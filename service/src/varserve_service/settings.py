@@ -384,6 +384,13 @@ class Settings(BaseSettings):
         le=DECADE,
         description="seconds until replicas compare the hashes of their values again; 0: never",
     )
+    state_lag: float = Field(
+        10.0,
+        ge=0,
+        le=DECADE,
+        description="seconds that a replica may be behind the database and health says SERVING; "
+        "0: any",
+    )
     history_commits: int = Field(10_000, ge=1, description="commits of a model that are kept")
     history_bytes: int = Field(
         256 * MIB, ge=1, description="bytes of values of a model's commits that are kept"

@@ -72,5 +72,6 @@ def server_options(settings: Settings, connections: ConnectionShares) -> ServerO
             for verb, limit in settings.limits.items()
         },
         batching=batch_options(settings),
+        state_lag=settings.state_lag,
         call_log_level=settings.call_log_level,
     )

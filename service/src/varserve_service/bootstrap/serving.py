@@ -150,6 +150,7 @@ async def run_server(
             loader.allowed,
         )
         poller.start()
+    await until_ready(server, stop)
     if server.admin_address:
         print(f"varserve admin on {server.admin_address}", flush=True)
     log.info(
@@ -169,6 +170,14 @@ async def run_server(
     finished = await server.stop(settings.grace)
     delay.cancel()
     return finished
+
+
+async def until_ready(server: Server, stop: asyncio.Event) -> None:
+    """Wait until health says SERVING, or for a stop signal."""
+    waits = [asyncio.create_task(each) for each in (server.wait_until_ready(), stop.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for each in waits:
+        each.cancel()
 
 
 def try_out(settings: Settings) -> NoReturn:

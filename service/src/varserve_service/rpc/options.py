@@ -60,6 +60,8 @@ class ServerOptions:
     """By model and function, which `batching.batching_problem` must find no fault with."""
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """By verb."""
+    state_lag: float = 0.0
+    """Seconds that a replica may be behind the others and be ready; 0: any."""
     call_log_level: str = "debug"
     max_streams: int = 256
     """Calls of one connection in progress at once; the client keeps further ones waiting."""

@@ -39,6 +39,7 @@ from .options import ServerOptions, channel_options, listen
 from .public import PublicServer
 from .services.backend import Backend
 from .serving.read_cache import ReadCache
+from .serving.readiness import Readiness
 from .serving.served import Served, Serving
 from .serving.workers import Workers
 
@@ -113,7 +114,10 @@ class Server:
         self._backend.nested = self._dispatcher.nested
         self._backend.decode_message = self._dispatcher.message
         self._health = HealthService()
+        self._known: set[str] = set()
         self._healthy: set[str] = set()
+        self._ready = asyncio.Event()
+        self._readiness = Readiness(models, options.state_lag, self._tell_health)
         self._stopping = False
         self._prober: grpc.aio.Server | None = None
         self.health_address: str | None = None
@@ -194,6 +198,7 @@ class Server:
             self._backend.port.start()
         await self._server.start()
         await self._tell_health()
+        self._readiness.start()
         return address
 
     def administer(self, administration: Administration) -> None:
@@ -210,6 +215,7 @@ class Server:
         Returns the versions that nothing means any more, to be retired. From the event loop.
         """
         self._serving.open(live)
+        await self._readiness.wait(live)  # or health would say NOT_SERVING for a moment
         return await self._after(self._models.serve(live, label))
 
     async def withdraw(self, name: str, label: str | None) -> list[LiveModel]:
@@ -229,17 +235,29 @@ class Server:
         return ended
 
     async def _tell_health(self) -> None:
-        """The service as a whole, and all that a model can be called."""
+        """The service as a whole, and all that a model can be called.
+
+        A model that is too far behind is not serving, and then neither is the whole.
+        """
         if self._stopping:  # what was still being loaded changes nothing about that
             return
-        names = {""}
+        healthy, late = {""}, set[str]()
         for live in self._models.sorted:
-            names.update((*self._models.names(live.name), f"{live.name}@{live.version}"))
-        gone, self._healthy = self._healthy - names, names
-        for name in names:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        for name in gone:
-            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+            names = (*self._models.names(live.name), f"{live.name}@{live.version}")
+            if self._readiness.is_ready(live):
+                healthy.update(names)
+            else:
+                late.update(names)
+        healthy.difference_update(late | ({""} if late else set()))
+        self._known |= healthy | late | {""}
+        self._healthy = healthy
+        if self.ready:
+            self._ready.set()
+        for name in self._known:
+            status = health_pb2.HealthCheckResponse.SERVING
+            if name not in healthy:
+                status = health_pb2.HealthCheckResponse.NOT_SERVING
+            await self._health.set(name, status)
 
     def _served(self, live: LiveModel) -> Served:
         options = self._options
@@ -261,6 +279,10 @@ class Server:
     def ready(self) -> bool:
         """Whether health says SERVING for the service as a whole. From any thread."""
         return "" in self._healthy
+
+    async def wait_until_ready(self) -> None:
+        """Until health has said SERVING for the service as a whole."""
+        await self._ready.wait()
 
     @property
     def ports(self) -> Sequence[tuple[str, str, int]]:
@@ -316,6 +338,7 @@ class Server:
         Returns False when, after `grace` seconds, work was still in progress.
         """
         self._stopping = True
+        self._readiness.close()
         self._healthy = set()
         # At once: telling watchers may take a second.
         self._dispatcher.refuse()

@@ -174,6 +174,11 @@ class StateCollector(Collector):
             "Commits of other replicas that this one has not taken yet.",
             MODEL,
         )
+        age = _Gauge(
+            "varserve_replica_behind_seconds",
+            "How old the state here was when the log of a shared state was read last.",
+            MODEL,
+        )
         synchronous = _Gauge(
             "varserve_replica_state_synchronous",
             "1 if a commit to a shared state is on a standby before it is acknowledged.",
@@ -197,6 +202,7 @@ class StateCollector(Collector):
             if standing is not None:
                 silent.add_metric(key, standing.silent_seconds)
                 behind.add_metric(key, standing.behind)
+                age.add_metric(key, standing.behind_seconds)
                 synchronous.add_metric(key, standing.synchronous)
         yield from (revision, written, pending, overdue, watches, memory, journal)
         yield from (silent, behind, synchronous)

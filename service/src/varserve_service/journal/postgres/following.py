@@ -14,11 +14,13 @@ from varserve_service.core.ports.journal import KeptCommit, Position
 from varserve_service.core.ports.shared_journal import Standing
 from varserve_service.journal.disk import log
 
-from .connection import Connector, cut_after
-from .reading import OF_MODEL, Key, commits_after
+from .connection import Connector
+from .guard import Guard
+from .reading import AT_ONCE, OF_MODEL, Key, commits_after
 from .schema import CHANNEL, Connection
 
-_CUT_SECONDS = 14.0
+_PATIENCE_SECONDS, _MOST_SECONDS = 3.0, 14.0
+"""For an answer: more, when one did not come, because it may have been a large one."""
 _POLL_SECONDS = 0.1
 _NEWS_SECONDS = 0.25
 _LOOK_SECONDS = 5.0
@@ -36,7 +38,13 @@ class Listener:
         self._key = key
         self._closed = threading.Event()
         self._open: Connection | None = None
+        self._guard = Guard()
+        self._patience = _PATIENCE_SECONDS
         self._read_at = time.monotonic()
+        self._had_all_at: float | None = None
+        """When this replica had every commit last."""
+        self._handed: tuple[float, int, bool] | None = None
+        """When commits were asked for that may not be taken yet, the last, and if these are all."""
         self._behind = 0
         self._synchronous = False
         self._look_at = 0.0
@@ -44,8 +52,13 @@ class Listener:
     @property
     def standing(self) -> Standing:
         """As `SharedJournal.standing`. From any thread."""
-        silent = max(0.0, time.monotonic() - self._read_at)
-        return Standing(silent, self._behind, self._synchronous)
+        now, had_all_at = time.monotonic(), self._had_all_at
+        silent = max(0.0, now - self._read_at)
+        behind = float("inf")
+        if had_all_at is not None:
+            # Commits that are not taken keep it behind, also while it reads nothing.
+            behind = max(0.0, (self._read_at if self._handed is None else now) - had_all_at)
+        return Standing(silent, self._behind, behind, self._synchronous)
 
     def news(self, known: Position) -> Sequence[KeptCommit]:
         """As `SharedJournal.news`."""
@@ -53,6 +66,7 @@ class Listener:
             self._drop()  # one that was made while it closed
             raise JournalError("the journal is closed")
         until = time.monotonic() + _NEWS_SECONDS
+        self._note_taken(known)
         try:
             if self._open is None or self._open.closed:
                 self._open = self._connector.connect()
@@ -60,21 +74,39 @@ class Listener:
             connection = self._open
             self._connector.check(connection)
             while not self._closed.is_set():
-                with cut_after(connection, _CUT_SECONDS):
+                asked_at = time.monotonic()
+                with self._guard.cut_after(connection, self._patience):
                     commits = commits_after(connection, self._key, known)
                     self._look(connection, known)
-                    if commits or time.monotonic() >= until:
-                        return commits
-                    for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
-                        pass
+                self._patience = _PATIENCE_SECONDS
+                self._note_read(asked_at, commits)
+                if commits or time.monotonic() >= until:
+                    return commits
+                for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
+                    pass
         except psycopg.Error as error:
             if not self._closed.is_set():
                 log.warning(
                     "the log is not followed", database=self._connector.name, error=str(error)
                 )
                 self._closed.wait(_POLL_SECONDS)
+            self._patience = min(2 * self._patience, _MOST_SECONDS)
             self._drop()
         return []
+
+    def _note_read(self, asked_at: float, commits: Sequence[KeptCommit]) -> None:
+        if commits:
+            # Of what was read the first is the last commit that was known.
+            self._handed = asked_at, commits[-1].revision, len(commits) < AT_ONCE - 1
+        else:
+            self._had_all_at = asked_at
+
+    def _note_taken(self, known: Position) -> None:
+        if self._handed is not None and self._handed[1] <= known.revision:
+            asked_at, _, all_of_them = self._handed
+            self._handed = None
+            if all_of_them:
+                self._had_all_at = asked_at
 
     def _look(self, connection: Connection, known: Position) -> None:
         """Take note of where the log is, now and then."""
@@ -96,4 +128,5 @@ class Listener:
     def close(self) -> None:
         """Close the connection; a wait in progress ends."""
         self._closed.set()
+        self._guard.close()
         self._drop()

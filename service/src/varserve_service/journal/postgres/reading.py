@@ -18,7 +18,7 @@ OF_MODEL = "model = %s AND version = %s"
 HEAD = (
     f"SELECT epoch, revision, append, horizon, horizon_append FROM varserve_head WHERE {OF_MODEL}"
 )
-_AT_ONCE = 1_000  # rows that are read at a time
+AT_ONCE = 1_000  # rows that are read at a time
 
 
 def commits_after(
@@ -30,7 +30,7 @@ def commits_after(
     rows = connection.execute(
         f"SELECT {LOG_COLUMNS} FROM varserve_log WHERE {OF_MODEL} AND revision >= %s "
         "ORDER BY revision LIMIT %s",
-        (*key, known.revision, _AT_ONCE if head is None else None),
+        (*key, known.revision, AT_ONCE if head is None else None),
         binary=True,
     ).fetchall()
     if rows and rows[0][0] == known.revision:
