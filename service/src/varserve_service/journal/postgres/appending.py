@@ -37,13 +37,16 @@ from .schema import Connection
 
 _COMMIT_SECONDS = 3.0
 """A commit that takes longer is undecided, and resolved."""
-_TURN_SECONDS = 14.0
-"""Longer than the server lets anybody wait for a row."""
+_TURN_SECONDS = 10.0
+"""How long others may have the lock."""
+_LOCK_SECONDS = 2.0
+"""Then it is asked for again: a lock that others have is told from a server that says nothing."""
+_ANSWER_SECONDS = 1.5
+_READ_SECONDS = 14.0
 _RESOLVE_SECONDS = 20.0
 _RETRY_SECONDS = 0.1
 _BYTES_PER_SECOND = 10e6
 
-_LOCKED = psycopg.errors.LockNotAvailable.sqlstate
 _APPEND = f"""
     WITH head AS (
         UPDATE varserve_head SET revision = %s, append = %s
@@ -97,23 +100,33 @@ class Appender:
 
     def _take_turn(
         self, known: Position, deadline: float | None
-    ) -> tuple[Connection, Head, list[KeptCommit]]:
-        reused = self._open is not None
-        try:
-            connection = self._connection()
-            with self._guard.cut_after(connection, _TURN_SECONDS):
-                head = self._lock_head(connection, deadline)
-                # A statement of its own: in one with the lock it would see the log before it.
-                return connection, head, commits_after(connection, self._key, known, head)
-        except psycopg.Error as error:
-            self._drop()
-            if reused and isinstance(error, psycopg.OperationalError) and error.sqlstate != _LOCKED:
+    ) -> tuple[Connection, Head, Sequence[KeptCommit]]:
+        until = time.monotonic() + _TURN_SECONDS
+        if deadline is not None:
+            until = min(until, deadline)
+        while True:
+            reused = self._open is not None
+            try:
+                connection = self._connection()
+                head = self._lock_head(connection, until)
+                return connection, head, self._missed(connection, known, head)
+            except psycopg.errors.LockNotAvailable as error:
+                self._roll_back()
+                if time.monotonic() >= until:
+                    raise self._no_turn(error, deadline) from error
+            except psycopg.Error as error:
+                self._drop()
+                if not (reused and isinstance(error, psycopg.OperationalError)):
+                    raise self._no_turn(error, deadline) from error
                 # The connection ended while nobody used it. Nothing was asked for yet.
-                return self._take_turn(known, deadline)
-            raise self._no_turn(error, deadline) from error
-        except BaseException:
-            self._drop()
-            raise
+            except BaseException:
+                self._drop()
+                raise
+
+    def _missed(self, connection: Connection, known: Position, head: Head) -> Sequence[KeptCommit]:
+        # A statement of its own: in one with the lock it would see the log before it.
+        with self._guard.cut_after(connection, _READ_SECONDS):
+            return commits_after(connection, self._key, known, head)
 
     def _no_turn(self, error: psycopg.Error, deadline: float | None) -> RequestError:
         waited = isinstance(error, psycopg.errors.LockNotAvailable)
@@ -124,16 +137,19 @@ class Appender:
             )
         return refusal(self._connector.name, error)
 
-    def _lock_head(self, connection: Connection, deadline: float | None) -> Head:
-        """Begin the transaction of a turn: this replica may append until its end."""
+    def _lock_head(self, connection: Connection, until: float) -> Head:
+        """Begin the transaction of a turn: this replica may append until its end.
+
+        Raises psycopg.errors.LockNotAvailable after `_LOCK_SECONDS`, or when the time is over.
+        """
+        seconds = max(0.001, min(_LOCK_SECONDS, until - time.monotonic()))
         begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
-        if deadline is not None:
-            milliseconds = max(1, min(10_000, int(1000 * (deadline - time.monotonic()))))
-            begin += f"; SET LOCAL lock_timeout = {milliseconds}"
+        begin += f"; SET LOCAL lock_timeout = {int(1000 * seconds)}"
         # In one message, and not in a pipeline: that ends with a flush, after which the server
         # waits for what is to come, and does not count a transaction as idle.
         head = psycopg.ClientCursor(connection)
-        head.execute(f"{begin}; {HEAD} FOR NO KEY UPDATE", self._key)
+        with self._guard.cut_after(connection, seconds + _ANSWER_SECONDS):
+            head.execute(f"{begin}; {HEAD} FOR NO KEY UPDATE", self._key)
         while head.nextset():
             pass
         row = head.fetchone()
@@ -262,9 +278,8 @@ class Appender:
 
     def _resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
         connection = self._connection()
-        with self._guard.cut_after(connection, _TURN_SECONDS):
-            head = self._lock_head(connection, None)
-            missed = commits_after(connection, self._key, known, head)
+        head = self._lock_head(connection, time.monotonic() + _LOCK_SECONDS)
+        missed = self._missed(connection, known, head)
         self._commit(connection, _CONFIRM, self._key, _COMMIT_SECONDS)
         happened = any(commit.append == self._last_append for commit in missed)
         log.info("a commit was resolved", database=self._connector.name, happened=happened)

@@ -58,8 +58,10 @@ class Housekeeper:
             self._news_due.clear()
             try:
                 with self._connector.connect() as connection:
+                    # A notification holds a lock of the whole cluster until it is committed. So it
+                    # is not part of a commit, and waits for no standby and no disk.
+                    connection.execute("SET synchronous_commit = off")
                     while told and not self._closed.is_set():
-                        # In the commit it would hold a lock of the whole cluster meanwhile.
                         with cut_after(connection, _NOTIFY_SECONDS):
                             connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self._key[0]))
                         told = self._news_due.wait(_IDLE_SECONDS)
