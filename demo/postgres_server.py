@@ -74,8 +74,16 @@ def _copied(folder: Path) -> Path:
 class Server:
     """A database server that can be stopped, killed and started again."""
 
-    def __init__(self, folder: Path, *, copy_of: Server | None = None, name: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        copy_of: Server | None = None,
+        name: str = "",
+        listen: str = _SETTINGS["listen_addresses"],
+    ) -> None:
         """`copy_of`: this is a standby of that server, known to it by `name`."""
+        self._listen = listen
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         # It refuses to run as root.
@@ -89,9 +97,7 @@ class Server:
         if copy_of is None:
             self._run("initdb", "-D", str(self.data), "-U", "varserve", "-A", "trust", "--no-sync")
         else:
-            source = f"host=127.0.0.1 port={copy_of.port} user=varserve application_name={name}"
-            backup = ("-D", str(self.data), "-R", "-X", "stream", "--no-sync", "-c", "fast")
-            self._run("pg_basebackup", *backup, "-d", source)
+            self.copy(copy_of, name)
 
     @property
     def data(self) -> Path:
@@ -101,6 +107,16 @@ class Server:
     def address(self) -> str:
         """As --state takes it."""
         return f"postgresql://varserve@127.0.0.1:{self.port}/postgres"
+
+    def copy(self, source: Server, name: str) -> None:
+        """Become a standby of a server, known to it by `name`, when it starts; it does not run."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        backup = ("-D", str(self.data), "-R", "-X", "stream", "--no-sync", "-c", "fast")
+        self._run("pg_basebackup", *backup, "-d", source.source(name))
+
+    def source(self, name: str) -> str:
+        """As a standby takes it that is known by `name`."""
+        return f"host=127.0.0.1 port={self.port} user=varserve application_name={name}"
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
@@ -115,7 +131,9 @@ class Server:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         settings: Sequence[str] = [
-            item for name, value in _SETTINGS.items() for item in ("-c", f"{name}={value}")
+            item
+            for name, value in (_SETTINGS | {"listen_addresses": self._listen}).items()
+            for item in ("-c", f"{name}={value}")
         ]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -150,7 +168,7 @@ class Server:
 
     def promote(self) -> None:
         """Make a standby a server that takes writes."""
-        self._run("pg_ctl", "promote", "-D", str(self.data), "-w")
+        assert self.execute(f"SELECT pg_promote(true, {_START_SECONDS:.0f})") == [(True,)]
 
     def stop(self, how: int = signal.SIGQUIT) -> None:
         """Stop it at once, as a crash does; SIGINT: in good order, with the connections cut."""
@@ -159,9 +177,40 @@ class Server:
             self._process.wait(60)
             self._process = None
 
-    def execute(self, query: str) -> list[tuple[object, ...]]:
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._process is not None
+
+    def kill(self) -> None:
+        """End every process of it at the same moment, as a machine does that loses its power."""
+        if self._process is not None:
+            self._signal(signal.SIGSTOP, signal.SIGKILL)  # none has time to notice the others' end
+            self._process.wait(60)
+            self._process = None
+
+    def pause(self) -> None:
+        """Stop every process of it, with the connections open; `resume` lets them go on."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a server go on that was paused."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, *numbers: int) -> None:
+        """Signals to every process of it; the first to the one that makes the others."""
+        assert self._process is not None
+        first = self._process.pid
+        os.kill(first, numbers[0])
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        for number in numbers:
+            for process in (first, *map(int, children)):
+                with suppress(ProcessLookupError):
+                    os.kill(process, number)
+
+    def execute(self, query: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """A query of the operator's own."""
-        with psycopg.connect(self.address, autocommit=True) as connection:
+        with psycopg.connect(self.address, dbname=database, autocommit=True) as connection:
             cursor = connection.execute(query)  # type: ignore[call-overload]
             return cursor.fetchall() if cursor.description else []
 
@@ -172,11 +221,11 @@ class Server:
 
 
 @contextmanager
-def running(copy_of: Server | None = None, name: str = "") -> Iterator[Server]:
-    """A server with an empty data folder, or a standby."""
+def running(copy_of: Server | None = None, name: str = "", **options: str) -> Iterator[Server]:
+    """A server with an empty data folder, or a standby. `options`: of Server."""
     folder = Path(tempfile.mkdtemp(prefix="varserve-postgres-", dir="/tmp"))
     try:
-        server = Server(folder, copy_of=copy_of, name=name)
+        server = Server(folder, copy_of=copy_of, name=name, **options)
         server.start()
         try:
             yield server

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.fakes import FakeModel
+from tests.postgres.cluster import Cluster
+from tests.postgres.cluster import cluster as running_cluster
 from tests.postgres.server import Server, running
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.journal import JournalOptions
@@ -23,6 +25,19 @@ _numbers = count(1)
 def server() -> Iterator[Server]:
     with running() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def _cluster() -> Iterator[Cluster]:
+    with running_cluster() as found:
+        yield found
+
+
+@pytest.fixture
+def cluster(_cluster: Cluster) -> Cluster:
+    """A primary and two standbys, whatever became of them in the test before."""
+    _cluster.mend()
+    return _cluster
 
 
 @pytest.fixture

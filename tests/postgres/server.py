@@ -14,10 +14,10 @@ __all__ = ["Server", "running"]
 
 
 @contextmanager
-def running(copy_of: Server | None = None, name: str = "") -> Iterator[Server]:
+def running(copy_of: Server | None = None, name: str = "", **options: str) -> Iterator[Server]:
     """A server with an empty data folder, or a standby."""
     try:
-        server = postgres_server.running(copy_of, name)
+        server = postgres_server.running(copy_of, name, **options)
         found = server.__enter__()
     except NoServerError as error:
         pytest.skip(str(error))
