@@ -7,18 +7,21 @@ driver, with the same settings.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
 
 import varserve
+import varserve.aio
 from benchmarks.model import BENCH, variable_name
 from benchmarks.sides import ours
 from demo.postgres_server import running
@@ -58,6 +61,30 @@ class Client(ours.Client):
         replicas, _, self._database = address.partition("#")
         self._each = replicas.removeprefix("ipv4:").split(",")
         super().__init__(replicas, round_robin=True)
+
+    @asynccontextmanager
+    async def assign_aio(self, nbytes: int) -> AsyncIterator[ours.Act]:
+        """To each replica in turn."""
+        async with varserve.aio.connect(self._address, lane=False, round_robin=True) as client:
+            variable = (await client.model(BENCH)).variables[variable_name("float32", nbytes)]
+            value = np.full(variable.shape, 2, np.float32)
+
+            async def act() -> Any:
+                return await variable.assign(value)
+
+            yield act
+
+    @asynccontextmanager
+    async def assign_one_by_one_aio(self, nbytes: int) -> AsyncIterator[ours.Act]:
+        """The same by one writer, however many are asked for: each waits for the one before."""
+        turn = asyncio.Lock()
+        async with self.assign_aio(nbytes) as assign:
+
+            async def act() -> Any:
+                async with turn:
+                    return await assign()
+
+            yield act
 
     @contextmanager
     def insert(self, nbytes: int) -> Iterator[Callable[[], None]]:
