@@ -95,6 +95,15 @@ def test_what_one_commits_the_others_have(in_place: bool) -> None:
         assert count(one) == 0
 
 
+def test_how_a_replica_stands_to_the_log() -> None:
+    """As its journal says; a model that shares no state does not stand anywhere."""
+    with replicas(2, follows=False) as ((one, two), (_, journal)):
+        add(one)
+        assert two.standing == journal.standing
+        assert journal.standing.behind == 1
+    assert LiveModel(made()).standing is None
+
+
 def test_writers_at_all_replicas_make_one_order() -> None:
     """No revision twice, no gap, nothing lost; the last write is everybody's."""
     seed = random.randrange(2**32)

@@ -337,6 +337,11 @@ def test_commits_are_listed_by_page_and_pattern() -> None:
     assert revisions(2, before=3) == [2, 1]
     assert revisions(10, paths=live.timeline.select(["[a]*"])) == [4, 2]
     assert refusal(live.timeline.select, ["a", "z*"]).reason is Reason.VARIABLE_NOT_FOUND
+    assert live.timeline.select([]) is None
+    assert live.timeline.select([], {"a"}) == {"a"}
+    assert live.timeline.select(["*"], {"a"}) == {"a"}
+    assert live.timeline.select(["b", "?"]) == {"a", "b"}
+    assert refusal(live.timeline.select, ["b"], {"a"}).reason is Reason.VARIABLE_NOT_FOUND
 
 
 def test_a_large_value_is_swapped_in_and_read_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

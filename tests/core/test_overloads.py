@@ -121,3 +121,67 @@ def test_overloads_of_other_constants_or_inputs_are_not_narrower() -> None:
     f = function(*((tensor((None, 3)), InputSpec("n", each, optional=True)) for each in twice))
     assert refusal(f, ONE, {}).reason is Reason.OVERLOAD_MISMATCH
     assert choose(f, ONE, {"n": Constant(3)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("shapes", "given", "chosen"),
+    [
+        # Unknown ranks are the widest; of equal ranks a size is narrower than none.
+        ([(None, None), None], (2, 3), 0),
+        ([None, (None, None)], (2, 3), 1),
+        ([(None, 3), (None, None), (2, None)], (2, 3), None),
+        ([(None, 3), (None, None), (2, None), (2, 3)], (2, 3), 3),
+        # What is of another rank does not fit, and is not compared.
+        ([(2,), (None, None)], (2, 3), 1),
+        ([(2, 3), (2, 3)], (2, 3), 0),
+    ],
+)
+def test_which_shapes_are_narrower(
+    shapes: list[PartialShape], given: tuple[int, ...], chosen: int | None
+) -> None:
+    """One that is at least as narrow as all others that fit, in each size."""
+    f = function(*((tensor(shape),) for shape in shapes))
+    inputs = {"x": np.zeros(given, np.float32)}
+    if chosen is None:
+        assert refusal(f, inputs, {}).reason is Reason.OVERLOAD_MISMATCH
+    else:
+        assert choose(f, inputs, {}) == chosen
+
+
+def test_an_overload_of_more_inputs_is_not_narrower() -> None:
+    """Of one that fits with fewer inputs it is another function."""
+    more = (tensor((2, 3)), InputSpec("y", TensorSpec("float32", ()), optional=True))
+    for overloads in ((more, (tensor((2, 3)),)), ((tensor((2, 3)),), more)):
+        assert refusal(function(*overloads), ONE, {}).reason is Reason.OVERLOAD_MISMATCH
+
+
+def test_inputs_that_are_optional_may_be_left_out() -> None:
+    """A tensor; a constant that has no default fits whatever it is."""
+    optional = InputSpec("y", TensorSpec("float32", ()), optional=True)
+    assert choose(function((tensor(None), optional)), ONE, {}) == 0
+    assert choose(function((tensor(None), training(True))), ONE, {}) == 0
+    f = function((tensor(None), training(True)), (tensor((1,)), training(False, default=True)))
+    error = refusal(f, ONE, {})
+    assert "expected the constant True, which is not the default" in error.message
+
+
+def test_what_is_said_of_constants() -> None:
+    """What was expected and what was found, and no more than is readable."""
+    f = function((training(True),))
+    error = refusal(f, {}, {"training": Constant("x" * 500)})
+    assert "expected the constant True, found 'x" in error.message
+    assert len(error.message) < 300
+    error = refusal(f, {}, {"n" * 500: Constant(1)})
+    assert "expected inputs: training" in error.message
+    assert len(error.message) < 300
+    assert refusal(function(()), {}, {"n": Constant(1)}).message.endswith("expected inputs: none")
+    both = refusal(function((tensor(None),)), ONE, {"x": Constant(1)})
+    assert "given both as tensor and as constant" in both.message
+
+
+def test_a_list_of_overloads_has_a_bound() -> None:
+    """The first sixteen of however many there are."""
+    f = function(*((tensor((size,)),) for size in range(40)))
+    message = refusal(f, ONE, {}).message
+    assert message.startswith("none of 40 overloads")
+    assert message.count("x: float32 [") == 16

@@ -6,13 +6,16 @@ import gc
 import threading
 
 import numpy as np
+import pytest
 
 from tests.core.test_live_model import ADD, SET, array, refusal, two
 from tests.fakes import FakeModel, FakeVariable
 from tests.waiting import join
+from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.watchers import Event, EventLimits, Watcher, Watchers, _Link
 from varserve_service.core.errors import Reason
+from varserve_service.core.model import timeline
 from varserve_service.core.model.live_model import LiveModel
 
 
@@ -56,6 +59,71 @@ def test_a_watcher_gets_what_was_and_what_comes() -> None:
     assert changes["a"][1].tolist() == [599, 599, 599]
     assert changes["b"][0] == [1, 2]
     assert (event.revision, watcher.revision, watcher.take()) == (601, 601, None)
+
+
+def test_the_history_comes_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of so many events, or of so many bytes and one event; the last one has the watcher."""
+    live, *_ = two()
+    for n in range(7):
+        live.assign([Write("a", SET, array(n, n, n))])
+    monkeypatch.setattr(timeline, "_BATCH_COMMITS", 3)
+    batches = [live.timeline.watch(after) for after in (0, 3, 6, 4)]
+    found = [[event.revision for event in batch.events] for batch in batches]
+    assert found == [[1, 2, 3], [4, 5, 6], [7], [5, 6, 7]]
+    assert [batch.watcher is None for batch in batches] == [True, True, False, False]
+    nbytes = batches[0].events[0].nbytes
+    for bound, count in ((2 * nbytes, 3), (2 * nbytes - 1, 2), (0, 1)):
+        monkeypatch.setattr(timeline, "_BATCH_COMMITS", 100)
+        monkeypatch.setattr(timeline, "_BATCH_BYTES", bound)
+        batch = live.timeline.watch(0)
+        assert (len(batch.events), batch.watcher) == (count, None)
+    assert live.timeline.watch(6).watcher is not None
+    assert live.timeline.watch(None).events == ()
+
+
+def test_what_an_event_takes() -> None:
+    """Its values as far as they are kept, its rows, and something for itself and each change."""
+    limits = EventLimits(value_bytes=12, event_bytes=24)
+    live = LiveModel(
+        FakeModel([FakeVariable("a", array(1, 2, 3)), FakeVariable("b", array(1, 2))]),
+        watchers=Watchers(limits),
+    )
+    rows = Rows(np.array([2, 0]))
+    live.assign([Write("a", SET, array(7, 8), rows), Write("b", SET, array(5, 6))])
+    ((event,), _) = watch(live, 0)
+    kept = [
+        (c.value.value is not None, c.previous.value is not None)
+        for c in event.changes
+        if c.previous
+    ]
+    assert kept == [(True, True), (True, False)]  # 8 + 8 + 8 of 24 bytes
+    # Three values of eight bytes.
+    assert event.nbytes == 24 + rows.indices.nbytes + 512 + 2 * 512
+
+
+def test_a_watcher_leaves_once_and_listeners_are_told_while_there_are_any() -> None:
+    """Nobody is told of what nobody watches."""
+    live, *_ = two()
+    told: list[int] = []
+
+    def listener() -> None:
+        told.append(live.header.revision)
+
+    live.timeline.watchers.listen(listener)
+    live.assign([Write("b", SET, array(0, 0))])
+    assert told == []
+    _, watcher = watch(live)
+    live.assign([Write("b", SET, array(1, 1))])
+    assert told == [2]
+    live.timeline.watchers.leave(watcher)
+    live.timeline.watchers.leave(watcher)
+    assert len(live.timeline.watchers) == 0
+    assert refusal(watcher.take).reason is Reason.WATCH_TOO_SLOW
+    _, watcher = watch(live)
+    live.timeline.watchers.unlisten(listener)
+    live.assign([Write("b", SET, array(2, 2))])
+    assert told == [2]
+    assert taken(watcher) == [3]
 
 
 def test_none_is_lost_or_doubled_between_history_and_live() -> None:

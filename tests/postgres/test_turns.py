@@ -102,6 +102,18 @@ def test_a_commit_that_no_look_makes_durable(
     assert add(live).header.revision == 2
 
 
+def test_a_confirmation_that_fails_leaves_no_transaction(one: Replica, database: str) -> None:
+    """The write that was done before is not vouched for; the next turn begins as any other."""
+    live, _ = one
+    request = WriteRequest("r", b"")
+    add(live, request=request)
+    before_update = "TRIGGER act BEFORE UPDATE ON {table} FOR EACH ROW"
+    with trigger(database, before_update, "RAISE EXCEPTION 'no'", "varserve_head"):
+        assert refusal(add, live, request=request).reason is Reason.STATE_STORE_UNAVAILABLE
+    assert add(live).header.revision == 2
+    assert add(live, request=request).header.revision == 1
+
+
 def test_a_commit_that_takes_too_long_is_cut(
     one: Replica, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
