@@ -11,6 +11,7 @@ import varserve
 from varserve import reasons
 from varserve._client.transport.attempts import attempt
 from varserve._client.transport.calls import Budget, Call, Method, Sleep
+from varserve._client.transport.explanations import Way
 from varserve._client.transport.failures import failure_of
 
 Code = grpc.StatusCode
@@ -45,7 +46,7 @@ class End(grpc.RpcError):
 )
 def test_an_end_on_the_way_is_a_lost_connection(code: Code, details: str) -> None:
     """What a proxy or a broken connection makes of a call may come again, and names the address."""
-    error = failure_of(End(code, details), "models:1", closed=False)
+    error = failure_of(End(code, details), Way("models:1"), closed=False)
     assert isinstance(error, varserve.Unavailable)
     assert not error.from_service
     assert "models:1" in str(error)
@@ -68,7 +69,7 @@ def test_what_will_not_pass_is_no_lost_connection(
     code: Code, details: str, kind: type[varserve.VarserveError]
 ) -> None:
     """Refusals of a proxy and defects stay what they are."""
-    error = failure_of(End(code, details), "models:1", closed=False)
+    error = failure_of(End(code, details), Way("models:1"), closed=False)
     assert type(error) is kind
 
 
@@ -76,7 +77,9 @@ def test_the_service_s_own_words_come_first() -> None:
     """A failure with the contract's details is the service's, whatever its text looks like."""
     failure = reasons.Failure("INTERNAL", "the kernel said RST_STREAM")
     trailers = ((reasons.DETAILS_KEY, failure.details()),)
-    error = failure_of(End(Code.INTERNAL, "Stream removed", trailers), "models:1", closed=False)
+    error = failure_of(
+        End(Code.INTERNAL, "Stream removed", trailers), Way("models:1"), closed=False
+    )
     assert isinstance(error, varserve.ServiceError)
     assert error.from_service
 
@@ -86,7 +89,9 @@ def test_a_lost_call_is_sent_again_where_that_is_safe(repeatable: bool) -> None:
     """With an id the call is made again; without one the caller is told, after one attempt."""
     call = Call(Method("/x", bytes), SimpleNamespace(), Budget(60, 4))
     steps = attempt(call, repeatable=repeatable)
-    lost = failure_of(End(Code.INTERNAL, "RST_STREAM with error code 2"), "models:1", closed=False)
+    lost = failure_of(
+        End(Code.INTERNAL, "RST_STREAM with error code 2"), Way("models:1"), closed=False
+    )
     assert lost is not None
     assert next(steps) is call
     if not repeatable:

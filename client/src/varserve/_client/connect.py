@@ -105,6 +105,7 @@ class ConnectOptions:
             sessions=sessions,
             origin=self,
             missing=self._missing,
+            tls=tls or None,
         )
 
     def public(self) -> ConnectOptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -20,6 +20,9 @@ class VarserveError(Exception):
     """
 
     reason: str = "UNKNOWN"
+    # Of a connection that failed: looks at what is there for some seconds, and gives a message that
+    # tells more.
+    _look: Callable[[float], str] | None = None
 
     def __init__(
         self,

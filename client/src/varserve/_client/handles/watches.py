@@ -14,6 +14,7 @@ from typing import Any
 from varserve._client import errors, operations
 from varserve._client.operations.commits import WATCH_VARIABLES
 from varserve._client.operations.methods import Scope
+from varserve._client.transport.attempts import explained
 from varserve._client.transport.calls import Budget, Call, Op, Open, Receive, Sleep
 from varserve._client.transport.drivers import Async, Sync
 from varserve._client.transport.forks import GATE, Renewable
@@ -120,6 +121,7 @@ class Watch(Handle[D_co], Renewable):
             lapsed = self._begun and isinstance(error, errors.Unauthenticated)
             if late or not (lapsed or isinstance(error, _MAY_PASS)):
                 self._closed = True
+                yield from explained(error, self._defaults.budget(None))
                 raise
             if not self._failures and not lapsed:
                 self._tell("lost", str(error))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 from varserve._client import errors
 
-from .calls import Call, Op, Sleep
+from .calls import Budget, Call, Op, Sleep, Work
 from .retries import RECONNECT
 
 # The service gave these answers itself, so nothing was changed and any call may come again.
 _COME_AGAIN = {"MODEL_NOT_READY", "SHUTTING_DOWN", "TOO_MANY_REQUESTS"}
+
+_LOOK_SECONDS = 1.0
 
 
 def attempt(call: Call, *, repeatable: bool = True) -> Op[Any]:
@@ -38,10 +41,22 @@ def attempt(call: Call, *, repeatable: bool = True) -> Op[Any]:
             ):
                 # What the service says of the last attempt says nothing of an earlier one.
                 error.from_service = error.from_service and not uncertain
+                yield from explained(error, budget)
                 raise
             uncertain |= not error.from_service or isinstance(error, errors.AuditLogUnavailable)
         yield Sleep(delay)
     return None  # pragma: no cover
+
+
+def explained(error: errors.VarserveError, budget: Budget) -> Op[None]:
+    """Look at what is there, where no connection could be made, and tell of it in the error."""
+    look, error._look = error._look, None
+    # A service that has answered before is slow: it is not asked even more.
+    known = isinstance(error, errors.DeadlineExceeded) and budget.throttle.answered
+    if look is not None and not known:
+        seconds = min(_LOOK_SECONDS, max(budget.remaining(), budget.timeout / 10))
+        error.message = yield Work(partial(look, seconds))
+        error.args = (error.message,)
 
 
 def _delay(error: errors.VarserveError, failures: int) -> float:

@@ -180,9 +180,7 @@ class Driver(Renewable):
         )
 
     def _error(self, error: BaseException) -> errors.VarserveError | None:
-        endpoint = self.endpoint
-        encrypted = endpoint.credentials is not None
-        return failure_of(error, endpoint.target, closed=self.closed, encrypted=encrypted)
+        return failure_of(error, self.endpoint.way, closed=self.closed)
 
 
 class Sync(Driver):

@@ -14,7 +14,8 @@ import grpc
 
 from varserve._client import errors, wording
 
-from .credentials import TlsSocket, Token, authorization
+from .credentials import Tls, TlsSocket, Token, authorization
+from .explanations import Way
 from .targets import is_local, names_all_servers, proxy_of
 from .traces import trace_metadata
 
@@ -105,7 +106,8 @@ class Endpoint:
     """How to reach a service. Raises InvalidRequest for metadata that no call can have.
 
     `sessions`: whether small calls go in a session; None: when they come often. `missing`: what an
-    unpickled handle would need to connect, which was not pickled.
+    unpickled handle would need to connect, which was not pickled. `tls`: what the credentials were
+    made of.
     """
 
     target: str
@@ -117,6 +119,7 @@ class Endpoint:
     sessions: bool | None = None
     origin: Origin | None = None
     missing: tuple[str, ...] = ()
+    tls: Tls | None = None
 
     def __post_init__(self) -> None:
         given: Sequence[Any] = self.metadata
@@ -129,6 +132,11 @@ class Endpoint:
                     "ASCII text, or with bytes where the key ends in '-bin', "
                     f"found {wording.shown(found)}"
                 )
+
+    @property
+    def way(self) -> Way:
+        """What explains a connection that fails."""
+        return Way(self.target, self.credentials is not None, self.tls)
 
     def call_metadata(self) -> Metadata | None:
         """What goes with a call that begins now, its trace included.

@@ -1,89 +1,169 @@
-"""Why a connection failed, for people: gRPC's text, explained.
+"""Why a connection failed, for people: the kinds of faults, and a sentence for each.
 
-gRPC reports every failed connection as UNAVAILABLE, and tells them apart in its text alone.
+gRPC reports every failed connection as UNAVAILABLE, and tells them apart in its text alone, which
+is of the address that it tried last. `looking` finds the others.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
 
 from .targets import is_local
 
+if TYPE_CHECKING:
+    from .credentials import Tls
+
+
+class Way(NamedTuple):
+    """How a client connects. tls: None also where other credentials encrypt."""
+
+    target: str
+    encrypted: bool = False
+    tls: Tls | None = None
+
+
+class Fault(Enum):
+    """What is the matter at an address, the most telling first. Its value is what a message says.
+
+    `{detail}`, `{at}` and `{host}` are those of its finding.
+    """
+
+    FILES = "the files for TLS cannot be used together{detail}"
+    EXPIRED = "its certificate has expired; the service needs a new one"
+    EARLY = "its certificate is not valid yet; compare the clocks of both machines"
+    OTHER_NAME = (
+        "its certificate is for another name{detail}; `server_name` says which to expect "
+        "in place of {host}"
+    )
+    UNTRUSTED = (
+        "its certificate is not believed ({detail}); expected one of the authority that `ca` names"
+    )
+    CLIENT_REFUSED = "it refuses the certificate of this client ({detail}); see `cert` and `key`"
+    WANTS_CERTIFICATE = "it wants a certificate of this client: give `cert` and `key`"
+    OTHER = "expected gRPC, found {detail}; it is another service, or another port"
+    WEB = "expected gRPC, found HTTP/1; it is another service, or another port"
+    PLAINTEXT = "expected TLS, found plaintext; connect without TLS"
+    TLS = "expected plaintext, found TLS: give `tls`, or `ca`"
+    PROXY_REFUSES = "the proxy answers {detail}"
+    PROXY_OTHER = "expected an HTTP proxy at {at}, found another service"
+    WELL_BESIDE = "no service listens there, but at {at}: connect to that address"
+    WELL = "it could not be reached a moment ago, and can be now: try again"
+    MAY_REFUSE_CLIENT = (
+        "it closed the connection at once; it may not believe the certificate of this client: see "
+        "`cert`"
+    )
+    MAY_WANT_CERTIFICATE = (
+        "it closed the connection at once; it may want a certificate of this client: give `cert` "
+        "and `key`"
+    )
+    MAY_WANT_TLS = "it closed the connection at once; it may want TLS: give `tls`, or `ca`"
+    SILENT = "it accepts connections and says nothing; it hangs, or is another service"
+    DROPPED = "nothing answers there; the host is not there, or a firewall drops connections"
+    NO_ROUTE = "there is no way to it from here ({detail})"
+    NO_NAME = "no address is known for this name"
+    NO_NAME_SERVER = "the name cannot be looked up ({detail})"
+    NO_PROXY = "no proxy listens at {at}"
+    SOCKET_MISSING = "there is no such socket; expected the path that the service listens at"
+    SOCKET_DENIED = "this user may not connect to the socket"
+    NO_SOCKET = "expected a socket, found {detail}"
+    SOCKET_STALE = "no service listens at the socket, which one has left behind"
+    REFUSED = "no service listens there"
+
+    @property
+    def rank(self) -> int:
+        """Its place: a smaller one tells more."""
+        return _RANKS[self]
+
+
+_RANKS = {fault: place for place, fault in enumerate(Fault)}
+
+
+class Finding(NamedTuple):
+    """What is the matter at an address; `at`: where it differs from that at others."""
+
+    fault: Fault
+    detail: str = ""
+    at: str = ""
+
+
+def sentence(findings: Iterable[Finding], way: Way) -> str:
+    """The most telling of the findings at a target's addresses, and what to try; "" for none."""
+    known = sorted(findings, key=lambda finding: finding.fault.rank)
+    if not known:
+        return ""
+    fault, detail, at = known[0]
+    host = way.target.rpartition(":")[0]
+    text = fault.value.format(detail=detail, at=at, host=host)
+    if at and "{at}" not in fault.value:
+        text += f" (at {at})"
+    if fault in (Fault.REFUSED, Fault.SOCKET_STALE):
+        text += (
+            "; `varserve-service serve` starts a service"
+            if is_local(way.target)
+            else "; without `--host` a service listens for its own machine alone"
+        )
+    return text
+
+
+# Of what gRPC says, the first that fits. What is in parentheses is the detail.
+_TEXTS = (
+    (r"CERTIFICATE_VERIFY_FAILED.*certificate has expired", Fault.EXPIRED),
+    (r"CERTIFICATE_VERIFY_FAILED.*not yet valid", Fault.EARLY),
+    (r"Hostname Verification Check failed|is not in peer certificate", Fault.OTHER_NAME),
+    (r"CERTIFICATE_VERIFY_FAILED(?:: (.*?))?(?:: OK)?$", Fault.UNTRUSTED),
+    (r"WRONG_VERSION_NUMBER", Fault.PLAINTEXT),
+    (r"CERTIFICATE_REQUIRED", Fault.WANTS_CERTIFICATE),
+    (r"Failed to create security handshaker", Fault.FILES),
+    (r"Failed parsing HTTP/2|missing selected ALPN|(?i:http1)", Fault.WEB),
+    (r"No such file or directory", Fault.SOCKET_MISSING),
+    (r"Domain name not found|name lookup", Fault.NO_NAME),
+    (r"DNS resolution failed|DNS query|Could not contact DNS", Fault.NO_NAME_SERVER),
+    (r"Connection refused", Fault.REFUSED),
+    (r"(Network is unreachable|No route to host|Host is unreachable)", Fault.NO_ROUTE),
+    (r"Permission denied", Fault.SOCKET_DENIED),
+)
+_CONNECTING = re.compile("failed to connect", re.IGNORECASE)
+_BROKEN = re.compile("Socket closed|Connection reset|closed before|FD shutdown", re.IGNORECASE)
+_UNANSWERED = re.compile("timed? ?out|timeout|deadline", re.IGNORECASE)
 _ADDRESS = re.compile(r"^.*?last error: (?:[A-Z_]+: )*", re.DOTALL)
 
-# How a connection of HTTP/2 begins: the client's preface, and a frame of settings from both.
-_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-_HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS
 
-_CLOSED = "closed the connection at once"
-_WANTS_CERTIFICATE = "it may want a certificate of this client: give `cert` and `key`"
-_WANTS_TLS = "it may want TLS: give `tls`, or `ca`"
-
-
-def explain(details: str, target: str, encrypted: bool) -> str:
-    """What is the matter with a connection to `target`, and what to try; "" for anything else."""
-    if "Connection refused" in details:
-        there = _listening(target)
-        if there is not None and there.plaintext:
-            return f"{target}: no service listened there a moment ago, and one does now: try again"
-        if there is not None and encrypted:
-            return f"{target}: only {there.address} listens there; connect to that address alone"
-        if there is not None:
-            return f"{target}: {_CLOSED}; {_WANTS_TLS}"
-        start = "; `varserve-service serve` starts a service" if is_local(target) else ""
-        return f"{target}: no service listens there{start}"
-    if "No such file or directory" in details and target.startswith("unix:"):
-        return f"{target}: there is no such socket; expected the path that the service listens at"
-    if "Domain name not found" in details or "name lookup" in details:
-        return f"{target}: no address is known for this name"
-    if "WRONG_VERSION_NUMBER" in details:
-        return f"{target}: expected TLS, found plaintext; connect without TLS"
-    if "CERTIFICATE_VERIFY_FAILED" in details:
-        reason = details.partition("CERTIFICATE_VERIFY_FAILED: ")[2].removesuffix(": OK")
-        return (
-            f"{target}: its certificate is not believed ({reason or 'it was not verified'}); "
-            "expected one of the authority that `ca` names"
-        )
-    if re.search("Hostname Verification Check failed|is not in peer certificate", details):
-        return f"{target}: its certificate is for another name; `server_name` says which to expect"
-    if "Failed to create security handshaker" in details:
-        return f"{target}: the files for TLS cannot be used together"
-    if "Failed parsing HTTP/2" in details or "http1" in details.lower():
-        return f"{target}: expected gRPC, found HTTP/1; it is another service, or another port"
-    if "failed to connect" in details and re.search("Socket closed|Connection reset", details):
-        return f"{target}: {_CLOSED}; {_WANTS_CERTIFICATE if encrypted else _WANTS_TLS}"
-    if "failed to connect" in details:
-        return f"{target}: {_ADDRESS.sub('', details)}"
-    return ""
-
-
-class _Listening(NamedTuple):
-    address: str
-    plaintext: bool
-    """It speaks HTTP/2 without TLS, as a service does that has none."""
-
-
-def _listening(target: str) -> _Listening | None:
-    """The address of `localhost` that accepts connections although another one refuses them.
-
-    gRPC tells of the one that it tried last, which need not be the one that there is.
-    """
-    host, _, port = target.rpartition(":")
-    if host != "localhost" or not port.isdecimal():
+def read(details: str, way: Way) -> Finding | None:
+    """What gRPC's text says of a connection that failed; None where it says nothing of one."""
+    for pattern, fault in _TEXTS:
+        found = re.search(pattern, details)
+        if found is not None and (fault is not Fault.SOCKET_MISSING or _is_file(way.target)):
+            detail = (found.lastindex and found[1]) or ""
+            if fault is Fault.UNTRUSTED:
+                detail = detail or "it was not verified"
+            if fault is Fault.NO_NAME_SERVER:
+                detail = "no name server answered"
+            return Finding(fault, detail)
+    if not _CONNECTING.search(details):
         return None
-    import socket
+    if _BROKEN.search(details):
+        return Finding(closed_at_once(way))
+    return Finding(Fault.DROPPED) if _UNANSWERED.search(details) else None
 
-    for address in ("127.0.0.1", "::1"):
-        try:
-            with socket.create_connection((address, int(port)), 0.2) as connection:
-                connection.settimeout(0.2)
-                connection.sendall(_HTTP2)
-                answer = connection.recv(len(_SETTINGS))
-        except ConnectionRefusedError:
-            continue
-        except OSError:
-            answer = b""
-        shown = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        return _Listening(shown, answer[3:4] == _SETTINGS[3:4])
-    return None
+
+def closed_at_once(way: Way) -> Fault:
+    """What it may mean that a connection was closed as soon as it was there."""
+    if not way.encrypted:
+        return Fault.MAY_WANT_TLS
+    has_own = way.tls is not None and way.tls.cert is not None
+    return Fault.MAY_REFUSE_CLIENT if has_own else Fault.MAY_WANT_CERTIFICATE
+
+
+def explain(details: str, way: Way) -> str:
+    """What is the matter with a connection, by gRPC's text alone; "" for anything else."""
+    found = read(details, way)
+    if found is not None:
+        return sentence([found], way)
+    return _ADDRESS.sub("", details) if _CONNECTING.search(details) else ""
+
+
+def _is_file(target: str) -> bool:
+    return target.startswith("unix:")

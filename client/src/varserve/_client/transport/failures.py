@@ -17,7 +17,7 @@ from varserve._client import errors
 from varserve.frames import FrameError
 from varserve.tensors import TensorError
 
-from .explanations import explain
+from .explanations import Fault, Way, explain, read, sentence
 from .targets import proxy_of
 
 # What gRPC says of a stream that ended before the service had answered: the connection broke, or a
@@ -37,12 +37,10 @@ _AMBIGUOUS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode
 _PASSING = ("408", "429", "499", "502", "503", "504")
 
 
-def failure_of(
-    error: BaseException, target: str, *, closed: bool, encrypted: bool = False
-) -> errors.VarserveError | None:
+def failure_of(error: BaseException, way: Way, *, closed: bool) -> errors.VarserveError | None:
     """What the user sees of an exception that a call raised; None for one to let pass.
 
-    `target` is named in messages. `closed`: the client was closed. `encrypted`: it uses TLS.
+    `way`: how the client connects. `closed`: it was closed.
     """
     if isinstance(error, errors.VarserveError):
         return error
@@ -53,14 +51,15 @@ def failure_of(
     if closed:
         return errors.ClientClosed("this client was closed during the call")
     if isinstance(error, grpc.RpcError):
-        return _from_rpc(error, target, encrypted)
+        return _from_rpc(error, way)
     if isinstance(error, EncodeError):
         return errors.InvalidRequest(f"the request cannot be sent: {error}")
     return None
 
 
-def _from_rpc(error: Any, target: str, encrypted: bool) -> errors.VarserveError:
+def _from_rpc(error: Any, way: Way) -> errors.VarserveError:
     """The error of a `grpc.RpcError` that is a finished call."""
+    target = way.target
     for key, value in error.trailing_metadata() or ():
         if key == reasons.DETAILS_KEY:
             failure = reasons.read_details(value)
@@ -79,21 +78,42 @@ def _from_rpc(error: Any, target: str, encrypted: bool) -> errors.VarserveError:
             "or another port of one"
         )
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return late(target)
+        return _to_look(late(target), "", way)
     elif code in _AMBIGUOUS and _LOST.search(details):
         return errors.Unavailable(
             f"{target}: the connection was lost during the call ({details}); a proxy between may "
             f"have ended it, at its limit of time or size{_through_proxy(target)}"
         )
     else:
-        explained = explain(details, target, encrypted) if code is _UNAVAILABLE else ""
-        message = explained or f"{target}: {details}"
+        explained = explain(details, way) if code is _UNAVAILABLE else ""
+        message = f"{target}: {explained or details}"
     if code is _UNAVAILABLE:
-        message += _through_proxy(target)
+        unreached = errors.Unavailable(message + _through_proxy(target))
+        return _to_look(unreached, details, way) if explained else unreached
     # gRPC itself refuses such messages, and has nothing but this text to tell them by.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details:
         return errors.MessageTooLarge(message)
     return errors.from_reason(code.name, message)
+
+
+def _to_look(error: errors.VarserveError, details: str, way: Way) -> errors.VarserveError:
+    """The error, which tells more after a look at the target's addresses."""
+    message, is_late = error.message, isinstance(error, errors.DeadlineExceeded)
+
+    def look(seconds: float) -> str:
+        from . import looking  # only when it is wanted
+
+        findings = looking.look(way, seconds)
+        if is_late:
+            well = any(finding.fault is Fault.WELL for finding in findings)
+            found = "" if well else sentence(findings, way)
+            return f"{message}; {found}" if found else message
+        told = read(details, way)
+        found = sentence([*findings, *([told] if told else [])], way)
+        return f"{way.target}: {found}{_through_proxy(way.target)}" if found else message
+
+    error._look = look
+    return error
 
 
 def late(target: str) -> errors.VarserveError:

@@ -45,6 +45,8 @@ class Throttle(Renewable):
 
     def __init__(self) -> None:
         self._left = _MOST
+        self.answered = False
+        """A call of the client has succeeded."""
         self._after_fork()
         GATE.renew_in_child(self)
 
@@ -61,6 +63,7 @@ class Throttle(Renewable):
 
     def succeeded(self, *, repeated: bool) -> None:
         """A call succeeded; one that was `repeated` gives its last retry back."""
+        self.answered = True
         if self._left >= _MOST:  # nearly always, and then there is nothing to earn
             return
         with self._lock:

@@ -45,7 +45,7 @@ def is_local(target: str) -> bool:
     if scheme in _ADDRESSES:
         if "://" in target and ":///" not in target:
             return False  # a name server elsewhere may call anything `localhost`
-        return all(_is_loopback(_host(address)) for address in addresses)
+        return all(is_loopback(_host(address)) for address in addresses)
     return scheme in _SOCKETS and scheme != "vsock"
 
 
@@ -55,6 +55,14 @@ def single_host(target: str) -> str:
     if scheme not in _ADDRESSES or len(addresses) != 1 or proxy_of(target) is not None:
         return ""
     return _host(addresses[0])
+
+
+def addresses_of(target: str) -> list[tuple[str, int]]:
+    """The hosts and ports that a target names; none for a socket."""
+    scheme, addresses = _split(target)
+    if scheme not in _ADDRESSES:
+        return []
+    return [(_host(each), int(each.rpartition(":")[2])) for each in addresses]
 
 
 def names_all_servers(target: str) -> bool:
@@ -124,7 +132,8 @@ def _check_address(address: str, target: str) -> None:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is `localhost` or an address of loopback."""
     if host == "localhost":
         return True
     import ipaddress  # for a host that is not `localhost` alone
