@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -97,6 +98,17 @@ def test_a_look_shows_probes_messages_and_outputs(url: str) -> None:
         assert f"print in iteration {at} step {at} square {square}" in section(page, "messages")
     assert "5" in section(page, "outputs")
     assert re.search(r'name="probe:turns/square" value="1" checked', page)
+
+
+def test_what_is_chosen_stays_so_whatever_is_listed(url: str) -> None:
+    """After a look, a tensor that the filter leaves out is still ticked, beside the list."""
+    _, page, _ = get(f"{url}{FUNCTIONS}/loop?filter=turns/")
+    assert '<p id="chosen" hidden>' in page
+    fields = {"input:n": "2", "probe:turns/square": "1", "patterns": "turns/*"}
+    path = f"{url}{FUNCTIONS}/loop?filter=no-such-tensor"
+    _, page, _ = post(path, form_token=form_token(page), action="inspect", **fields)
+    (besides,) = re.findall(r'<p id="chosen">(.*?)</p>', page)
+    assert re.findall(r'name="probe:([^"]+)" value="1" checked', besides) == ["turns/square"]
 
 
 def test_what_is_not_finite_is_told(url: str, address: str) -> None:
@@ -204,6 +216,35 @@ class TestInABrowser:
         assert page.locator("#messages li").count() == 4
         assert "step 3 square 9" in page.inner_text("#messages")
         assert page.get_by_label("turns/square").is_checked()
+
+    def test_another_filter_keeps_what_is_typed_and_ticked(
+        self, page: Any, url: str, address: str
+    ) -> None:
+        """Filters, pages of the list and commits of others leave the form as it is, and ticked
+        tensors that are not listed are looked at like the others."""
+        page.goto(f"{url}{FUNCTIONS}/loop?filter=turns/")
+        live(page)
+        page.locator("textarea").fill("3")
+        page.get_by_label("gradients of").select_option(index=0)
+        page.get_by_label("turns/square").check()
+        for text in ("nothing-like-it", "print", "turns/"):
+            field = page.get_by_label("Filter")
+            field.fill(text)
+            field.press("Enter")
+            page.wait_for_url(f"**filter={quote(text, safe='')}**")
+            listed = page.locator("#tensors tbody").get_by_label("turns/square")
+            assert listed.count() == (text == "turns/")
+            assert page.get_by_label("turns/square").count() == 1
+            assert page.get_by_label("turns/square").is_checked()
+            assert page.locator("#chosen").is_visible() == (text != "turns/")
+        with varserve.connect(address) as client:
+            b = client.model("inner").variables["b"]
+            b.assign(b.numpy(), message="beside a form")
+        page.get_by_text("live · assign: beside a form").wait_for()
+        page.locator("textarea").evaluate("field => field.blur()")
+        page.get_by_role("button", name="Look inside").click()
+        page.locator("#probes").wait_for()
+        assert page.locator("#probes tbody tr").count() == 3
 
     def test_an_answer_stays_when_others_commit(self, page: Any, url: str, address: str) -> None:
         """A commit while somebody reads an answer is told, and the answer is not loaded again."""

@@ -36,6 +36,8 @@ async def function(request: Request) -> Response:
         if handle.spec.may_write and not looks:
             check_writable(request)
         answer = await _answer(handle, given, listing or inside.Listing() if looks else None)
+    chosen = inside.chosen(given)
+    listed = {tensor.name for tensor in listing.tensors} if listing else set()
     return render(
         request,
         "function.html",
@@ -44,7 +46,8 @@ async def function(request: Request) -> Response:
         spec=handle.spec,
         listing=listing,
         given=given,
-        probed=set(inside.probes(given)),
+        chosen=chosen,
+        chosen_besides=[name for name in chosen if name not in listed],
         answer=answer,
     )
 

@@ -117,7 +117,7 @@ async def look(
     find = bool(form.get("non_finite"))
     seen = await handle.inspect(
         dict(inputs),
-        probe=probes(form),
+        probe=[*chosen(form), *form.get("patterns", "").split()],
         summarize=BINS,
         find_non_finite=find,
         gradients_of=form.get("gradients_of", ""),
@@ -146,10 +146,9 @@ async def look(
     return found, seen.outputs
 
 
-def probes(form: Mapping[str, str]) -> list[str]:
-    """Names and patterns that a form asks for."""
-    ticked = [name.removeprefix(_PROBE) for name in form if name.startswith(_PROBE)]
-    return [*ticked, *form.get("patterns", "").split()]
+def chosen(form: Mapping[str, str]) -> list[str]:
+    """The names that are ticked."""
+    return [name.removeprefix(_PROBE) for name in form if name.startswith(_PROBE)]
 
 
 def said(messages: Sequence[FunctionMessage]) -> tuple[list[tuple[str, FunctionMessage]], int]:

@@ -7,6 +7,43 @@ const source = document.body.dataset.events;
 // What a run has answered stays: to load such a page again would send its form again.
 const answered = () => document.querySelector("[data-answer]") !== null;
 
+// What somebody has typed and ticked to call a function stays when that part of the page is replaced.
+function keep(old, fresh) {
+  for (const field of old.querySelectorAll("[name]")) {
+    if (field.type === "hidden" || field.form?.id !== "call") continue;
+    let same = fresh.querySelector(`[name="${CSS.escape(field.name)}"]:not(button)`);
+    const listed = fresh.querySelector("#chosen");
+    if (!same && field.checked && listed) {
+      // A tensor that the new filter leaves out is still chosen.
+      listed.append(field.closest("label"));
+      listed.hidden = false;
+      same = field;
+    }
+    if (!same) continue;
+    same.checked = field.checked;
+    if (field.type !== "checkbox") same.value = field.value;
+  }
+}
+
+async function filter(form, submitter) {
+  const fields = new URLSearchParams(new FormData(form));
+  if (submitter?.name) fields.set(submitter.name, submitter.value);
+  const answer = await fetch(`?${fields}`, { headers: { accept: "text/html" } });
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const [old, fresh] = [document.getElementById("tensors"), page.getElementById("tensors")];
+  if (!answer.ok || !fresh) return location.assign(`?${fields}`);
+  keep(old, fresh);
+  old.replaceWith(fresh);
+  history.pushState(null, "", `?${fields}`);
+}
+
+document.addEventListener("submit", (event) => {
+  if (!event.target.matches("#tensors form")) return;
+  event.preventDefault();
+  filter(event.target, event.submitter);
+});
+window.addEventListener("popstate", () => location.reload());
+
 async function reload(names) {
   if (answered()) return;
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
@@ -27,7 +64,9 @@ async function reload(names) {
   // A page on which somebody types is left alone.
   const typing = document.activeElement && document.activeElement.closest("main form");
   if (typing) return;
-  document.querySelector("main").replaceWith(page.querySelector("main"));
+  const [main, fresh] = [document.querySelector("main"), page.querySelector("main")];
+  keep(main, fresh);
+  main.replaceWith(fresh);
   const title = document.querySelector("main h1[data-variable]");
   if (title && names.has(title.dataset.variable)) {
     title.classList.add("changed");
