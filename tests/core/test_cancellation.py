@@ -11,6 +11,7 @@ import pytest
 
 from tests.fakes import FakeFunction, FakeModel, FakeVariable, Gate
 from tests.waiting import join, until
+from varserve_service.core import cancellation
 from varserve_service.core.cancellation import Cancellation, Deadlines
 from varserve_service.core.errors import FunctionFailed, Reason, RequestError
 from varserve_service.core.model import runs
@@ -147,6 +148,18 @@ def test_deadlines_are_kept_by_one_thread_that_forgets_what_has_ended() -> None:
     assert not deadlines._ends
     deadlines.add(called.set, time.monotonic())
     assert called.wait(BOUND)
+
+
+def test_a_deadline_that_passes_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it stays there, and whatever is due later."""
+    monkeypatch.setattr(cancellation, "_LOOK_SECONDS", 0.002)
+    deadlines, called = Deadlines(), list[str]()
+    deadlines.add(lambda: called.append("first"), time.monotonic())
+    deadlines.add(lambda: called.append("never"), time.monotonic() + 60)
+    until(lambda: called)
+    deadlines.add(lambda: called.append("second"), time.monotonic() + 0.05)
+    until(lambda: len(called) > 1)
+    assert called == ["first", "second"]
 
 
 class Slow(float):

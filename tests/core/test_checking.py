@@ -166,6 +166,19 @@ def test_a_check_that_is_always_overtaken_gives_up() -> None:
     assert a.array.tolist() == [1, 2]
 
 
+def test_a_check_looks_only_at_what_has_a_value() -> None:
+    """A variable that it reads and that has none is named; one that the write sets has one."""
+    a, b = FakeVariable("a", of([1, 2])), FakeVariable("b", None, shape=(2,))
+    function = Checking(below, ("a", "b"))
+    live = LiveModel(FakeModel([a, b], [function]))
+    with pytest.raises(RequestError) as failed:
+        live.assign([setting("a", [3, 3])], check=CHECK)
+    assert failed.value.reason is Reason.VARIABLE_UNINITIALIZED
+    assert (function.runs, a.array.tolist()) == (0, [1, 2])
+    live.assign([setting("b", [3, 3])], check=CHECK)
+    assert function.runs == 1
+
+
 def test_a_request_that_was_done_is_not_checked_again() -> None:
     """The same request gets its first answer, though the check would not pass any more."""
     live, function, _, _ = live_of()

@@ -337,6 +337,9 @@ def test_commits_are_listed_by_page_and_pattern() -> None:
     assert revisions(2, before=3) == [2, 1]
     assert revisions(10, paths=live.timeline.select(["[a]*"])) == [4, 2]
     assert refusal(live.timeline.select, ["a", "z*"]).reason is Reason.VARIABLE_NOT_FOUND
+    elsewhere = LiveModel(FakeModel([FakeVariable("a", array(1), path="layer/kernel")]))
+    for pattern in ("a", "layer/*"):
+        assert elsewhere.timeline.select([pattern]) == {"layer/kernel"}
     assert live.timeline.select([]) is None
     assert live.timeline.select([], {"a"}) == {"a"}
     assert live.timeline.select(["*"], {"a"}) == {"a"}

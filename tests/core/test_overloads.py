@@ -121,6 +121,9 @@ def test_overloads_of_other_constants_or_inputs_are_not_narrower() -> None:
     f = function(*((tensor((None, 3)), InputSpec("n", each, optional=True)) for each in twice))
     assert refusal(f, ONE, {}).reason is Reason.OVERLOAD_MISMATCH
     assert choose(f, ONE, {"n": Constant(3)}) == 1
+    same = InputSpec("n", Constant(2), optional=True)
+    f = function((tensor((None, 3)), same), (tensor((2, 3)), same))
+    assert choose(f, ONE, {}) == 1
 
 
 @pytest.mark.parametrize(

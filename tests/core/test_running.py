@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.core.test_live_model import refusal
+from tests.core.test_live_model import refusal, value_of
 from tests.fakes import FakeFunction, FakeModel, FakeRun, FakeVariable
+from varserve_service.core.commit import partwise
 from varserve_service.core.errors import Reason
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import WriteRequest
@@ -101,3 +102,43 @@ def test_what_is_printed_goes_to_who_asks(writes: bool) -> None:
     assert live.run("f", {}, {}, messages=True, max_output_bytes=size).messages == (SAID,)
     error = refusal(live.run, "f", {}, {}, messages=True, max_output_bytes=size - 1)
     assert error.reason is Reason.MESSAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize("elements", [7, 8])
+def test_a_function_may_give_a_variable_its_first_value(
+    monkeypatch: pytest.MonkeyPatch, elements: int
+) -> None:
+    """Large or small, written in place or not: there is nothing to copy, and to put back."""
+    monkeypatch.setattr(partwise, "PART_BYTES", 28)
+    variables = [
+        FakeVariable(name, None, shape=(None,), in_place=name == "table")
+        for name in ("table", "plain")
+    ]
+
+    def fill() -> dict[str, Any]:
+        for variable in variables:
+            variable.array = np.ones(elements, np.float32)
+        return {}
+
+    function = FakeFunction("fill", fill, writes=("table", "plain"))
+    live = LiveModel(FakeModel(list(variables), [function]))
+    assert live.run("fill", {}, {}).header.revision == 1
+    assert value_of(live, "table").tolist() == value_of(live, "plain").tolist() == [1] * elements
+    assert live.run("fill", {}, {}).header.revision == 2
+    events = live.timeline.watch(0).events
+    first, second = ([c.previous is None for c in event.changes] for event in events)
+    assert (first, second) == ([True, True], [False, False])
+
+
+def test_a_function_reads_only_what_has_a_value() -> None:
+    """It is refused before it runs."""
+    ran: list[int] = []
+
+    def look() -> dict[str, Any]:
+        ran.append(1)
+        return {}
+
+    function = FakeFunction("look", look, reads=("v",))
+    live = LiveModel(FakeModel([FakeVariable("v", None, shape=(2,))], [function]))
+    assert refusal(live.run, "look", {}, {}).reason is Reason.VARIABLE_UNINITIALIZED
+    assert ran == []

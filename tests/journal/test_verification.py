@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, refused
 from tests.journal.test_not_damaged import sqlite_error
 from varserve_service.core.change.writes import Write
+from varserve_service.core.errors import JournalError
 from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.commits import WriteRequest
 from varserve_service.core.ports.loaded_model import Operation
 from varserve_service.journal import verification
 from varserve_service.journal.failures import (
@@ -67,6 +70,67 @@ def test_what_a_check_of_all_pages_says(found: list[str], expected: type[Excepti
         verification._check_pages(connection)
     if expected is sqlite3.OperationalError:
         assert cause_of(caught.value) is Cause.DISK_FAILED
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("state", "state"),
+        ("base", "base v"),
+        ("history", "history 1"),
+        ("commits", "commit 4"),
+        ("answers", "answer 5 "),
+    ],
+)
+def test_each_row_has_its_checksum(tmp_path: Path, table: str, row: str) -> None:
+    """All of them are looked at before anything is taken up, and the first wrong one is named."""
+    with kept(tmp_path, make, history_commits=9, history_bytes=240) as (live, journal):
+        for number in range(5):
+            request = WriteRequest(f"r{number}", b"") if number == 4 else None
+            live.assign([Write("v", Operation.SET, np.ones(30, np.float32))], request=request)
+        journal._compactor.compact()
+        path = journal._database.path
+        with journal._database.reading() as connection:
+            ((count,),) = connection.execute(f"SELECT count(*) FROM {table}").fetchall()
+        assert count
+        journal._database.checkpoint()
+    verification.verify(path, 5)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"UPDATE {table} SET crc = crc + 1")
+        connection.commit()
+    with pytest.raises(JournalError, match=f"damaged: row {row}"):
+        verification.verify(path, 5)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("DELETE FROM commits WHERE revision = 5", "expected commit 5, found 6"),
+        ("DELETE FROM commits WHERE revision = 6", "expected the commits up to 6"),
+        ("DELETE FROM history WHERE revision = 3", "expected the record of commit 3, found 4"),
+        ("DELETE FROM history WHERE revision = 4", "expected records up to commit 4, found .* 3"),
+        ("DELETE FROM history WHERE revision = 1", ""),
+        ("DELETE FROM history", ""),
+        ("DELETE FROM base", "the base is not the one that was written"),
+        ("DELETE FROM answers", ""),
+    ],
+)
+def test_what_is_missing_in_between_is_damage(tmp_path: Path, statement: str, said: str) -> None:
+    """Of commits, of the base, and of the records up to it; the oldest records may go."""
+    with kept(tmp_path, make, history_commits=9, history_bytes=240) as (live, journal):
+        for number in range(6):
+            write(live, number)
+        journal._compactor.compact()
+        assert journal.horizon == 4
+        path = journal._database.path
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+        connection.commit()
+    if said:
+        with pytest.raises(JournalError, match=said):
+            verification.verify(path, 6)
+    else:
+        verification.verify(path, 6)
 
 
 def test_what_sqlite_calls_damage_is_looked_at_twice(

@@ -25,6 +25,7 @@ from varserve_service.core.ports.commits import Origin, WriteRequest
 from varserve_service.core.ports.loaded_model import Operation
 from varserve_service.core.ports.messages import Conditions, Read
 from varserve_service.journal import JournalOptions
+from varserve_service.journal.failures import StateUnavailable
 from varserve_service.journal.postgres import PostgresState, compaction
 
 SET, ADD = Operation.SET, Operation.ADD
@@ -201,6 +202,20 @@ def test_a_database_that_is_not_there_is_named(server: Server) -> None:
         PostgresState(missing)
     with pytest.raises(JournalError, match="cannot be read"):
         PostgresState("postgresql://a b")
+
+
+def test_a_database_that_goes_before_a_state_is_taken_up(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named as what is away, and the state is not called refused."""
+    state = PostgresState(database)
+
+    def away() -> None:
+        raise psycopg.OperationalError("the server\n  has gone")
+
+    monkeypatch.setattr(state._connector, "connect", away)
+    with pytest.raises(StateUnavailable, match=r"cannot be used: the server has gone$"):
+        state.take_up(make, LiveModel)
 
 
 def test_a_database_of_another_format_is_refused(

@@ -61,6 +61,8 @@ def digest(journal: KeptState, answers: frozenset[int]) -> str:
 
     def add_array(array: Array) -> None:
         add(array.dtype.name, array.shape)
+        if array.dtype.hasobject:
+            add(*map(len, array.flat))
         hashed.update(b"".join(array.flat) if array.dtype.hasobject else array.tobytes())
 
     def add_change(change: KeptChange) -> None:
