@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -28,6 +29,7 @@ class Server:
     def __init__(self, timeline: str | Exception) -> None:
         self.timeline = timeline
         self.refuses: Exception | None = None
+        self.asked: Callable[[], object] = lambda: None
         self.opened: list[Connection] = []
 
 
@@ -43,6 +45,7 @@ class Connection:
             if self._server.refuses is not None:
                 raise self._server.refuses
             return None
+        self._server.asked()
         if isinstance(self._server.timeline, Exception):
             raise self._server.timeline
         return self
@@ -109,6 +112,25 @@ def test_a_server_that_was_replaced_is_refused_from_then_on(servers: dict[str, S
     servers["3"] = Server("00000002")
     made = connector("3")
     made.check(made.connect())
+
+
+def test_a_server_that_says_nothing_does_not_hold_up_a_failover(
+    servers: dict[str, Server],
+) -> None:
+    """It is waited for at the start, and not when another has a newer timeline than was seen."""
+    silent, heard = threading.Event(), threading.Event()
+    servers |= {"1": Server("00000001"), "2": Server("00000001")}
+    servers["1"].asked = lambda: (heard.set(), silent.wait(20))
+    silent.set()
+    made = connector("1", "2")
+    made.connect().close()
+    silent.clear()
+    servers["2"].timeline = "00000002"
+    heard.clear()
+    assert made.connect() is opened(servers["2"])[0]
+    assert heard.wait(20)
+    silent.set()
+    until(lambda: len(servers["1"].opened) == 2 and not opened(servers["1"]))
 
 
 def test_a_server_that_cannot_be_asked_is_passed_over(servers: dict[str, Server]) -> None:

@@ -130,10 +130,10 @@ def test_a_commit_that_takes_too_long_is_cut(
 def test_a_turn_that_the_server_does_not_give_is_cut(
     one: Replica, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Longer than it lets anybody wait: something is wrong with it."""
+    """One that says nothing, when it should have said that others have the lock."""
     live, _ = one
     add(live)
-    monkeypatch.setattr(appending, "_TURN_SECONDS", 0.2)
+    monkeypatch.setattr(appending, "_ANSWER_SECONDS", 0.2 - appending._LOCK_SECONDS)
     with psycopg.connect(database) as other:
         other.execute("SELECT 1 FROM varserve_head FOR NO KEY UPDATE")
         began = time.monotonic()
@@ -211,13 +211,10 @@ def test_a_connection_that_ended_while_nobody_used_it(one: Replica, server: Serv
 def test_a_turn_that_others_have(
     one: Replica, database: str, monkeypatch: pytest.MonkeyPatch, deadline: float | None
 ) -> None:
-    """It is waited for until the deadline, or as long as the server lets anybody wait."""
-    live, journal = one
+    """It is waited for until the deadline, or as long as anybody waits."""
+    live, _ = one
     add(live)
-    if deadline is None:
-        connection = journal._appender._open
-        assert connection is not None
-        connection.execute("SET lock_timeout = 300")
+    monkeypatch.setattr(appending, "_TURN_SECONDS", 0.3)
     with psycopg.connect(database) as other:
         other.execute("SELECT 1 FROM varserve_head FOR NO KEY UPDATE")
         began = time.monotonic()
@@ -228,16 +225,35 @@ def test_a_turn_that_others_have(
     assert add(live).header.revision == 2
 
 
+def test_a_turn_that_others_have_for_long_is_asked_for_again(
+    one: Replica, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same connection, until they give it back."""
+    live, journal = one
+    add(live)
+    monkeypatch.setattr(appending, "_LOCK_SECONDS", 0.1)
+    connection = journal._appender._open
+    with psycopg.connect(database) as other:
+        other.execute("SELECT 1 FROM varserve_head FOR NO KEY UPDATE")
+        writer = threading.Thread(target=add, args=(live,), daemon=True)
+        writer.start()
+        time.sleep(0.5)
+        assert writer.is_alive()
+    join([writer])
+    assert live.header.revision == 2
+    assert journal._appender._open is connection
+
+
 def test_a_deadline_far_away_does_not_lengthen_the_wait(one: Replica, database: str) -> None:
-    """Of the server's own bound; one that is over gives the least."""
+    """Of one piece of the wait; one that is over gives the least."""
     _, journal = one
     appender = journal._appender
-    for seconds, expected in ((3600.0, "10s"), (-1.0, "1ms"), (5.0, None)):
+    for seconds, expected in ((3600.0, "2s"), (-1.0, "1ms"), (1.5, None)):
         connection = appender._connection()
         appender._lock_head(connection, time.monotonic() + seconds)
         (found,) = connection.execute("SHOW lock_timeout").fetchone() or ("",)
         connection.execute("ROLLBACK")
-        assert found == expected if expected else 4900 < int(found.removesuffix("ms")) <= 5000
+        assert found == expected if expected else 1400 < int(found.removesuffix("ms")) <= 1500
 
 
 def test_a_state_that_was_removed_or_began_anew(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -41,11 +41,17 @@ _SESSION = {
 }
 
 
+_ANSWER_SECONDS = 2.0
+"""For an answer of a server that has let somebody connect."""
 _UNTOLD = (
     psycopg.errors.FeatureNotSupported,
     psycopg.errors.InsufficientPrivilege,
     psycopg.errors.UndefinedFunction,
 )
+
+
+Opened = tuple[int, Connection]
+"""A connection, after the timeline of its server."""
 
 
 class OldPrimary(psycopg.OperationalError):
@@ -73,45 +79,99 @@ class Connector:
 
     def connect(self) -> Connection:
         """A connection in autocommit mode. Raises psycopg.Error."""
-        connections: list[tuple[int, Connection]] = []
-        error: psycopg.Error | None = None
-        for host in self._hosts:
-            try:
-                connection = psycopg.connect(host, autocommit=True, prepare_threshold=5)
-            except psycopg.Error as failure:
-                error = failure
-                continue
-            try:
-                connections.append((_timeline(connection), connection))
-            except psycopg.Error as failure:
-                connection.close()
-                error = failure
-        if not connections:
-            assert error is not None
-            raise error
-        connections.sort(key=lambda each: each[0])
-        for _, older in connections[:-1]:
-            older.close()
-        timeline, connection = connections[-1]
+        timeline, connection = self._newest_of_all()
         try:
+            self.check(connection, timeline)
             settings = "; ".join(f"SET {name} = {value}" for name, value in _SESSION.items())
-            connection.execute(settings)
+            with cut_after(connection, _ANSWER_SECONDS):
+                connection.execute(settings)
             self._timelines[connection] = timeline
-            self.check(connection)
             self._newest = max(self._newest, timeline)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def check(self, connection: Connection) -> None:
+    def _newest_of_all(self) -> Opened:
+        """A connection to the server with the newest timeline. Raises psycopg.Error.
+
+        All are asked at once: one of them may say nothing, and is not waited for when another has
+        come in place of the newest that was seen.
+        """
+        if len(self._hosts) == 1:
+            return _open(self._hosts[0])
+        race = _Race(lambda timeline: 0 < self._newest < timeline)
+        for number, host in enumerate(self._hosts):
+            threading.Thread(target=race.run, args=(number, host), daemon=True).start()
+        return race.best(len(self._hosts))
+
+    def check(self, connection: Connection, timeline: int | None = None) -> None:
         """Raises OldPrimary when a newer server than this connection's has been seen."""
-        timeline = self._timelines.get(connection, 0)
+        if timeline is None:
+            timeline = self._timelines.get(connection, 0)
         if timeline < self._newest:
             raise OldPrimary(
                 f"the server is on timeline {timeline}, and timeline {self._newest} was seen "
                 "before: it was replaced by another server"
             )
+
+
+class _Race:
+    """Servers that are asked at once, each on a thread."""
+
+    def __init__(self, is_enough: Callable[[int], bool]) -> None:
+        """`is_enough`: whether a server with this timeline need not wait for the others."""
+        self._is_enough = is_enough
+        self._changed = threading.Condition()
+        self._opened: list[Opened] = []
+        self._failures: dict[int, psycopg.Error] = {}
+        self._is_over = False
+
+    def run(self, number: int, host: str) -> None:
+        """Ask one of them; `number`: its place in the address."""
+        found: Opened | psycopg.Error
+        try:
+            found = _open(host)
+        except psycopg.Error as error:
+            found = error
+        except Exception as error:  # or whoever waits would wait without end
+            found = psycopg.OperationalError(str(error))
+        with self._changed:
+            if isinstance(found, psycopg.Error):
+                self._failures[number] = found
+            elif self._is_over:
+                found[1].close()
+            else:
+                self._opened.append(found)
+            self._changed.notify()
+
+    def best(self, count: int) -> Opened:
+        """Of so many the one with the newest timeline. Raises psycopg.Error where none answers."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_decided(count))
+            self._is_over = True
+        if not self._opened:
+            raise self._failures[max(self._failures)]
+        *older, newest = sorted(self._opened, key=lambda opened: opened[0])
+        for _, connection in older:
+            connection.close()
+        return newest
+
+    def _is_decided(self, count: int) -> bool:
+        if any(self._is_enough(timeline) for timeline, _ in self._opened):
+            return True
+        return len(self._opened) + len(self._failures) == count
+
+
+def _open(host: str) -> Opened:
+    """A connection, and the timeline of its server. Raises psycopg.Error."""
+    connection = psycopg.connect(host, autocommit=True, prepare_threshold=5)
+    try:
+        with cut_after(connection, _ANSWER_SECONDS):
+            return _timeline(connection), connection
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _hosts(given: Mapping[str, Any]) -> Iterator[dict[str, str]]:
