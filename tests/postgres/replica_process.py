@@ -1,0 +1,126 @@
+"""The real service with fakes in place of TensorFlow, so that it starts in a second.
+
+`python -m MODULE serve FLAGS`: settings, journal, core, server, signals and exit codes are those of
+the service; what is behind the port of loaded models is a counter and one large variable, whose
+bytes are in the environment, as is a bug that a test must find.
+
+Lines on standard input ask for stops by SIGSTOP, from now on: `stop before N` and `stop after N` at
+the Nth statement on the connection that commits, `stop inside N` so many milliseconds after the
+next statement under the lock was sent.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from tests.fakes import FakeModel, FakeVariable
+
+MODEL = "fake"
+VALUE_BYTES, BUG = "REPLICA_VALUE_BYTES", "REPLICA_BUG"
+
+
+def model(value_bytes: int = 4) -> FakeModel:
+    return FakeModel(
+        [
+            FakeVariable("count", np.zeros((), np.int64)),
+            FakeVariable("large", np.zeros(value_bytes, np.uint8)),
+        ],
+        name=MODEL,
+    )
+
+
+def replace_tensorflow() -> None:
+    """The room of SavedModels, as far as a service without functions needs it."""
+    room: Any = ModuleType("varserve_service.savedmodel")
+    room.configure_devices = lambda *_: SimpleNamespace(memory=lambda: None)
+    room.prepare_thread = lambda: None
+    room.check_operations = lambda *_, **__: None
+    room.graph_functions = lambda: 0
+    room.load = lambda *_, **__: model(int(os.environ.get(VALUE_BYTES, "4")))
+    sys.modules[room.__name__] = room
+
+
+def stop() -> None:
+    """Until somebody lets this process go on."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class Stops:
+    """Counts the statements of one connection, and stops at the one that was asked for."""
+
+    def __init__(self) -> None:
+        from varserve_service.journal.postgres.appending import Appender
+
+        self._when, self._number, self._left = "", 0, 0
+        self._appender: Any = None
+        wait, begin = psycopg.Connection.wait, Appender.__init__
+
+        def made(appender: Any, *arguments: Any, **options: Any) -> None:
+            self._appender = appender
+            begin(appender, *arguments, **options)
+
+        def waited(connection: Any, *arguments: Any, **options: Any) -> Any:
+            if not self._when or not self._is_the_one(connection):
+                return wait(connection, *arguments, **options)
+            when, self._when = self._when, ""
+            if when == "before":
+                stop()
+            if when == "inside":
+                threading.Timer(self._number / 1000, stop).start()
+            answer = wait(connection, *arguments, **options)
+            if when == "after":
+                stop()
+            return answer
+
+        psycopg.Connection.wait = waited  # type: ignore[method-assign, assignment]
+        Appender.__init__ = made  # type: ignore[method-assign]
+
+    def listen(self) -> None:
+        """Do what lines on standard input ask for."""
+        for line in sys.stdin:
+            _, when, number = line.split()
+            self._number = self._left = int(number)
+            self._when = when
+            print("asked", flush=True)
+
+    def _is_the_one(self, connection: Any) -> bool:
+        if self._appender is None or connection is not self._appender._open:
+            return False
+        if threading.current_thread().name == "varserve-guard":  # a ping
+            return False
+        if self._when == "inside":
+            status = connection.pgconn.transaction_status
+            return bool(status == psycopg.pq.TransactionStatus.INTRANS)
+        self._left -= 1
+        return self._left == 0
+
+
+def plain_log_read() -> None:
+    """What became of an undecided commit is looked up without the lock, and not made durable."""
+    from varserve_service.journal.postgres.appending import Appender
+    from varserve_service.journal.postgres.reading import commits_after
+
+    def resolve(appender: Any, known: Any) -> Any:
+        missed = commits_after(appender._connection(), appender._key, known)
+        return any(commit.append == appender._last_append for commit in missed), missed
+
+    Appender._resolve = resolve  # type: ignore[method-assign]
+
+
+BUGS = {bug.__name__: bug for bug in (plain_log_read,)}
+
+if __name__ == "__main__":
+    from varserve_service.__main__ import main
+
+    replace_tensorflow()
+    BUGS.get(os.environ.get(BUG, ""), lambda: None)()
+    threading.Thread(target=Stops().listen, daemon=True).start()
+    main()

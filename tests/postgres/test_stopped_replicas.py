@@ -1,0 +1,237 @@
+"""A replica that is stopped, wherever it is, delays the others by seconds, and commits nothing.
+
+Stopped before and after each statement of a commit, in the middle of a long catch-up under the
+lock, in a queue of stopped ones, or cut off from the network.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.postgres.fleet import Replica, Write, Writers, ask, check, replicas, writers
+from tests.postgres.replica_process import MODEL, VALUE_BYTES
+from tests.postgres.server import Server, running
+from tests.waiting import join, until
+
+STEPS = [(when, number) for number in range(1, 5) for when in ("before", "after")]
+"""A commit is four statements: the lock, the log, the append and the COMMIT."""
+SHORT = [("after", 1), ("after", 3)]
+STOPS = 30
+NEXT_SECONDS = 4.0
+IDLE_SECONDS = 1.5
+"""After which the server ends a transaction whose replica says nothing."""
+LARGE = 52 * 2**20
+
+
+def stop(load: Writers, targets: list[Replica], stopped: Replica, when: str, number: int) -> float:
+    """Stop one at a step of its commits, and let it go on; how long nobody committed."""
+    load.more(10)
+    stopped.ask_to_stop(when, number)
+    until(lambda: stopped.is_stopped, 30, 0.001)
+    try:
+        return load.wait_acknowledged(after=time.monotonic())
+    finally:
+        stopped.signal(signal.SIGCONT)
+
+
+def stops(database: str, folder: Path, steps: list[tuple[str, int]]) -> None:
+    chance = random.Random(0)
+    waits: dict[tuple[str, int], list[float]] = {}
+    with replicas(database, folder) as targets:
+        with writers(targets, 6) as load:
+            for when, number in steps:
+                waited = stop(load, targets, chance.choice(targets), when, number)
+                waits.setdefault((when, number), []).append(round(waited, 2))
+            load.more(20)
+        commits = check(database, load.acknowledged, targets)
+        assert not any(target.endings for target in targets)
+    print({"commits": commits, "waits": waits, **load.reasons})
+    assert max(map(max, waits.values())) < NEXT_SECONDS
+
+
+@pytest.mark.slow
+def test_a_replica_is_stopped_at_a_step_of_its_commit(database: str, tmp_path: Path) -> None:
+    """With the lock, and between the append and the COMMIT."""
+    stops(database, tmp_path, SHORT)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_a_replica_is_stopped_30_times(database: str, tmp_path: Path) -> None:
+    """Before and after each of them."""
+    stops(database, tmp_path, (STEPS * STOPS)[:STOPS])
+
+
+def backends(server: Server, condition: str) -> int:
+    query = f"SELECT count(*) FROM pg_stat_activity WHERE {condition}"
+    return int(str(server.execute(query)[0][0]))
+
+
+def wait_for(server: Server, count: int, condition: str) -> None:
+    until(lambda: backends(server, condition) == count, 30, 0.001)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_four_replicas_are_stopped_in_the_queue(
+    server: Server, database: str, tmp_path: Path
+) -> None:
+    """Each of them gets the lock, says nothing, and loses it again."""
+    with replicas(database, tmp_path, 5) as targets:
+        *queue, last = targets
+        with last.client() as client:
+            first = Write("w-0")
+            assert ask(client, first)
+        asking = []
+        queue[0].ask_to_stop("after", 1)
+        for number, replica in enumerate(queue):
+            thread = threading.Thread(target=ask_alone, args=(replica, number + 1), daemon=True)
+            thread.start()
+            asking.append(thread)
+            if number:
+                wait_for(server, number, "wait_event_type = 'Lock'")
+                replica.signal(signal.SIGSTOP)
+            else:
+                until(lambda: queue[0].is_stopped, 30, 0.001)
+        began = time.monotonic()
+        write = Write("w-9")
+        with last.client() as client:
+            assert ask(client, write, 30)
+        waited = time.monotonic() - began
+        for replica in queue:
+            replica.signal(signal.SIGCONT)
+        join(asking)
+        assert first.told is not None
+        assert write.told is not None
+        check(database, {first.id: first.told, write.id: write.told}, targets)
+    print({"waited": round(waited, 2)})
+    assert waited < len(queue) * IDLE_SECONDS + 1
+
+
+def ask_alone(replica: Replica, number: int) -> None:
+    with replica.client() as client:
+        ask(client, Write(f"w-{number}"), 60)
+
+
+def catch_up_stopped(
+    server: Server, behind: Replica, other: Replica, number: int, told: dict[str, tuple[int, int]]
+) -> tuple[bool, float]:
+    """Stop a replica while it is sent 100 MiB under the lock.
+
+    Whether it was in the middle of them, and how long the next commit took.
+    """
+    with other.client() as client, behind.client() as late:
+        behind.signal(signal.SIGSTOP)
+        for half in range(2):
+            value = np.full(LARGE, number * 2 + half, np.uint8)
+            client.assign_variable(MODEL, "large", value, timeout=60)
+        behind.signal(signal.SIGCONT)
+        behind.ask_to_stop("inside", 10 + 5 * number)
+        writes = Write(f"late-{number}"), Write(f"w-{number}")
+        asking = threading.Thread(target=ask, args=(late, writes[0], 60), daemon=True)
+        asking.start()
+        until(lambda: behind.is_stopped, 30, 0.001)
+        sending = "wait_event = 'ClientWrite' AND query LIKE '%varserve_log%'"
+        # The follower reads without the lock: only who has it is in a transaction for longer.
+        in_the_middle = backends(server, f"{sending} AND query_start > xact_start")
+        began = time.monotonic()
+        until(lambda: ask(client, writes[1], 30), 60)
+        waited = time.monotonic() - began
+        behind.signal(signal.SIGCONT)
+        join([asking])
+        told |= {write.id: write.told for write in writes if write.told is not None}
+    return bool(in_the_middle), waited
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_a_replica_is_stopped_in_a_long_catch_up(
+    server: Server, database: str, tmp_path: Path
+) -> None:
+    """In the middle of 100 MiB that the server sends it under the lock."""
+    told: dict[str, tuple[int, int]] = {}
+    with replicas(database, tmp_path, 2, {VALUE_BYTES: str(LARGE)}) as (behind, other):
+        found = [catch_up_stopped(server, behind, other, n, told) for n in range(8)]
+        until(lambda: behind.state() == other.state(), 60, 0.05)
+    print(found)
+    assert any(in_the_middle for in_the_middle, _ in found)
+    assert max(waited for _, waited in found) < NEXT_SECONDS
+
+
+HERE, THERE = "10.213.7.1", "10.213.7.2"
+"""Addresses of the two ends of a cable between this machine and a replica's."""
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
+
+
+@contextmanager
+def another_machine() -> Iterator[tuple[Sequence[str], Callable[[bool], None]]]:
+    """What runs a process there, and what plugs its cable in or pulls it out."""
+    if os.geteuid() or shutil.which("ip") is None:
+        pytest.skip("needs root, and ip of iproute2")
+    name = f"varserve-{os.getpid()}"
+    ends = f"vs{os.getpid()}a", f"vs{os.getpid()}b"
+    ip("netns", "add", name)
+    try:
+        ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+        ip("link", "set", ends[1], "netns", name)
+        ip("address", "add", f"{HERE}/24", "dev", ends[0])
+        ip("link", "set", ends[0], "up")
+        for arguments in (
+            ("address", "add", f"{THERE}/24", "dev", ends[1]),
+            ("link", "set", ends[1], "up"),
+            ("link", "set", "lo", "up"),
+        ):
+            ip("-n", name, *arguments)
+        within = ("ip", "netns", "exec", name)
+        yield within, lambda up: ip("-n", name, "link", "set", ends[1], "up" if up else "down")
+    finally:
+        ip("netns", "delete", name)  # and the cable with it
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_a_replica_is_cut_off_from_the_network(tmp_path: Path) -> None:
+    """At any moment of its commits; it goes on when it is back."""
+    waits = []
+    with another_machine() as (within, plug), running(listen=f"127.0.0.1,{HERE}") as server:
+        with (server.data / "pg_hba.conf").open("a") as access:
+            access.write(f"host all all {THERE}/32 trust\n")
+        server.execute("SELECT pg_reload_conf()")
+        database = server.fresh("cut")
+        away = database.replace("127.0.0.1", HERE)
+        far = Replica(away, tmp_path, "far", host=THERE, within=within)
+        try:
+            far.wait_ready()
+            with replicas(database, tmp_path, 2) as near:
+                targets = [*near, far]
+                with writers(near, 4) as load, writers([far], 4) as beside:
+                    for _ in range(STOPS // 3):
+                        load.more(10)
+                        beside.more(10)
+                        plug(False)
+                        waits.append(round(load.wait_acknowledged(after=time.monotonic()), 2))
+                        time.sleep(1)
+                        plug(True)
+                    beside.more(10)
+                acknowledged = load.acknowledged | beside.acknowledged
+                commits = check(database, acknowledged, targets)
+                assert not any(target.endings for target in targets)
+        finally:
+            far.close()
+    print({"commits": commits, "waits": waits})
+    assert max(waits) < NEXT_SECONDS
