@@ -41,6 +41,7 @@ from varserve_service.core.commit.watchers import EventLimits, Watchers
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import CommitKind
 from varserve_service.rpc import Limit
+from varserve_service.rpc.serving.watching import Hub
 
 
 def f32(*values: float) -> Any:
@@ -264,6 +265,33 @@ async def test_a_hundred_watchers_take_no_threads() -> None:
         for stream in streams:
             stream.cancel()
         await until_async(lambda: len(found.server._backend.watches) == 1)
+
+
+async def test_a_commit_wakes_those_whom_it_concerns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other watchers go past it where they wait, and are told so by their next bookmark."""
+    woken: list[Any] = []
+    made = Hub.messages
+
+    async def messages(self: Hub, event: Any, wanted: Any) -> list[bytes]:
+        woken.append(wanted.paths)
+        return await made(self, event, wanted)
+
+    monkeypatch.setattr(Hub, "messages", messages)
+    async with running(counter(), bookmark_seconds=1) as found:
+        others = [found.stub.WatchVariables(watch(patterns=["count"])) for _ in range(10)]
+        stream = found.stub.WatchVariables(watch(patterns=["v"]))
+        for each in (*others, stream):
+            await each.read()
+        for n in range(1, 6):
+            await found.stub.AssignVariable(set_v(n, n, n))
+            assert (await next_commit(stream)).header.revision == n
+        assert [len(paths) for paths in woken] == [1] * 5
+        assert len(set(woken)) == 1
+        for each in others:
+            while (await each.read()).header.revision < 5:
+                pass
+            each.cancel()
+        stream.cancel()
 
 
 async def test_watches_end_at_shutdown() -> None:

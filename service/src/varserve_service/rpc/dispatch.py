@@ -7,7 +7,7 @@ progress. Knows gRPC and rows of the table of methods; knows nothing of what a h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from .authorization.auditing import Auditing
 from .authorization.guard import Guard
 from .authorization.requirements import Requirements
 from .calls.admission import Admission
-from .calls.call import Authenticator, Context, RpcCall
+from .calls.call import Authenticator, Context, RpcCall, Writer
 from .calls.method import UNKNOWN
 from .calls.observers import Observers
 from .calls.permissions import CallerPermissions
@@ -160,7 +160,7 @@ class Dispatcher:
         *,
         deadline: float | None = None,
         traces: tuple[tuple[str, str], ...] | None = None,
-        writer: Callable[[bytes], Awaitable[None]] | None = None,
+        writer: Writer | None = None,
     ) -> Any:
         """Answer a call that came inside the stream of another one, with its credentials.
 

@@ -20,6 +20,7 @@ from varserve._client.transport.drivers import Async, Sync
 from varserve._client.transport.forks import GATE, Renewable
 from varserve._client.transport.retries import RECONNECT
 from varserve._client.values.results import Event
+from varserve._client.values.specs import StateHeader
 from varserve.v1 import history_pb2 as pb
 
 from .base import D_co, Defaults, Handle
@@ -57,6 +58,8 @@ class Watch(Handle[D_co], Renewable):
         """`scope`: what reads the values that fit into no message."""
         self._driver = driver
         self._request = request
+        self._header: StateHeader | None = None
+        """Of the last message that was given."""
         self._scope = scope
         self._defaults = defaults
         self._patience = patience
@@ -80,14 +83,14 @@ class Watch(Handle[D_co], Renewable):
     @property
     def revision(self) -> int:
         """Every commit up to here has been given, or does not fit the patterns."""
-        revision: int = self._request.after_revision
-        return revision
+        given: int = self._request.after_revision
+        return given if self._header is None else self._header.revision
 
     @property
     def epoch(self) -> str:
         """The epoch of `revision`."""
-        epoch: str = self._request.epoch
-        return epoch
+        given: str = self._request.epoch
+        return given if self._header is None else self._header.epoch
 
     def start(self) -> Op[None]:
         """Wait until the service watches: from then on no commit is missed."""
@@ -139,6 +142,9 @@ class Watch(Handle[D_co], Renewable):
         if self._stream is None:
             self._begun = False
             # Another replica may answer than the one that gave the last event.
+            if self._header is not None:
+                self._request.after_revision = self._header.revision
+                self._request.epoch = self._header.epoch
             wanted = self._defaults.seen.consistency(self._request.model)
             if wanted is not None:
                 self._request.consistency.CopyFrom(wanted)
@@ -161,8 +167,7 @@ class Watch(Handle[D_co], Renewable):
             event = yield from operations.event(self._reading, self._request, messages, info)
             self._owed = False
             self._well()
-        self._request.after_revision = header.revision
-        self._request.epoch = header.epoch
+        self._header = header
         return event
 
     def _reading(self, nbytes: int) -> Scope:

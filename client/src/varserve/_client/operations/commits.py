@@ -153,36 +153,36 @@ def event(
 
     Values that did not fit into them are read; `reading` gives the scope for their bytes.
     """
-    header, shared = messages[-1].header, messages[-1].shared
+    header = messages[-1].header
     changes = [change for message in messages for change in message.changes]
     scope: Scope | None = None
     told = []
     for change in changes:
-        values: dict[str, Array | None] = {"value": None, "previous": None}
-        wanted = [("value", change.value, header.revision)] if request.values else []
+        value = previous = None
+        if request.values:
+            value = change.value
+            if value is None:
+                scope = scope or reading(_nbytes(changes))
+                value = yield from _read(scope, change, header.revision, header.epoch)
         if request.previous_values and change.has_previous:
-            wanted.append(("previous", change.previous, header.revision - 1))
-        for field, array, revision in wanted:
-            if array is None:
-                scope = scope or reading(sum(c.nbytes + c.previous_nbytes for c in changes))
-                array = yield from _read(scope, change, revision, header.epoch)
-            elif shared:
-                array = array.copy()
-            values[field] = array
+            previous = change.previous
+            if previous is None:
+                scope = scope or reading(_nbytes(changes))
+                previous = yield from _read(scope, change, header.revision - 1, header.epoch)
         region = change.region
-        if shared and isinstance(region, np.ndarray):
-            region = region.copy()
-        told.append(
-            Change(
-                change.variable,
-                region,
-                values["value"],
-                values["previous"],
-                change.shape,
-                change.nbytes,
-            )
-        )
+        if messages[-1].shared:
+            value, previous, region = _own(value), _own(previous), _own(region)
+        told.append(Change(change.variable, region, value, previous, change.shape, change.nbytes))
     return Event(header, info, tuple(told))
+
+
+def _nbytes(changes: Iterable[_ChangeMessage]) -> int:
+    return sum(change.nbytes + change.previous_nbytes for change in changes)
+
+
+def _own(array: Any) -> Any:
+    """What no other watch has."""
+    return array.copy() if isinstance(array, np.ndarray) else array
 
 
 def _read(scope: Scope, change: _ChangeMessage, revision: int, epoch: str) -> Op[Array | None]:

@@ -61,6 +61,7 @@ class SharedWatch:
         self._begin_alone = alone
         self._alone: Any = None
         self._budget = call.budget
+        self._lasts = call.budget.remaining() == math.inf
         self._begun = False
         self._untold = 0
         self.ident = session.new_id()
@@ -79,6 +80,8 @@ class SharedWatch:
 
     def _longest_wait(self) -> float:
         """Seconds that the next message may take; infinity for any number."""
+        if self._lasts and self._session.proven:
+            return math.inf
         seconds = self._budget.remaining()
         if self._session.proven:
             return seconds

@@ -120,6 +120,16 @@ class Watcher:
         self.revision = at.revision
         """Every event up to here has been taken."""
 
+    def next_event(self) -> Event | None:
+        """The next event, which `take` will give; None when there is none, or no more."""
+        following = None if self._at is None else self._at.next
+        return None if following is None else following.event
+
+    @property
+    def is_cut(self) -> bool:
+        """It was cut off, or has left."""
+        return self._at is None
+
     def take(self) -> Event | None:
         """The next event; None when there is none yet. Raises RequestError WATCH_TOO_SLOW."""
         if self._at is None:

@@ -47,6 +47,18 @@ class Authenticator(Protocol):
         ...
 
 
+class Writer(Protocol):
+    """Sends the messages of a call that came inside another one's stream."""
+
+    async def write(self, message: bytes) -> None:
+        """Send one. Raises CallerGone."""
+        ...
+
+    def write_now(self, message: bytes) -> bool:
+        """Send one if that needs no waiting. Whether it did."""
+        ...
+
+
 class CallerGone(Exception):
     """The client has hung up: nothing that is sent reaches it."""
 
@@ -106,7 +118,7 @@ class RpcCall:
         self._context = context
         self._requests = messages
         self._messages: AsyncIterator[bytes] | None = None
-        self._writer: Callable[[bytes], Awaitable[None]] | None = None
+        self._writer: Writer | None = None
         self._ended = False
         self.requests_ended = False
         self.metadata: tuple[tuple[str, str | bytes], ...] = ()
@@ -140,7 +152,7 @@ class RpcCall:
         method: Method,
         deadline: float | None,
         traces: tuple[tuple[str, str], ...] | None,
-        writer: Callable[[bytes], Awaitable[None]] | None = None,
+        writer: Writer | None = None,
     ) -> RpcCall:
         """A call of the same connection that came inside this one's stream.
 
@@ -214,10 +226,17 @@ class RpcCall:
     async def write(self, message: Any) -> None:
         """Send one message of a streaming response. Raises CallerGone."""
         try:
-            await (self._writer or self.context.write)(message)
+            await (self._writer or self.context).write(message)
         except Exception as error:
             raise self._gone(error) from error
         self._observers.tell("sent", self)
+
+    def write_now(self, message: bytes) -> bool:
+        """Send one message of a streaming response if that needs no waiting. Whether it did."""
+        if self._writer is None or not self._writer.write_now(message):
+            return False
+        self._observers.tell("sent", self)
+        return True
 
     def _gone(self, error: Exception) -> Exception:
         """gRPC has several errors for a client that has hung up; any other error is a defect."""
@@ -307,12 +326,16 @@ class RpcCall:
         At most once a second, unless `at_once`. Raises RequestError UNAUTHENTICATED,
         PERMISSION_DENIED.
         """
-        if self.recheck is None:
-            return
-        now = time.monotonic()
-        if at_once or now - self._rechecked_at >= _RECHECK_SECONDS:
-            self._rechecked_at = now
+        if self.recheck is not None and (at_once or self.is_to_be_judged):
+            self._rechecked_at = time.monotonic()
             await self.recheck()
+
+    @property
+    def is_to_be_judged(self) -> bool:
+        """Whether it has gone on for so long that `judge_again` would judge it."""
+        if self.recheck is None:
+            return False
+        return time.monotonic() - self._rechecked_at >= _RECHECK_SECONDS
 
 
 def _by_grpc(error: Exception) -> bool:

@@ -10,7 +10,6 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Collection
-from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -71,6 +70,20 @@ class _Outgoing:
         self.number = number
         self.update = update
         self.nbytes = nbytes
+
+
+class _Writer:
+    """Sends the messages of one watch."""
+
+    def __init__(self, session: WatchSession, watched: _Watched) -> None:
+        self._session = session
+        self._watched = watched
+
+    async def write(self, message: bytes) -> None:
+        await self._session.put(self._watched, message)
+
+    def write_now(self, message: bytes) -> bool:
+        return self._session.put_now(self._watched, message)
 
 
 class WatchSession(SharedStream):
@@ -143,7 +156,7 @@ class WatchSession(SharedStream):
                 self._call,
                 deadline=math.inf,
                 traces=traces_of(create),
-                writer=partial(self._put, watched),
+                writer=_Writer(self, watched),
             )
             raise AssertionError("a watch ends with an error")
         except Failed as error:
@@ -160,12 +173,18 @@ class WatchSession(SharedStream):
                 self._queue(update, update.ByteSize())
             self._moved.set()
 
-    async def _put(self, watched: _Watched, message: bytes) -> None:
+    async def put(self, watched: _Watched, message: bytes) -> None:
         """Let a message of a watch be sent, once it and the session have room for it."""
-        while watched.untaken >= WINDOW_BYTES:
-            watched.room.clear()
-            await watched.room.wait()
-        await self._wait_for_room()
+        while not self.put_now(watched, message):
+            while watched.untaken >= WINDOW_BYTES:
+                watched.room.clear()
+                await watched.room.wait()
+            await self._wait_for_room()
+
+    def put_now(self, watched: _Watched, message: bytes) -> bool:
+        """Let a message of a watch be sent, if it and the session have room for it."""
+        if watched.untaken >= WINDOW_BYTES or self._unsent >= UNSENT_BYTES:
+            return False
         watched.untaken += len(message)
         joined = self._joined.get(id(message))
         # Not before what the watch was sent meanwhile.
@@ -175,6 +194,7 @@ class WatchSession(SharedStream):
             self._joined[id(message)] = joined
         joined[0].update.watch_ids.append(watched.ident)
         watched.last = joined[0].number
+        return True
 
     # What goes.
 
