@@ -224,13 +224,13 @@ def test_the_readers_writer_lock() -> None:
         it.release_shared,
         it.release_shared,
     ]
-    assert [times_taken(it, "_changed", action) for action in actions] == [1] * 4
+    assert [times_taken(it, "_mutex", action) for action in actions] == [1] * 4
 
     def alone() -> None:
         with it.exclusive():
             pass
 
-    assert times_taken(it, "_changed", alone) == 2
+    assert times_taken(it, "_mutex", alone) == 2
 
 
 class Holds(ReadersWriterLock):

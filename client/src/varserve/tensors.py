@@ -96,7 +96,7 @@ def dtype_name(dtype: npt.DTypeLike) -> str:
 
     Raises TensorError DTYPE_UNSUPPORTED for a dtype that the contract does not carry.
     """
-    return _dtype_name(given_dtype(dtype))
+    return _dtype_name(dtype if isinstance(dtype, np.dtype) else given_dtype(dtype))
 
 
 def given_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -195,15 +195,16 @@ def as_array(value: npt.ArrayLike, dtype: str | None = None) -> Array:
     Raises TensorError: DTYPE_UNSUPPORTED, DTYPE_MISMATCH when `dtype` cannot hold the value, or
     SHAPE_MISMATCH when nested sequences have different lengths.
     """
+    carries_dtype = True
     if type(value) is not np.ndarray:
         value = _unwrapped(value)
-    carries_dtype = hasattr(value, "dtype") or hasattr(value, "__array__")
-    if dtype == STRING or (isinstance(value, (str, bytes)) and dtype is None):
+        carries_dtype = hasattr(value, "dtype") or hasattr(value, "__array__")
+    if dtype == STRING or (dtype is None and isinstance(value, (str, bytes))):
         return _string_array(value)
     if not carries_dtype and dtype is not None:
         return _from_python(value, dtype)
-    array = _numpy_array(value)
-    name = dtype_name(array.dtype)
+    array = value if type(value) is np.ndarray else _numpy_array(value)
+    name = _dtype_name(array.dtype)
     if name == STRING:
         if dtype is not None:
             raise TensorError(
@@ -361,13 +362,11 @@ def to_tensor(array: Array) -> tensor_pb2.Tensor:
     bytes, DTYPE_MISMATCH.
     """
     array = as_array(array)
-    name = dtype_name(array.dtype)
-    tensor = tensor_pb2.Tensor(dtype=wire_dtype(name), shape=array.shape)
+    name = _dtype_name(array.dtype)
     if name == STRING:
-        tensor.strings.extend(array.reshape(-1).tolist())
-    else:
-        tensor.data = array.tobytes()
-    return tensor
+        strings = array.reshape(-1).tolist()
+        return tensor_pb2.Tensor(dtype=_TO_WIRE[name], shape=array.shape, strings=strings)
+    return tensor_pb2.Tensor(dtype=_TO_WIRE[name], shape=array.shape, data=array.tobytes())
 
 
 def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
@@ -406,7 +405,7 @@ def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
             f"shape {_brief(shape)} of {name} needs {count * dtype.itemsize} bytes, "
             f"found {len(data)}",
         )
-    array = np.frombuffer(data, dtype=dtype).copy().reshape(shape)
+    array = np.ndarray(shape, dtype, data).copy()
     check_bool(array)
     return array
 
@@ -424,7 +423,7 @@ def check_numpy_rank(shape: Sequence[int]) -> None:
         raise TensorError(
             "SHAPE_MISMATCH", f"shape has {len(shape)} dimensions; expected at most 64"
         )
-    if math.prod(size for size in shape if size) >= _NUMPY_ELEMENTS:
+    if math.prod(filter(None, shape)) >= _NUMPY_ELEMENTS:
         raise TensorError(
             "SHAPE_MISMATCH", f"shape {_brief(shape)} has larger sizes than an array may have"
         )

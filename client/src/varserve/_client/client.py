@@ -462,14 +462,7 @@ class Client(Connection[D_co]):
         limits = self._limits.get(model)
         if limits is None:
             limits = (yield from self._get_model(model, budget)).limits
-        return Scope(
-            model,
-            budget,
-            self._defaults.seen,
-            limits.chunk_bytes,
-            lane_socket=limits.lane_socket,
-            lane_port=limits.lane_port,
-        )
+        return Scope(model, budget, self._defaults.seen, limits)
 
 
 def _write_options(request_id: str | None, *options: Any) -> WriteOptions:

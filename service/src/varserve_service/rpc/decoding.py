@@ -66,20 +66,24 @@ class Decoder:
         """End the threads."""
         self._preparing.shutdown(wait=False, cancel_futures=True)
 
-    async def decode(self, row: Row, data: bytes) -> tuple[Any, bool]:
-        """The request, and whether it names more than the event loop should look at."""
-        self._check_size(row, data)
-        large = len(data) > _QUICK_BYTES or (
-            len(data) > _PAGE_BYTES
-            and count_fields(data, row.descriptor.input_type, _PAGE_FIELDS) > _PAGE_FIELDS
-        )
+    def decode_small(self, row: Row, data: bytes) -> Any | None:
+        """The request; None of one that names more than the event loop should look at."""
+        if len(data) > _PAGE_BYTES:
+            self._check_size(row, data)
+            if len(data) > _QUICK_BYTES:
+                return None
+            if count_fields(data, row.descriptor.input_type, _PAGE_FIELDS) > _PAGE_FIELDS:
+                return None
+        return row.decode(data)
+
+    async def decode_large(self, row: Row, data: bytes) -> Any:
+        """The request, decoded on a thread."""
 
         def decode() -> Any:
             self._check_fields(row, data)
             return row.decode(data)
 
-        request = await self.run(decode, large=True) if large else row.decode(data)
-        return request, large
+        return await self.run(decode, large=True)
 
     def _check_fields(self, row: Row, data: bytes) -> None:
         """Refuse a request with more fields than any that is of use."""

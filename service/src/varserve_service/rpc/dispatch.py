@@ -121,7 +121,8 @@ class Dispatcher:
         context.add_done_callback(lambda _: self._finished(task))
         call.start()
         try:
-            await self._authenticate(call, context)
+            if self._authenticator is not None:
+                call.subject = await self._authenticator.subject(context)
             if unread:
                 request = await self._only_message(request)
             response = await self._admitted(row, None if streams else request, call)
@@ -149,8 +150,9 @@ class Dispatcher:
 
     async def message(self, call: RpcCall, data: bytes) -> Any:
         """A message of a call's stream, of the method's request type, within its bounds."""
-        request, _ = await self._decoder.decode(self._rows[call.method.full_name], data)
-        return request
+        row = self._rows[call.method.full_name]
+        request = self._decoder.decode_small(row, data)
+        return await self._decoder.decode_large(row, data) if request is None else request
 
     async def nested(
         self,
@@ -176,7 +178,8 @@ class Dispatcher:
         call = outer.nested(row.method, deadline, traces, writer)
         call.start()
         try:
-            await self._authenticate(call, call.context)
+            if self._authenticator is not None:
+                call.subject = await self._authenticator.subject(call.context)
             response = await self._admitted(row, data, call)
             call.answered(response)
             return response
@@ -194,11 +197,6 @@ class Dispatcher:
 
     # The steps.
 
-    async def _authenticate(self, call: RpcCall, context: Context) -> None:
-        authenticator = self._authenticator
-        if authenticator is not None:
-            call.subject = await authenticator.subject(context)
-
     async def _admitted(self, row: Row, data: bytes | None, call: RpcCall) -> Any:
         if self._draining:
             raise RequestError(
@@ -209,7 +207,14 @@ class Dispatcher:
                 data = await self._first(call)
             request, large = None, False
             if data is not None:
-                request, large = await self._decoder.decode(row, data)
+                request = self._decoder.decode_small(row, data)
+                large = request is None
+                if large:
+                    request = await self._decoder.decode_large(row, data)
+            if self._policy is None and self._auditing is None:
+                if self._authenticator is not None:
+                    call.recheck = partial(self._recheck, call, None)
+                return await row.handler(self._backend, request, call)
             return await self._authorized(row, request, call, large)
 
     async def _only_message(self, requests: AsyncIterable[bytes]) -> bytes:
@@ -227,10 +232,6 @@ class Dispatcher:
     async def _authorized(self, row: Row, request: Any, call: RpcCall, large: bool) -> Any:
         handle = partial(row.handler, self._backend, request, call)
         auditing = self._auditing
-        if self._policy is None and auditing is None:
-            if self._authenticator is not None:
-                call.recheck = partial(self._recheck, call, None)
-            return await handle()
         if self._policy is not None:
             call.permissions = CallerPermissions.of(self._policy, call.subject)
 

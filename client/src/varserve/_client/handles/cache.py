@@ -23,8 +23,8 @@ from varserve._client.transport.calls import Budget, Op
 from varserve._client.transport.forks import GATE, Renewable
 from varserve._client.values.arguments import Run
 from varserve._client.values.names import Lookup
-from varserve._client.values.options import ReadOptions, WriteOptions
-from varserve._client.values.regions import Part
+from varserve._client.values.options import PRESENT, ReadOptions, WriteOptions
+from varserve._client.values.regions import Part, whole
 from varserve._client.values.results import Commit, Outputs, Reading, Snapshot
 from varserve._client.values.seen import Seen
 from varserve._client.values.specs import (
@@ -154,17 +154,7 @@ class ModelCache(Renewable):
 
     def scope(self, budget: Budget) -> Scope:
         """Of an operation on the model."""
-        limits = self.spec.limits
-        room = max(1, limits.message_bytes - _MESSAGE_OVERHEAD)
-        return Scope(
-            self.asked,
-            budget,
-            self.seen,
-            limits.chunk_bytes,
-            room,
-            limits.lane_socket,
-            limits.lane_port,
-        )
+        return Scope(self.asked, budget, self.seen, self.spec.limits)
 
     # ---- which call carries a value ----
 
@@ -174,49 +164,47 @@ class ModelCache(Renewable):
 
     def read(
         self,
+        spec: VariableSpec,
         read: Read,
+        nbytes: int | None,
         budget: Budget,
         *,
         at_revision: int | None = None,
         linearizable: bool = False,
     ) -> Op[Reading]:
-        """One variable or region, by the call that suits its size. `read.variable` is a path."""
-        yield from self.fresh(budget)
-        path, out = read.variable, read.out
-        size = part_bytes(self.variables.at(path), read.part, read.dtype)
-        unary = self._fits(size) and path not in self._streams
+        """One variable or region, by the call that suits its size.
+
+        `read.variable` is its key. `nbytes`: of the value; None when only a read tells.
+        """
+        path = spec.path
+        unary = self._fits(nbytes) and path not in self._streams
         if unary and not (read.mapped and self.scope(budget).lane):
+            options = self._options(at_revision, linearizable)
             try:
-                return (
-                    yield from self._read_unary(
-                        read, budget, self._options(at_revision, linearizable)
-                    )
-                )
+                reading = yield from operations.read_variable(self.scope(budget), read, options)
+                return self._taken(spec, read, reading)
             except errors.MessageTooLarge:
-                if size is None:
+                if nbytes is None:
                     self._streams.add(path)
+        reads = {path: read._replace(variable=path)}
         snapshot = yield from self.read_many(
-            {path: read}, budget, at_revision=at_revision, linearizable=linearizable
+            reads, budget, at_revision=at_revision, linearizable=linearizable
         )
-        value = snapshot[path] if out is None else out
+        value = snapshot[path] if read.out is None else read.out
         return Reading(snapshot.header, snapshot.revisions[path], value)
 
-    def _read_unary(self, read: Read, budget: Budget, options: ReadOptions) -> Op[Reading]:
-        path, out = read.variable, read.out
-        reading = yield from operations.read_variable(
-            self.scope(budget),
-            read._replace(variable=self.variables.key(path)),
-            options,
-        )
-        if reading.value is not None:
-            self._check(reading.header, read, reading.value)
-        self.learn(reading.header, {path: reading.variable_revision})
-        if read.mapped and reading.value is not None:
-            reading.value.flags.writeable = False
-        if out is not None and reading.value is not None:
-            if (out.dtype, out.shape) != (reading.value.dtype, reading.value.shape):
-                raise fits_no_more(out, str(reading.value.dtype), reading.value.shape)
-            np.copyto(out, reading.value)
+    def _taken(self, spec: VariableSpec, read: Read, reading: Reading) -> Reading:
+        """A reading as its caller wants it, of which this has taken note."""
+        value, out = reading.value, read.out
+        if value is not None:
+            self._check(reading.header, spec, read, value)
+        self.learn(reading.header, {spec.path: reading.variable_revision})
+        if read.mapped and value is not None:
+            value.flags.writeable = False
+        if out is not None and value is not None:
+            if (out.dtype, out.shape) != (value.dtype, value.shape):
+                raise fits_no_more(out, str(value.dtype), value.shape)
+            np.copyto(out, value)
             reading = replace(reading, value=out)
         return reading
 
@@ -237,7 +225,8 @@ class ModelCache(Renewable):
             self.scope(budget), self._by_key(reads), self._options(at_revision, linearizable)
         )
         for key, read in reads.items():
-            self._check(snapshot.header, read, snapshot[key])
+            spec = self.variables.at(read.variable)
+            self._check(snapshot.header, spec, read, snapshot[key])
         self.learn(
             snapshot.header, {read.variable: snapshot.revisions[key] for key, read in reads.items()}
         )
@@ -270,16 +259,21 @@ class ModelCache(Renewable):
         return summaries
 
     def _by_key(self, reads: Mapping[str, Read]) -> dict[str, Read]:
-        key = self.variables.key
-        return {name: read._replace(variable=key(read.variable)) for name, read in reads.items()}
+        return {
+            name: read._replace(variable=self._key(read.variable)) for name, read in reads.items()
+        }
+
+    def _key(self, path: str) -> str:
+        return self.variables.key(self.variables.at(path))
 
     def _options(self, at_revision: int | None, linearizable: bool) -> ReadOptions:
+        if at_revision is None and not linearizable:
+            return PRESENT
         # A revision means something in its epoch only.
         epoch = "" if at_revision is None else self.header.epoch
         return ReadOptions(at_revision, epoch, linearizable=linearizable)
 
-    def _check(self, header: StateHeader, read: Read, value: Array) -> None:
-        spec = self.variables.at(read.variable)
+    def _check(self, header: StateHeader, spec: VariableSpec, read: Read, value: Array) -> None:
         expected = read.dtype or spec.dtype
         if header.epoch != self.header.epoch or (
             value.dtype == expected and read.part.is_of(value)
@@ -295,11 +289,12 @@ class ModelCache(Renewable):
         self, writes: Sequence[PreparedWrite], budget: Budget, options: WriteOptions
     ) -> Op[Commit]:
         """Writes as one commit, by the call that suits their size. Each `variable` is a path."""
-        yield from self.fresh(budget)
+        if self.stale:
+            yield from self.refresh(budget)
         scope = self.scope(budget)
-        keyed = [each._replace(variable=self.variables.key(each.variable)) for each in writes]
+        keyed = [each._replace(variable=self._key(each.variable)) for each in writes]
         check_bytes = 0 if options.check is None else options.check.run.nbytes
-        if len(keyed) == 1 and self._fits(_message_bytes(keyed[0].value) + check_bytes):
+        if len(keyed) == 1 and self._fits(keyed[0].nbytes + check_bytes):
             commit = yield from operations.assign_variable(scope, keyed[0], options)
         elif options.read_back and writes[0].operation is not AssignOperation.SET:
             raise errors.MessageTooLarge(
@@ -315,12 +310,11 @@ class ModelCache(Renewable):
 
     def run(self, run: Run, budget: Budget, options: WriteOptions) -> Op[Outputs]:
         """A call of a function, by the call that suits the size of its inputs and outputs."""
-        size = sum(_message_bytes(each) for each in run.inputs.values())
         key = f"function {run.function}"
         # Only variables are put back when outputs do not fit: what changes more is not run twice.
         once = run.repeatable or self._outputs_fit(run.function)
         outputs = None
-        if self._fits(size) and once and key not in self._streams:
+        if self._fits(run.nbytes) and once and key not in self._streams:
             try:
                 outputs = yield from operations.run_function(self.scope(budget), run, options)
             except errors.MessageTooLarge:
@@ -346,7 +340,7 @@ class ModelCache(Renewable):
         """Whether it is certain that the outputs fit into one message."""
         for overload in self.functions.find(function).overloads:
             outputs = [each.tensor for each in overload.outputs]
-            sizes = [Part(each.shape).nbytes(each.dtype.itemsize) for each in outputs]
+            sizes = [whole(each.shape).nbytes(each.dtype.itemsize) for each in outputs]
             if None in sizes or any(each.dtype.kind == "O" for each in outputs):
                 return False
             if not self._fits(sum(size or 0 for size in sizes)):
@@ -379,8 +373,3 @@ def part_bytes(spec: VariableSpec, part: Part, dtype: Dtype | None = None) -> in
     if spec.dtype.kind == "O":
         return None
     return part.nbytes((dtype or spec.dtype).itemsize)
-
-
-def _message_bytes(array: Array) -> int:
-    size = tensors.body_length(array)
-    return size if array.dtype.kind != "O" else size + 4 * array.size

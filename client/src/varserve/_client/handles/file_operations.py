@@ -35,7 +35,7 @@ _HASHES_SUFFICE = (AccessDenied, RevisionCompacted)
 def variables_of(cache: ModelCache) -> dict[str, VariableSpec]:
     """All variables of a model, by the name that each is shown by."""
     known = cache.variables
-    return {known.key(spec.path): spec for spec in known.by_path.values()}
+    return {known.key(spec): spec for spec in known.by_path.values()}
 
 
 def selected(cache: ModelCache, patterns: Sequence[str]) -> list[str]:
@@ -44,10 +44,10 @@ def selected(cache: ModelCache, patterns: Sequence[str]) -> list[str]:
     What is named without a pattern need not have one. Raises VariableNotFound.
     """
     known = cache.variables
-    names = {known.key(s.path): s.path for s in known.by_path.values() if s.initialized}
+    names = {known.key(s): s.path for s in known.by_path.values() if s.initialized}
     matching = names_matching(list(patterns) or ["*"], names) if names or patterns else []
     # One variable may be meant twice, by its name and its path.
-    return list(dict.fromkeys(known.key(known.find(name).path) for name in matching))
+    return list(dict.fromkeys(known.key(known.find(name)) for name in matching))
 
 
 def read_file(

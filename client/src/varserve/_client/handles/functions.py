@@ -17,7 +17,7 @@ from varserve._client.operations.methods import Scope
 from varserve._client.operations.models import get_model
 from varserve._client.transport.calls import Op
 from varserve._client.values.arguments import Given, Run, bind, positional
-from varserve._client.values.options import ReadOptions
+from varserve._client.values.options import ReadOptions, WriteOptions
 from varserve._client.values.results import Commit, Outputs, Snapshot, revision_of
 from varserve._client.values.specs import FunctionKind, FunctionSpec, Overload
 from varserve.tensors import Array
@@ -264,7 +264,7 @@ class Function(ModelHandle[D_co]):
             spec = known.find(name)
             with errors.about(f"variable {name!r}", variable=name):
                 array = tensors.as_array(value, tensors.dtype_name(spec.dtype))
-            values[known.key(spec.path)] = array
+            values[known.key(spec)] = array
         return values
 
     def _run(
@@ -277,8 +277,10 @@ class Function(ModelHandle[D_co]):
         messages: bool = False,
         linearizable: bool = False,
     ) -> Op[Outputs]:
-        options = self._options(revision, message=message)
-        yield from self._refreshed(timeout)
+        # A revision means something in its epoch only.
+        epoch = "" if revision is None else self._cache.header.epoch
+        if self._cache.stale:
+            yield from self._refreshed(timeout)
         spec = self.spec
         arrays, constants = bind(spec, given)
         run = Run(
@@ -290,8 +292,10 @@ class Function(ModelHandle[D_co]):
             messages,
             linearizable,
         )
-        if not spec.may_write:
-            options = options._replace(request_id="", message="")
+        if spec.may_write:
+            options = self._options(revision, epoch, message)
+        else:
+            options = WriteOptions("", revision, epoch)
         return (yield from self._cache.run(run, self._budget(timeout, run.nbytes), options))
 
     def __repr__(self) -> str:

@@ -140,7 +140,7 @@ class Model(ModelFiles[D_co]):
         if variables is None:
             yield from self._cache.refresh(budget)
             known = self._cache.variables
-            variables = [known.key(s.path) for s in known.by_path.values() if s.initialized]
+            variables = [known.key(s) for s in known.by_path.values() if s.initialized]
         elif not variables:
             raise errors.InvalidRequest("expected the name of at least one variable")
         else:
@@ -200,7 +200,7 @@ class Model(ModelFiles[D_co]):
         if not isinstance(variables, Mapping):
             patterns = [variables] if isinstance(variables, str) else variables
             # What a pattern fits and has no value is left out; what is named must have one.
-            names = {known.key(s.path): s.path for s in known.by_path.values() if s.initialized}
+            names = {known.key(s): s.path for s in known.by_path.values() if s.initialized}
             variables = dict.fromkeys(names_matching(patterns, names))
         reads, nbytes = self._reads(variables)
         return (
@@ -395,7 +395,7 @@ class Model(ModelFiles[D_co]):
         commit = yield from operations.revert_commits(
             self._cache.scope(self._budget(timeout)),
             to,
-            [known.key(known.find(name).path) for name in regions_of(variables)],
+            [known.key(known.find(name)) for name in regions_of(variables)],
             self._options(if_revision_match, epoch, message),
         )
         self._cache.learn(commit.header)

@@ -273,16 +273,24 @@ class _Value(ModelHandle[D_co], ArrayLike):
         again: bool = False,
         mapped: bool = False,
     ) -> Op[Array]:
-        yield from self._refreshed(timeout)
-        part = self._resolved() if rows is None else part_of(self.spec, rows)
-        read = Read(self._path, part, cast_dtype(dtype), out, mapped)
+        cache = self._cache
+        if cache.stale:
+            yield from self._refreshed(timeout)
+        spec = cache.variables.at(self._path)
+        part = part_of(spec, self._part if rows is None else rows)
+        read = Read(cache.variables.key(spec), part, cast_dtype(dtype), out, mapped)
         if out is not None:
-            check_out(self.spec, read)
-        budget = self._budget(timeout, part_bytes(self.spec, part, read.dtype))
-        reading = yield from self._cache.read(
-            read, budget, at_revision=at_revision, linearizable=linearizable
+            check_out(spec, read)
+        nbytes = part_bytes(spec, part, read.dtype)
+        reading = yield from cache.read(
+            spec,
+            read,
+            nbytes,
+            self._budget(timeout, nbytes),
+            at_revision=at_revision,
+            linearizable=linearizable,
         )
-        if self._cache.stale and part.message is not None and not again:
+        if cache.stale and part.message is not None and not again:
             # Of another epoch: the index was resolved with the sizes of the last one.
             return (
                 yield from self._read(
@@ -313,7 +321,8 @@ class _Value(ModelHandle[D_co], ArrayLike):
     ) -> Op[Commit]:
         # A revision means something in its epoch only.
         epoch = "" if revision is None else self._cache.epoch_of(self._path)
-        yield from self._refreshed(timeout)
+        if self._cache.stale:
+            yield from self._refreshed(timeout)
         region = self._part if rows is None else rows
         write = prepare(Write(self._path, value, operation, region, revision), self.spec)
         budget = self._budget(timeout, write.nbytes)
@@ -510,7 +519,7 @@ class Variables(ModelHandle[D_co], Mapping[str, Variable[D_co]]):
 
     def __iter__(self) -> Iterator[str]:
         lookup = self._cache.variables
-        return iter([lookup.key(path) for path in lookup.by_path])
+        return iter([lookup.key(spec) for spec in lookup.by_path.values()])
 
     def __len__(self) -> int:
         return len(self._cache.variables.by_path)

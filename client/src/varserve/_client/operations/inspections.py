@@ -125,12 +125,12 @@ def inspect_function(
     )
     first = pb.InspectFunctionRequest(manifest=manifest).SerializeToString()
     arrays = [*run.inputs.values(), *wanted.values]
-    body = partial(upload, first, arrays, scope.chunk_bytes)
-    download = InspectionDownload(scope.chunk_bytes)
+    body = partial(upload, first, arrays, scope.limits.chunk_bytes)
+    download = InspectionDownload(scope.limits.chunk_bytes)
 
     def receive() -> InspectionDownload:
         nonlocal download
-        download = InspectionDownload(scope.chunk_bytes)
+        download = InspectionDownload(scope.limits.chunk_bytes)
         return download
 
     try:

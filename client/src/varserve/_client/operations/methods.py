@@ -12,7 +12,7 @@ from varserve._client.transport.calls import Budget, Method
 from varserve._client.values import specs
 from varserve._client.values.options import PRESENT, ReadOptions
 from varserve._client.values.seen import Seen
-from varserve._client.values.specs import StateHeader
+from varserve._client.values.specs import StateHeader, TransferLimits
 from varserve.v1 import model_pb2, model_service_pb2
 
 if TYPE_CHECKING:
@@ -25,28 +25,24 @@ _SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
 class Scope(NamedTuple):
     """A model, by the name that it is asked for with, and what one operation on it may use.
 
-    `seen`: what its client has seen of states. `chunk_bytes`: the size of the chunks of a body, and
-    `message_bytes`: what one message may have, as the service said; 0 where it has not been asked.
-    `lane_socket`, `lane_port`: where large values go beside gRPC.
+    `seen`: what its client has seen of states. `limits`: of bodies and messages, as the service
+    said.
     """
 
     model: str
     budget: Budget
     seen: Seen
-    chunk_bytes: int = 0
-    message_bytes: int = 0
-    lane_socket: str = ""
-    lane_port: int = 0
+    limits: TransferLimits = TransferLimits()
 
     @property
     def lane(self) -> Lane | None:
         """The way for large values; None: through gRPC."""
-        use = self.budget.lane
-        if use is None or not (self.lane_socket or self.lane_port or use.wanted is not True):
+        use, limits = self.budget.lane, self.limits
+        if use is None or not (limits.lane_socket or limits.lane_port or use.wanted is not True):
             return None
         from varserve._client.transport.lane import lane_to  # for those who have one
 
-        return lane_to(self.lane_socket, self.lane_port, use)
+        return lane_to(limits.lane_socket, limits.lane_port, use)
 
     def header(self, message: model_pb2.StateHeader) -> StateHeader:
         """The header of an answer, which the client has seen from now on."""

@@ -129,7 +129,7 @@ def _read_variables(
     receive = partial(
         BodyDownload,
         lambda manifest: [each.tensor for each in manifest.entries],
-        scope.chunk_bytes,
+        scope.limits.chunk_bytes,
         len(reads),
         [read.out for read in reads.values()],
         lane,

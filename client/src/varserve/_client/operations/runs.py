@@ -54,9 +54,11 @@ def stream_run_function(scope: Scope, run: Run, options: WriteOptions) -> Op[Out
         **options.fields(),
     )
     first = pb.StreamRunFunctionRequest(manifest=manifest).SerializeToString()
-    body = partial(upload, first, list(run.inputs.values()), scope.chunk_bytes)
+    body = partial(upload, first, list(run.inputs.values()), scope.limits.chunk_bytes)
     receive = partial(
-        BodyDownload, lambda result: [each.tensor for each in result.outputs], scope.chunk_bytes
+        BodyDownload,
+        lambda result: [each.tensor for each in result.outputs],
+        scope.limits.chunk_bytes,
     )
     call = Call(STREAM_RUN_FUNCTION, body, scope.budget, receive)
     result, arrays = yield from attempt(call, repeatable=run.repeatable)

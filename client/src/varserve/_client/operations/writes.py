@@ -72,7 +72,7 @@ def assign_variables(
             for name, value in lane.fields.items():
                 setattr(manifest, name, value)
     first = pb.AssignVariablesRequest(manifest=manifest).SerializeToString()
-    body = partial(upload, first, values, scope.chunk_bytes)
+    body = partial(upload, first, values, scope.limits.chunk_bytes)
     call = Call(ASSIGN_VARIABLES, body, scope.budget, hand_over=hand_over)
     reply = yield from attempt(call, repeatable=options.repeatable)
     return Commit(scope.header(reply.header))
@@ -95,7 +95,7 @@ def _check(options: WriteOptions, *, with_inputs: bool) -> pb.CommitCheck | None
 def _fields(write: PreparedWrite) -> dict[str, Any]:
     return {
         "variable": write.variable,
-        "operation": pb.AssignOperation.Value(f"ASSIGN_OPERATION_{write.operation.name}"),
+        "operation": write.operation.wire,
         "region": write.part.message,
         "if_revision_match": write.if_revision_match,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import grpc
@@ -143,13 +144,16 @@ class Endpoint:
 
         Raises what the function that gives the token raises.
         """
-        own = () if self._common_trace() else trace_metadata()
-        return (*self.session_metadata(), *own) or None
+        metadata = self.session_metadata()
+        if not self._common_trace:
+            metadata = (*metadata, *trace_metadata())
+        return metadata or None
 
     def trace(self) -> Metadata:
         """The trace of a call that begins now."""
-        return self._common_trace() or trace_metadata()
+        return self._common_trace or trace_metadata()
 
+    @cached_property
     def _common_trace(self) -> Metadata:
         """The trace that all calls have."""
         if not any(key == "traceparent" for key, _ in self.metadata):

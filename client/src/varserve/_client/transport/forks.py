@@ -38,7 +38,8 @@ class Gate:
     """Counts the threads that are inside gRPC. A fork waits until there are none."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._inside = 0
         self._forking = 0
         self._streams: set[Any] = set()
@@ -67,8 +68,10 @@ class Gate:
                 reason="FORKED",
             )
 
+    # Every call passes here: the lock itself, without the functions of the condition around it.
+
     def __enter__(self) -> None:
-        with self._changed:
+        with self._lock:
             while self._forking:
                 self._changed.wait()
             self._inside += 1
@@ -79,7 +82,7 @@ class Gate:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with self._changed:
+        with self._lock:
             self._inside -= 1
             if self._forking:
                 self._changed.notify_all()
@@ -132,7 +135,8 @@ class Gate:
         elif any(each.polls for each in alive):
             self._broken = "an asyncio client was open"
         self.forked = True
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._inside = self._forking = 0
         self._streams.clear()
         for each in alive:

@@ -14,7 +14,7 @@ from varserve import structures, tensors
 from varserve._client import errors, wording
 from varserve.tensors import Array
 
-from .specs import Constant, FunctionSpec, InputSpec, ParameterKind, TensorSpec
+from .specs import Constant, FlatNames, FunctionSpec, InputSpec, ParameterKind, TensorSpec
 
 
 class Run(NamedTuple):
@@ -123,30 +123,19 @@ def _flat(spec: FunctionSpec, given: Mapping[str, Any]) -> dict[str, Any]:
     it is the structure when its elements are tensors already, and the tensor when they are not.
     """
     candidates: list[dict[str, Any]] = []
-    for names in dict.fromkeys(tuple(i.name for i in each.inputs) for each in spec.overloads):
-        leaves = _leaves(given.items(), _Names(names))
+    for names in spec.flat_names:
+        leaves = _leaves(given.items(), names)
         if leaves is not None:
             candidates.append(leaves)
+    if len(candidates) == 1:
+        return candidates[0]
     if candidates:
         return min(candidates, key=lambda leaves: (_holds_tensors(leaves.values()), len(leaves)))
     # No overload has just these. What is said of it speaks of the names that there are.
-    return dict(_closest(given.items(), _Names(spec.inputs)))
+    return dict(_closest(given.items(), FlatNames.of(spec.inputs)))
 
 
-class _Names:
-    """The flat names of an overload, and of the structures that they are in."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self.leaves = frozenset(names)
-        self.structures = frozenset(
-            name[:end]
-            for name in self.leaves
-            for end, character in enumerate(name)
-            if character == "/"
-        )
-
-
-def _leaves(items: Iterable[tuple[str, Any]], names: _Names) -> dict[str, Any] | None:
+def _leaves(items: Iterable[tuple[str, Any]], names: FlatNames) -> dict[str, Any] | None:
     """Leaves by name; None where these names have no place for a part."""
     found: dict[str, Any] = {}
     for name, value in items:
@@ -163,7 +152,7 @@ def _leaves(items: Iterable[tuple[str, Any]], names: _Names) -> dict[str, Any] |
     return found
 
 
-def _closest(items: Iterable[tuple[str, Any]], names: _Names) -> Iterator[tuple[str, Any]]:
+def _closest(items: Iterable[tuple[str, Any]], names: FlatNames) -> Iterator[tuple[str, Any]]:
     """Leaves by name, as far as any overload has a place for them."""
     for name, value in items:
         parts = structures.parts(value)

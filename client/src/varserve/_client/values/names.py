@@ -66,10 +66,9 @@ class Lookup(Generic[S]):
         except KeyError:
             raise self._missing(path) from None
 
-    def key(self, path: str) -> str:
+    def key(self, spec: S) -> str:
         """What to call it on the wire: its name where that fits it alone, else its path."""
-        name = self.at(path).name
-        return name if len(self._paths[name]) == 1 else path
+        return spec.name if len(self._paths[spec.name]) == 1 else spec.path
 
 
 def names_matching(patterns: Iterable[str], names: Mapping[str, str]) -> list[str]:

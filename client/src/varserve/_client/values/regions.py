@@ -10,6 +10,7 @@ import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from types import EllipsisType
 from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
@@ -44,7 +45,7 @@ Reads: TypeAlias = "Iterable[str] | Mapping[str, Index | Rows | None]"
 """Names or paths of variables; in a mapping, each with a region or None."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Part:
     """A part of a variable, resolved. `message` None: the whole variable."""
 
@@ -54,7 +55,7 @@ class Part:
     dropped: tuple[int, ...] = ()
     """Dimensions that an integer index selected one element of, and numpy does not show."""
 
-    @property
+    @cached_property
     def shown_shape(self) -> PartialShape:
         """The shape that numpy would give the part."""
         if self.shape is None or not self.dropped:
@@ -85,12 +86,23 @@ class Part:
             )
         return np.expand_dims(array, self.dropped) if self.dropped else array
 
-    def nbytes(self, itemsize: int) -> int | None:
-        """Bytes of the part, None when its shape does not tell."""
+    @cached_property
+    def count(self) -> int | None:
+        """Elements of the part, None when its shape does not tell."""
         if self.shape is None:
             return None
         known = [size for size in self.shape if size is not None]
-        return math.prod(known) * itemsize if len(known) == len(self.shape) else None
+        return math.prod(known) if len(known) == len(self.shape) else None
+
+    def nbytes(self, itemsize: int) -> int | None:
+        """Bytes of the part, None when its shape does not tell."""
+        return None if self.count is None else self.count * itemsize
+
+
+@lru_cache(maxsize=1024)  # most parts are whole variables, of few shapes
+def whole(shape: PartialShape) -> Part:
+    """All of a variable of this shape."""
+    return Part(shape)
 
 
 def _without(shape: Sequence[N], dropped: tuple[int, ...]) -> tuple[N, ...]:
@@ -115,7 +127,7 @@ def resolve(region: Index | Rows | Part | None, shape: PartialShape = None) -> P
     reaches outside. Raises RegionInvalid.
     """
     if region is None:
-        return Part(shape)
+        return whole(shape)
     if isinstance(region, Part):
         return region
     if isinstance(region, Rows):
@@ -138,16 +150,16 @@ def resolve(region: Index | Rows | Part | None, shape: PartialShape = None) -> P
             raise RegionInvalid(f"dimension {axis}: no size reaches {item}") from None
         sizes.append(None if stop is None else -(-(stop - start) // step))
     if not slices:
-        return Part(shape)
+        return whole(shape)
     message = tensor_pb2.Region(slices=tensor_pb2.Slices(dimensions=slices))
-    whole = None if shape is None else (*sizes, *shape[len(sizes) :])
-    return Part(whole, message, tuple(dropped))
+    left = None if shape is None else (*sizes, *shape[len(sizes) :])
+    return Part(left, message, tuple(dropped))
 
 
 def part_of(spec: VariableSpec, region: Index | Rows | Part | None) -> Part:
     """The part of a variable that a region is. Raises RegionInvalid."""
     if region is None:
-        return Part(spec.shape)
+        return whole(spec.shape)
     with about(f"variable {spec.name!r}", variable=spec.name):
         return resolve(region, spec.shape)
 

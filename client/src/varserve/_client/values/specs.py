@@ -7,7 +7,7 @@ and each of a large model's thousands in a fraction of a dataclass's time. Knows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -170,6 +170,22 @@ class Overload(NamedTuple):
         return f"({inputs}) -> {{{outputs}}}"
 
 
+class FlatNames(NamedTuple):
+    """The flat names of inputs, and of the structures that they are in."""
+
+    leaves: frozenset[str]
+    structures: frozenset[str]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> FlatNames:
+        """Of these inputs."""
+        leaves = frozenset(names)
+        structures = frozenset(
+            name[:end] for name in leaves for end, character in enumerate(name) if character == "/"
+        )
+        return cls(leaves, structures)
+
+
 @dataclass(frozen=True)
 class FunctionSpec:
     """A function and its overloads; a call takes the one that fits its inputs."""
@@ -192,6 +208,12 @@ class FunctionSpec:
             for each in overload.inputs:
                 kinds[each.name] = (*kinds.get(each.name, ()), each)
         return kinds
+
+    @cached_property
+    def flat_names(self) -> tuple[FlatNames, ...]:
+        """The names of the inputs of its overloads, each set of names once."""
+        different = dict.fromkeys(tuple(i.name for i in each.inputs) for each in self.overloads)
+        return tuple(map(FlatNames.of, different))
 
     @cached_property
     def may_write(self) -> bool:

@@ -31,8 +31,12 @@ class AssignOperation(StrEnum):
     @property
     def wire(self) -> pb.AssignOperation:
         """The contract's number."""
-        number: pb.AssignOperation = pb.AssignOperation.Value(f"ASSIGN_OPERATION_{self.name}")
-        return number
+        return _WIRE[self]
+
+
+_WIRE: dict[AssignOperation, pb.AssignOperation] = {
+    each: pb.AssignOperation.Value(f"ASSIGN_OPERATION_{each.name}") for each in AssignOperation
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

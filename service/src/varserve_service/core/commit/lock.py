@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.observer import UNOBSERVED, Observer
@@ -25,7 +25,9 @@ class ReadersWriterLock:
 
     def __init__(self, observer: Observer = UNOBSERVED) -> None:
         self._observer = observer
-        self._changed = threading.Condition(threading.Lock())
+        # Taken by itself: the condition's own methods around it would cost as much again.
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
         self._readers = 0
         self._readers_waiting = 0
         self._readers_admitted = 0  # waited through a write, and go before the next one
@@ -33,6 +35,8 @@ class ReadersWriterLock:
         self._writer = 0  # the thread that writes, if one does
         self._writers_waiting = 0
         self._writes = 0
+        # Of the thread that writes.
+        self._held_since = self._waited = 0.0
         self._closed: Callable[[], RequestError] | None = None
 
     def shared(self, deadline: float | None = None) -> AbstractContextManager[None]:
@@ -46,7 +50,7 @@ class ReadersWriterLock:
 
     def acquire_shared_at_once(self) -> bool:
         """Take the lock shared where that needs no waiting; give it back by `release_shared`."""
-        with self._changed:
+        with self._mutex:
             if self._writing or self._writers_waiting or self._closed:
                 return False
             self._readers += 1
@@ -54,7 +58,7 @@ class ReadersWriterLock:
 
     def acquire_shared(self, deadline: float | None) -> None:
         """Take the lock shared. Raises RequestError DEADLINE_EXCEEDED."""
-        with self._changed:
+        with self._mutex:
             began = None
             if self._writing or self._writers_waiting:
                 began = time.monotonic()
@@ -84,16 +88,19 @@ class ReadersWriterLock:
 
     def release_shared(self) -> None:
         """Give back what was taken shared."""
-        with self._changed:
+        with self._mutex:
             self._readers -= 1
             if not self._readers and self._writers_waiting:
                 self._changed.notify_all()
 
-    @contextmanager
-    def exclusive(self, deadline: float | None = None) -> Iterator[None]:
-        """Hold the lock alone. Raises RequestError DEADLINE_EXCEEDED."""
+    def exclusive(self, deadline: float | None = None) -> AbstractContextManager[None]:
+        """Hold the lock alone. Entering raises RequestError DEADLINE_EXCEEDED."""
+        return _Exclusive(self, deadline)
+
+    def acquire_exclusive(self, deadline: float | None) -> None:
+        """Take the lock alone. Raises RequestError DEADLINE_EXCEEDED."""
         began = time.monotonic()
-        with self._changed:
+        with self._mutex:
             self._writers_waiting += 1
             try:
                 while self._writing or self._readers or self._readers_admitted:
@@ -108,15 +115,17 @@ class ReadersWriterLock:
             finally:
                 self._writers_waiting -= 1
             self._writing, self._writer = True, threading.get_ident()
-        held = time.monotonic()
-        try:
-            yield
-        finally:
-            self._leave_exclusive()
-            # Only now, so that no other thread waits for the observer.
-            seconds = time.monotonic() - held
-            self._observer.lock_waited(held - began, exclusive=True, ago=seconds)
-            self._observer.lock_held(seconds)
+        self._held_since = time.monotonic()
+        self._waited = self._held_since - began
+
+    def release_exclusive(self) -> None:
+        """Give back what was taken alone."""
+        held_since, waited = self._held_since, self._waited
+        self._leave_exclusive()
+        # Only now, so that no other thread waits for the observer.
+        seconds = time.monotonic() - held_since
+        self._observer.lock_waited(waited, exclusive=True, ago=seconds)
+        self._observer.lock_held(seconds)
 
     def close(self, why: Callable[[], RequestError]) -> None:
         """Refuse the lock from now on: every caller, waiting ones included, gets the error `why`.
@@ -126,7 +135,7 @@ class ReadersWriterLock:
         self._closed = why
 
     def _leave_exclusive(self) -> None:
-        with self._changed:
+        with self._mutex:
             self._writing = False
             self._writes += 1
             self._readers_admitted += self._readers_waiting
@@ -158,3 +167,17 @@ class _Shared(AbstractContextManager[None]):
 
     def __exit__(self, *_: object) -> None:
         self._lock.release_shared()
+
+
+class _Exclusive(AbstractContextManager[None]):
+    __slots__ = ("_deadline", "_lock")
+
+    def __init__(self, lock: ReadersWriterLock, deadline: float | None) -> None:
+        self._lock = lock
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._lock.acquire_exclusive(self._deadline)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release_exclusive()

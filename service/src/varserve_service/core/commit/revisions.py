@@ -21,11 +21,15 @@ class Revisions:
         self.epoch = epoch
         self.current = 0
         self._written = dict.fromkeys(paths, 0)
+        self._header = self.header_at(0)
 
     @property
     def header(self) -> Header:
         """The state as it is now. Needs no lock."""
-        return self.header_at(self.current)
+        header = self._header
+        if header.revision != self.current:
+            header = self._header = self.header_at(self.current)
+        return header
 
     def header_at(self, revision: int) -> Header:
         """The state at a revision."""

@@ -189,7 +189,7 @@ class LiveModel:
 
         None if it has been written, or a writer waits.
         """
-        path = self.variable(variable).path
+        path = self._parts.variables.find(variable).spec.path
         if not self._parts.lock.acquire_shared_at_once():
             return None
         try:

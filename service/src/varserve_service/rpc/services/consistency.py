@@ -22,22 +22,36 @@ from .backend import Backend
 _SHARE = 0.9
 
 
+def is_recent(backend: Backend, request: Any) -> bool:
+    """Whether the model that a request names is as recent as its `consistency` says, at a glance.
+
+    Where not, `wait_until_recent` finds out.
+    """
+    if not request.HasField("consistency"):
+        return True
+    wanted = request.consistency
+    found = backend.models.resolve(request.model)
+    return (
+        found is not None
+        and not wanted.linearizable
+        and wanted.min_revision >= 0
+        and _reaches(found, wanted)
+    )
+
+
 async def wait_until_recent(backend: Backend, request: Any, call: RpcCall) -> None:
     """Wait until the model that a request names is as recent as its `consistency` says.
 
     What its name means when this returns is. Raises RequestError DEADLINE_EXCEEDED,
     STATE_STORE_UNAVAILABLE, MODEL_NOT_FOUND, MODEL_NOT_READY.
     """
-    if not request.HasField("consistency"):
+    if is_recent(backend, request):
         return
     wanted: pb.Consistency = request.consistency
     if wanted.min_revision < 0:
         raise translate.malformed(
             f"consistency.min_revision: expected 0 or more, found {wanted.min_revision}"
         )
-    found = backend.models.resolve(request.model)
-    if found is not None and not wanted.linearizable and _reaches(found, wanted):
-        return
     while True:
         with backend.serving.use(call, request.model) as served:
             live = served.live

@@ -23,7 +23,7 @@ from varserve_service.rpc.messages import summary_messages, translate
 from varserve_service.rpc.messages.bodies import Beside, Download
 
 from .backend import Backend, check_count
-from .consistency import wait_until_recent
+from .consistency import is_recent, wait_until_recent
 
 # A summary of fewer elements, or with fewer for each bin, or a hash of fewer, singles elements out.
 _FEW_ELEMENTS = 16
@@ -35,7 +35,8 @@ async def read_variable(
     backend: Backend, request: pb.ReadVariableRequest, call: RpcCall
 ) -> pb.ReadVariableResponse | bytes:
     """ReadVariable."""
-    await wait_until_recent(backend, request, call)
+    if not is_recent(backend, request):
+        await wait_until_recent(backend, request, call)
     cached = backend.read_cache.answer(request, call)
     if cached is not None:
         return cached

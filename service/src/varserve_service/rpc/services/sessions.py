@@ -18,6 +18,7 @@ import grpc
 from varserve import frames
 from varserve.reasons import Failure
 from varserve.v1 import session_pb2 as pb
+from varserve.v1.error_pb2 import Status
 from varserve_service.core.errors import Reason
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.failures import Failed, shortened
@@ -37,6 +38,11 @@ _PAGE_BYTES = 64 << 10
 # Deadlines are looked at so often, while there are any.
 _LOOK_SECONDS = 0.05
 _SERVICE = "varserve.v1.ModelService"
+# Without a reason, as alone: whether the call was done is not known.
+_LATE = Status(
+    code=grpc.StatusCode.DEADLINE_EXCEEDED.value[0],
+    message="the deadline passed; a write may or may not have been done",
+)
 
 
 async def session(backend: Backend, request: None, call: RpcCall) -> None:
@@ -65,14 +71,45 @@ class _Nested:
             self.task.cancel()
 
 
+class _Unsent:
+    """Answers that wait to be sent."""
+
+    def __init__(self) -> None:
+        self._answers: deque[tuple[int, dict[str, Any], int]] = deque()
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def add(self, ident: int, outcome: bytes | Status) -> None:
+        """The answer to a call: its response, encoded, or its error."""
+        if isinstance(outcome, bytes):
+            answer: dict[str, Any] = {"response": outcome}
+            nbytes = len(outcome)
+        else:
+            answer, nbytes = {"error": outcome}, outcome.ByteSize()
+        self.nbytes += nbytes
+        self._answers.append((ident, answer, nbytes))
+
+    def message(self) -> pb.SessionResponse:
+        """As many of them as go in one message."""
+        response = pb.SessionResponse()
+        total = 0
+        while self._answers and (not total or total + self._answers[0][2] <= MESSAGE_BYTES):
+            ident, answer, nbytes = self._answers.popleft()
+            response.answers.add(id=ident, **answer)
+            total += nbytes
+        self.nbytes -= total
+        return response
+
+
 class Session(SharedStream):
     """The calls of one stream."""
 
     def __init__(self, backend: Backend, call: RpcCall) -> None:
         super().__init__(backend, call)
         self._nested: dict[int, _Nested] = {}
-        self._answers: deque[tuple[pb.SessionAnswer, int]] = deque()
-        self._unsent = 0
+        self._unsent = _Unsent()
         self._room = asyncio.Event()
         self._looking: asyncio.TimerHandle | None = None
 
@@ -95,15 +132,22 @@ class Session(SharedStream):
                 nested.cancel()
         calls = nbytes = 0
         for each in request.calls:
-            await self._wait_for_room()
+            if not self._has_room:
+                await self._wait_for_room()
             self._begin(each)
             calls, nbytes = calls + 1, nbytes + len(each.request)
             if calls >= _PAGE_CALLS or nbytes >= _PAGE_BYTES:
                 calls = nbytes = 0
                 await asyncio.sleep(0)
 
+    @property
+    def _has_room(self) -> bool:
+        """Whether a further call may begin."""
+        unsent = self._unsent
+        return len(self._nested) + len(unsent) < MAX_CALLS and unsent.nbytes < UNSENT_BYTES
+
     async def _wait_for_room(self) -> None:
-        while len(self._nested) + len(self._answers) >= MAX_CALLS or self._unsent >= UNSENT_BYTES:
+        while not self._has_room:
             self._room.clear()
             await self._room.wait()
 
@@ -118,7 +162,8 @@ class Session(SharedStream):
     # The calls.
 
     async def _answer(self, nested: _Nested) -> None:
-        call, answer = nested.call, pb.SessionAnswer(id=nested.call.id)
+        call = nested.call
+        outcome: bytes | Status = b""
         nested.started = True
         try:
             if nested.gone:
@@ -136,23 +181,19 @@ class Session(SharedStream):
                 deadline=nested.deadline,
                 traces=traces_of(call),
             )
-            answer.response = frames.write_message(response)
+            outcome = frames.write_message(response)
         except Failed as error:
-            answer.error.ParseFromString(shortened(error.failure).details())
+            outcome = Status.FromString(shortened(error.failure).details())
         except asyncio.CancelledError:
             if not nested.late:
                 nested.gone = True
                 return
-            # Without a reason, as alone: whether the call was done is not known.
-            answer.error.code = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
-            answer.error.message = "the deadline passed; a write may or may not have been done"
+            outcome = _LATE
         finally:
             del self._nested[call.id]
             self._room.set()
             if not nested.gone:
-                nbytes = answer.ByteSize()
-                self._unsent += nbytes
-                self._answers.append((answer, nbytes))
+                self._unsent.add(call.id, outcome)
             self._moved.set()
 
     def _look(self) -> None:
@@ -172,17 +213,11 @@ class Session(SharedStream):
     # What goes.
 
     def _gathered(self) -> pb.SessionResponse | None:
-        answers: list[pb.SessionAnswer] = []
-        total = 0
-        while self._answers and (not answers or total + self._answers[0][1] <= MESSAGE_BYTES):
-            answer, nbytes = self._answers.popleft()
-            answers.append(answer)
-            total += nbytes
-        self._unsent -= total
-        if not answers:
+        if not self._unsent:
             return None
+        response = self._unsent.message()
         self._room.set()
-        return pb.SessionResponse(answers=answers)
+        return response
 
 
 def _malformed(problem: str) -> Failure:

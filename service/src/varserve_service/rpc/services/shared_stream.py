@@ -22,6 +22,9 @@ UNSENT_BYTES = 4 << 20
 MESSAGE_BYTES = 256 << 10
 """Of one message to the client, unless a single answer is longer."""
 
+# Of the time that the client may be silent, between two looks at whether it is.
+_SHARE = 1 / 8
+
 Traces = tuple[tuple[str, str], ...]
 
 
@@ -35,8 +38,11 @@ class SharedStream:
         self._moved = asyncio.Event()
         """There is something to send, or nothing more to read."""
         self._reader: asyncio.Task[None] | None = None
-        self._idle: asyncio.TimerHandle | None = None
-        self._messages = 0
+        self._next_look: asyncio.TimerHandle | None = None
+        self._silence = backend.transfers.silence
+        self._received_at = self._loop.time()
+        self._sending_since: float | None = None
+        self._bound = asyncio.timeout(None)
         self._why: RequestError | None = None
 
     # What a subclass has.
@@ -70,16 +76,24 @@ class SharedStream:
         """
         self._reader = self._loop.create_task(self._read())
         self._reader.add_done_callback(self._has_read)
-        self._look_for_messages()
+        self._watch_client()
         self._backend.sessions.add(self.end)
         try:
-            await self._write()
+            async with self._bound:
+                await self._write()
             if not self._reader.cancelled():
                 self._reader.result()
+        except TimeoutError:
+            if not self._bound.expired():
+                raise
+            raise RequestError(
+                Reason.DEADLINE_EXCEEDED,
+                f"the client has taken no message for {self._silence:g} seconds; the stream ends",
+            ) from None
         finally:
             self._backend.sessions.discard(self.end)
-            if self._idle is not None:
-                self._idle.cancel()
+            if self._next_look is not None:
+                self._next_look.cancel()
             if not self._reader.cancel() and not self._reader.cancelled():
                 self._reader.exception()  # it has been raised, or the client has gone
             tasks = list(self._tasks)
@@ -97,7 +111,7 @@ class SharedStream:
 
     async def _read(self) -> None:
         async for data in self._call:
-            self._messages += 1
+            self._received_at = self._loop.time()
             await self._take(await self._backend.decode_message(self._call, data))
 
     def _has_read(self, reader: asyncio.Task[None]) -> None:
@@ -105,17 +119,17 @@ class SharedStream:
             self._asks_no_more()
         self._moved.set()
 
-    def _look_for_messages(self) -> None:
-        """End the stream if no message comes for as long as a transfer may be silent."""
-        self._idle = self._loop.call_later(
-            self._backend.transfers.silence, self._end_if_idle, self._messages
-        )
-
-    def _end_if_idle(self, messages: int) -> None:
-        if self._messages == messages and not self._tasks:
+    def _watch_client(self) -> None:
+        """End the stream when no message comes, or none is taken, for as long as a transfer may be
+        silent."""
+        # One timer that comes now and then: one for each message would cost a tenth of it.
+        now = self._loop.time()
+        if self._sending_since is not None and now - self._sending_since >= self._silence:
+            self._bound.reschedule(now)
+        elif now - self._received_at >= self._silence and not self._tasks:
             self.end()
         else:
-            self._look_for_messages()
+            self._next_look = self._loop.call_later(self._silence * _SHARE, self._watch_client)
 
     async def _write(self) -> None:
         assert self._reader is not None
@@ -123,22 +137,11 @@ class SharedStream:
             await self._moved.wait()
             self._moved.clear()
             while (message := self._gathered()) is not None:
-                await self._send(message)
+                self._sending_since = self._loop.time()
+                await self._call.write(message)
+                self._sending_since = None
             if self._reader.done() and not self._tasks:
                 return
-
-    async def _send(self, message: Any) -> None:
-        silence = self._backend.transfers.silence
-        try:
-            async with asyncio.timeout(silence) as bound:
-                await self._call.write(message)
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            raise RequestError(
-                Reason.DEADLINE_EXCEEDED,
-                f"the client has taken no message for {silence:g} seconds; the stream ends",
-            ) from None
 
 
 def traces_of(asked: Any) -> Traces:

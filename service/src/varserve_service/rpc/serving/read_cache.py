@@ -60,8 +60,12 @@ class ReadCache:
         header = answer.live.header_unless_written(request.variable, since=answer.revision)
         if header is None:
             return None
-        call.note_header(header)
-        call.note(read_bytes=answer.nbytes)
+        call.note(
+            model=header.model,
+            version=header.version,
+            revision=header.revision,
+            read_bytes=answer.nbytes,
+        )
         # Two parts of one message: protobuf merges the fields of one with those of the other.
         response = pb.ReadVariableResponse(header=translate.header(header))
         header_bytes: bytes = response.SerializeToString()
