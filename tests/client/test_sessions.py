@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from grpc._cython import cygrpc
 
 import varserve
 import varserve.aio
@@ -24,6 +28,7 @@ from tests.rpc.test_identity import Claimed
 from tests.serving import serve_here
 from tests.waiting import join, until, until_async
 from varserve._client.transport import session_usage, sessions
+from varserve._client.transport.sessions import stream
 from varserve.v1 import model_service_pb2 as pb
 from varserve.v1 import tensor_pb2
 from varserve_service.access.policy_file import read_policy
@@ -287,6 +292,66 @@ def test_a_session_that_shuts_down_has_begun_nothing(scripted: Scripted) -> None
     scripted.script["ReadVariable"] = [_read_reply()]
     with varserve.connect(scripted.address, sessions=True, retries=0) as client:
         assert client.read_variable("m", "v").value.tolist() == [1, 2]
+
+
+def test_a_grpc_that_is_made_otherwise_has_no_sessions(
+    address: str, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a session takes of gRPC's insides may go with any release of it: calls go alone then."""
+    names = vars(cygrpc).copy()
+    for missing in ("SendMessageOperation", "InitialMetadataFlags"):
+        there = {name: each for name, each in names.items() if name != missing}
+        monkeypatch.setattr(stream, "cygrpc", SimpleNamespace(**there))
+        with varserve.connect(address, sessions=True) as client:
+            for _ in range(3):
+                assert client.read_variable("counter", "v").value.tolist() == [1, 1, 1]
+    assert not calls.sessions
+
+
+def test_an_interrupted_call_is_given_up_alone(address: str, calls: Calls, gate: Gate) -> None:
+    """Ctrl-C ends the wait of the main thread, and its call; the session goes on."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with varserve.connect(address, sessions=True) as client:
+            for _ in range(3):
+                gate.reached.clear()
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
+                with pytest.raises(KeyboardInterrupt):
+                    client.run_function("counter", "held", {}, timeout=60)
+                assert client.read_variable("counter", "v").value.tolist() == [1, 1, 1]
+            until(lambda: sum(c.method.name == "RunFunction" for c in calls.ended_calls) == 3)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    runs = [call.code for call in calls.ended_calls if call.method.name == "RunFunction"]
+    assert runs == [grpc.StatusCode.CANCELLED] * 3
+    assert len(calls.sessions) == 1
+
+
+def test_threads_that_give_up_disturb_no_other(address: str, calls: Calls) -> None:
+    """Deadlines that pass while calls are sent and answered end those calls alone."""
+    rng = random.Random(7)
+    with varserve.connect(address, sessions=True, retries=0) as client:
+        client.read_variable("counter", "v")
+
+        def work(number: int) -> int:
+            late, x = 0, np.full(4, number, np.float32)
+            for _ in range(MANY):
+                try:
+                    client.read_variable("counter", "v", timeout=rng.uniform(1e-5, 2e-3))
+                except varserve.DeadlineExceeded:
+                    late += 1
+                assert client.run_function("counter", "total", {"x": x})["output_0"] == 4 * number
+            return late
+
+        with ThreadPoolExecutor(8) as pool:
+            late = sum(pool.map(work, range(8)))
+    assert late > 0, "no deadline passed"
+    assert len(calls.sessions) == 1
 
 
 def test_a_restart_is_survived() -> None:

@@ -125,7 +125,11 @@ class Driver(Renewable):
                     self._usage.failed()
                     return None
             channel = self._opened_channel()
-            self._session = kind(channel, metadata, self.endpoint.wait_for_ready)
+            try:
+                self._session = kind(channel, metadata, self.endpoint.wait_for_ready)
+            except (AttributeError, TypeError):  # a gRPC that is made in another way
+                self._usage.impossible()
+                return None
             # Its threads keep it, also when nobody keeps the client.
             self._end_session.detach()
             self._end_session = finalize(self, self._session.abandon)
