@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -43,6 +43,9 @@ _SESSION = {
 
 _ANSWER_SECONDS = 2.0
 """For an answer of a server that has let somebody connect."""
+_MORE_SECONDS = 0.5
+"""For a server that may be newer than the newest that was seen, where that one has answered."""
+
 _UNTOLD = (
     psycopg.errors.FeatureNotSupported,
     psycopg.errors.InsufficientPrivilege,
@@ -95,12 +98,12 @@ class Connector:
     def _newest_of_all(self) -> Opened:
         """A connection to the server with the newest timeline. Raises psycopg.Error.
 
-        All are asked at once: one of them may say nothing, and is not waited for when another has
-        come in place of the newest that was seen.
+        All are asked at once, and one of them may say nothing. It is not waited for when another
+        has come in place of the newest that was seen, and not for long when that is there itself.
         """
         if len(self._hosts) == 1:
             return _open(self._hosts[0])
-        race = _Race(lambda timeline: 0 < self._newest < timeline)
+        race = _Race(self._newest)
         for number, host in enumerate(self._hosts):
             threading.Thread(target=race.run, args=(number, host), daemon=True).start()
         return race.best(len(self._hosts))
@@ -119,9 +122,9 @@ class Connector:
 class _Race:
     """Servers that are asked at once, each on a thread."""
 
-    def __init__(self, is_enough: Callable[[int], bool]) -> None:
-        """`is_enough`: whether a server with this timeline need not wait for the others."""
-        self._is_enough = is_enough
+    def __init__(self, newest: int) -> None:
+        """`newest`: the newest timeline that was seen; 0: none."""
+        self._seen = newest
         self._changed = threading.Condition()
         self._opened: list[Opened] = []
         self._failures: dict[int, psycopg.Error] = {}
@@ -148,7 +151,8 @@ class _Race:
     def best(self, count: int) -> Opened:
         """Of so many the one with the newest timeline. Raises psycopg.Error where none answers."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_decided(count))
+            if not self._changed.wait_for(lambda: self._is_decided(count), _MORE_SECONDS):
+                self._changed.wait_for(lambda: self._is_decided(count) or self._has(self._seen))
             self._is_over = True
         if not self._opened:
             raise self._failures[max(self._failures)]
@@ -158,9 +162,11 @@ class _Race:
         return newest
 
     def _is_decided(self, count: int) -> bool:
-        if any(self._is_enough(timeline) for timeline, _ in self._opened):
-            return True
-        return len(self._opened) + len(self._failures) == count
+        return self._has(self._seen + 1) or len(self._opened) + len(self._failures) == count
+
+    def _has(self, least: int) -> bool:
+        """Whether one of them has come, of those that were seen before or newer."""
+        return self._seen > 0 and any(timeline >= least for timeline, _ in self._opened)
 
 
 def _open(host: str) -> Opened:
