@@ -293,3 +293,72 @@ def test_large_values_are_on_disk_before_the_lock_is_taken() -> None:
             [Write("a", SET, np.ones(100, np.float32))], conditions=Conditions(model_revision=7)
         )
     assert (journal.staged, journal.discarded) == (1, 1)
+
+
+@pytest.mark.parametrize(("size", "staged"), [(16, 0), (17, 1)])
+def test_values_are_staged_beyond_what_goes_into_a_row(size: int, staged: int) -> None:
+    """All that a commit writes counts together; what is not staged has nothing to let go of."""
+    journal = MemoryJournal()
+    live = model(journal, size=size)
+    live.assign([Write("a", SET, np.zeros(size, np.float32))])
+    assert (journal.staged, journal.discarded) == (staged, staged)
+    live.assign([Write(name, SET, np.zeros(size, np.float32)) for name in "ab"])
+    assert (journal.staged, journal.discarded) == (staged + 1, staged + 1)
+
+
+def test_what_was_done_before_or_fails_is_not_left_staged() -> None:
+    """A request that comes again writes nothing; a write that fails lets go of what it wrote."""
+    journal = MemoryJournal()
+    live = model(journal, size=100)
+    request = WriteRequest("r", b"")
+    for _ in range(2):
+        live.assign([Write("a", SET, np.ones(100, np.float32))], request=request)
+    assert (journal.staged, journal.discarded, journal.appended) == (1, 1, [[1]])
+    journal.before_sync = full
+    with pytest.raises(StateStoreFull):
+        live.assign([Write("a", SET, np.zeros(100, np.float32))])
+    assert (journal.staged, journal.discarded) == (2, 2)
+    with live._parts.lock.exclusive():
+        error = RequestError(Reason.INTERNAL, "")
+        try:
+            live.assign([Write("a", SET, np.ones(100, np.float32))], deadline=time.monotonic())
+        except RequestError as caught:
+            error = caught
+    assert error.reason is Reason.DEADLINE_EXCEEDED
+    assert journal.staged == 2
+
+
+def full() -> None:
+    raise StateStoreFull("no room")
+
+
+def test_a_defect_of_the_journal_is_not_taken_for_an_answer() -> None:
+    """Whoever leads gets it, with nothing changed, and the next write goes through."""
+    journal = MemoryJournal()
+    live = model(journal)
+
+    def broken() -> None:
+        raise ValueError("a defect")
+
+    journal.before_sync = broken
+    with pytest.raises(ValueError, match="a defect"):
+        one_more(live)
+    assert (value(live), live.header.revision) == (0, 0)
+    journal.before_sync = lambda: None
+    assert one_more(live).header.revision == 1
+
+
+def test_commits_are_told_to_who_listens_and_no_others() -> None:
+    """Each with its own; a write that changes nothing, or comes again, tells nobody."""
+    live = model(MemoryJournal())
+    told: list[tuple[int, int]] = []
+
+    def listener(header: Any, commit: Any) -> None:
+        told.append((header.revision, commit.revision))
+
+    request = WriteRequest("r", b"")
+    for _ in range(2):
+        one_more(live, request=request, on_commit=listener)
+    one_more(live, on_commit=listener)
+    live.revert(2, on_commit=listener)
+    assert told == [(1, 1), (2, 2)]

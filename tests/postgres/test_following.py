@@ -109,7 +109,11 @@ def test_a_connection_that_goes_is_made_again(
 
 def test_a_listener_that_is_closed_keeps_no_connection(listener: Listener, database: str) -> None:
     """Also one that was made while it closed."""
+    listener.news(Position(0))
+    opened = listener._open
+    assert opened is not None
     listener.close()
+    assert opened.closed
     made = psycopg.connect(database)
     listener._open = made
     with pytest.raises(JournalError, match="closed"):
