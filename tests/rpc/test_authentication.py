@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from varserve_service.access.certificates import CertifiedSubject
 from varserve_service.access.subjects import CredentialError
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.rpc import CallerAuthenticator
+from varserve_service.rpc.authorization import authentication
 
 
 class Call:
@@ -75,3 +77,31 @@ async def test_what_is_no_token(values: list[Any], said: str, certificates: bool
 async def test_a_connection_without_a_certificate() -> None:
     """It is told so where certificates name callers."""
     assert "has no client certificate" in await refusal(Call(), certificates=True)
+
+
+async def test_a_certificate_that_expires_while_its_connection_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It names the caller until then; a token that is sent with it counts instead."""
+    looked: list[bytes] = []
+
+    def certified(pem: bytes) -> CertifiedSubject:
+        looked.append(pem)
+        return CertifiedSubject("bob", expires=100.0)
+
+    monkeypatch.setattr(authentication, "certified_subject", certified)
+    now = 99.9
+    named = CallerAuthenticator(certificates=True, tokens=[Known()], clock=lambda: now)
+    call: Any = Call(certificate=b"pem")
+    for _ in range(2):
+        assert await named.subject(call) == "bob"
+    assert looked == [b"pem"]
+    now = 100.0
+    with pytest.raises(RequestError, match="the client certificate has expired"):
+        await named.subject(call)
+    call = Call(("authorization", "Bearer secret"), certificate=b"pem")
+    assert await named.subject(call) == "ann"
+    without = CallerAuthenticator(certificates=False, tokens=[Known()])
+    call = Call(certificate=b"pem")
+    with pytest.raises(RequestError, match="found no token"):
+        await without.subject(call)
