@@ -205,7 +205,10 @@ class Turn:
 
     def append(self, entries: Sequence[Entry], leases: Sequence[LeaseChange] = ()) -> Position:
         self._replica.leases.change(leases)
-        return self._replica.write(entries) if entries else self._replica.last_position
+        if entries:
+            return self._replica.write(entries)
+        self._replica.after_append()
+        return self._replica.last_position
 
     def confirm(self) -> None:
         self._replica.confirmed += 1

@@ -16,7 +16,7 @@ from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import Reason, RequestError, StateStoreFull
 from varserve_service.core.memory import MemoryBudget
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.commits import WriteRequest
+from varserve_service.core.ports.commits import Origin, WriteRequest
 from varserve_service.core.ports.journal import Entry, Position
 from varserve_service.core.ports.loaded_model import Operation, Value
 from varserve_service.core.ports.messages import Conditions, Read
@@ -362,3 +362,42 @@ def test_commits_are_told_to_who_listens_and_no_others() -> None:
     one_more(live, on_commit=listener)
     live.revert(2, on_commit=listener)
     assert told == [(1, 1), (2, 2)]
+
+
+def test_what_fails_after_a_commit_is_durable_is_told_and_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is a defect: who leads gets it; the others have their answers, and the model goes on."""
+    journal = MemoryJournal()
+    live = model(journal)
+    add = live._parts.history.add
+
+    def broken(commit: Any) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(live._parts.history, "add", broken)
+    with pytest.raises(ValueError, match="a defect"):
+        one_more(live)
+    assert (value(live), live.header.revision, journal.appended) == (1, 1, [[1]])
+    monkeypatch.setattr(live._parts.history, "add", add)
+    assert one_more(live).header.revision == 2
+
+
+def test_a_lease_that_cannot_be_made_durable_is_not_charged() -> None:
+    """Neither to its subject, nor is there anything to end."""
+    journal = MemoryJournal()
+    live = model(journal, size=2**15)
+    journal.before_sync = full
+    with pytest.raises(StateStoreFull):
+        live.assign(
+            [Write("a", SET, np.ones(2**15, np.float32))],
+            lease_seconds=60,
+            origin=Origin("ann"),
+        )
+    assert live.memory.host.holdings.held_by("ann") == 0
+    assert live.leases.table.revisions == []
+    journal.before_sync = lambda: None
+    live.assign(
+        [Write("a", SET, np.ones(2**15, np.float32))], lease_seconds=60, origin=Origin("ann")
+    )
+    assert live.memory.host.holdings.held_by("ann") == 2**17

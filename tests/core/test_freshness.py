@@ -27,6 +27,9 @@ def test_a_waiter_is_told_when_its_revision_is_there() -> None:
     """At once if it is, else by the commit that makes it; once, and not by one before it."""
     live = LiveModel(made())
     first, third = Told(), Told()
+    newest = Told()
+    live.freshness.wait_for_newest(newest)
+    assert newest.answers == [None]
     live.freshness.wait(0, first)
     live.freshness.wait(3, third)
     assert (first.answers, third.answers) == ([None], [])

@@ -9,6 +9,7 @@ import pytest
 
 from tests.core.test_live_model import SET, array, refusal, two, value_of
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
+from varserve_service.core.arrays.buffers import aligned_empty
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
 from varserve_service.core.change import changes
 from varserve_service.core.change.writes import Write
@@ -19,6 +20,7 @@ from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import CommitKind
 from varserve_service.core.ports.loaded_model import Operation, TensorSpec, Variable
 from varserve_service.core.ports.messages import Read
+from varserve_service.core.values.host_value import HostValue
 
 ROW = Rows(np.array([1]))
 
@@ -213,3 +215,45 @@ def test_values_are_sent_as_other_floats_alone() -> None:
     write = Write("a", SET, array(4, 5, 6))
     answer = live.assign([write], read_back=back, max_read_back_bytes=24)
     assert answer.values["a"].dtype == "float64"
+
+
+def test_what_is_told_of_a_model_without_waiting() -> None:
+    """Its fingerprint, its variables, and whether a write would fit."""
+    live, a, _ = two()
+    assert live.fingerprint == "fake"
+    assert [spec.name for spec in live.specs] == ["a", "b"]
+    live.check([Write("a", SET, array(1, 2, 3))])
+    error = refusal(live.check, [Write("a", SET, array(1, 2, 3)), Write("b", SET, array(1))])
+    assert error.reason is Reason.SHAPE_MISMATCH
+    assert live.is_movable("a")
+    moved = array(1, 2, 3)
+    live.move("a", 0, moved)
+    assert a.array is not None
+    assert np.shares_memory(a.array, moved)
+
+
+def test_strings_have_no_bytes_of_elements() -> None:
+    """They are read as what they are."""
+    with pytest.raises(TypeError, match="strings"):
+        HostValue(np.array([b"a"], object)).buffer(0, 1)
+    with pytest.raises(ValueError, match="plain bytes"):
+        aligned_empty((1,), object)
+
+
+def test_large_strings_that_are_written_in_place_are_swapped_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They cannot be read by parts, so the value is kept as well."""
+    monkeypatch.setattr(changes, "_SWAPPED_BYTES", 3)
+    words = FakeVariable("w", np.array([b"a", b"b"], object), in_place=True)
+    live = LiveModel(FakeModel([words]))
+    live.assign([Write("w", SET, np.array([b"long", b"er"], object))])
+    assert value_of(live, "w").tolist() == [b"long", b"er"]
+    live.assign([Write("w", SET, np.array([b"x"], object), ROW)])
+    events = live.timeline.watch(0).events
+    told = [change.value.value for event in events for change in event.changes]
+    assert [each.numpy().tolist() for each in told if each] == [[b"long", b"er"], [b"x"]]
+    live.revert(1)
+    assert value_of(live, "w").tolist() == [b"long", b"er"]
+    live.revert(0)
+    assert value_of(live, "w").tolist() == [b"a", b"b"]

@@ -10,8 +10,11 @@ import pytest
 
 from tests.core.test_live_model import refusal, value_of
 from tests.fakes import FakeFunction, FakeModel, FakeRun, FakeVariable
+from varserve_service.core.arrays.regions import Rows
+from varserve_service.core.change.writes import Write
 from varserve_service.core.commit import partwise
 from varserve_service.core.errors import Reason
+from varserve_service.core.model import running
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import WriteRequest
 from varserve_service.core.ports.function_messages import (
@@ -19,7 +22,7 @@ from varserve_service.core.ports.function_messages import (
     MessageKind,
     MessageListener,
 )
-from varserve_service.core.ports.loaded_model import TensorSpec
+from varserve_service.core.ports.loaded_model import Operation, TensorSpec
 
 SAID = FunctionMessage(MessageKind.PRINT, "PrintV2", (), "hello")
 
@@ -142,3 +145,38 @@ def test_a_function_reads_only_what_has_a_value() -> None:
     live = LiveModel(FakeModel([FakeVariable("v", None, shape=(2,))], [function]))
     assert refusal(live.run, "look", {}, {}).reason is Reason.VARIABLE_UNINITIALIZED
     assert ran == []
+
+
+@pytest.mark.parametrize("rows", [[1], [0, 2], [], None])
+def test_what_is_put_back_is_what_was_there_when_it_began(
+    monkeypatch: pytest.MonkeyPatch, rows: list[int] | None
+) -> None:
+    """A large table is copied beforehand; what others wrote meanwhile is in the copy, too.
+
+    `rows`: which of them; none: nothing; None: the whole.
+    """
+    monkeypatch.setattr(partwise, "PART_BYTES", 8)
+    table = FakeVariable("table", np.zeros((3, 2), np.float32), in_place=True)
+
+    def fail() -> dict[str, Any]:
+        assert table.array is not None
+        table.array[:] = 99
+        raise ArithmeticError("it fails")
+
+    live = LiveModel(FakeModel([table], [FakeFunction("fail", fail, writes=("table",))]))
+    copy = running.EarlierCopy.__init__
+    expected = np.zeros((3, 2), np.float32)
+
+    def overtaken(self: Any, *arguments: Any) -> None:
+        copy(self, *arguments)
+        if rows == []:
+            return
+        region = None if rows is None else Rows(np.array(rows))
+        value = np.full((3 if rows is None else len(rows), 2), 7, np.float32)
+        expected[slice(None) if rows is None else rows] = value
+        live.assign([Write("table", Operation.SET, value, region)])
+
+    monkeypatch.setattr(running.EarlierCopy, "__init__", overtaken)
+    assert refusal(live.run, "fail", {}, {}).reason is Reason.FUNCTION_FAILED
+    assert value_of(live, "table").tolist() == expected.tolist()
+    assert live.header.revision == (0 if rows == [] else 1)

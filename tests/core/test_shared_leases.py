@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.core.shared_log import Leases
-from tests.core.test_following import count, replicas
+from tests.core.shared_log import Leases, lost
+from tests.core.test_following import count, made, replicas
 from tests.core.test_live_model import ADD, SET, refusal, value_of
-from tests.waiting import until
+from tests.waiting import join, until
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit import leases
 from varserve_service.core.commit import shared_leases as module
@@ -42,13 +42,12 @@ def looked_after(kept: Any, expire: Callable[[int], object]) -> Iterator[SharedL
     """Leases with their thread, which ends with the block."""
     before = set(threading.enumerate())
     shared = SharedLeases(kept, {}, expire, "fake")
-    (thread,) = set(threading.enumerate()) - before
+    threads = set(threading.enumerate()) - before  # none, where it has ended already
     try:
         yield shared
     finally:
         shared.clear()
-        thread.join(10)
-        assert not thread.is_alive()
+        join(threads)
 
 
 def test_a_lease_that_cannot_be_ended_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
@@ -234,3 +233,19 @@ def test_as_many_leases_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None
         assert table(two) == 6
         two.leases.revoke(1)
         assert leased(two, 8) == two.header.revision
+
+
+def test_the_end_of_a_lease_whose_answer_was_lost() -> None:
+    """It was no commit, so the log does not tell: the caller is told that nobody knows."""
+    with replicas(1) as ((live,), (journal,)):
+        lease = leased(live, 5)
+        live.assign([Write("table", SET, np.full((5, 2), 6, np.float32))])
+        live.assign([Write("count", SET, np.full((), 6, np.int64))])
+        journal.after_append = lost
+        error = refusal(live.leases.revoke, lease)
+        journal.after_append = lambda: None
+        assert (error.reason, error.metadata["done"]) == (Reason.STATE_STORE_UNAVAILABLE, "unknown")
+        assert "the lease may have ended" in error.message
+        assert (table(live), live.header.revision) == (6, 3)
+        assert live.leases.waits
+    assert not LiveModel(made()).leases.waits

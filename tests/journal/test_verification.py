@@ -102,6 +102,16 @@ def test_each_row_has_its_checksum(tmp_path: Path, table: str, row: str) -> None
         verification.verify(path, 5)
 
 
+def test_a_log_without_anything_in_it(tmp_path: Path) -> None:
+    """It has no commit; where one was acknowledged it is damaged, as one that is not there is."""
+    for path in (tmp_path / "empty", tmp_path / "absent"):
+        if path.name == "empty":
+            path.touch()
+        verification.verify(path, 0)
+        with pytest.raises(JournalError, match=r"up to 1, which were acknowledged, found .* to 0"):
+            verification.verify(path, 1)
+
+
 @pytest.mark.parametrize(
     ("statement", "said"),
     [

@@ -12,6 +12,7 @@ from tests.postgres.test_journal import Start, add, make
 from varserve_service.core.errors import JournalClosed, JournalError, StateStoreUnavailable
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.journal import Position
+from varserve_service.journal.postgres import probing
 from varserve_service.journal.postgres.connection import Connector
 from varserve_service.journal.postgres.probing import Prober
 
@@ -86,6 +87,28 @@ def test_a_wait_for_standbys_that_was_ended(live: LiveModel, prober: Prober) -> 
     prober._open.execute("SELECT pg_temp.warn()")
     assert prober._notices == ["canceling the wait for synchronous replication"]
     assert prober.newest(position(live)) == position(live)  # that was before the question
+
+
+def test_a_wait_for_standbys_that_ends_with_the_question(
+    live: LiveModel, prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no answer, and the connection is given up."""
+    assert prober.newest(position(live)) == position(live)
+    assert prober._open is not None
+    prober._open.execute(
+        "CREATE FUNCTION pg_temp.warn() RETURNS text LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE WARNING 'canceling the wait'; RETURN ''; END $$"
+    )
+    monkeypatch.setattr(
+        probing,
+        "_PROBE",
+        probing._PROBE.replace("pg_logical_emit_message(true, 'varserve', '')", "pg_temp.warn()"),
+    )
+    with pytest.raises(StateStoreUnavailable, match="cannot be asked for the newest"):
+        prober.newest(position(live))
+    monkeypatch.undo()
+    assert prober._open is None
+    assert prober.newest(position(live)) == position(live)
 
 
 def test_a_database_that_is_away() -> None:

@@ -292,6 +292,26 @@ def test_a_turn_that_is_not_used_is_given_back(one: Replica, database: str) -> N
     assert journal._appender._open is not None
 
 
+def test_a_turn_whose_connection_goes_is_over(one: Replica, server: Server) -> None:
+    """Nothing can be given back on it; the next turn has a new one."""
+    live, journal = one
+    with journal.turn(P0, None):
+        connection = journal._appender._open
+        assert connection is not None
+        server.execute(f"SELECT pg_terminate_backend({connection.info.backend_pid})")
+    assert journal._appender._open is None
+    assert add(live).header.revision == 1
+
+
+def test_what_a_journal_is_asked_by_its_port(one: Replica) -> None:
+    """The newest commit of the database, and how this replica stands to it."""
+    live, journal = one
+    add(live)
+    assert journal.newest(P0) == live._parts.committer.position
+    until(lambda: journal.standing.silent_seconds < 5)
+    assert journal.standing.behind == 0
+
+
 def test_a_turn_after_the_close(one: Replica) -> None:
     """The caller is told that the model goes."""
     live, journal = one

@@ -6,11 +6,13 @@ Owns the layout of the records; does not know where they are.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from crc32c import crc32c
 
+from varserve import tensors
 from varserve_service.core.arrays.patches import Elements, Part
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
 from varserve_service.core.ports.commits import (
@@ -74,8 +76,14 @@ def history_record(record: Record) -> Record:
         "subject": record["subject"],
         "message": record["message"],
         "request_id": "" if request is None else request["id"],
-        "writes": [[change["path"], change["value"]["bytes"]] for change in record["changes"]],
+        "writes": [[change["path"], _value_bytes(change["value"])] for change in record["changes"]],
     }
+
+
+def _value_bytes(place: TensorRecord) -> int:
+    """Bytes of a value as a commit tells them: without the lengths that strings are stored with."""
+    lengths = 8 * math.prod(place["shape"]) if place["dtype"] == tensors.STRING else 0
+    return int(place["bytes"]) - lengths
 
 
 def read_history(revision: int, record: Record) -> CommitRecord:
