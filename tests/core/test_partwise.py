@@ -109,7 +109,7 @@ def test_a_part_is_read_once_for_all_of_its_chunks() -> None:
 
 @pytest.mark.usefixtures("small_parts")
 def test_the_last_part_is_let_go_of_before_the_next_is_read(
-    small_parts: None, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two of them are not in memory at once."""
     live, variable = table()
@@ -126,6 +126,7 @@ def test_the_last_part_is_let_go_of_before_the_next_is_read(
     assert not any(there)
 
 
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("kept", [0, 2**30])
 def test_what_is_written_meanwhile_is_not_seen(kept: int) -> None:
     """Rows, slices and wholes, between any two parts, kept in the history or not."""
