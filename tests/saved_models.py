@@ -840,6 +840,12 @@ def large(folder: Path, mib: int) -> Path:
 
 
 @builder
+def large_80(folder: Path) -> Path:
+    """A variable `big` of 80 MiB."""
+    return large(folder, 80)
+
+
+@builder
 def large_64(folder: Path) -> Path:
     """A variable `big` of 64 MiB."""
     return large(folder, 64)

@@ -11,6 +11,7 @@ from typing import Any
 from varserve_service.core.commit.leases import lease_not_found
 from varserve_service.core.errors import JournalError, StateStoreUnavailable
 from varserve_service.core.ports.journal import Entry, KeptChange, KeptCommit, Position
+from varserve_service.core.ports.loaded_model import Value
 from varserve_service.core.ports.shared_journal import (
     AppendUndecided,
     KeptHeld,
@@ -90,6 +91,7 @@ class Replica:
     horizon = 0
     nbytes = 0
     max_commit_bytes = 2**20
+    inline_bytes = 2**20
 
     def __init__(self, log: SharedLog, *, follows: bool = True) -> None:
         self._log = log
@@ -105,6 +107,7 @@ class Replica:
         self.unreachable = False
         self.position = Position(0)
         self._last: list[KeptCommit] = []
+        self.staged: list[Staged] = []
 
     @property
     def shared(self) -> Replica:
@@ -122,6 +125,10 @@ class Replica:
 
     def start(self) -> None:
         pass
+
+    def stage(self, values: Mapping[str, Value], deadline: float | None) -> Staged:
+        self.staged.append(Staged(values))
+        return self.staged[-1]
 
     @contextmanager
     def turn(self, known: Position, deadline: float | None) -> Iterator[Turn]:
@@ -198,9 +205,21 @@ class Replica:
         self._closed = True
 
 
+class Staged:
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self.values = values
+        self.discarded = False
+
+    def discard(self) -> None:
+        self.discarded = True
+
+
 class Turn:
-    def __init__(self, replica: Replica, missed: Sequence[KeptCommit]) -> None:
+    def __init__(
+        self, replica: Replica, missed: Sequence[KeptCommit], *, behind: bool = False
+    ) -> None:
         self._replica = replica
+        self.behind = behind
         self.missed = missed
 
     def append(self, entries: Sequence[Entry], leases: Sequence[LeaseChange] = ()) -> Position:

@@ -50,7 +50,7 @@ class MemoryJournal:
     def discard(self) -> None:
         self.discarded += 1
 
-    def stage(self, values: Mapping[str, Value]) -> MemoryJournal:
+    def stage(self, values: Mapping[str, Value], deadline: float | None) -> MemoryJournal:
         self.staged += 1
         return self
 
@@ -281,9 +281,9 @@ def test_large_values_are_on_disk_before_the_lock_is_taken() -> None:
     live = model(journal, size=100)
     stage, seen = journal.stage, []
 
-    def reading(values: Mapping[str, Value]) -> MemoryJournal:
+    def reading(values: Mapping[str, Value], deadline: float | None) -> MemoryJournal:
         seen.append(value(live))
-        return stage(values)
+        return stage(values, deadline)
 
     journal.stage = reading  # type: ignore[method-assign]
     live.assign([Write("a", SET, np.ones(100, np.float32))])

@@ -106,10 +106,11 @@ class Stops:
 def plain_log_read() -> None:
     """What became of an undecided commit is looked up without the lock, and not made durable."""
     from varserve_service.journal.postgres.appending import Appender
-    from varserve_service.journal.postgres.reading import commits_after
+    from varserve_service.journal.postgres.reading import commits_of, rows_after
 
     def resolve(appender: Any, known: Any) -> Any:
-        missed = commits_after(appender._connection(), appender._key, known)
+        connection, key = appender._connection(), appender._key
+        missed = commits_of(connection, key, rows_after(connection, key, known))
         return any(commit.append == appender._last_append for commit in missed), missed
 
     Appender._resolve = resolve  # type: ignore[method-assign]

@@ -27,6 +27,7 @@ from varserve_service.core.ports.messages import Conditions, Read
 from varserve_service.journal import JournalOptions
 from varserve_service.journal.failures import StateUnavailable
 from varserve_service.journal.postgres import PostgresState, compaction
+from varserve_service.journal.postgres.schema import FORMAT
 
 SET, ADD = Operation.SET, Operation.ADD
 Start = Callable[..., Replica]
@@ -226,7 +227,9 @@ def test_a_database_of_another_format_is_refused(
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("UPDATE varserve_format SET format = 99")
         connection.execute("DROP TABLE varserve_log")
-    with pytest.raises(JournalError, match="format 99, expected at most 3: a newer version"):
+    with pytest.raises(
+        JournalError, match=f"format 99, expected at most {FORMAT}: a newer version"
+    ):
         PostgresState(database)
 
 
@@ -249,16 +252,13 @@ def test_replicas_that_start_together_make_the_tables_once(database: str) -> Non
     assert failures == []
 
 
-def test_a_commit_that_is_too_large_is_refused_alone(
-    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With both numbers, and nothing of it done."""
-    monkeypatch.setattr("varserve_service.journal.postgres.journal.MAX_COMMIT_BYTES", 72)
-    one, _ = replica(database, make)
+def test_a_commit_that_is_too_large_is_refused_alone(database: str, replica: Start) -> None:
+    """With both numbers and the setting, and nothing of it done."""
+    one, _ = replica(database, make, commit_bytes=72)
     plain = Write("plain", SET, np.ones((6, 3), np.float32))
     error = refusal(one.assign, [plain, Write("count", SET, np.int64(7))])
     assert error.reason is Reason.VALUE_TOO_LARGE
-    assert "at most 72 bytes" in error.message
+    assert "at most 72 bytes, the setting state_commit_bytes" in error.message
     assert "found 80" in error.message
     assert value_of(one, "plain").sum() == 0
     assert add(one).header.revision == 1
@@ -348,7 +348,7 @@ def test_a_compaction_that_fails_changes_nothing(
             ]
 
     before = tables()
-    for name in ("_keep_records", "_fold_into_base"):
+    for name in ("_read", "_fold", "_keep_records", "_replace_base", "_move_horizon"):
         step = getattr(compaction, name)
 
         def fails(*arguments: Any, step: Any = step) -> None:

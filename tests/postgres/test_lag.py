@@ -9,7 +9,7 @@ import pytest
 
 from tests.postgres.test_journal import Start, add, make
 from varserve_service.core.ports.journal import Position
-from varserve_service.journal.postgres import following, reading
+from varserve_service.journal.postgres import reading
 from varserve_service.journal.postgres.connection import Connector
 from varserve_service.journal.postgres.following import Listener
 
@@ -24,8 +24,7 @@ def listener(database: str, replica: Start, monkeypatch: pytest.MonkeyPatch) -> 
     live, _ = replica(database, make)
     for _ in range(COMMITS):
         add(live)
-    for module in (following, reading):
-        monkeypatch.setattr(module, "AT_ONCE", 2)
+    monkeypatch.setattr(reading, "AT_ONCE", 2)
     listener = Listener(Connector(database), KEY)
     yield listener
     listener.close()

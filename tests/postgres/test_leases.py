@@ -19,6 +19,7 @@ from varserve_service.core.commit import leases as module
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import CommitKind
+from varserve_service.journal.postgres.schema import FORMAT
 
 LONG = 60.0
 
@@ -194,6 +195,7 @@ def test_tables_of_the_last_format_are_brought_to_this_one(database: str, replic
     first.close()
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("DROP TABLE varserve_lease, varserve_round, varserve_report")
+        connection.execute("DROP TABLE varserve_blob, varserve_chunk")
         connection.execute("UPDATE varserve_format SET format = 1")
     second, _ = replica(database, made)
     assert value_of(second, "a").tolist() == [4, 5, 6]
@@ -201,5 +203,5 @@ def test_tables_of_the_last_format_are_brought_to_this_one(database: str, replic
     assert value_of(second, "a").tolist() == [4, 5, 6]
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("UPDATE varserve_format SET format = 99")
-    with pytest.raises(Exception, match="format 99, expected at most 3: a newer version"):
+    with pytest.raises(Exception, match=f"format 99, expected at most {FORMAT}: a newer version"):
         replica(database, made)

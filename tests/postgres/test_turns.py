@@ -336,7 +336,7 @@ def test_an_append_to_what_is_not_the_head_is_refused(
             return (*head[:at], wrong, *head[at + 1 :])
 
         monkeypatch.setattr(journal._appender, "_lock_head", other)
-        monkeypatch.setattr(appending, "commits_after", lambda *_: [])
+        monkeypatch.setattr(journal._appender, "_missed", lambda *_: [])
         error = refusal(add, live)
         monkeypatch.undo()
         assert error.reason is Reason.STATE_STORE_UNAVAILABLE

@@ -391,6 +391,11 @@ class Settings(BaseSettings):
         description="seconds that a replica may be behind the database and health says SERVING; "
         "0: any",
     )
+    state_commit_bytes: int = Field(
+        2**30,
+        ge=1,
+        description="bytes of values that one commit may have where replicas share a state",
+    )
     history_commits: int = Field(10_000, ge=1, description="commits of a model that are kept")
     history_bytes: int = Field(
         256 * MIB, ge=1, description="bytes of values of a model's commits that are kept"

@@ -27,6 +27,7 @@ def journal_options(settings: Settings) -> JournalOptions:
         history_commits=settings.history_commits,
         check_seconds=settings.state_check,
         history_bytes=settings.history_bytes,
+        commit_bytes=settings.state_commit_bytes,
         answer_count=settings.request_ids,
         answer_age=settings.request_id_age,
     )

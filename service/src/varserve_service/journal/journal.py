@@ -202,7 +202,7 @@ class SqliteJournal:
 
     # Keeping.
 
-    def stage(self, values: Mapping[str, Value]) -> Staged:
+    def stage(self, values: Mapping[str, Value], deadline: float | None = None) -> Staged:
         arrays = {path: value.numpy() for path, value in values.items()}
         return Staged(self._files, values, self._files.write(arrays))
 

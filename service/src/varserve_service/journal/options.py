@@ -18,5 +18,10 @@ class JournalOptions:
     answers_bytes: int = 64 * 2**20
     """Of all answers together; beyond it the values of the oldest go, and their ids stay."""
     inline_bytes: int = 256 * 2**10
+    commit_bytes: int = 2**30
+    """Bytes of values that one commit of a shared state may have."""
+    blob_seconds: float = 120.0
+    """That a large value of a shared state stays at least: until it is swept when no commit keeps
+    it, and until it is compacted, so that replicas which are behind can read it."""
     check_seconds: float = 600.0
     """Until replicas of a shared state compare their values again; 0: never."""

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from crc32c import crc32c
@@ -46,14 +46,15 @@ _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _CLOCK_TICK_NS = 50_000_000
 
 
-def _bytes_of(array: Array) -> Array:
+def bytes_of(array: Array) -> Array:
     """The elements as a contiguous uint8 array; shares memory with numbers."""
     if array.dtype.hasobject:
         return np.frombuffer(tensors.strings_to_body(array), np.uint8)
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _array_of(data: Array, record: TensorRecord) -> Array:
+def array_of(data: Array, record: TensorRecord) -> Array:
+    """The value of a record, of its bytes in aligned memory; shares memory with numbers."""
     shape = tuple(record["shape"])
     if record["dtype"] == tensors.STRING:
         return tensors.strings_from_body(data.data, shape)
@@ -81,7 +82,7 @@ class Inline:
 
     def add(self, array: Array) -> TensorRecord:
         """Append a value; the result says where it is."""
-        data = _bytes_of(array).tobytes()
+        data = bytes_of(array).tobytes()
         record = _describe(array) | {"at": self._nbytes, "bytes": len(data)}
         self._parts.append(data)
         self._nbytes += len(data)
@@ -95,7 +96,15 @@ class Inline:
 def read_inline(record: TensorRecord, payload: bytes) -> Array:
     """A value from the payload of its row, whose checksum was right."""
     data = np.frombuffer(payload, np.uint8, record["bytes"], record["at"])
-    return _array_of(_aligned(data), record)
+    return array_of(_aligned(data), record)
+
+
+class Payloads(Protocol):
+    """Where values are that a row of a table names."""
+
+    def read(self, record: TensorRecord, payload: bytes) -> Array:
+        """The value of a record; `payload` is that of its row. Raises JournalError."""
+        ...
 
 
 class PayloadFiles:
@@ -115,7 +124,7 @@ class PayloadFiles:
         """
         path = self._folder / f"{secrets.token_hex(8)}.safetensors"
         # Nothing is copied: the library writes from the arrays' own memory, which `data` holds.
-        data = {name: _bytes_of(array) for name, array in arrays.items()}
+        data = {name: bytes_of(array) for name, array in arrays.items()}
         records = {
             name: _describe(array)
             | {
@@ -152,7 +161,7 @@ class PayloadFiles:
             raise refusal(path, error) from error
         if crc32c(value.data) != record["crc"]:
             raise JournalError(f"{path} is damaged: {record['key']} is not what was written")
-        return _array_of(value, record)
+        return array_of(value, record)
 
     def size(self, name: str) -> int:
         """Bytes of a file. Raises OSError."""

@@ -26,7 +26,10 @@ from varserve_service.core.ports.commits import (
 
 Record = dict[str, Any]
 TensorRecord = dict[str, Any]
-"""Dtype, shape and bytes of a value, and where they are: `at` in its row, or `key` of a `file`."""
+"""Dtype, shape and bytes of a value, and where they are.
+
+That is `at` in its row, `key` of a `file`, or `at` in a `blob`.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.ports.journal import KeptChange
 
 from . import records
-from .payloads import Inline, PayloadFiles
+from .payloads import Inline, Payloads
 from .records import Record, Row, TensorRecord
 
 STATE_KEY = "state"
@@ -69,15 +69,15 @@ def change_record(
     return record
 
 
-def read_change(record: Record, payload: bytes, files: PayloadFiles) -> KeptChange:
+def read_change(record: Record, payload: bytes, payloads: Payloads) -> KeptChange:
     """The change of a record. Raises JournalError."""
-    part = read_part(record, payload, files)
-    return KeptChange(record["path"], part, files.read(record["value"], payload))
+    part = read_part(record, payload, payloads)
+    return KeptChange(record["path"], part, payloads.read(record["value"], payload))
 
 
-def read_part(record: Record, payload: bytes, files: PayloadFiles) -> Part:
+def read_part(record: Record, payload: bytes, payloads: Payloads) -> Part:
     """The part of a change's record."""
-    indices = files.read(record["indices"], payload) if "indices" in record else None
+    indices = payloads.read(record["indices"], payload) if "indices" in record else None
     return records.read_part(record["part"], indices)
 
 

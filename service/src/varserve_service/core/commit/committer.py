@@ -126,23 +126,26 @@ class Committer:
 
     @contextmanager
     def staged(self, values: Mapping[str, Value], terms: Terms) -> Iterator[StagedValues | None]:
-        """Write large values to disk before the lock is taken, so that no caller waits for that.
+        """Keep large values before the lock is taken, so that no caller waits for that.
 
         None when there is nothing to be gained. Raises RequestError when the conditions do not hold
-        even now, and STATE_STORE_FULL.
+        even now, STATE_STORE_FULL, STATE_STORE_UNAVAILABLE and VALUE_TOO_LARGE.
         """
-        journal = self._own
-        if journal is None or sum(map(sent_bytes, values.values())) <= journal.inline_bytes:
+        journal = self._own or self._shared
+        nbytes = 0 if journal is None else sum(map(sent_bytes, values.values()))
+        if journal is None or nbytes <= journal.inline_bytes:
             yield None
             return
         with self._lock.shared(terms.deadline):
             done_before = self._idempotency.find(terms.request) is not None
-            if not done_before:
+            if not done_before and self._own is not None:
+                # Where others commit, too, this process may be behind what the caller has seen.
                 self._revisions.check(terms.conditions)
         if done_before:
             yield None
             return
-        staged = journal.stage(values)
+        self._check_bytes(nbytes)
+        staged = journal.stage(values, terms.deadline)
         try:
             yield staged
         finally:
@@ -229,10 +232,7 @@ class Committer:
                 with self._lock.exclusive(deadline):
                     commits = self._make(self._queue.take())
             else:
-                with shared.turn(self._position, deadline) as turn:
-                    self._follow(turn.missed)
-                    with self._lock.exclusive(deadline):
-                        commits = self._make(self._queue.take(), turn)
+                commits = self._make_in_turn(shared, deadline)
         except RequestError as error:
             # The lock or the turn was not available in time. The others have their own deadlines.
             if not proposal.ended:
@@ -251,6 +251,15 @@ class Committer:
             self.freshness.moved()
         if shared is not None and self._undecided:
             self._resolve(shared)
+
+    def _make_in_turn(self, shared: SharedJournal, deadline: float | None) -> list[Commit]:
+        while True:
+            with shared.turn(self._position, deadline) as turn:
+                if not turn.behind:
+                    self._follow(turn.missed)
+                    with self._lock.exclusive(deadline):
+                        return self._make(self._queue.take(), turn)
+            self._follow(turn.missed)
 
     # The way of proposals through their states, under the exclusive lock.
 
@@ -339,18 +348,21 @@ class Committer:
 
     def _check_size(self, proposal: Proposal) -> None:
         """Raises RequestError VALUE_TOO_LARGE, with the proposal undone."""
-        if self._shared is None:
-            return
-        nbytes, most = (
-            sum(sent_bytes(c.value) for c in proposal.changed),
-            self._shared.max_commit_bytes,
-        )
-        if nbytes > most:
+        try:
+            self._check_bytes(sum(sent_bytes(c.value) for c in proposal.changed))
+        except RequestError:
             proposal.undo()
+            raise
+
+    def _check_bytes(self, nbytes: int) -> None:
+        """Raises RequestError VALUE_TOO_LARGE."""
+        if self._shared is not None and nbytes > self._shared.max_commit_bytes:
+            most = self._shared.max_commit_bytes
             raise RequestError(
                 Reason.VALUE_TOO_LARGE,
-                f"expected a commit of at most {most} bytes, which replicas share through their "
-                f"database, found {nbytes}; nothing was changed",
+                f"expected a commit of at most {most} bytes, the setting state_commit_bytes of "
+                f"replicas that share a database, found {nbytes}; nothing was changed; write it "
+                "in parts, or raise the setting at all replicas",
                 limit=most,
             )
 

@@ -82,7 +82,7 @@ class KeptAnswer:
 
 
 class StagedValues(Protocol):
-    """Values of one commit that are on disk already, and not visible."""
+    """Values of one commit that are kept already, and not visible."""
 
     def discard(self) -> None:
         """Let go of them; nothing happens when a commit has been appended with them."""
@@ -146,27 +146,33 @@ class KeptState(Protocol):
         ...
 
 
-class Journal(KeptState, Protocol):
-    """Where a model's commits are kept that this process alone makes: it is appended to.
-
-    `append` from one thread at a time, `stage` from any.
-    """
-
-    @property
-    def shared(self) -> None:
-        """Tells it from a SharedJournal."""
-        ...
+class StagingJournal(KeptState, Protocol):
+    """What keeps large values before their commit: both kinds of journals."""
 
     @property
     def inline_bytes(self) -> int:
         """Bytes of values from which on it pays to `stage` a commit."""
         ...
 
-    def stage(self, values: Mapping[str, Value]) -> StagedValues:
+    def stage(self, values: Mapping[str, Value], deadline: float | None) -> StagedValues:
         """Make the values of a commit durable, by path, before it is known whether it happens.
 
-        Needs no lock. Raises StateStoreFull.
+        Needs no lock and may be called from any thread. `deadline`, in seconds of
+        `time.monotonic`, is looked at where it takes long. Raises StateStoreFull,
+        StateStoreUnavailable, RequestError DEADLINE_EXCEEDED.
         """
+        ...
+
+
+class Journal(StagingJournal, Protocol):
+    """Where a model's commits are kept that this process alone makes: it is appended to.
+
+    `append` from one thread at a time.
+    """
+
+    @property
+    def shared(self) -> None:
+        """Tells it from a SharedJournal."""
         ...
 
     def append(self, entries: Sequence[Entry]) -> None:

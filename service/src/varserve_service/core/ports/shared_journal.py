@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 
 from varserve_service.core.arrays.patches import Array, Part
 
-from .journal import Entry, Journal, KeptCommit, KeptState, Position
+from .journal import Entry, Journal, KeptCommit, Position, StagingJournal
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +53,14 @@ class Turn(Protocol):
     @property
     def missed(self) -> Sequence[KeptCommit]:
         """The commits of others since the position that it began with, oldest first."""
+        ...
+
+    @property
+    def behind(self) -> bool:
+        """Others committed more than is read while everybody waits: nothing can be appended.
+
+        `missed` are then the first of it, or all: follow them, and ask for another turn.
+        """
         ...
 
     def append(self, entries: Sequence[Entry], leases: Sequence[LeaseChange] = ()) -> Position:
@@ -122,7 +130,7 @@ class KeptLeases(Protocol):
         ...
 
 
-class SharedJournal(KeptState, Protocol):
+class SharedJournal(StagingJournal, Protocol):
     """A journal that several processes append to, each in turn and with a copy of the state."""
 
     @property

@@ -30,10 +30,12 @@ from varserve_service.journal.options import JournalOptions
 
 from .connection import Connector, refusal
 from .guard import Guard
+from .head import HEAD, OF_MODEL, Head, Key
 from .leases import write_changes
-from .reading import HEAD, OF_MODEL, Head, Key, commits_after
-from .rows import log_row
+from .reading import blob_bytes_of, commits_after, commits_of, rows_after
+from .rows import LogRow, write_log_rows
 from .schema import Connection
+from .staging import StagedBlobs
 
 _COMMIT_SECONDS = 3.0
 """A commit that takes longer is undecided, and resolved."""
@@ -46,6 +48,8 @@ _READ_SECONDS = 14.0
 _RESOLVE_SECONDS = 20.0
 _RETRY_SECONDS = 0.1
 _BYTES_PER_SECOND = 10e6
+_LOCKED_BYTES = 8 * 2**20
+"""Of values in blobs that are read while others wait for the lock."""
 
 _APPEND = f"""
     WITH head AS (
@@ -88,8 +92,11 @@ class Appender:
 
     @contextmanager
     def turn(self, known: Position, deadline: float | None) -> Iterator[Turn]:
-        connection, head, missed = self._take_turn(known, deadline)
-        turn = Turn(self, connection, head, missed)
+        connection, head, missed, behind = self._take_turn(known, deadline)
+        turn = Turn(self, connection, head, missed, behind=behind)
+        if behind:
+            yield turn
+            return
         try:
             self._guard.keep_awake(connection)
             yield turn
@@ -100,7 +107,7 @@ class Appender:
 
     def _take_turn(
         self, known: Position, deadline: float | None
-    ) -> tuple[Connection, Head, Sequence[KeptCommit]]:
+    ) -> tuple[Connection, Head, Sequence[KeptCommit], bool]:
         until = time.monotonic() + _TURN_SECONDS
         if deadline is not None:
             until = min(until, deadline)
@@ -109,7 +116,11 @@ class Appender:
             try:
                 connection = self._connection()
                 head = self._lock_head(connection, until)
-                return connection, head, self._missed(connection, known, head)
+                missed = self._missed(connection, known, head)
+                if missed is not None:
+                    return connection, head, missed, False
+                self._roll_back()
+                return connection, head, self._commits_after(connection, known), True
             except psycopg.errors.LockNotAvailable as error:
                 self._roll_back()
                 if time.monotonic() >= until:
@@ -123,10 +134,22 @@ class Appender:
                 self._drop()
                 raise
 
-    def _missed(self, connection: Connection, known: Position, head: Head) -> Sequence[KeptCommit]:
+    def _missed(
+        self, connection: Connection, known: Position, head: Head
+    ) -> Sequence[KeptCommit] | None:
+        """What others committed; None: more than is read while they wait for the lock."""
         # A statement of its own: in one with the lock it would see the log before it.
         with self._guard.cut_after(connection, _READ_SECONDS):
-            return commits_after(connection, self._key, known, head)
+            rows = rows_after(connection, self._key, known, head)
+            if not _are_all(rows, known, head) or blob_bytes_of(rows) > _LOCKED_BYTES:
+                return None
+            return commits_of(connection, self._key, rows)
+
+    def _commits_after(self, connection: Connection, known: Position) -> list[KeptCommit]:
+        """The next commits after a position, without the lock."""
+        with self._guard.cut_after(connection, _READ_SECONDS):
+            rows = rows_after(connection, self._key, known)
+        return commits_after(connection, self._key, known, rows, self._guard.cut_after)
 
     def _no_turn(self, error: psycopg.Error, deadline: float | None) -> RequestError:
         waited = isinstance(error, psycopg.errors.LockNotAvailable)
@@ -170,7 +193,8 @@ class Appender:
             return Position(head[1], head[2])
         append = self._last_append = secrets.token_hex(8)
         nbytes = sum(sent_bytes(c.value) for entry in entries for c in entry.commit.changed)
-        rows = [log_row(entry, self._options.answer_bytes) for entry in entries]
+        seconds = _COMMIT_SECONDS + nbytes / _BYTES_PER_SECOND
+        rows = self._write_values(connection, entries, seconds)
         last = entries[-1].commit.revision
         inserted = self._commit(
             connection,
@@ -184,20 +208,39 @@ class Appender:
                 append,
                 *map(list, zip(*rows, strict=True)),
             ),
-            _COMMIT_SECONDS + nbytes / _BYTES_PER_SECOND,
+            seconds,
         )
         if inserted != len(entries):
             raise StateStoreUnavailable("another replica committed; nothing was changed; retry")
+        for entry in entries:
+            if isinstance(entry.staged, StagedBlobs):
+                entry.staged.keep()
         self.nbytes += nbytes
         self._tell()
         return Position(last, append)
+
+    def _write_values(
+        self, connection: Connection, entries: Sequence[Entry], seconds: float
+    ) -> list[tuple[int, bytes, bytes, int]]:
+        """The rows of commits, with what was staged for them kept, and the rest written.
+
+        Raises StateStoreFull, StateStoreUnavailable.
+        """
+        try:
+            with self._guard.cut_after(connection, seconds):
+                return write_log_rows(connection, self._key, entries, self._options.answer_bytes)
+        except psycopg.Error as error:
+            self._drop()
+            raise refusal(self._connector.name, error) from error
 
     def _write_leases(self, connection: Connection, changes: Sequence[LeaseChange]) -> None:
         """Raises StateStoreFull, StateStoreUnavailable, RequestError LEASE_NOT_FOUND."""
         if not changes:
             return
+        held = [each for change in changes for each in change.held or ()]
+        seconds = _COMMIT_SECONDS + sum(e.previous.nbytes for e in held) / _BYTES_PER_SECOND
         try:
-            with self._guard.cut_after(connection, _COMMIT_SECONDS):
+            with self._guard.cut_after(connection, seconds):
                 write_changes(connection, self._key, changes)
         except psycopg.Error as error:
             self._drop()
@@ -279,11 +322,21 @@ class Appender:
     def _resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
         connection = self._connection()
         head = self._lock_head(connection, time.monotonic() + _LOCK_SECONDS)
-        missed = self._missed(connection, known, head)
+        with self._guard.cut_after(connection, _READ_SECONDS):
+            rows_after(connection, self._key, known, head)  # or this replica is on a fork
+            query = f"SELECT FROM varserve_log WHERE {OF_MODEL} AND revision > %s AND append = %s"
+            happened = connection.execute(
+                f"{query} LIMIT 1", (*self._key, known.revision, self._last_append)
+            ).fetchone()
         self._commit(connection, _CONFIRM, self._key, _COMMIT_SECONDS)
-        happened = any(commit.append == self._last_append for commit in missed)
-        log.info("a commit was resolved", database=self._connector.name, happened=happened)
-        return happened, missed
+        log.info(
+            "a commit was resolved", database=self._connector.name, happened=happened is not None
+        )
+        missed: list[KeptCommit] = []
+        while known.revision < head[1]:
+            missed += self._commits_after(connection, known)
+            known = missed[-1].position
+        return happened is not None, missed
 
     def _connection(self) -> Connection:
         if self._closed.is_set():
@@ -317,6 +370,11 @@ class Appender:
         self._drop()
 
 
+def _are_all(rows: Sequence[LogRow], known: Position, head: Head) -> bool:
+    """Whether rows after a position are all of them."""
+    return bool((rows[-1].revision if rows else known.revision) == head[1])
+
+
 class Turn:
     """The lock of a model's head row, until it is committed or given back."""
 
@@ -326,19 +384,22 @@ class Turn:
         connection: Connection,
         head: Head,
         missed: Sequence[KeptCommit],
+        *,
+        behind: bool,
     ) -> None:
         self._appender = appender
         self._connection = connection
         self._head = head
         self.missed = missed
-        self.ended = False
+        self.behind = behind
+        self.ended = behind
 
     def append(self, entries: Sequence[Entry], leases: Sequence[LeaseChange] = ()) -> Position:
         self.ended = True
         self._appender._guard.rest()
         try:
             return self._appender._append(self._connection, self._head, entries, leases)
-        except RequestError:
+        except BaseException:
             self._appender._roll_back()
             raise
 

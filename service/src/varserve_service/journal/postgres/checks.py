@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from varserve_service.core.errors import JournalClosed, StateStoreUnavailable
 
 from .connection import Connector, cut_after
-from .reading import OF_MODEL, Key
+from .head import OF_MODEL, Key
 
 _SECONDS = 3.0
 # A round begins where there is none, or the last one began long enough ago.

@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from varserve_service.core.errors import JournalError
 from varserve_service.core.ports.journal import KeptAnswer, KeptCommit, KeptState
+from varserve_service.core.values.host_value import HostValue
 from varserve_service.journal.copying import commit_content, history_row
 from varserve_service.journal.failures import StateUnavailable
 from varserve_service.journal.options import JournalOptions
@@ -17,8 +18,10 @@ from varserve_service.journal.payloads import Inline
 from varserve_service.journal.records import Record, Row
 from varserve_service.journal.rows import base_key, change_record, commit_key
 
+from .blobs import OF_NO_COMMIT, BlobWriter
 from .connection import Connector
 from .journal import PostgresJournal
+from .rows import placed
 from .schema import Connection, prepare
 
 APPEND = "copied"
@@ -87,18 +90,18 @@ def _fill(
         raise JournalError(
             f"the database has a state of model {key[0]!r}, version {key[1]}: expected none"
         )
-    _insert(connection, "base", _base_rows(key, source))
+    _insert(connection, "base", _base_rows(key, source, BlobWriter(connection, key)))
     _insert(
         connection,
         "history",
         ((*key, each.revision, *history_row(each).encoded()) for each in source.records()),
     )
     answers = {each.revision: each for each in source.answers()}
-    last = source.horizon
+    last, blobs = source.horizon, BlobWriter(connection, key)
     with connection.cursor() as cursor:
         for commit in source.commits():
             last = commit.revision
-            row = _log_row(commit, answers.get(last))
+            row = _log_row(commit, answers.get(last), blobs)
             cursor.execute(
                 "INSERT INTO varserve_log VALUES (%s, %s, %s, %s, %b, %b, %s)",
                 (*key, last, APPEND, *row.encoded()),
@@ -109,10 +112,13 @@ def _fill(
     )
 
 
-def _base_rows(key: tuple[str, int], source: KeptState) -> Iterator[tuple[Any, ...]]:
+def _base_rows(
+    key: tuple[str, int], source: KeptState, blobs: BlobWriter
+) -> Iterator[tuple[Any, ...]]:
     for base in source.base():
         change, inline = base.change, Inline()
-        places = {change.path: inline.add(change.value)}
+        values, parts = {change.path: HostValue(change.value)}, {change.path: change.part}
+        places = placed(values, parts, inline, blobs, OF_NO_COMMIT)
         record = {
             "revision": base.revision,
             "change": change_record(change.path, change.part, places, inline),
@@ -121,12 +127,12 @@ def _base_rows(key: tuple[str, int], source: KeptState) -> Iterator[tuple[Any, .
         yield (*key, change.path, *row.encoded())
 
 
-def _log_row(commit: KeptCommit, answer: KeptAnswer | None) -> Row:
+def _log_row(commit: KeptCommit, answer: KeptAnswer | None, blobs: BlobWriter) -> Row:
     inline = Inline()
-    changes = [
-        change_record(each.path, each.part, {each.path: inline.add(each.value)}, inline)
-        for each in commit.changes
-    ]
+    written = {each.path: HostValue(each.value) for each in commit.changes}
+    parts = {each.path: each.part for each in commit.changes}
+    places = placed(written, parts, inline, blobs, commit.revision)
+    changes = [change_record(path, part, places, inline) for path, part in parts.items()]
     values = {} if answer is None else answer.values
     told = None
     if values is not None:
@@ -136,5 +142,6 @@ def _log_row(commit: KeptCommit, answer: KeptAnswer | None) -> Row:
 
 
 def _insert(connection: Connection, table: str, rows: Iterator[tuple[Any, ...]]) -> None:
-    with connection.cursor() as cursor:
-        cursor.executemany(f"INSERT INTO varserve_{table} VALUES (%s, %s, %s, %b, %b, %s)", rows)
+    query = f"INSERT INTO varserve_{table} VALUES (%s, %s, %s, %b, %b, %s)"
+    for row in rows:  # one by one: making a row may write blobs by the same connection
+        connection.execute(query, row)

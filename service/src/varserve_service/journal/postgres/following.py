@@ -16,7 +16,8 @@ from varserve_service.journal.disk import log
 
 from .connection import Connector
 from .guard import Guard
-from .reading import AT_ONCE, OF_MODEL, Key, commits_after
+from .head import OF_MODEL, Key
+from .reading import commits_after, may_be_more, rows_after
 from .schema import CHANNEL, Connection
 
 _PATIENCE_SECONDS, _MOST_SECONDS = 3.0, 14.0
@@ -76,10 +77,12 @@ class Listener:
             while not self._closed.is_set():
                 asked_at = time.monotonic()
                 with self._guard.cut_after(connection, self._patience):
-                    commits = commits_after(connection, self._key, known)
+                    rows = rows_after(connection, self._key, known)
                     self._look(connection, known)
                 self._patience = _PATIENCE_SECONDS
-                self._note_read(asked_at, commits)
+                commits = commits_after(connection, self._key, known, rows, self._guard.cut_after)
+                all_of_them = len(commits) == len(rows) and not may_be_more(rows)
+                self._note_read(asked_at, commits, all_of_them=all_of_them)
                 if commits or time.monotonic() >= until:
                     return commits
                 for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
@@ -94,10 +97,11 @@ class Listener:
             self._drop()
         return []
 
-    def _note_read(self, asked_at: float, commits: Sequence[KeptCommit]) -> None:
+    def _note_read(
+        self, asked_at: float, commits: Sequence[KeptCommit], *, all_of_them: bool
+    ) -> None:
         if commits:
-            # Of what was read the first is the last commit that was known.
-            self._handed = asked_at, commits[-1].revision, len(commits) < AT_ONCE - 1
+            self._handed = asked_at, commits[-1].revision, all_of_them
         else:
             self._had_all_at = asked_at
 

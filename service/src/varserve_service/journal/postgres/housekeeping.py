@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 import time
+from collections.abc import Sequence
 
 import psycopg
 
@@ -12,13 +14,14 @@ from varserve_service.core.errors import JournalError
 from varserve_service.journal.disk import log
 from varserve_service.journal.options import JournalOptions
 
-from . import compaction
+from . import blobs, compaction
 from .connection import Connector, cut_after
-from .reading import Key
-from .schema import CHANNEL
+from .head import Key
+from .schema import CHANNEL, Connection
 
 _NOTIFY_SECONDS = 14.0
 _COMPACT_SECONDS = 60.0
+_BYTES_PER_SECOND = 10e6
 _LOOK_SECONDS = 30.0
 _IDLE_SECONDS = 5.0
 
@@ -32,6 +35,7 @@ class Housekeeper:
         self._options = options
         self._closed = threading.Event()
         self._news_due = threading.Event()
+        self._left: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="varserve-house", daemon=True)
 
     def start(self) -> None:
@@ -42,11 +46,33 @@ class Housekeeper:
         """Notify the other replicas, soon."""
         self._news_due.set()
 
+    def forget(self, names: Sequence[str]) -> None:
+        """Remove blobs that were staged for nothing, soon."""
+        for name in names:
+            self._left.put(name)
+        self._news_due.set()
+
     def compact(self) -> None:
         """Bring the log within its bounds. Raises JournalError, psycopg.Error."""
+        seconds = _COMPACT_SECONDS + self._options.commit_bytes / _BYTES_PER_SECOND
+        with self._connector.connect() as connection:
+            folded = 1
+            while folded:
+                with cut_after(connection, seconds):
+                    folded = compaction.compact(connection, self._key, self._options)
+
+    def sweep(self, seconds: float) -> int:
+        """Remove blobs that were staged so long ago and that no commit keeps; how many."""
         with self._connector.connect() as connection, cut_after(connection, _COMPACT_SECONDS):
-            while compaction.compact(connection, self._key, self._options):
-                pass
+            return blobs.sweep(connection, self._key, seconds)
+
+    def _remove_left(self, connection: Connection) -> None:
+        names = []
+        while not self._left.empty():
+            names.append(self._left.get())
+        if names:
+            with cut_after(connection, _COMPACT_SECONDS):
+                blobs.sweep(connection, self._key, 0, names)
 
     def _run(self) -> None:
         """Tell the other replicas of commits, and compact the log now and then."""
@@ -64,10 +90,14 @@ class Housekeeper:
                     while told and not self._closed.is_set():
                         with cut_after(connection, _NOTIFY_SECONDS):
                             connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self._key[0]))
+                        self._remove_left(connection)
                         told = self._news_due.wait(_IDLE_SECONDS)
                         self._news_due.clear()
                     if time.monotonic() >= look_at:
                         look_at = time.monotonic() + _LOOK_SECONDS
+                        seconds = self._options.blob_seconds
+                        if blobs.has_orphans(connection, self._key, seconds):
+                            self.sweep(seconds)
                         if compaction.is_due(connection, self._key, self._options):
                             self.compact()
             except (psycopg.Error, JournalError) as error:

@@ -19,27 +19,32 @@ from varserve_service.core.ports.journal import (
     KeptBase,
     KeptCommit,
     Position,
+    StagedValues,
 )
+from varserve_service.core.ports.loaded_model import Value
 from varserve_service.core.ports.shared_journal import Standing
 from varserve_service.journal import records
 from varserve_service.journal.compatibility import check_compatible
 from varserve_service.journal.disk import end_process, log
 from varserve_service.journal.options import JournalOptions
 from varserve_service.journal.records import Record
-from varserve_service.journal.rows import base_key, history_key
+from varserve_service.journal.rows import base_key, history_key, read_change
 
 from .appending import Appender, Turn
+from .blobs import INLINE_BYTES, BlobReader
 from .checks import Checks
 from .connection import Connector
 from .following import Listener
+from .head import HEAD, OF_MODEL
 from .housekeeping import Housekeeper
 from .leases import LeaseRows
 from .probing import Prober
-from .reading import HEAD, OF_MODEL
-from .rows import LOG_COLUMNS, decoded, kept_change, kept_commit
+from .rows import LOG_COLUMNS, decoded, read_log_row
 from .schema import Connection
+from .staging import Stager
 
-MAX_COMMIT_BYTES = 64 * 2**20
+_ROWS_AT_ONCE = 20
+"""Of up to a few MiB each."""
 
 
 class PostgresJournal:
@@ -60,6 +65,7 @@ class PostgresJournal:
         self._connector = connector
         self._key = (model, version)
         self._nbytes = 0
+        self._max_commit_bytes = options.commit_bytes
         self._snapshot: Connection | None = connector.connect()
         try:
             self._begin(self._snapshot, description)
@@ -73,6 +79,7 @@ class PostgresJournal:
         self._checks = Checks(connector, self._key, options.check_seconds)
         self._leases = LeaseRows(connector, self._key)
         self._prober = Prober(connector, self._key, self._epoch)
+        self._stager = Stager(connector, self._key, self._house.forget)
         self._appender = Appender(connector, self._key, self._epoch, options, tell=self._house.tell)
 
     def _begin(self, connection: Connection, description: Record) -> None:
@@ -123,7 +130,11 @@ class PostgresJournal:
 
     @property
     def max_commit_bytes(self) -> int:
-        return MAX_COMMIT_BYTES
+        return self._max_commit_bytes
+
+    @property
+    def inline_bytes(self) -> int:
+        return INLINE_BYTES
 
     @property
     def nbytes(self) -> int:
@@ -134,7 +145,8 @@ class PostgresJournal:
     def base(self) -> Iterator[KeptBase]:
         for path, record, payload, crc in self._rows("base", "path, record, payload, crc", "path"):
             row = decoded(base_key(path), record, payload, crc)
-            yield KeptBase(row.record["revision"], kept_change(row.record["change"], payload))
+            change = read_change(row.record["change"], payload, self._payloads)
+            yield KeptBase(row.record["revision"], change)
 
     def records(self) -> Iterator[CommitRecord]:
         columns = "revision, record, payload, crc"
@@ -144,16 +156,21 @@ class PostgresJournal:
 
     def commits(self) -> Iterator[KeptCommit]:
         for columns in self._rows("log", LOG_COLUMNS, "revision"):
-            commit = kept_commit(*columns)
-            self._position = commit.position
-            self._nbytes += len(columns[2]) + len(columns[3])
-            yield commit
+            row = read_log_row(*columns)
+            self._position = Position(row.revision, row.append)
+            self._nbytes += len(columns[2]) + row.nbytes
+            yield row.commit(self._payloads)
 
     def answers(self) -> Iterator[KeptAnswer]:
         for columns in self._rows("log", LOG_COLUMNS, "revision"):
-            commit = kept_commit(*columns)
-            if commit.request is not None:
-                yield KeptAnswer(commit.revision, commit.time, commit.request, commit.answer)
+            answer = read_log_row(*columns).answer(self._payloads)
+            if answer is not None:
+                yield answer
+
+    @property
+    def _payloads(self) -> BlobReader:
+        assert self._snapshot is not None
+        return BlobReader(self._snapshot, self._key)
 
     def start(self) -> None:
         self._end_snapshot()
@@ -169,11 +186,14 @@ class PostgresJournal:
         # A cursor of the server, or all of the rows would be in memory at once.
         name = f"varserve_{table}_{secrets.token_hex(4)}"
         with self._snapshot.cursor(name, binary=True) as cursor:
-            cursor.itersize = 100
+            cursor.itersize = _ROWS_AT_ONCE
             query = f"SELECT {columns} FROM varserve_{table} WHERE {OF_MODEL} ORDER BY {order}"
             yield from cursor.execute(query, self._key)
 
     # Keeping.
+
+    def stage(self, values: Mapping[str, Value], deadline: float | None) -> StagedValues:
+        return self._stager.stage(values, deadline)
 
     def turn(self, known: Position, deadline: float | None) -> AbstractContextManager[Turn]:
         return self._appender.turn(known, deadline)
@@ -205,6 +225,13 @@ class PostgresJournal:
         if not self._closed:
             end_process(self._connector.name, error)
 
+    def sweep(self, seconds: float) -> int:
+        """Remove large values that no commit kept and that are so old; how many there were.
+
+        Raises psycopg.Error.
+        """
+        return self._house.sweep(seconds)
+
     def compact(self) -> None:
         """Bring the log within its bounds. Raises JournalError, psycopg.Error."""
         self._house.compact()
@@ -214,6 +241,7 @@ class PostgresJournal:
         self._closed = True
         self._end_snapshot()
         self._house.close()
+        self._stager.close()
         self._appender.close()
         self._listener.close()
         self._prober.close()

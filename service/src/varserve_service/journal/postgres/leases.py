@@ -17,21 +17,24 @@ import psycopg
 from varserve_service.core.commit.leases import lease_not_found
 from varserve_service.core.errors import JournalClosed, StateStoreUnavailable
 from varserve_service.core.ports.shared_journal import KeptHeld, LeaseChange
-from varserve_service.journal import records
+from varserve_service.core.values.host_value import HostValue
 from varserve_service.journal.disk import log
-from varserve_service.journal.payloads import Inline, read_inline
+from varserve_service.journal.payloads import Inline, Payloads
 from varserve_service.journal.records import Record, Row
-from varserve_service.journal.rows import change_record
+from varserve_service.journal.rows import change_record, read_change
 
+from .blobs import OF_NO_COMMIT, BlobReader, BlobWriter, drop
 from .connection import Connector, cut_after
 from .guard import cut
-from .reading import OF_MODEL, Key
-from .rows import decoded
+from .head import OF_MODEL, Key
+from .reading import one_moment
+from .rows import decoded, placed, places_of
 from .schema import Connection
 
 T = TypeVar("T")
 
 _SECONDS = 3.0
+_READ_SECONDS = 120.0  # values may be large
 _AT_ONCE = 100
 _OF_LEASE = f"{OF_MODEL} AND lease = %s"
 _PUT = """
@@ -46,16 +49,34 @@ def write_changes(connection: Connection, key: Key, changes: Sequence[LeaseChang
     """Part of a commit's transaction. Raises psycopg.Error, RequestError LEASE_NOT_FOUND."""
     for change in changes:
         if change.held is not None:
-            row = _row(change.lease, change.held).encoded()
+            if not change.seconds:
+                _drop_blobs(connection, key, change.lease)
+            row = _row(change.lease, change.held, BlobWriter(connection, key)).encoded()
             values = (*key, change.lease, change.seconds, change.seconds, *row)
             connection.execute(_PUT, values)
             continue
         due = " AND ends <= clock_timestamp()" if change.only_if_due else ""
         gone = connection.execute(
-            f"DELETE FROM varserve_lease WHERE {_OF_LEASE}{due}", (*key, change.lease)
-        )
-        if gone.rowcount != 1:
+            f"DELETE FROM varserve_lease WHERE {_OF_LEASE}{due} RETURNING record",
+            (*key, change.lease),
+            binary=True,
+        ).fetchone()
+        if gone is None:
             raise lease_not_found(change.lease)
+        drop(connection, key, _blobs(gone[0]))
+
+
+def _drop_blobs(connection: Connection, key: Key, lease: int) -> None:
+    query = f"SELECT record FROM varserve_lease WHERE {_OF_LEASE}"
+    row = connection.execute(query, (*key, lease), binary=True).fetchone()
+    if row is not None:
+        drop(connection, key, _blobs(row[0]))
+
+
+def _blobs(record: bytes) -> list[str]:
+    """Names of the blobs that the record of a lease names."""
+    places = places_of(json.loads(record)["held"])
+    return [place["blob"] for place in places if "blob" in place]
 
 
 class LeaseRows:
@@ -128,10 +149,22 @@ class LeaseRows:
             f"WHERE {OF_MODEL} AND lease = ANY(%s)"
         )
         values = (*self._key, list(leases))
-        rows = self._ask(lambda c: c.execute(query, values, binary=True).fetchall())
-        return {row[0]: _held(*row) for row in rows}
 
-    def _ask(self, question: Callable[[Connection], T], *, again: bool = True) -> T:
+        def read(connection: Connection) -> dict[int, Sequence[KeptHeld]]:
+            with one_moment(connection):
+                reader = BlobReader(connection, self._key)
+                rows = connection.execute(query, values, binary=True).fetchall()
+                return {row[0]: _held(reader, *row) for row in rows}
+
+        return self._ask(read, seconds=_READ_SECONDS)
+
+    def _ask(
+        self,
+        question: Callable[[Connection], T],
+        *,
+        seconds: float = _SECONDS,
+        again: bool = True,
+    ) -> T:
         with self._one_at_a_time:
             try:
                 if self._closed:
@@ -140,7 +173,7 @@ class LeaseRows:
                 if self._open is None:
                     self._open = self._connector.connect()
                 self._connector.check(self._open)
-                with cut_after(self._open, _SECONDS):
+                with cut_after(self._open, seconds):
                     return question(self._open)
             except psycopg.Error as error:
                 self._drop()
@@ -154,7 +187,7 @@ class LeaseRows:
                         "the database that keeps the leases cannot be reached; retry"
                     ) from error
         # The connection may have ended while nobody used it; all questions may come twice.
-        return self._ask(question, again=False)
+        return self._ask(question, seconds=seconds, again=False)
 
     def _drop(self) -> None:
         if self._open is not None:
@@ -176,22 +209,24 @@ def _key_of(lease: int) -> str:
     return f"lease {lease}"
 
 
-def _row(lease: int, held: Sequence[KeptHeld]) -> Row:
+def _row(lease: int, held: Sequence[KeptHeld], blobs: BlobWriter) -> Row:
     inline = Inline()
-    entries: list[Record] = []
-    for each in held:
-        places = {each.path: inline.add(each.previous)}
-        change = change_record(each.path, each.part, places, inline)
-        entries.append(change | {"own": each.own, "under": each.under})
+    values = {each.path: HostValue(each.previous) for each in held}
+    parts = {each.path: each.part for each in held}
+    places = placed(values, parts, inline, blobs, OF_NO_COMMIT)
+    entries: list[Record] = [
+        change_record(each.path, each.part, places, inline) | {"own": each.own, "under": each.under}
+        for each in held
+    ]
     return Row(_key_of(lease), {"held": entries}, inline.payload())
 
 
-def _held(lease: int, record: bytes, payload: bytes, crc: int) -> tuple[KeptHeld, ...]:
+def _held(
+    payloads: Payloads, lease: int, record: bytes, payload: bytes, crc: int
+) -> tuple[KeptHeld, ...]:
     row = decoded(_key_of(lease), record, payload, crc)
     held = []
     for each in row.record["held"]:
-        indices = read_inline(each["indices"], payload) if "indices" in each else None
-        part = records.read_part(each["part"], indices)
-        value = read_inline(each["value"], payload)
-        held.append(KeptHeld(each["path"], each["own"], each["under"], part, value))
+        kept = read_change(each, payload, payloads)
+        held.append(KeptHeld(kept.path, each["own"], each["under"], kept.part, kept.value))
     return tuple(held)

@@ -16,7 +16,8 @@ from varserve_service.core.ports.journal import Position
 from varserve_service.journal.disk import log
 
 from .connection import Connector, cut_after
-from .reading import OF_MODEL, Key, check_known
+from .head import OF_MODEL, Key
+from .reading import check_known
 from .schema import Connection
 
 _PROBE_SECONDS = 3.0

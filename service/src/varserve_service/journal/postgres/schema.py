@@ -12,7 +12,7 @@ import psycopg
 
 from varserve_service.core.errors import JournalError
 
-FORMAT = 3
+FORMAT = 4
 CHANNEL = "varserve_log"
 _LOCK = 0x7661727365727665  # of all that make or change tables: "varserve"
 
@@ -66,7 +66,22 @@ _CHECKS = """
         PRIMARY KEY (model, version, number, replica)
     )
 """
-_STEPS = {1: _LEASE, 2: _CHECKS}
+# `revision`: of the commit that keeps it, 0: the base or a lease does, NULL: nothing does yet.
+_BLOBS = """
+    CREATE TABLE varserve_blob (
+        model text, version bigint, blob text,
+        nbytes bigint NOT NULL, chunks bigint NOT NULL,
+        staged timestamptz NOT NULL, revision bigint,
+        PRIMARY KEY (model, version, blob),
+        FOREIGN KEY (model, version) REFERENCES varserve_head
+    );
+    CREATE TABLE varserve_chunk (
+        model text, version bigint, blob text, number bigint, data bytea NOT NULL,
+        PRIMARY KEY (model, version, blob, number)
+    );
+    ALTER TABLE varserve_chunk ALTER COLUMN data SET STORAGE EXTERNAL
+"""
+_STEPS = {1: _LEASE, 2: _CHECKS, 3: _BLOBS}
 """By format, what makes the next one of it."""
 
 Connection = psycopg.Connection[tuple[Any, ...]]
