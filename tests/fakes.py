@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from varserve.tensors import numpy_dtype
+from varserve_service.core.arrays.differences import differing_rows
 from varserve_service.core.arrays.reductions import Counted, Reduced, counted, reduced
 from varserve_service.core.arrays.regions import Region, Rows
 from varserve_service.core.errors import FunctionFailed, OutOfMemory
@@ -147,6 +148,15 @@ class FakeVariable:
     def own(self, value: Value) -> FakeValue:
         return FakeValue(value.numpy().copy())
 
+    def own_with(self, owned: Any, value: Value, region: Region) -> FakeValue:
+        return FakeValue(self.overlay(owned, value, region).numpy())
+
+    def differing_rows(self, whole: Value) -> Array | None:
+        assert self.array is not None
+        if self.array.shape != whole.shape:
+            return None
+        return differing_rows(np.ascontiguousarray(self.array), whole.numpy())
+
     def swap(self, owned: Any) -> Value:
         self._fail_if_due()
         previous, self.array = self.array, owned.numpy()
@@ -229,6 +239,9 @@ class FakeRun:
             return {name: FakeValue(array) for name, array in self._call().items()}
         except ArithmeticError as error:
             raise FunctionFailed(str(error)) from None
+
+    def written_rows(self) -> dict[str, Array]:
+        return {}
 
     def cancel(self) -> None:
         self._function.cancelled.set()

@@ -457,6 +457,108 @@ def large_table(folder: Path) -> Path:
 
 
 @builder
+def row_writers(folder: Path) -> Path:
+    """`table` float32 [40000, 64] of zeros, to whose rows functions add ones: those of `ids`.
+
+    Of `direct`, `called`, `mapped` (by way of `places` int64 [10] = 9..0), `twice` (to `other`,
+    float32 [40000, 64], as well), `spelled` (strings, by way of a table) and `nested` the rows
+    follow from the inputs. Of `chosen`, `looped`, `whole`, `drawn`, `moved` and `own` they do not.
+    """
+    import tensorflow as tf
+
+    ids_spec = tf.TensorSpec([None], tf.int64)
+
+    class RowWriters(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = tf.Variable(tf.zeros([40_000, 64]), name="table")
+            self.other = tf.Variable(tf.zeros([40_000, 64]), name="other")
+            self.random = tf.random.Generator.from_seed(1)
+            self.places = tf.Variable(tf.range(9, -1, -1, tf.int64), name="places")
+            self.words = tf.lookup.StaticHashTable(
+                tf.lookup.KeyValueTensorInitializer(["a", "b"], tf.constant([3, 5], tf.int64)), -1
+            )
+
+        def _add(self, ids: Any, table: Any = None) -> Any:
+            rows = tf.ones([tf.size(ids), 64])
+            table = self.table if table is None else table
+            return table.scatter_add(tf.IndexedSlices(rows, ids))
+
+        @tf.function(input_signature=[ids_spec])
+        def direct(self, ids: Any) -> Any:
+            self._add(ids)
+            return tf.size(ids)
+
+        @tf.function(input_signature=[ids_spec])
+        def called(self, ids: Any) -> Any:
+            """The rows come from two calls within calls, and from what is computed before them."""
+            unique, _ = tf.unique(tf.concat([ids, ids], 0))
+            return self.direct(unique) + self.direct(unique)
+
+        @tf.function(input_signature=[ids_spec])
+        def mapped(self, ids: Any) -> Any:
+            self._add(tf.gather(self.places, ids))
+            return tf.size(ids)
+
+        @tf.function(input_signature=[ids_spec])
+        def twice(self, ids: Any) -> Any:
+            self._add(ids)
+            self._add(ids + 1, self.other)
+            return tf.size(ids)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def spelled(self, words: Any) -> Any:
+            ids = self.words.lookup(words)
+            self._add(tf.boolean_mask(ids, ids >= 0))
+            return ids
+
+        @tf.function(input_signature=[ids_spec])
+        def nested(self, ids: Any) -> Any:
+            places = tf.stack([ids, tf.zeros_like(ids)], 1)
+            self.table.scatter_nd_add(places, tf.ones([tf.size(ids)]))
+            return tf.size(ids)
+
+        @tf.function(input_signature=[ids_spec])
+        def chosen(self, ids: Any) -> Any:
+            if tf.size(ids) > 0:
+                self._add(ids)
+            return tf.size(ids)
+
+        @tf.function(input_signature=[ids_spec])
+        def looped(self, ids: Any) -> Any:
+            for index in tf.range(tf.size(ids)):
+                self._add(ids[index : index + 1])
+            return tf.size(ids)
+
+        @tf.function(input_signature=[ids_spec])
+        def whole(self, ids: Any) -> Any:
+            self._add(ids)
+            self.table.assign_add(tf.zeros([40_000, 64]))
+            return tf.size(ids)
+
+        @tf.function(input_signature=[ids_spec])
+        def drawn(self, ids: Any) -> Any:
+            drawn = self.random.uniform([tf.size(ids)], 0, 40_000, tf.int64)
+            self._add(drawn)
+            return drawn
+
+        @tf.function(input_signature=[ids_spec])
+        def moved(self, ids: Any) -> Any:
+            self.places.assign_add(tf.ones([10], tf.int64))
+            self._add(tf.gather(self.places, ids))
+            return tf.size(ids)
+
+        @tf.function(input_signature=[ids_spec])
+        def own(self, ids: Any) -> Any:
+            """The rows are what other rows of the table have for their first element."""
+            self._add(tf.cast(tf.gather(self.table, ids)[:, 0], tf.int64))
+            return tf.size(ids)
+
+    module = RowWriters()
+    return _save(module, folder, {"serving_default": module.direct})
+
+
+@builder
 def large_table_256(folder: Path) -> Path:
     """`table` float32 [262144, 256], 256 MiB: `lookup` gathers from it, `add_row` scatters."""
     import tensorflow as tf

@@ -51,4 +51,22 @@ FIGURES = (
         nbytes=GIB,
         needs=6 * GIB,
     ),
+    Figure(
+        name=f"{size(GIB)} is added to a table of {size(GIB)}, and the service is at rest",
+        ours=work("ours", "add_to_table", table=GIB),
+        peers=(
+            peer(
+                "Arrow Flight do_put",
+                work("flight", "assign", nbytes=GIB),
+                # What is added stays until the sum is there.
+                targets={
+                    KEPT_SERVER: at_most_itself(64, "MiB"),
+                    ADDED_SERVER: at_most_itself(2176, "MiB"),
+                },
+            ),
+        ),
+        measures=(KEPT_SERVER, ADDED_SERVER),
+        nbytes=GIB,
+        needs=7 * GIB,
+    ),
 )

@@ -305,6 +305,26 @@ class Client:
             yield lambda: variable.scatter_update([7], row)
 
     @contextmanager
+    def write_rows(self, table: int, count: int) -> Iterator[Act]:
+        with self._filled_table(table) as variable:
+            ids, rows = np.arange(count), np.full((count, TABLE_ROW), 2, np.float32)
+            yield lambda: variable.scatter_update(ids, rows)
+
+    @contextmanager
+    def train_rows(self, table: int, count: int) -> Iterator[Act]:
+        """As many rows, by a function that scatters."""
+        with self._filled_table(table):
+            train, ids = self._model().functions["train_rows"], np.arange(count, dtype=np.int32)
+            yield lambda: train(ids=ids)
+
+    @contextmanager
+    def add_to_table(self, table: int) -> Iterator[Act]:
+        """A whole that is added to all of the table."""
+        with self._filled_table(table) as variable:
+            value = np.ones((table // (TABLE_ROW * 4), TABLE_ROW), np.float32)
+            yield lambda: variable.assign_add(value, timeout=120)
+
+    @contextmanager
     def assign_again(self, table: int) -> Iterator[Act]:
         """All of the table, between look-ups."""
         with self._filled_table(table) as variable:

@@ -11,7 +11,7 @@ import pytest
 from tests.core.test_live_model import refusal, value_of
 from tests.fakes import FakeModel, FakeVariable
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
-from varserve_service.core.change.plan import FEW
+from varserve_service.core.change.ways import FEW
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import Reason
 from varserve_service.core.model.live_model import LiveModel

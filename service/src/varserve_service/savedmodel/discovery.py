@@ -21,6 +21,7 @@ from .effects import EffectsAnalysis
 from .functions import Callee, CallEffects, LookInto, SavedFunction
 from .object_graph import Nodes, is_function, is_polymorphic, own_name
 from .placement import Placement
+from .row_writes import RowWrites
 from .runtime import function_definition, is_stateful, release
 from .signatures import (
     Undescribable,
@@ -175,7 +176,8 @@ class _EffectsOnVariables:
         self.sparse: set[str] = set()
 
     def __call__(self, concrete: Any) -> CallEffects:
-        effects = self._analysis.of_definition(concrete.inference_fn.definition)
+        definition = concrete.inference_fn.definition
+        effects = self._analysis.of_definition(definition)
         captures = concrete.captured_inputs
         first = len(concrete.inputs) - len(captures)
         paths = {
@@ -189,4 +191,5 @@ class _EffectsOnVariables:
 
         self.sparse.update(of(effects.sparse))
         other = effects.changes_other_state or bool(effects.writes - paths.keys())
-        return CallEffects(of(effects.reads), of(effects.writes), other, effects.endless)
+        rows = RowWrites.of(definition.signature.name, effects, paths)
+        return CallEffects(of(effects.reads), of(effects.writes), other, effects.endless, rows)

@@ -1,13 +1,14 @@
 """What a concrete function does to state, read from its graph: variables read, written, scattered.
 
-Errs on the safe side: an operation that is not known to only read counts as a write.
+Errs on the safe side: an operation that is not known to only read counts as a write, and a write
+that is not known to write rows alone as one of the whole.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .operations import Kind, kind_of
@@ -19,6 +20,8 @@ _SPARSE = re.compile(
 _PASS_THROUGH = frozenset(
     {"Identity", "IdentityN", "Enter", "RefEnter", "Exit", "Merge", "NextIteration", "Switch"}
 )
+# Operations that write the rows of their resources that their input `indices` names, and no others.
+_WRITES_ROWS = re.compile(r"ResourceScatter\w+|ResourceSparseApply\w+")
 # Operations that may go on, or wait, for ever.
 _ENDLESS = re.compile(
     r"^(Stateless)?While$|^LoopCond$|Queue|Barrier|Iterator|Dataset|(Un)?[Ss]tage$|MapDefun|"
@@ -26,6 +29,9 @@ _ENDLESS = re.compile(
 )
 # What an operation makes anew lives and dies within one call.
 _LOCAL = re.compile(r"Anonymous\w+|Dummy\w+|TensorArray\w*|Stack\w*")
+PLAIN_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+"""Operations that call one function, once."""
+
 # How many inputs precede the arguments of the functions that an operation calls.
 _CALLS = {
     "PartitionedCall": 0,
@@ -42,30 +48,69 @@ _CALLS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class RowWrite:
+    """An operation that writes rows, by the names of the calls that lead to it.
+
+    `indices` is its input with their indices, as the FunctionDef has it, and `dtype` their dtype, a
+    number of TensorFlow's DataType. `nested`: the innermost dimension is an index of many, of which
+    the first is that of the row.
+    """
+
+    calls: tuple[str, ...]
+    indices: str
+    dtype: int
+    nested: bool
+
+
 @dataclass
 class Effects:
     """Which arguments, by index, a function reads, writes or accesses sparsely.
 
-    `endless`: it has loops, or operations that wait, so that it may have to be cancelled.
+    `row_writes` are those of a written argument that write rows; `writes_whole` has the arguments
+    that are written in another way, too. `endless`: it has loops, or operations that wait, so that
+    it may have to be cancelled.
     """
 
     reads: set[int] = field(default_factory=set)
     writes: set[int] = field(default_factory=set)
+    writes_whole: set[int] = field(default_factory=set)
+    row_writes: dict[int, list[RowWrite]] = field(default_factory=dict)
     sparse: set[int] = field(default_factory=set)
     changes_other_state: bool = False
     endless: bool = False
 
-    def add(self, other: Effects, origins: Callable[[int], set[int]]) -> None:
-        """Take over the effects of a callee whose argument i is any of `origins(i)` here."""
+    def add(
+        self, other: Effects, origins: Callable[[int], set[int]], call: str | None = None
+    ) -> None:
+        """Take over the effects of a callee whose argument i is any of `origins(i)` here.
+
+        `call` is the name of the call, where that is just a call: not a loop, nor one of branches.
+        """
         for mine, theirs in (
             (self.reads, other.reads),
             (self.writes, other.writes),
+            (self.writes_whole, other.writes if call is None else other.writes_whole),
             (self.sparse, other.sparse),
         ):
             for index in theirs:
                 mine |= origins(index)
+        if call is not None:
+            for index, found in other.row_writes.items():
+                below = [replace(each, calls=(call, *each.calls)) for each in found]
+                for mine_index in origins(index):
+                    self.row_writes.setdefault(mine_index, []).extend(below)
         self.changes_other_state |= other.changes_other_state
         self.endless |= other.endless
+
+    def write(self, arguments: set[int], rows: RowWrite | None = None) -> None:
+        """Note that an operation writes arguments: rows of them, or maybe all."""
+        self.writes |= arguments
+        if rows is None:
+            self.writes_whole |= arguments
+            return
+        for index in arguments:
+            self.row_writes.setdefault(index, []).append(rows)
 
 
 class EffectsAnalysis:
@@ -107,6 +152,8 @@ class EffectsAnalysis:
         for node in definition.node_def:
             inputs = [_origins(name, origins) & resources for name in _data(node.input)]
             self._node(node, inputs, local, effects)
+        if is_compiled(definition):  # XLA leaves out what is out of bounds in its own way.
+            effects.write(set(effects.writes))
         return effects
 
     def _node(
@@ -127,6 +174,7 @@ class EffectsAnalysis:
                     lambda index: inputs[index + skip] if index + skip < len(inputs) else touched,
                     touched,
                     effects,
+                    node.name if node.op in PLAIN_CALLS and not is_compiled(node) else None,
                 )
             return
         if self._find(node.op) is not None:  # a call as TensorFlow 1 writes it
@@ -155,13 +203,13 @@ class EffectsAnalysis:
         if kind is Kind.READS:
             effects.reads |= touched
         elif kind is Kind.CHANGES:
-            effects.writes |= touched
+            effects.write(touched, _row_write(node))
             # It changes what the function has not been given: of its own, or the process's.
             own = [name.partition(":")[0] in local for name in _data(node.input)]
             effects.changes_other_state |= not touched and not any(own)
         elif kind is None and not callees:
             # Not in the list: what it is given it may change.
-            effects.writes |= touched
+            effects.write(touched)
 
     def _call(
         self,
@@ -169,13 +217,14 @@ class EffectsAnalysis:
         origins: Callable[[int], set[int]],
         touched: set[int],
         effects: Effects,
+        call: str | None = None,
     ) -> None:
         callee = self._of_name(name)
         if callee is None:
-            effects.writes |= touched
+            effects.write(touched)
             effects.changes_other_state = effects.endless = True
         else:
-            effects.add(callee, origins)
+            effects.add(callee, origins, call)
 
     def _kind_of(self, node: Any) -> Kind | None:
         kind = kind_of(node.op)
@@ -195,6 +244,21 @@ class EffectsAnalysis:
 
 
 _RESOURCE_TYPES = frozenset({20})  # DT_RESOURCE
+
+
+def is_compiled(called: Any) -> bool:
+    """Whether XLA compiles a function or a call, as a whole."""
+    return "_XlaMustCompile" in called.attr and bool(called.attr["_XlaMustCompile"].b)
+
+
+def _row_write(node: Any) -> RowWrite | None:
+    """The write of an operation that writes rows; None of any other."""
+    definition = operation_definition(node.op) if _WRITES_ROWS.fullmatch(node.op) else None
+    if definition is None:
+        return None
+    place = [argument.name for argument in definition.input_arg].index("indices")
+    nested = node.op.startswith("ResourceScatterNd")
+    return RowWrite((), node.input[place], node.attr["Tindices"].type, nested)
 
 
 def _local(definition: Any) -> set[str]:

@@ -18,6 +18,7 @@ from varserve_service.core.ports.function_messages import MessageListener
 from varserve_service.core.ports.loaded_model import FunctionSpec, Overload, StagedRun, Value
 
 from .placement import Placement
+from .row_writes import RowWrites
 from .runtime import CancellationManager, FlatCall
 from .values import OUT_OF_MEMORY, TensorValue, to_tensor
 
@@ -26,13 +27,15 @@ from .values import OUT_OF_MEMORY, TensorValue, to_tensor
 class CallEffects:
     """Paths of the variables that a call reads and writes; whether it changes any other state.
 
-    `endless`: it has loops, or operations that wait.
+    `endless`: it has loops, or operations that wait. `rows` finds the rows that it writes, of the
+    variables of which it writes rows alone.
     """
 
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     changes_other_state: bool
     endless: bool = False
+    rows: RowWrites | None = None
 
 
 class Prints(Protocol):
@@ -64,7 +67,7 @@ class Callee:
     `feeds` are the names of its tensor inputs in the order of its arguments, `defaults` tensors
     for those that a call may leave out, `captures` what follows them. `compiled` is what to call
     instead where the inputs have just these shapes. `endless`: a run may have to be cancelled.
-    `printing`: it prints, and is called by this.
+    `printing`: it prints, and is called by this. `rows` finds what it will write.
     """
 
     overload: Overload
@@ -75,6 +78,7 @@ class Callee:
     compiled: Mapping[tuple[tuple[int, ...], ...], Compiled] = field(default_factory=dict)
     printing: Prints | None = None
     endless: bool = False
+    rows: RowWrites | None = None
 
     def with_compiled(self, compiled: Mapping[tuple[tuple[int, ...], ...], Compiled]) -> Callee:
         """The same, with what XLA has compiled of it."""
@@ -175,21 +179,38 @@ class _Run:
         self._cancellation = CancellationManager() if callee.endless else None
 
     def __call__(self) -> Mapping[str, Value]:
-        name = self._function.spec.name
         try:
             with self._function.placement.scope():
                 outputs = self._call(self._arguments, self._cancellation)
             return self._function.named(self._callee.overload, outputs)
         except OUT_OF_MEMORY as error:
-            raise OutOfMemory(f"no memory to run function {name!r}", function=name) from error
+            raise self._no_memory() from error
         except tf.errors.OpError as error:
-            raise FunctionFailed(
-                f"function {name!r} failed: {failure(error)}", function=name
-            ) from error
+            raise self._failed(error) from error
+
+    def written_rows(self) -> Mapping[str, np.ndarray[Any, Any]]:
+        rows = self._callee.rows
+        if rows is None:
+            return {}
+        try:
+            with self._function.placement.scope():
+                return rows.find(self._arguments)
+        except OUT_OF_MEMORY as error:
+            raise self._no_memory() from error
+        except tf.errors.OpError as error:
+            raise self._failed(error) from error
 
     def cancel(self) -> None:
         if self._cancellation is not None:
             self._cancellation.start_cancel()
+
+    def _no_memory(self) -> OutOfMemory:
+        name = self._function.spec.name
+        return OutOfMemory(f"no memory to run function {name!r}", function=name)
+
+    def _failed(self, error: tf.errors.OpError) -> FunctionFailed:
+        name = self._function.spec.name
+        return FunctionFailed(f"function {name!r} failed: {failure(error)}", function=name)
 
 
 def failure(error: tf.errors.OpError) -> str:

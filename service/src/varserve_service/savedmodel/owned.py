@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from varserve_service.core.arrays.buffers import aligned_empty
+from varserve_service.core.arrays.regions import Region, index_of
 from varserve_service.core.errors import OutOfMemory
 from varserve_service.core.ports.loaded_model import Value
 
@@ -89,6 +90,12 @@ class OwnedTensor(TensorValue):
         # One reference is the argument of getrefcount.
         alone = self._tensor is not None and sys.getrefcount(self._tensor) == 2
         return unread and alone and (self._array is None or self._array() is None)
+
+    def put(self, region: Region, part: np.ndarray[Any, Any]) -> None:
+        """Write a region of it, in host memory that nobody else refers to."""
+        assert self.is_alone
+        # As in `blank`: an array that may be written to, of the tensor's own memory.
+        self.tensor._numpy()[index_of(region)] = part
 
     def take(self) -> tf.Tensor:
         """The tensor, which is not held here any more."""

@@ -76,7 +76,12 @@ def describe(
     outputs = _outputs(concrete)
     found = effects(concrete)
     overload = Overload(
-        tuple(inputs), outputs, found.reads, found.writes, found.changes_other_state
+        tuple(inputs),
+        outputs,
+        found.reads,
+        found.writes,
+        found.changes_other_state,
+        found.rows.paths if found.rows is not None else (),
     )
     return Callee(
         overload=overload,
@@ -85,6 +90,7 @@ def describe(
         defaults=default_tensors,
         captures=captures,
         endless=found.endless,
+        rows=found.rows,
     )
 
 

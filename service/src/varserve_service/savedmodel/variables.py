@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from varserve_service.core.arrays.buffers import aligned_copy, aligned_empty
+from varserve_service.core.arrays.differences import differing_rows
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices, index_of, region_shape
 from varserve_service.core.arrays.sealed import memory_of
 from varserve_service.core.errors import OutOfMemory
@@ -17,6 +18,7 @@ from varserve_service.core.ports.loaded_model import Operation, OwnedValue, Valu
 
 from . import casts, device_reductions
 from .casts import CastValue
+from .displaced import displaced
 from .owned import OwnedTensor, blank, is_alone, staged
 from .placement import is_host
 from .values import (
@@ -250,16 +252,35 @@ class SavedVariable:
         except OUT_OF_MEMORY as error:
             raise self._out_of_memory() from error
 
+    def own_with(self, owned: OwnedValue, value: Value, region: Region) -> OwnedTensor:
+        assert isinstance(owned, OwnedTensor)
+        if is_host(self._device):
+            owned.put(region, value.numpy())
+            return owned
+        return self.own(self.overlay(owned, value, region))
+
     def swap(self, owned: OwnedValue) -> Value:
         assert isinstance(owned, OwnedTensor)
         with tf.device(self._device):
-            # Else TensorFlow copies both what is read here and what is assigned, since functions
-            # gather from the variable. The next of them switches this on again, and copies nothing
-            # as long as nobody else holds the tensor.
-            tf.raw_ops.DisableCopyOnRead(resource=self._handle)
-            previous = tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=self._dtype)
+            previous = self._alias()
             tf.raw_ops.AssignVariableOp(resource=self._handle, value=owned.take())
-        return TensorValue(previous)
+        return displaced(previous)
+
+    def _alias(self) -> tf.Tensor:
+        """What the variable holds, not a copy of it."""
+        # Else TensorFlow copies both what is read here and what is assigned after it, since
+        # functions gather from the variable. The next of them switches this on again, and copies
+        # nothing as long as nobody else holds the tensor.
+        tf.raw_ops.DisableCopyOnRead(resource=self._handle)
+        return tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=self._dtype)
+
+    def differing_rows(self, whole: Value) -> np.ndarray[Any, Any] | None:
+        if not is_host(self._device) or self._dtype == tf.string:
+            return None
+        present = host_array(self._alias())
+        if not present.shape or present.shape != whole.shape:
+            return None
+        return differing_rows(present, whole.numpy())
 
     def _write_in_place(self, value: tf.Tensor, region: Region) -> None:
         if math.prod(value.shape.as_list()) == 0:

@@ -132,6 +132,20 @@ def to_swap(change: Change) -> Change:
     return replace(change, value=HeldByVariable(variable, owned), owned=owned)
 
 
+def kept_change(variable: Variable, region: Region | None, array: np.ndarray[Any, Any]) -> Change:
+    """The change to a value that a journal kept. Needs no lock. Raises OutOfMemory.
+
+    A region of a variable that is not written in place has no `whole` yet.
+    """
+    if region is not None or array.dtype.hasobject or not swaps(variable, array.nbytes):
+        return to_swap(Change(variable, region, variable.stage(array)))
+    own = variable.blank(array.shape)
+    own[...] = array
+    change = Change(variable, None, variable.stage(own))
+    del own  # so that the value is alone
+    return to_swap(change)
+
+
 class ChangeSet:
     """Changes to different variables, made all or none. The model's lock is held exclusively."""
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from varserve_service.core.change.changes import HeldByVariable
 from varserve_service.core.errors import (
     JournalError,
     Reason,
@@ -36,7 +35,7 @@ from .freshness import Freshness
 from .history import History
 from .idempotency import IdempotencyCache
 from .lock import ReadersWriterLock
-from .partwise import read_by_parts
+from .partwise import tell_readers
 from .proposal import Proposal, Terms
 from .queue import Queue, too_late
 from .revisions import Revisions
@@ -324,12 +323,7 @@ class Committer:
             return answer
         self._revisions.check(terms.conditions)
         proposal.make()
-        self._history.tell_readers(proposal.changed)
-        for changed in proposal.changed:
-            if isinstance(changed.value, HeldByVariable):
-                variable = changed.value.variable
-                present = read_by_parts(variable, self._lock, self._history, (), None)
-                changed.value.held(present)
+        tell_readers(proposal.changed, self._lock, self._history)
         self._check_size(proposal)
         commit = None
         if proposal.changed:

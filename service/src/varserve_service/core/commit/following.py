@@ -11,18 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from varserve_service.core.arrays.patches import Elements
-from varserve_service.core.arrays.regions import Region
-from varserve_service.core.change.changes import Change, ChangeSet
+from varserve_service.core.change.changes import Change, ChangeSet, kept_change
 from varserve_service.core.errors import JournalError, OutOfMemory
 from varserve_service.core.ports.commits import Commit
 from varserve_service.core.ports.journal import KeptCommit, Position
-from varserve_service.core.ports.loaded_model import LoadedModel, Value, Variable
+from varserve_service.core.ports.loaded_model import LoadedModel, Value
 from varserve_service.core.ports.messages import Answer, sent_bytes
 from varserve_service.core.ports.shared_journal import SharedJournal
 from varserve_service.core.values.host_value import HostValue
 
 from .history import History
 from .idempotency import IdempotencyCache
+from .lock import ReadersWriterLock
+from .partwise import tell_readers
 from .revisions import Revisions
 from .watchers import Watchers
 
@@ -34,7 +35,7 @@ class Staged:
     """A commit whose values are where their variables take them from."""
 
     kept: KeptCommit
-    values: Sequence[tuple[Variable, Region | None, Value]]
+    changes: Sequence[Change]
 
 
 class Follower:
@@ -47,7 +48,9 @@ class Follower:
         history: History,
         watchers: Watchers,
         idempotency: IdempotencyCache[Answer],
+        lock: ReadersWriterLock,
     ) -> None:
+        self._lock = lock
         self._loaded = loaded
         self._variables = {variable.spec.path: variable for variable in loaded.variables}
         self._revisions = revisions
@@ -60,7 +63,7 @@ class Follower:
 
         Raises JournalError, OutOfMemory.
         """
-        values = []
+        changes = []
         for change in kept.changes:
             variable = self._variables.get(change.path)
             if variable is None or isinstance(change.part, Elements):
@@ -68,8 +71,8 @@ class Follower:
                     f"commit {kept.revision} of another replica changes {change.path!r}, which "
                     "this replica's model does not have: all replicas need one SavedModel"
                 )
-            values.append((variable, change.part, variable.stage(change.value)))
-        return Staged(kept, values)
+            changes.append(kept_change(variable, change.part, change.value))
+        return Staged(kept, changes)
 
     def apply(self, staged: Sequence[Staged]) -> None:
         """Make commits that follow the present revision; those before it are known already.
@@ -87,9 +90,9 @@ class Follower:
 
     def _apply(self, staged: Staged) -> None:
         kept = staged.kept
-        changes = [_change(*value) for value in staged.values]
+        changes = [_with_whole(change) for change in staged.changes]
         changed = ChangeSet(changes, self._loaded).make()
-        self._history.tell_readers(changed)
+        tell_readers(changed, self._lock, self._history)
         self._revisions.move(each.variable.spec.path for each in changes)
         commit = Commit(
             kept.revision, kept.time, kept.kind, kept.origin, kept.request, tuple(changed)
@@ -105,12 +108,14 @@ class Follower:
         self._idempotency.keep(kept.request, answer, nbytes, kept.time)
 
 
-def _change(variable: Variable, region: Region | None, value: Value) -> Change:
+def _with_whole(change: Change) -> Change:
+    """The same change, with the whole value where its variable is written as a whole."""
+    variable, region = change.variable, change.region
     if region is None or variable.writes_in_place:
-        return Change(variable, region, value)
+        return change
     base = variable.read()
-    whole = variable.overlay(base, value, region)
-    return Change(variable, region, value, whole, variable.part(base, region))
+    whole = variable.overlay(base, change.value, region)
+    return Change(variable, region, change.value, whole, variable.part(base, region))
 
 
 class FollowingThread:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from varserve_service.core.arrays.buffers import aligned_empty
 from varserve_service.core.arrays.reductions import Counted, Reduced, added
 from varserve_service.core.arrays.regions import Region, Rows, touched_rows
 from varserve_service.core.arrays.shapes import least_bytes
+from varserve_service.core.change.changes import HeldByVariable
 from varserve_service.core.change.past import with_replaced
 from varserve_service.core.ports.commits import Changed
 from varserve_service.core.ports.loaded_model import Value, Variable
@@ -28,6 +29,10 @@ from .lock import ReadersWriterLock
 
 PART_BYTES = 2**20
 """A part has at most so many bytes, but one row at least. Values of one part are read at once."""
+
+_KEPT_PARTS = 6
+"""Parts that are kept after they were read: those who hash and those who reduce a value look at the
+same ones, some parts apart."""
 
 
 def is_large(variable: Variable) -> bool:
@@ -52,6 +57,18 @@ def read_by_parts(
     value = PartwiseValue(variable, lock, later, dtype or variable.spec.dtype)
     history.attach(variable.spec.path, value)
     return value
+
+
+def tell_readers(changed: Sequence[Changed], lock: ReadersWriterLock, history: History) -> None:
+    """Variables have changed in memory, by what may become a commit or be undone.
+
+    Who reads them by parts is told, and what is held by its variable alone is read from there from
+    now on. The lock is held exclusively, since before the change.
+    """
+    history.tell_readers(changed)
+    for each in changed:
+        if isinstance(each.value, HeldByVariable):
+            each.value.held(read_by_parts(each.value.variable, lock, history, (), None))
 
 
 class PartwiseValue:
@@ -82,7 +99,7 @@ class PartwiseValue:
         self._by_part: defaultdict[int, list[Changed]] = defaultdict(list)
         self._sorted = 0
         self._turn = threading.Lock()
-        self._present: tuple[int, Value] | None = None  # the part that was read last
+        self._kept: OrderedDict[int, Value] = OrderedDict()  # parts by number, as they were read
 
     def overtaken(self, changed: Changed) -> None:
         """A commit has changed the variable. The lock is held exclusively."""
@@ -113,14 +130,19 @@ class PartwiseValue:
 
     def numpy(self) -> np.ndarray[Any, Any]:
         array: np.ndarray[Any, Any] | None = None
-        for number in range(-(-self._shape[0] // self._rows)):
-            part = self._part(number).numpy()
+        for start, value in self.parts():
+            part = value.numpy()
             if array is None:
                 array = aligned_empty(self._shape, part.dtype)
-            array[number * self._rows : number * self._rows + len(part)] = part
+            array[start : start + len(part)] = part
         assert array is not None
         array.flags.writeable = False
         return array
+
+    def parts(self) -> Iterator[tuple[int, Value]]:
+        """The number of the first row of each part, and the part, in order."""
+        for number in range(-(-self._shape[0] // self._rows)):
+            yield number * self._rows, self._part(number)
 
     def buffer(self, start: int, stop: int) -> memoryview:
         pieces = [
@@ -153,10 +175,14 @@ class PartwiseValue:
 
     def _part(self, number: int) -> Value:
         with self._turn:
-            if self._present is None or self._present[0] != number:
-                self._present = None  # its memory need not be there beside the next one's
-                self._present = number, self._read(number)
-            return self._present[1]
+            part = self._kept.get(number)
+            if part is None:
+                while len(self._kept) >= _KEPT_PARTS:
+                    self._kept.popitem(last=False)
+                part = self._kept[number] = self._read(number)
+            if (number + 1) * self._rows >= self._shape[0]:
+                self._kept.clear()  # a commit of the history may hold this for long
+            return part
 
     def _read(self, number: int) -> Value:
         start = number * self._rows

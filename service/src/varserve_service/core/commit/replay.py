@@ -14,6 +14,7 @@ from varserve_service.core.arrays.buffers import aligned_copy
 from varserve_service.core.arrays.patches import Canvas, Elements
 from varserve_service.core.arrays.regions import region_shape
 from varserve_service.core.arrays.shapes import fits, shape_text
+from varserve_service.core.change.changes import Change, HeldByVariable, kept_change
 from varserve_service.core.errors import JournalError
 from varserve_service.core.ports.commits import Changed, Commit
 from varserve_service.core.ports.journal import KeptChange, KeptState
@@ -23,6 +24,8 @@ from varserve_service.core.values.host_value import HostValue
 
 from .history import History
 from .idempotency import IdempotencyCache
+from .lock import ReadersWriterLock
+from .partwise import tell_readers
 from .revisions import Revisions
 
 
@@ -32,6 +35,7 @@ def replay(
     revisions: Revisions,
     history: History,
     idempotency: IdempotencyCache[Answer],
+    lock: ReadersWriterLock,
 ) -> None:
     """Bring a model that was just loaded to the last commit that was kept, with its past.
 
@@ -49,6 +53,7 @@ def replay(
         changed = tuple(restored[change.path].write(change) for change in kept.changes)
         current = kept.revision
         written.update(dict.fromkeys((change.path for change in kept.changes), current))
+        tell_readers(changed, lock, history)
         history.add(Commit(current, kept.time, kept.kind, kept.origin, kept.request, changed))
     for variable in restored.values():
         variable.finish()
@@ -85,10 +90,8 @@ class _Restored:
                 self._value = None
             return Changed(variable.spec, None, self._whole(), None)
         if variable.writes_in_place:
-            previous = variable.read(part) if variable.is_initialized() else None
-            value = variable.stage(change.value)
-            variable.write(value, part)
-        elif part is None:
+            return self._write_in_place(kept_change(variable, part, change.value))
+        if part is None:
             previous = self._whole() if self._has_value() else None
             value = self._value = variable.stage(change.value)
             self._canvas = None
@@ -98,6 +101,18 @@ class _Restored:
             canvas.write(part, change.value)
             value = variable.stage(change.value)
         return Changed(variable.spec, part, value, previous)
+
+    def _write_in_place(self, change: Change) -> Changed:
+        variable, region, value = change.variable, change.region, change.value
+        previous = None
+        if change.owned is not None and variable.is_initialized():
+            previous = variable.swap(change.owned)
+        else:
+            if variable.is_initialized():
+                previous = variable.read(region)
+            variable.write(change.owned or value, region)
+        separate = not isinstance(value, HeldByVariable)
+        return Changed(variable.spec, region, value, previous, separate=separate)
 
     def finish(self) -> None:
         """Make the variable what was put together."""

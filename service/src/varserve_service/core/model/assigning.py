@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from varserve_service.core.change.changes import Change
 from varserve_service.core.change.plan import Plan
 from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.partwise import PartwiseValue, read_by_parts
 from varserve_service.core.commit.proposal import ChangeProposal, Terms
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.commits import CommitKind, CommitListener
@@ -59,7 +60,7 @@ class Assigning:
         With a `check`, only if that passes. Raises RequestError CHECK_FAILED, and REVISION_MISMATCH
         when others write what it looks at as often as it is run.
         """
-        plan = Plan(writes)
+        plan = Plan(writes, self._by_parts)
         for _ in range(_MOST_CHECKS):
             try:
                 return self._attempt(
@@ -73,6 +74,9 @@ class Assigning:
             "it ran; nothing was changed; try again",
             current_revision=self._parts.revisions.current,
         )
+
+    def _by_parts(self, variable: Variable) -> PartwiseValue:
+        return read_by_parts(variable, self._parts.lock, self._parts.history, (), None)
 
     def _attempt(
         self,

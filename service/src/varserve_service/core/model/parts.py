@@ -78,7 +78,7 @@ class Parts:
         self.revisions = Revisions(loaded.name, loaded.version, self.by_path, epoch)
         idempotency = IdempotencyCache() if idempotency is None else idempotency
         if self.journal is not None:
-            replay(self.journal, self.by_path, self.revisions, self.history, idempotency)
+            replay(self.journal, self.by_path, self.revisions, self.history, idempotency, self.lock)
         self.committer = Committer(
             self.lock,
             self.revisions,
@@ -87,7 +87,7 @@ class Parts:
             self.watchers,
             self.journal,
             self.memory,
-            Follower(loaded, self.revisions, self.history, self.watchers, idempotency),
+            Follower(loaded, self.revisions, self.history, self.watchers, idempotency, self.lock),
             self.observer,
         )
         self.following: FollowingThread | None = None

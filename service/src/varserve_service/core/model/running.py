@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,9 @@ from varserve_service.core.ports.messages import Answer, sent_bytes
 
 from .overloads import choose, least_output_bytes
 from .parts import Parts
+
+_MOST_ROWS = 0.5
+"""A run that left a larger share of the rows as other bits has written the whole."""
 
 
 class EarlierCopy:
@@ -51,6 +54,32 @@ class EarlierCopy:
         if rows is not None and rows.size:
             array[rows] = self._variable.read(Rows(rows)).numpy()
         return self._variable.stage(array)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Replaced:
+    """What a variable held before the run: all of it, or the rows that the run will write."""
+
+    variable: Variable
+    value: Value
+    rows: Rows | None = None
+
+    def put_back(self) -> None:
+        self.variable.write(self.value, self.rows)
+
+    def changed(self) -> Changed | None:
+        """What the run did; None where the variable's present value has to be read as a whole."""
+        variable, rows, value = self.variable, self.rows, self.value
+        if rows is None:
+            if not variable.writes_in_place or not is_large(variable):
+                return None
+            found = variable.differing_rows(value)
+            if found is None or found.size > _MOST_ROWS * value.shape[0]:
+                return None
+            rows = Rows(found)
+            # In memory of its own: the whole can go.
+            value = variable.part(value, rows)
+        return Changed(variable.spec, rows, variable.read(rows), value)
 
 
 class Run(Proposal):
@@ -90,7 +119,7 @@ class Run(Proposal):
         self._check_outputs()
         self._reads = [parts.by_path[path] for path in self._overload.reads]
         self._writes = [parts.by_path[path] for path in self._overload.writes]
-        self._preimages: dict[Variable, Value] = {}
+        self._replaced: list[_Replaced] = []
         self._copies: dict[Variable, EarlierCopy] = {}
         memory = parts.memory
         staged = 0 if memory.is_host else sum(array.nbytes for array in inputs.values())
@@ -116,10 +145,13 @@ class Run(Proposal):
             return replace(answer, messages=tuple(self._messages))
 
     def _copy_beforehand(self) -> None:
-        """Copy what is large and written in place before others have to wait for the run."""
+        """Copy what is large and written in place before others have to wait for the run.
+
+        Not where the rows that it will write are known beforehand.
+        """
         parts, deadline = self._parts, self.terms.deadline
         for variable in self._writes:
-            if not variable.writes_in_place:
+            if not variable.writes_in_place or self._knows_rows(variable):
                 continue
             with parts.lock.shared(deadline):
                 if parts.committer.answered(self.terms.request) is not None:
@@ -131,42 +163,80 @@ class Run(Proposal):
             with parts.memory.of(variable.spec.device).reserve(value.nbytes, thing):
                 self._copies[variable] = EarlierCopy(variable, value)
 
+    def _knows_rows(self, variable: Variable) -> bool:
+        """Whether the rows that it will write are known beforehand."""
+        return variable.spec.path in self._overload.writes_rows
+
     def make(self) -> None:
+        rows = self._rows()
         copied: Counter[str] = Counter()
         for variable in self._writes:
-            if variable not in self._copies:
+            if variable in rows:
+                nbytes = least_bytes(
+                    variable.spec.dtype, (rows[variable].indices.size, *variable.shape()[1:])
+                )
+                copied[variable.spec.device] += 2 * nbytes
+            elif variable not in self._copies:
                 copied[variable.spec.device] += _copied_bytes(variable)
         with self._parts.memory.reserve(copied, f"function {self._name!r}"):
-            self._make()
+            self._make(rows)
+
+    def _rows(self) -> dict[Variable, Rows]:
+        """The rows that it will write, of the large variables of which these are known."""
+        large = [
+            variable
+            for variable in self._writes
+            if self._knows_rows(variable) and variable.is_initialized() and is_large(variable)
+        ]
+        found = self._staged.written_rows() if large else {}
+        rows = {}
+        for variable in large:
+            indices, count = found[variable.spec.path], variable.shape()[0]
+            rows[variable] = Rows(indices[(indices >= 0) & (indices < count)])
+        return rows
 
     def undo(self) -> None:
-        for variable, value in reversed(list(self._preimages.items())):
-            variable.write(value)
+        for replaced in reversed(self._replaced):
+            replaced.put_back()
 
-    def _make(self) -> None:
-        had_value = [v for v in self._writes if v.is_initialized() and v not in self._copies]
+    def _make(self, rows: Mapping[Variable, Rows]) -> None:
+        had_value = [
+            variable
+            for variable in self._writes
+            if variable.is_initialized() and variable not in rows and variable not in self._copies
+        ]
         read = self._parts.loaded.read
-        self._preimages = dict(zip(had_value, read(had_value), strict=True))
+        found = zip(had_value, read(had_value), strict=True)
+        self._replaced = [_Replaced(variable, value) for variable, value in found]
+        for variable, own in rows.items():
+            self._replaced.append(_Replaced(variable, variable.read(own), own))
         for variable, copy in self._copies.items():
-            self._preimages[variable] = copy.present()
+            self._replaced.append(_Replaced(variable, copy.present()))
         self._copies = {}
         try:
             self.values = self._values()
-            small = [v for v in self._writes if not (v.is_initialized() and is_large(v))]
-            written = dict(zip(small, read(small), strict=True))
-            self.changed = [
-                Changed(
-                    variable.spec,
-                    None,
-                    written.get(variable) or HeldByVariable(variable),
-                    self._preimages.get(variable),
-                    separate=variable in written and variable.writes_in_place,
-                )
-                for variable in self._writes
-            ]
+            self.changed = self._changes()
         except BaseException:
             self.undo()
             raise
+
+    def _changes(self) -> list[Changed]:
+        """What it did to each variable that it writes."""
+        replaced = {each.variable: each for each in self._replaced}
+        changes = {v: each.changed() for v, each in replaced.items()}
+        wholes = [v for v in self._writes if changes.get(v) is None]
+        small = [v for v in wholes if not (v.is_initialized() and is_large(v))]
+        written = dict(zip(small, self._parts.loaded.read(small), strict=True))
+        for variable in wholes:
+            previous = replaced[variable].value if variable in replaced else None
+            changes[variable] = Changed(
+                variable.spec,
+                None,
+                written.get(variable) or HeldByVariable(variable),
+                previous,
+                separate=variable in written and variable.writes_in_place,
+            )
+        return [change for v in self._writes if (change := changes[v]) is not None]
 
     def _values(self) -> Mapping[str, Value]:
         """Run the function; its outputs by name."""

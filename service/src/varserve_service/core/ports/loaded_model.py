@@ -95,7 +95,8 @@ class Overload:
     """One concrete function: what it takes, gives, reads and writes.
 
     `reads` and `writes` are paths of variables; a variable that is in `writes` may be read as well.
-    `changes_other_state` says that a call may change state which is not a variable.
+    `changes_other_state` says that a call may change state which is not a variable. `writes_rows`
+    are those of `writes` of which a call writes rows alone, which a staged run knows beforehand.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -103,6 +104,7 @@ class Overload:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     changes_other_state: bool = False
+    writes_rows: tuple[str, ...] = ()
 
 
 class ParameterKind(Enum):
@@ -281,6 +283,21 @@ class Variable(Protocol):
         """
         ...
 
+    def own_with(self, owned: OwnedValue, value: Value, region: Region) -> OwnedValue:
+        """An owned value with a region of it replaced; `owned` itself is not to be used any more.
+
+        Needs no lock. Raises OutOfMemory.
+        """
+        ...
+
+    def differing_rows(self, whole: Value) -> np.ndarray[Any, Any] | None:
+        """Rows of the present value whose bits are not those of a whole value: int64, ascending.
+
+        None where that cannot be told at the speed of memory: elsewhere than on the host, or of
+        another shape. Of a variable that is written in place; the lock is held exclusively.
+        """
+        ...
+
     def swap(self, owned: OwnedValue) -> Value:
         """Replace the present value by an owned one, without a copy; what was there before.
 
@@ -296,6 +313,14 @@ class StagedRun(Protocol):
         """Run it; its outputs by name, in the order that the overload declares.
 
         Raises FunctionFailed, also where it was cancelled; OutOfMemory.
+        """
+        ...
+
+    def written_rows(self) -> Mapping[str, np.ndarray[Any, Any]]:
+        """The rows that it will write of each variable of `Overload.writes_rows`, by its path.
+
+        Indices int64 [n], ascending, each once; one that the variable does not have is not written.
+        The lock is held exclusively from here to the run. Raises as the run does.
         """
         ...
 
