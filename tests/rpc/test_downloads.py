@@ -12,6 +12,7 @@ import pytest
 
 from varserve import frames
 from varserve_service.core.values.host_value import HostValue
+from varserve_service.rpc.calls.giving_way import SmallCalls
 from varserve_service.rpc.calls.transfers import DOWNLOAD, Transfers
 from varserve_service.rpc.messages.bodies import Download
 
@@ -36,7 +37,7 @@ class Wire:
 async def sent(download: Download) -> list[frames.ChunkFrame]:
     wire: Any = Wire()
     with ThreadPoolExecutor(1) as senders:
-        async with Transfers(60, 1).begin(DOWNLOAD) as transfer:
+        async with Transfers(60, 1, SmallCalls()).begin(DOWNLOAD) as transfer:
             await download.send(wire, senders, transfer)
     return wire.written
 

@@ -41,6 +41,7 @@ from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
 from varserve_service.core.ports.loaded_model import TensorSpec
 from varserve_service.rpc import OPEN, Access, Limit, Server, ServerOptions, public
+from varserve_service.rpc.calls.giving_way import SmallCalls
 from varserve_service.rpc.calls.observers import CallObserver
 from varserve_service.rpc.calls.transfers import UPLOAD, Transfers
 
@@ -452,7 +453,7 @@ async def test_silence_is_counted_from_the_last_message(monkeypatch: pytest.Monk
             await asyncio.sleep(0)
 
     async def last_for(pace: float) -> None:
-        async with Transfers(8, 1e-9).begin(UPLOAD) as transfer:
+        async with Transfers(8, 1e-9, SmallCalls()).begin(UPLOAD) as transfer:
             for _ in range(100):
                 await pass_by(pace)
                 transfer.moved(1)

@@ -272,14 +272,17 @@ def test_replicas_swap_whole_tables_in(load: Load) -> None:
         assert region is not None or not self.writes_in_place
         write(self, value, region)
 
-    with mock.patch.object(kind, "write", writes_no_whole):
+    with (
+        mock.patch.object(kind, "write", writes_no_whole),
+        mock.patch.object(Replica, "max_commit_bytes", 2**30),
+    ):
         one.assign([Write("table", Operation.SET, np.full((ROWS, COLUMNS), 1, np.float32))])
         run(one, "direct", ids=IDS[1:])
         until(lambda: two.header == one.header)
-    assert np.array_equal(table(two), table(one))
-    assert table(two)[[7, 8], 0].tolist() == [2, 1]
-    two.revert(0)
-    until(lambda: one.header.revision == 3)
+        assert np.array_equal(table(two), table(one))
+        assert table(two)[[7, 8], 0].tolist() == [2, 1]
+        two.revert(0)
+        until(lambda: one.header.revision == 3)
     assert not table(one).any()
     one.close()
     two.close()

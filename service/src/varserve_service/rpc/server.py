@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -27,6 +28,7 @@ from .authorization.access import OPEN, Access
 from .authorization.guard import Guard
 from .calls.admission import Admission
 from .calls.call_log import CallLog
+from .calls.giving_way import SmallCalls
 from .calls.observers import CallObserver, Observers
 from .calls.transfers import Transfers
 from .decoding import Decoder
@@ -65,12 +67,13 @@ class Server:
         observers: Sequence[CallObserver] = (),
     ) -> None:
         """`observers` are told of every call."""
-        self._observers = Observers([*observers, CallLog(options.call_log_level)])
+        small_calls = SmallCalls()
+        self._observers = Observers([*observers, CallLog(options.call_log_level), small_calls])
         self._models = models
         self._options = options
         self._access = access
         self._admission = Admission(options.limits, options.staging_bytes)
-        self._transfers = Transfers(options.transfer_silence, options.transfer_rate)
+        self._transfers = Transfers(options.transfer_silence, options.transfer_rate, small_calls)
         self._serving = Serving(models, self._served)
         self.lane = self._lane()
         """Where the memory of large values is handed over."""
@@ -79,6 +82,7 @@ class Server:
             serving=self._serving,
             lister=Workers("list", 2, options.max_pending_calls),
             senders=model_executor(2, "varserve-send"),
+            receivers=ThreadPoolExecutor(2, "varserve-receive"),
             admission=self._admission,
             read_cache=ReadCache(models.resolve),
             limits=pb.TransferLimits(
@@ -87,6 +91,7 @@ class Server:
                 body_bytes=options.body_bytes,
             ),
             transfers=self._transfers,
+            small_calls=small_calls,
             lane=self.lane,
             bookmark_seconds=options.bookmark_seconds,
             facade_message_bytes=options.facade_message_bytes - _ENVELOPE_BYTES,

@@ -74,11 +74,12 @@ def summarize(
     *,
     histogram: HistogramSpec | None = None,
     content_hash: bool = False,
-    go_on: Callable[[], None] = lambda: None,
+    go_on: Callable[[], bool | None] = lambda: None,
 ) -> Summary:
     """Summarize a value. `go_on` is called before each part, and raises to stop.
 
-    Raises what `go_on` raises, and OutOfMemory.
+    It is True where others need the processors: then one is used, and not all. Raises what `go_on`
+    raises, and OutOfMemory.
     """
     bounds = None if histogram is None else histogram.bounds
     edges = None if histogram is None or bounds is None else edges_between(*bounds, histogram.bins)
@@ -100,7 +101,7 @@ def _pass(
     value: Value,
     edges: Array | None,
     digest: Any,
-    go_on: Callable[[], None],
+    go_on: Callable[[], bool | None],
     *,
     reduce: bool = True,
 ) -> tuple[Moments, Counted | None]:
@@ -118,13 +119,24 @@ def _pass(
             None if edges is None else value.count(start, stop, edges),
         )
 
-    for start, stop in _runs(count, _ELEMENTS, go_on):
-        parts = list(_runs(stop - start, _PART_ELEMENTS))
-        later = [_threads().submit(work, (start + a, start + b)) for a, b in parts[1:]]
-        done = [work((start + a, start + b)) for a, b in parts[:1]]
+    def hash_elements(start: int, stop: int) -> None:
         if digest is not None and size:
             digest.update(value.buffer(start * size, stop * size))
-        for reduced, counted in (*done, *(each.result() for each in later)):
+
+    for start, stop in _runs(count, _ELEMENTS):
+        parts = [(start + a, start + b) for a, b in _runs(stop - start, _PART_ELEMENTS)]
+        done = []
+        for number, part in enumerate(parts):
+            if go_on() or number:
+                done.append(work(part))
+                hash_elements(*part)
+                continue
+            later = [_threads().submit(work, each) for each in parts[1:]]
+            done.append(work(part))
+            hash_elements(start, stop)
+            done += [each.result() for each in later]
+            break
+        for reduced, counted in done:
             moments.extend(reduced)
             counts += () if counted is None else (counted,)
     if digest is not None and not size:
@@ -148,7 +160,7 @@ def _bounds(moments: Moments) -> tuple[float, float]:
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
-def hash_of(value: Value, go_on: Callable[[], None] = lambda: None) -> bytes:
+def hash_of(value: Value, go_on: Callable[[], object] = lambda: None) -> bytes:
     """The content hash of a value: SHA-256, defined at `Summary.content_hash` in the contract.
 
     Summaries and the audit log use this hash. `go_on` is called before each part of the value.
@@ -177,7 +189,7 @@ def _hash_strings(value: Value, digest: Any) -> None:
 
 
 def _runs(
-    size: int, step: int, go_on: Callable[[], None] = lambda: None
+    size: int, step: int, go_on: Callable[[], object] = lambda: None
 ) -> Iterator[tuple[int, int]]:
     """The runs of at most `step` that cover `size`."""
     for start in range(0, size, step):

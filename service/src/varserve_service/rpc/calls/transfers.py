@@ -15,6 +15,8 @@ from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.holdings import Holding
 from varserve_service.core.memory import MemoryBudget
 
+from .giving_way import Pace, SmallCalls
+
 UPLOAD: Final = "upload"
 DOWNLOAD: Final = "download"
 EVENT: Final = "event"
@@ -42,11 +44,15 @@ async def first_message(seconds: float) -> AsyncIterator[None]:
 
 
 class Transfer:
-    """One upload or download. `moved` is called for every message that has moved."""
+    """One upload or download. `moved` is called for every message that has moved.
 
-    def __init__(self, kind: str, silence: float, rate: float) -> None:
+    After each, `await give_way()` lets small calls go first.
+    """
+
+    def __init__(self, kind: str, silence: float, rate: float, pace: Pace) -> None:
         loop = asyncio.get_running_loop()
         self.kind = kind
+        self.give_way = pace.give_way
         self.given_up = False
         self._holding: Holding | None = None
         self._loop = loop
@@ -140,8 +146,9 @@ class Transfers:
     a second on average; an eighth of `silence` more at most.
     """
 
-    def __init__(self, silence: float, rate: float) -> None:
+    def __init__(self, silence: float, rate: float, small_calls: SmallCalls) -> None:
         self.silence = silence
+        self._small_calls = small_calls
         self._rate = rate
         self._transfers: set[Transfer] = set()
 
@@ -155,7 +162,7 @@ class Transfers:
         Raises RequestError DEADLINE_EXCEEDED when it is too slow, OUT_OF_MEMORY when it is given
         up for others.
         """
-        transfer = Transfer(kind, self.silence, self._rate)
+        transfer = Transfer(kind, self.silence, self._rate, Pace(self._small_calls))
         self._transfers.add(transfer)
         try:
             async with transfer:

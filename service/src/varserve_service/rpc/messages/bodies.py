@@ -66,10 +66,11 @@ class Upload:
         self._receiver = frames.BodyReceiver(self._memory, chunk_bytes)
         self.checksums: list[int] = []
 
-    def take(self, frame: frames.ChunkFrame) -> None:
-        """Check and keep one chunk. Raises FrameError."""
+    def take(self, frame: frames.ChunkFrame) -> int:
+        """Check and keep one chunk; its bytes. Raises FrameError. One at a time, on any thread."""
         self._receiver.take(frame)
         self.checksums.append(frame.crc32c)
+        return len(frame.data)
 
     def arrays(self) -> list[Array]:
         """The tensors, once all chunks are there; called once. Raises FrameError, RequestError."""
@@ -132,6 +133,7 @@ class Download:
                 await call.write(message)
                 transfer.moved(len(message))
                 message = await upcoming
+                await transfer.give_way()
             if message is not None:
                 await call.write(message)
         finally:

@@ -20,6 +20,7 @@ from varserve_service.core.model.registry import Models
 from varserve_service.core.ports.administration import Administration
 from varserve_service.rpc.calls.admission import Admission
 from varserve_service.rpc.calls.call import RpcCall
+from varserve_service.rpc.calls.giving_way import SmallCalls
 from varserve_service.rpc.calls.transfers import DOWNLOAD, Transfers
 from varserve_service.rpc.lane import Lane, Lent, Port, Sending
 from varserve_service.rpc.messages import translate
@@ -60,10 +61,12 @@ class Backend:
     serving: Serving
     lister: Workers
     senders: ThreadPoolExecutor
+    receivers: ThreadPoolExecutor
     admission: Admission
     read_cache: ReadCache
     limits: pb.TransferLimits
     transfers: Transfers
+    small_calls: SmallCalls
     bookmark_seconds: float
     lane: Lane | None = None
     port: Port | None = None
@@ -154,6 +157,7 @@ class Backend:
         if self.admin_workers is not None:
             self.admin_workers.close()
         self.senders.shutdown(wait=False, cancel_futures=True)
+        self.receivers.shutdown(wait=False, cancel_futures=True)
 
     def end_sessions(self) -> None:
         """Let no further call begin in a session; each ends when its calls are answered."""

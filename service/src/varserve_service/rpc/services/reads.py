@@ -18,6 +18,7 @@ from varserve_service.core.ports.loaded_model import Value, VariableSpec
 from varserve_service.core.ports.messages import Admit, Read, Snapshot, sent_bytes
 from varserve_service.core.values.summaries import summarize
 from varserve_service.rpc.calls.call import RpcCall
+from varserve_service.rpc.calls.giving_way import Pace
 from varserve_service.rpc.lane import Lent, lend_memory
 from varserve_service.rpc.messages import summary_messages, translate
 from varserve_service.rpc.messages.bodies import Beside, Download
@@ -165,11 +166,14 @@ async def summarize_variables(
                 _check_reads(call, live, spec, few)
             admit_copies(spec, read, shape, copied)
 
-        def go_on() -> None:
+        pace = Pace(backend.small_calls)
+
+        def go_on() -> bool:
             if cancelled.is_set() or (deadline is not None and time.monotonic() >= deadline):
                 raise RequestError(
                     Reason.DEADLINE_EXCEEDED, "the deadline passed before all was summarized"
                 )
+            return pace.give_way_on_thread()
 
         snapshot = _snapshot(reads, at, request.epoch, live, admit=admit, deadline=deadline)
         response = pb.SummarizeVariablesResponse(header=translate.header(snapshot.header))

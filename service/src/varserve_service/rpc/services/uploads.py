@@ -21,6 +21,9 @@ from varserve_service.rpc.messages.bodies import ClaimedTensor, Upload
 
 from .backend import Backend
 
+_LARGE_CHUNK_BYTES = 128 * 1024
+"""The way to a thread and back is worth it."""
+
 
 class Ways(NamedTuple):
     """By which ways of the lane a client can come with a body: as memory, or to its port.
@@ -71,18 +74,43 @@ async def receive(
                 metadata.append((lane.TICKET_KEY, beside.ticket))
             await call.accept(*metadata)
             upload: Upload | None = None
+            taken: asyncio.Future[int] | None = None
             async for data in call:
                 message = read(data)
                 if not isinstance(message, frames.ChunkFrame):
                     raise translate.malformed("expected a chunk, found another message")
-                upload = upload or Upload(claimed, chunk_bytes)
-                upload.take(message)
-                moved(len(message.data))
+                if taken is not None:
+                    moved(await taken)
+                    await transfer.give_way()
+                upload = upload or await _upload(claimed, chunk_bytes, nbytes)
+                taken = _take(backend, upload, message)
+            if taken is not None:
+                moved(await taken)
             body: Upload | Received | None = upload
             if body is None and beside is not None:
                 body = beside.body()
     await call.judge_again(at_once=True)
     return body or Upload(claimed, chunk_bytes)
+
+
+async def _upload(claimed: Sequence[ClaimedTensor], chunk_bytes: int, nbytes: int) -> Upload:
+    """Its memory is allocated: on a thread, if it is much."""
+    if nbytes < SMALL_BYTES:
+        return Upload(claimed, chunk_bytes)
+    return await asyncio.to_thread(Upload, claimed, chunk_bytes)
+
+
+def _take(backend: Backend, upload: Upload, chunk: frames.ChunkFrame) -> asyncio.Future[int]:
+    """Check and keep a chunk while the next one arrives: on a thread, if it is large.
+
+    Of fresh memory the first touch takes longer than the copy, and others would wait for both.
+    """
+    loop = asyncio.get_running_loop()
+    if len(chunk.data) >= _LARGE_CHUNK_BYTES:
+        return loop.run_in_executor(backend.receivers, upload.take, chunk)
+    taken: asyncio.Future[int] = loop.create_future()
+    taken.set_result(upload.take(chunk))
+    return taken
 
 
 def _memories(
