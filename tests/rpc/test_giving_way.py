@@ -11,9 +11,10 @@ import numpy as np
 from varserve_service.access.policy import Verb
 from varserve_service.core.values.host_value import HostValue
 from varserve_service.core.values.summaries import HistogramSpec, summarize
-from varserve_service.rpc.calls import giving_way
+from varserve_service.rpc.calls import giving_way, transfers
 from varserve_service.rpc.calls.giving_way import Pace, SmallCalls
 from varserve_service.rpc.calls.method import Method
+from varserve_service.rpc.calls.transfers import DOWNLOAD, Transfers
 
 
 def started(kind: str, verb: Verb = Verb.READ) -> mock.Mock:
@@ -71,3 +72,24 @@ def test_a_summary_is_the_same_while_others_call() -> None:
         assert found.histogram is not None
         assert alone.histogram is not None
         assert found.histogram.counts.tolist() == alone.histogram.counts.tolist()
+
+
+async def test_memory_of_messages_is_given_back_when_transfers_rest() -> None:
+    """After much was moved, and not while anything is moved."""
+    trimmed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def trim() -> None:  # on a thread
+        loop.call_soon_threadsafe(trimmed.set)
+
+    with (
+        mock.patch.object(transfers, "IDLE_SECONDS", 0.01),
+        mock.patch.object(transfers, "trim", trim),
+    ):
+        all_transfers = Transfers(60, 1, SmallCalls())
+        for nbytes in (2**20, 100 * 2**20, 100 * 2**20):
+            async with all_transfers.begin(DOWNLOAD) as transfer:
+                transfer.moved(nbytes)
+                await asyncio.sleep(0.05)
+                assert not trimmed.is_set()
+        await asyncio.wait_for(trimmed.wait(), 30)

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from varserve_service.core.arrays.buffers import IDLE_SECONDS
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.holdings import Holding
-from varserve_service.core.memory import MemoryBudget
+from varserve_service.core.memory import MemoryBudget, trim
 
 from .giving_way import Pace, SmallCalls
 
@@ -21,6 +22,9 @@ UPLOAD: Final = "upload"
 DOWNLOAD: Final = "download"
 EVENT: Final = "event"
 """A message of a watch, which is of no use to it any more when it is given up."""
+
+_MUCH_BYTES = 64 * 2**20
+"""The messages of so many bytes leave memory that is worth giving back."""
 
 
 @asynccontextmanager
@@ -87,6 +91,11 @@ class Transfer:
         )
 
     @property
+    def nbytes(self) -> int:
+        """Bytes that have moved."""
+        return self._nbytes
+
+    @property
     def idle(self) -> float:
         """Seconds since anything moved."""
         return self._loop.time() - self._moved_at
@@ -151,6 +160,7 @@ class Transfers:
         self._small_calls = small_calls
         self._rate = rate
         self._transfers: set[Transfer] = set()
+        self._moved_bytes = 0  # since memory was given back
 
     def __len__(self) -> int:
         return len(self._transfers)
@@ -169,3 +179,23 @@ class Transfers:
                 yield transfer
         finally:
             self._transfers.discard(transfer)
+            self._ended(transfer)
+
+    def _ended(self, transfer: Transfer) -> None:
+        """When nothing is transferred for a while, what the messages left is given back.
+
+        The C library keeps it for the next ones: tens of MiB for each thread that had some.
+        """
+        due = self._moved_bytes >= _MUCH_BYTES
+        self._moved_bytes += transfer.nbytes
+        if not due and self._moved_bytes >= _MUCH_BYTES:
+            loop = asyncio.get_running_loop()
+            loop.call_later(IDLE_SECONDS, self._look, loop, self._moved_bytes)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, moved: int) -> None:
+        busy = any(each.kind != EVENT for each in self._transfers)
+        if busy or moved != self._moved_bytes:
+            loop.call_later(IDLE_SECONDS, self._look, loop, self._moved_bytes)
+            return
+        self._moved_bytes = 0
+        loop.run_in_executor(None, trim)

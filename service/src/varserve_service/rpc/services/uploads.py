@@ -75,17 +75,23 @@ async def receive(
             await call.accept(*metadata)
             upload: Upload | None = None
             taken: asyncio.Future[int] | None = None
-            async for data in call:
-                message = read(data)
-                if not isinstance(message, frames.ChunkFrame):
-                    raise translate.malformed("expected a chunk, found another message")
+            try:
+                async for data in call:
+                    message = read(data)
+                    if not isinstance(message, frames.ChunkFrame):
+                        raise translate.malformed("expected a chunk, found another message")
+                    if taken is not None:
+                        moved(await taken)
+                        await transfer.give_way()
+                    upload = upload or await _upload(claimed, chunk_bytes, nbytes)
+                    taken = _take(backend, upload, message)
+                    if taken is None:
+                        moved(len(message.data))
                 if taken is not None:
                     moved(await taken)
-                    await transfer.give_way()
-                upload = upload or await _upload(claimed, chunk_bytes, nbytes)
-                taken = _take(backend, upload, message)
-            if taken is not None:
-                moved(await taken)
+            finally:
+                if taken is not None:  # Nobody waits for it, where the call has ended.
+                    taken.cancel()
             body: Upload | Received | None = upload
             if body is None and beside is not None:
                 body = beside.body()
@@ -100,17 +106,15 @@ async def _upload(claimed: Sequence[ClaimedTensor], chunk_bytes: int, nbytes: in
     return await asyncio.to_thread(Upload, claimed, chunk_bytes)
 
 
-def _take(backend: Backend, upload: Upload, chunk: frames.ChunkFrame) -> asyncio.Future[int]:
-    """Check and keep a chunk while the next one arrives: on a thread, if it is large.
+def _take(backend: Backend, upload: Upload, chunk: frames.ChunkFrame) -> asyncio.Future[int] | None:
+    """Check and keep a chunk: on a thread, if it is large, while the next one arrives.
 
     Of fresh memory the first touch takes longer than the copy, and others would wait for both.
     """
-    loop = asyncio.get_running_loop()
-    if len(chunk.data) >= _LARGE_CHUNK_BYTES:
-        return loop.run_in_executor(backend.receivers, upload.take, chunk)
-    taken: asyncio.Future[int] = loop.create_future()
-    taken.set_result(upload.take(chunk))
-    return taken
+    if len(chunk.data) < _LARGE_CHUNK_BYTES:
+        upload.take(chunk)
+        return None
+    return asyncio.get_running_loop().run_in_executor(backend.receivers, upload.take, chunk)
 
 
 def _memories(
