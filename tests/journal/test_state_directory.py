@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,18 @@ def test_a_reset_moves_the_refused_state_aside_and_begins_anew(tmp_path: Path) -
     with kept(tmp_path / "again", ORIGINAL) as (live, _):
         assert (live.header.epoch, live.header.revision) == (epoch, 1)
         assert value_of(live, "v").tolist() == [0, 1, 0]
+
+
+def test_nothing_is_reset_that_nobody_asked_for(tmp_path: Path) -> None:
+    """A state that is refused stays where it is, and no state begins a new epoch by itself."""
+    epoch = begin(tmp_path)
+    with closing(StateDirectory(tmp_path)) as directory:
+        with pytest.raises(JournalError, match="is refused"):
+            directory.take_up(model(variable("other")), LiveModel)
+        assert not (tmp_path / "aside").exists()
+        live, journal = directory.take_up(ORIGINAL, LiveModel)
+        journal.close()
+        assert live.header.epoch == epoch
 
 
 def test_a_reset_after_damage_begins_with_the_models_own_values(tmp_path: Path) -> None:

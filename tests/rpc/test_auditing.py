@@ -20,12 +20,13 @@ from tests.rpc.models import counter, strings
 from tests.rpc.roles import POLICY, alpha, beta
 from tests.rpc.test_identity import Claimed
 from tests.serving import serve_here
-from tests.waiting import until
+from tests.waiting import until, until_async
 from varserve_service.access.audit import AuditError, AuditLog
 from varserve_service.access.policy_file import read_policy
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.rpc import Access, Auditing
 from varserve_service.rpc.authorization import refusal_sampler
+from varserve_service.rpc.calls.audit_record import AuditRecord
 from varserve_service.rpc.calls.observers import CallObserver
 
 V = np.arange(3, dtype=np.float32)
@@ -450,3 +451,36 @@ def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
     """It is told at the start, by its name."""
     with pytest.raises(OSError, match="absent"):
         AuditLog(tmp_path / "absent" / "audit")
+
+
+async def test_lines_that_are_written_behind_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what was done, they are owed when the disk is full; of refusals they are not.
+
+    A commit that wrote its own line needs no other, and a line that fails ends nothing.
+    """
+    log = AuditLog(tmp_path / "audit")
+    audit = Auditing(log)
+    tried: list[str] = []
+
+    def full(record: Any, *, done: bool) -> None:
+        tried.append(record["outcome"])
+        with monkeypatch.context() as disk:
+            disk.setattr("varserve_service.access.audit.os.write", no_room)
+            write(record, done=done)
+
+    def no_room(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no room")
+
+    write = log.write
+    monkeypatch.setattr(log, "write", full)
+    audit.cut_off(AuditRecord({"method": "AssignVariable"}, written=True))
+    audit._sum_up(7, 10.0)
+    audit.cut_off(AuditRecord({"method": "AssignVariable"}, {"model": "m"}, {"label": "canary"}))
+    await until_async(lambda: len(tried) == 2)
+    await until_async(lambda: log.owed == 1)
+    assert sorted(tried) == ["CANCELLED", "UNAUTHENTICATED"]
+    log.check()
+    (line,) = [json.loads(each) for each in (tmp_path / "audit").read_text().splitlines()]
+    assert (line["outcome"], line["model"], line["label"]) == ("CANCELLED", "m", "canary")
