@@ -176,6 +176,9 @@ class FakeVariable:
             self.array = value.numpy()
             return
         assert self.array is not None
+        if not self.array.ndim:
+            self.array[...] = value.numpy()
+            return
         index = slice(None) if region is None else index_of(region)
         first, *inner = (index or (slice(None),)) if isinstance(index, tuple) else (index,)
         rows = np.arange(self.array.shape[0])[first]

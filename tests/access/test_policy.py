@@ -177,3 +177,13 @@ def test_names_that_a_caller_made_up_are_not_remembered() -> None:
         policy.decide("a", Verb.READ, "m", Kind.VARIABLE, f"made-up-{number}")
         policy.would_know("a", f"made-up-{number}")
     assert (len(policy._decided), len(policy._known)) == (0, 0)
+
+
+def test_what_a_subject_has_on_anything() -> None:
+    """By any rule that names it, whether there is such a thing or not."""
+    policy = read_policy(
+        b"rules: [{subjects: ['a*'], verbs: [read, list], models: [m], variables: [v]},"
+        b"{subjects: [b], verbs: [admin], models: ['*']}]"
+    )
+    verbs = {name: {v for v in Verb if policy.grants(name, v)} for name in ("a1", "b", "c")}
+    assert verbs == {"a1": {Verb.READ, Verb.LIST}, "b": {Verb.ADMIN}, "c": set()}

@@ -96,3 +96,20 @@ def test_a_sum_of_another_shape_than_the_whole_is_refused(
     writes.append(Write("v", ADD, np.ones(wrong, np.float32)))
     assert refusal(live.assign, writes).reason is Reason.SHAPE_MISMATCH
     assert (live.header.revision, value_of(live, "v").tolist()) == (0, START.tolist())
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_regions_of_a_scalar_are_the_scalar(in_place: bool) -> None:
+    """It has no rows: one write or several, it is its one element that they change."""
+    variable = FakeVariable("s", np.zeros((), np.float32), in_place=in_place)
+    live = LiveModel(FakeModel([variable]))
+    scalar, one = Slices(()), np.ones((), np.float32)
+    live.assign([Write("s", SET, one * 5, scalar)])
+    live.assign([Write("s", ADD, one, scalar), Write("s", ADD, one, scalar)])
+    live.assign([Write("s", SET, one * 9, scalar), Write("s", ADD, one, scalar)])
+    assert float(value_of(live, "s")) == 10
+    events = live.timeline.watch(0).events
+    previous = [float(c.previous.value.numpy()) for e in events for c in e.changes if c.previous]
+    assert previous == [0, 5, 7]
+    live.revert(1)
+    assert float(value_of(live, "s")) == 5

@@ -47,11 +47,14 @@ def open_files(path: Path) -> list[str]:
 @pytest.mark.parametrize(("bound", "files"), [(16, 0), (15, 1)])
 def test_values_are_inline_up_to_the_bound(tmp_path: Path, bound: int, files: int) -> None:
     """The bytes of all that a commit writes count; one more makes a file of them."""
-    with kept(tmp_path, make, inline_bytes=bound) as (live, _):
+    with kept(tmp_path, make, inline_bytes=bound, history_commits=1) as (live, journal):
         write(live, 1)
         assert payloads(tmp_path) == files
+        write(live, 2)
+        journal._compactor.compact()
+        assert (journal.horizon, payloads(tmp_path)) == (1, 2 * files)  # of the base, too
     with kept(tmp_path, make) as (live, _):
-        assert value_of(live, "v").tolist() == [1] * 4
+        assert value_of(live, "v").tolist() == [2] * 4
 
 
 @pytest.mark.parametrize(("bound", "known"), [(16, True), (15, False)])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
@@ -23,6 +24,8 @@ from varserve_service.core.ports.commits import Origin, WriteRequest
 from varserve_service.core.ports.messages import Read
 from varserve_service.journal import JournalOptions, SqliteJournal, StateDirectory
 from varserve_service.journal import copying as module
+from varserve_service.journal.failures import StateUnavailable
+from varserve_service.journal.postgres.copying import CopyingDatabase
 
 OPTIONS: dict[str, Any] = {"history_commits": 20, "inline_bytes": 256}
 COMMITS = 60
@@ -161,3 +164,23 @@ def test_what_is_there_already_is_not_overwritten(
         done = copy(source, target)
         assert done.exit_code == 2
         assert expected in done.output
+
+
+def test_a_database_that_goes_while_it_is_copied(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is asked of it, the command is told that it is away."""
+    target = CopyingDatabase(database, JournalOptions())
+
+    def away() -> None:
+        raise psycopg.OperationalError("the server\n  has gone")
+
+    monkeypatch.setattr(target._connector, "connect", away)
+    source: Any = None
+    for ask in (
+        target.states,
+        lambda: target.open("fake", 1, {}),
+        lambda: target.fill("fake", 1, {}, source),
+    ):
+        with pytest.raises(StateUnavailable, match="cannot be used: the server has gone"):
+            ask()

@@ -155,16 +155,8 @@ class VariablePlan:
             return 0
         if all(write.region is not None for write in self._writes):
             return self._rows_bytes()
-        return 0 if self._owned_bytes() else self._whole_bytes()
-
-    def _owned_bytes(self) -> int:
-        """Bytes of the copy of a whole that is swapped in."""
-        if not self.variable.writes_in_place:
-            return 0
-        if all(write.region is not None for write in self._writes):
-            return 0
         whole = self._whole_bytes()
-        return whole if swaps(self.variable, whole) else 0
+        return 0 if swaps(self.variable, whole) else whole
 
     def _rows_bytes(self) -> int:
         """Bytes of the rows that the regions touch."""
