@@ -18,7 +18,6 @@ from varserve._client import errors, operations, wording
 from varserve._client.operations.methods import Scope
 from varserve._client.operations.models import get_model
 from varserve._client.operations.reads import Dtype, Read, SummaryOptions
-from varserve._client.transport.bodies import fits_no_more
 from varserve._client.transport.calls import Budget, Op
 from varserve._client.transport.forks import GATE, Renewable
 from varserve._client.values.arguments import Run
@@ -203,6 +202,8 @@ class ModelCache(Renewable):
             value.flags.writeable = False
         if out is not None and value is not None:
             if (out.dtype, out.shape) != (value.dtype, value.shape):
+                from varserve._client.transport.bodies import fits_no_more
+
                 raise fits_no_more(out, str(value.dtype), value.shape)
             np.copyto(out, value)
             reading = replace(reading, value=out)

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from varserve import frames, tensors
 from varserve._client import errors, wording
 from varserve._client.transport.attempts import attempt
-from varserve._client.transport.bodies import BodyDownload
 from varserve._client.transport.calls import Call, LaneFailed, Op
 from varserve._client.values.options import ReadOptions
 from varserve._client.values.regions import Part
@@ -109,6 +108,8 @@ def _read_variables(
     scope: Scope, reads: Mapping[str, Read], options: ReadOptions, lane: Lane | None
 ) -> Op[Snapshot]:
     """`lane`: where the values can be taken from. Raises LaneFailed."""
+    from varserve._client.transport.bodies import BodyDownload  # by the first large value
+
     mapped = any(read.mapped for read in reads.values())
     request = build(
         pb.ReadVariablesRequest,

@@ -8,7 +8,6 @@ from typing import Any
 from varserve import frames, tensors
 from varserve._client import errors
 from varserve._client.transport.attempts import attempt
-from varserve._client.transport.bodies import BodyDownload, upload
 from varserve._client.transport.calls import Call, Op
 from varserve._client.values import specs
 from varserve._client.values.arguments import Run
@@ -46,6 +45,8 @@ def run_function(scope: Scope, run: Run, options: WriteOptions) -> Op[Outputs]:
 
 def stream_run_function(scope: Scope, run: Run, options: WriteOptions) -> Op[Outputs]:
     """StreamRunFunction."""
+    from varserve._client.transport.bodies import BodyDownload, upload
+
     manifest = build(
         pb.RunManifest,
         inputs=headers_of(run.inputs),

@@ -8,12 +8,10 @@ from typing import Any
 
 from varserve import tensors
 from varserve._client.transport.attempts import attempt
-from varserve._client.transport.bodies import upload
 from varserve._client.transport.calls import Call, Op
 from varserve._client.values.options import WriteOptions
 from varserve._client.values.results import Commit
 from varserve._client.values.writes import PreparedWrite
-from varserve.lane import OWN_BYTES
 from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
 
@@ -50,6 +48,9 @@ def assign_variables(
     scope: Scope, writes: Sequence[PreparedWrite], options: WriteOptions
 ) -> Op[Commit]:
     """AssignVariables. Nothing is read back."""
+    from varserve._client.transport.bodies import upload
+    from varserve.lane import OWN_BYTES
+
     checked = {} if options.check is None else options.check.run.inputs
     manifest = build(
         pb.AssignManifest,

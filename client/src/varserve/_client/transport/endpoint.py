@@ -9,16 +9,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import grpc
 
 from varserve._client import errors, wording
 
 from .credentials import Tls, TlsSocket, Token, authorization
-from .explanations import Way
 from .targets import is_local, names_all_servers, proxy_of
 from .traces import trace_metadata
+
+if TYPE_CHECKING:
+    from .explanations import Way
 
 Options: TypeAlias = tuple[tuple[str, Any], ...]
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
@@ -137,6 +139,8 @@ class Endpoint:
     @property
     def way(self) -> Way:
         """What explains a connection that fails."""
+        from .explanations import Way
+
         return Way(self.target, self.credentials is not None, self.tls)
 
     def call_metadata(self) -> Metadata | None:
@@ -197,14 +201,14 @@ def _is_metadata(entry: Any) -> bool:
     if not isinstance(entry, (tuple, list)) or len(entry) != 2:
         return False
     key, value = entry
-    if not isinstance(key, str) or not _METADATA_KEY.fullmatch(key):
+    if not isinstance(key, str) or not re.fullmatch(_METADATA_KEY, key):
         return False
     if key.endswith("-bin"):
         return isinstance(value, bytes)
     if isinstance(value, bytes):
         value = value.decode("latin-1")
-    return isinstance(value, str) and _METADATA_TEXT.fullmatch(value) is not None
+    return isinstance(value, str) and re.fullmatch(_METADATA_TEXT, value) is not None
 
 
-_METADATA_KEY = re.compile(r"[a-z0-9_.-]+")
-_METADATA_TEXT = re.compile(r"[\x20-\x7e]*")
+_METADATA_KEY = r"[a-z0-9_.-]+"
+_METADATA_TEXT = r"[\x20-\x7e]*"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
@@ -77,13 +76,15 @@ def names_matching(patterns: Iterable[str], names: Mapping[str, str]) -> list[st
     What is a name or path itself stands for that alone. A pattern without `*`, `?` and `[` that
     fits none is given as it is, for the look-up to refuse. Raises VariableNotFound.
     """
+    from fnmatch import translate
+
     matching: dict[str, None] = {}
     known = {*names, *names.values()}
     for pattern in patterns:
         if pattern in known:
             matching[pattern] = None
             continue
-        fits = re.compile(fnmatch.translate(pattern)).match
+        fits = re.compile(translate(pattern)).match
         fit = [name for name, path in names.items() if fits(name) or fits(path)]
         if not fit and not names and pattern == "*":
             continue  # All of no variables: a model may have none.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
 
@@ -13,12 +13,13 @@ from varserve._client.transport.calls import Call, Close, Op, Open, Receive, Sle
 from varserve._client.transport.endpoint import Endpoint
 from varserve._client.transport.forks import GATE
 from varserve._client.transport.sessions import Alone, Asked, AsyncSession, Late, Lost, response_of
-from varserve._client.transport.watch_sessions import AsyncWatches
 from varserve.frames import ACCEPTED_KEY, FrameError
-from varserve.lane import TICKET_KEY
 from varserve.tensors import TensorError
 
 from .base import Driver
+
+if TYPE_CHECKING:
+    from varserve._client.transport.watch_sessions import Watches
 
 T = TypeVar("T")
 
@@ -45,6 +46,8 @@ class _Upload:
         metadata = await (await self.answer).initial_metadata()
         if ACCEPTED_KEY not in metadata:
             return
+        from varserve.lane import TICKET_KEY
+
         ticket = metadata.get(TICKET_KEY)
         hand_over = self._hand_over
         if ticket is None or hand_over is None or not await asyncio.to_thread(hand_over, ticket):
@@ -56,7 +59,6 @@ class Async(Driver):
     """Of one event loop, and after its end of the next one."""
 
     module = grpc.aio
-    watches_of = AsyncWatches
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
@@ -156,6 +158,11 @@ class Async(Driver):
                     )
                 self._channel, self._stubs, self._session = None, {}, None
             self._loop = loop
+
+    def _new_watches(self) -> Watches:
+        from varserve._client.transport.watch_sessions import AsyncWatches
+
+        return AsyncWatches(self.endpoint)
 
     async def _in_session(self, asked: Asked) -> bytes | None:
         """The encoded response; None: the call is to be made alone. Raises VarserveError."""

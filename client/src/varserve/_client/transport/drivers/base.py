@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 from varserve._client import errors
 from varserve._client.transport.calls import Call, Method
 from varserve._client.transport.endpoint import Endpoint
-from varserve._client.transport.failures import failure_of, late
 from varserve._client.transport.forks import GATE, Renewable
 from varserve._client.transport.session_usage import Usage
 from varserve._client.transport.sessions import MAX_REQUEST_BYTES, Alone, Asked, Lost
-from varserve._client.transport.watch_sessions import Watches
 from varserve.frames import write_message
+
+if TYPE_CHECKING:
+    from varserve._client.transport.watch_sessions import Watches
 
 
 class Driver(Renewable):
     """The channel of one client, opened at the first call, its stubs and its session."""
 
     module: Any
-    watches_of: type[Watches]
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -34,7 +34,7 @@ class Driver(Renewable):
         self._usage = Usage(endpoint.sessions)
         self._session: Any = None
         self._end_session = finalize(self, lambda: None)
-        self._watches = self.watches_of(endpoint)
+        self._watches: Watches | None = None
         GATE.renew_in_child(self)
 
     def _after_fork(self) -> None:
@@ -83,7 +83,8 @@ class Driver(Renewable):
             self._stubs.clear()
         if session is not None:
             session.close()
-        self._watches.close()
+        if self._watches is not None:
+            self._watches.close()
         return channel
 
     def _begin_watch(self, call: Call) -> Any:
@@ -97,7 +98,14 @@ class Driver(Renewable):
             with self._lock:
                 return self._opened_channel()
 
+        with self._lock:
+            if self._watches is None:
+                self._watches = self._new_watches()
         return self._watches.open(call, channel, alone)
+
+    def _new_watches(self) -> Watches:
+        """Imported by the first watch."""
+        raise NotImplementedError
 
     # Small calls that come often share a stream.
 
@@ -145,6 +153,8 @@ class Driver(Renewable):
         if isinstance(why, Alone):
             return None
         if not isinstance(why, Lost):
+            from varserve._client.transport.failures import late
+
             return late(self.endpoint.target)
         error = self._error(why.error)
         if isinstance(error, errors.Unauthenticated) or (error and not error.from_service):
@@ -154,4 +164,8 @@ class Driver(Renewable):
         )
 
     def _error(self, error: BaseException) -> errors.VarserveError | None:
+        if isinstance(error, errors.VarserveError):
+            return error
+        from varserve._client.transport.failures import failure_of  # by the first that comes
+
         return failure_of(error, self.endpoint.way, closed=self.closed)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -14,12 +14,13 @@ from varserve._client import errors
 from varserve._client.transport.calls import Call, Close, Op, Open, Receive, Receiver, Sleep, Step
 from varserve._client.transport.forks import GATE
 from varserve._client.transport.sessions import Alone, Asked, Late, Lost, SyncSession, response_of
-from varserve._client.transport.watch_sessions import SyncWatches
 from varserve.frames import ACCEPTED_KEY, FrameError
-from varserve.lane import TICKET_KEY
 from varserve.tensors import TensorError
 
 from .base import Driver
+
+if TYPE_CHECKING:
+    from varserve._client.transport.watch_sessions import Watches
 
 T = TypeVar("T")
 
@@ -28,7 +29,6 @@ class Sync(Driver):
     """Any number of threads may share one."""
 
     module = grpc
-    watches_of = SyncWatches
 
     def run(self, op: Op[T]) -> T:
         """The result of an operation. Raises VarserveError."""
@@ -105,6 +105,11 @@ class Sync(Driver):
             raise error
         return None
 
+    def _new_watches(self) -> Watches:
+        from varserve._client.transport.watch_sessions import SyncWatches
+
+        return SyncWatches(self.endpoint)
+
     def _before_fork(self) -> None:
         session, self._session = self._session, None
         if session is not None:
@@ -115,6 +120,8 @@ def _handed_over(
     stub: Any, call: Call, hand_over: Callable[[bytes], bool], options: dict[str, Any]
 ) -> Any:
     """The answer to a request whose body goes by `hand_over`, if the service gives a ticket."""
+    from varserve.lane import TICKET_KEY
+
     begun: Future[Any] = Future()
 
     def messages() -> Iterator[Any]:  # on a thread of gRPC's
