@@ -15,6 +15,7 @@ MODEL := .models/basic_pitch/1
 FACADES := service/src/varserve_service/rpc/facades/contracts.binpb
 UPGRADE ?=
 SECONDS ?= 1200
+WORKERS ?= 2
 
 .PHONY: help demo demo-replicas serve docs test test-fast test-fresh test-versions test-faults fuzz mutants walks lint types proto proto-check lock bench figures pictures test-clients clean
 
@@ -30,8 +31,8 @@ demo-replicas: .venv/.installed $(MODEL)/saved_model.pb ## three replicas and a 
 serve: .venv/.installed $(MODEL)/saved_model.pb ## serve the demo's model on 127.0.0.1:8500 until Ctrl-C
 	@$(BIN)/varserve-service serve --model basic_pitch=$(MODEL)
 
-test: .venv/.installed .venv-proto/.installed .tools/kubectl $(MODEL)/saved_model.pb ## run every test
-	@$(BIN)/python -m pytest $(ARGS)
+test: .venv/.installed .venv-proto/.installed .tools/kubectl $(MODEL)/saved_model.pb ## run every test, by WORKERS=2 at once
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: .venv/.installed .venv-proto/.installed ## run the tests that need no TensorFlow
 	@$(BIN)/python -m pytest $(FAST_TESTS) $(ARGS)

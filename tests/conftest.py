@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import ml_dtypes  # noqa: F401  (as TensorFlow does: the service's fakes are without it)
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import saved_models
 from tests.serving import ServiceProcess, service_process
+from tests.turns import Turns
 from varserve_service.logs import configure_logs
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -26,6 +29,10 @@ settings.register_profile(
 settings.load_profile("varserve")
 
 DEMO_MODEL = Path(__file__).resolve().parents[1] / ".models" / "basic_pitch" / "1"
+
+# Folders whose files are short.
+_SHORT = ("contract", "client", "cli", "core", "access", "benchmarks", "telemetry", "mutants")
+_LATER = {folder: place for place, folder in enumerate(_SHORT, 1)}
 
 Serve = Callable[..., AbstractContextManager[ServiceProcess]]
 
@@ -41,6 +48,45 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("skipped")
     for reason, files in sorted(skipped.items()):
         terminalreporter.line(f"{len(files)}: {reason} ({', '.join(sorted(set(files)))})")
+
+
+# ---- where workers share the tests: `make test` ----
+
+_TURNS: pytest.StashKey[Turns] = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers know where they take turns."""
+    if hasattr(config, "workerinput"):
+        config.stash[_TURNS] = turns = Turns(Path(config.workerinput["turns"]))
+        config.add_cleanup(turns.close)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A folder for the turns of all workers, which is gone when they are."""
+    if not hasattr(node.config, "turns"):
+        node.config.turns = TemporaryDirectory(prefix="varserve-turns-")
+        node.config.add_cleanup(node.config.turns.cleanup)
+    node.workerinput["turns"] = node.config.turns.name
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long files begin, so that none is left to end alone."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _LATER.get(item.path.parent.name, 0))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is marked `alone` has no other beside it."""
+    turns = item.config.stash.get(_TURNS, None)
+    alone = item.get_closest_marker("alone") is not None
+    with nullcontext() if turns is None else turns.taken(alone=alone):
+        return (yield)
+
+
+# ---- fixtures ----
 
 
 @pytest.fixture

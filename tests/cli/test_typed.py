@@ -142,15 +142,17 @@ def test_what_is_not_finite_is_asked_for(cli: Cli, client: varserve.Client, tmp_
     cli("assign", "fake", "labels", '["a", "b", "nan"]')
 
 
-def test_a_large_variable_is_shown_by_its_beginning(cli: Cli, client: varserve.Client) -> None:
+def test_a_large_variable_is_shown_by_its_beginning() -> None:
     """A person sees a few elements, and reads no more; JSON and files have all."""
-    growing = client.model("fake").variables["growing"]
-    growing.assign(np.arange(1_500_000, dtype=np.float32).reshape(-1, 3))
-    shown = cli("read", "fake", "growing").stdout
-    assert "float32 [3, 3]" in shown
-    assert "the beginning of 5.7 MiB; `varserve summary fake growing`" in shown
-    assert len(document(cli("read", "fake", "growing", "--json"))["value"]) == 500_000
-    assert "float32 [500000, 3]" in cli("read", "fake", "growing[:]").stdout
+    with serve_here(LiveModel(fake_model())) as address, varserve.connect(address) as client:
+        growing = client.model("fake").variables["growing"]
+        growing.assign(np.arange(1_500_000, dtype=np.float32).reshape(-1, 3))
+        read = ("-s", address, "read", "fake")
+        shown = invoke(*read, "growing").stdout
+        assert "float32 [3, 3]" in shown
+        assert "the beginning of 5.7 MiB; `varserve summary fake growing`" in shown
+        assert len(document(invoke(*read, "growing", "--json"))["value"]) == 500_000
+        assert "float32 [500000, 3]" in invoke(*read, "growing[:]").stdout
 
 
 def test_a_watch_tells_of_its_connection() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conftest import Serve
@@ -52,6 +53,7 @@ def within_limit(ours: float, bare: float) -> bool:
     return ours <= max(LIMIT_SECONDS, 3 * bare)
 
 
+@pytest.mark.alone
 def test_health_is_answered_under_load(serve: Serve) -> None:
     """Beside a 256 MiB upload, three functions and 64 clients, 99 % of checks take 100 ms at most.
 

@@ -36,6 +36,7 @@ def p99(call: Callable[[], object]) -> float:
     return float(np.percentile(seconds, 99))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["resets", "pings", "metadata"])
 def test_others_hardly_notice(kind: str, serve: Serve) -> None:
     """20,000 resets or pings a second, or metadata of 32 KiB: p99 of a read at most doubles.

@@ -33,6 +33,7 @@ def check(found: Load, most: float) -> None:
     assert found.outcomes["TOO_MANY_REQUESTS"] >= 0.5 * most * found.seconds
 
 
+@pytest.mark.alone
 async def test_goodput_under_overload() -> None:
     """With 3x the calls that it can answer within a second, 80 % of what it can are answered.
 
@@ -64,6 +65,7 @@ async def test_goodput_under_overload() -> None:
     assert done <= 1.5 * found.outcomes["OK"] + 8
 
 
+@pytest.mark.alone
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 async def test_goodput_of_the_real_service(serve: Serve) -> None:

@@ -41,6 +41,7 @@ def durable(state: Path) -> int:
     return int(revision)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_sigterm_under_load(serve: Serve, tmp_path: Path) -> None:
     """100 streams, a long function and writes in flight: not ready at once, and exit code 0.

@@ -61,6 +61,7 @@ async def p99(act: Callable[[], Awaitable[object]]) -> float:
     return float(np.percentile(seconds, 99))
 
 
+@pytest.mark.alone
 async def test_a_thousand_watches_cost_others_nothing(serve: Serve) -> None:
     """With 1,000 watches open a read's p99 is at most twice that without, and health answers.
 
@@ -167,6 +168,7 @@ async def test_cancelled_streams_leave_nothing_behind() -> None:
     assert after - before <= HEAP_BYTES * CANCELLED
 
 
+@pytest.mark.alone
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 async def test_a_watcher_that_reads_nothing_does_not_slow_others(serve: Serve) -> None:

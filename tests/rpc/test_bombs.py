@@ -106,6 +106,7 @@ def wire() -> Iterator[Wire]:
         yield wire
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("method", "request_", "reasons"), [bomb[1:] for bomb in BOMBS], ids=[bomb[0] for bomb in BOMBS]
 )

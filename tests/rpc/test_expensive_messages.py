@@ -155,6 +155,7 @@ def service() -> Iterator[Service]:
         process.stdout.close()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("caller", CALLERS)
 def test_no_message_holds_up_health(service: Service, caller: str) -> None:
