@@ -1,128 +1,23 @@
-"""The settings of an operator: by flag, by environment (`VARSERVE_...`), or by a YAML file.
-
-A flag overrides the environment, the environment the file, and the file the defaults here.
-"""
+"""Every setting: what it is called, what it may be, and what it is where nobody says."""
 
 from __future__ import annotations
 
 import ipaddress
-import json
-from collections.abc import Mapping
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    YamlConfigSettingsSource,
 )
 
-from .addresses import UNIX, shown
-from .core.model.registry import LABEL_PATTERN
-from .strict_yaml import load_yaml
+from varserve_service.addresses import UNIX
+from varserve_service.core.model.registry import LABEL_PATTERN
 
-MIB = 2**20
-GIB = 2**30
-# What clocks, counters and gRPC can hold; checked at the start, not by the thread that counts.
-DECADE = 315_360_000.0
-MOST = 2**31 - 1
-
-
-class Batching(BaseModel):
-    """How the calls of one function are put together. Rows are counted along dimension 0."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_rows: int = Field(ge=2, description="rows of one batch at most")
-    max_delay: float = Field(
-        0.0, ge=0, le=1, description="seconds that a first call waits for others"
-    )
-    allowed_rows: tuple[int, ...] = Field(
-        (), description="sizes that a batch is filled up to; none: batches stay as they are"
-    )
-    max_waiting_rows: int = Field(4096, ge=1, description="rows that wait at once at most")
-
-    @field_validator("allowed_rows")
-    @classmethod
-    def _ascending(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        if list(sizes) != sorted(set(sizes)) or any(size < 1 for size in sizes):
-            raise ValueError(f"expected sizes from 1 on, each larger than the last, found {sizes}")
-        return sizes
-
-    @model_validator(mode="after")
-    def _reaches_max_rows(self) -> Self:
-        if self.allowed_rows and self.allowed_rows[-1] != self.max_rows:
-            raise ValueError(
-                f"expected the last of allowed_rows to be max_rows, {self.max_rows}, "
-                f"found {self.allowed_rows[-1]}"
-            )
-        return self
-
-
-class Xla(BaseModel):
-    """A function that XLA compiles when its model is loaded, for inputs of known sizes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rows: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="sizes of dimension 0 to compile for, where that is of any size"
-    )
-
-
-class Bounds(BaseModel):
-    """What one input of a function may be."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    min_rank: int = Field(0, ge=0, le=254, description="least number of dimensions")
-    max_rank: int | None = Field(None, ge=0, le=254, description="largest number of dimensions")
-    max_elements: int | None = Field(None, ge=0, description="elements at most")
-    min_value: float | None = Field(None, description="least value of an element")
-    max_value: float | None = Field(None, description="largest value of an element")
-
-
-class Loading(BaseModel):
-    """How one SavedModel is loaded, where that is not clear by itself."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tags: tuple[str, ...] = Field(
-        (), description="tags of the graph to load; none: the only one, or that for serving"
-    )
-    op_libraries: tuple[Path, ...] = Field(
-        (), description="shared objects with operations of the model's own, loaded before it"
-    )
-
-
-Verb = Literal["list", "read", "summarize", "assign", "run", "inspect", "watch", "admin"]
-
-
-class VerbLimit(BaseModel):
-    """How much of one verb may be in progress at once."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    calls: int | None = Field(
-        None,
-        ge=1,
-        description="calls of all callers; unset: by verb, from 8 (admin) to 10,000 (watch)",
-    )
-    calls_per_subject: int | None = Field(
-        None, ge=1, description="calls of one caller; unset: half of calls"
-    )
-    bytes: int | None = Field(
-        None, ge=1, description="bytes of bodies that arrive; unset: max_staging_bytes"
-    )
-    bytes_per_subject: int | None = Field(
-        None, ge=1, description="bytes of one caller's bodies; unset: half of bytes"
-    )
-
+from .sources import Environment, YamlFile
+from .tables import DECADE, GIB, MIB, MOST, Batching, Bounds, Loading, Verb, VerbLimit, Xla
 
 DENIED_OPERATIONS = ("@files", "@python", "@network")
 """Operations that reach beyond the model itself, by default."""
@@ -139,32 +34,6 @@ _BESIDE = {
     "metrics_client_ca": "metrics_port",
 }
 """Settings that are about another one, which is declared before them."""
-
-
-class _YamlFile(YamlConfigSettingsSource):
-    """A file of settings that has no setting, and no model, twice."""
-
-    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
-        read = load_yaml(file_path.read_bytes())
-        if read is not None and not isinstance(read, dict):
-            raise yaml.YAMLError(f"expected `name: value` lines, found {read!r:.100}")
-        return read or {}
-
-
-class _Environment(EnvSettingsSource):
-    """The environment, where no JSON object has a name twice."""
-
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        return json.loads(value, object_pairs_hook=_once)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is there twice")
-    return values
 
 
 class Settings(BaseSettings):
@@ -522,10 +391,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, file: no `.env`, no secrets folder."""
         file = settings_cls.model_config.get("yaml_file")
-        environment = _Environment(settings_cls)
+        environment = Environment(settings_cls)
         if file is None:
             return init_settings, environment
-        return init_settings, environment, _YamlFile(settings_cls, file)
+        return init_settings, environment, YamlFile(settings_cls, file)
 
 
 def _is_loopback(host: str) -> bool:
@@ -535,33 +404,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def health_address(environment: Mapping[str, str]) -> str:
-    """`HOST:PORT` where a service that has this environment answers health, as far as that says it.
-
-    Reads those variables alone: beside flags, the others need not be whole. The port for health
-    goes first, since it is in plaintext whatever the other one is.
-    """
-    host = environment.get("VARSERVE_HOST", "").strip("[]")
-    health_port = environment.get("VARSERVE_HEALTH_PORT")
-    if host in ("", "0.0.0.0", "::") or (host.startswith(UNIX) and health_port):
-        host = "127.0.0.1"
-    port = health_port or environment.get("VARSERVE_PORT") or Settings.model_fields["port"].default
-    return shown(host, str(port))
-
-
-def load_settings(flags: dict[str, Any], file: Path | None) -> Settings:
-    """Settings from the flags that were given, the environment and a YAML file.
-
-    Raises pydantic.ValidationError, which names every setting that is wrong, and OSError or
-    yaml.YAMLError for a file that cannot be read.
-    """
-    if file is None:
-        return Settings(**flags)
-    file.open().close()  # a missing file is otherwise taken for an empty one
-
-    class SettingsWithFile(Settings):
-        model_config = SettingsConfigDict(yaml_file=file)
-
-    return SettingsWithFile(**flags)
