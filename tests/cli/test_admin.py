@@ -93,6 +93,12 @@ def test_labels(found: Administered) -> None:
     run(found, "set-label", "m", "Canary", "2", code=2)
 
 
+def test_a_service_without_the_port_for_operators(found: Administered) -> None:
+    """Who finds nobody there is told which flag opens it."""
+    told = invoke("--admin-server", "127.0.0.1:1", "admin", "versions", code=6).stderr
+    assert "127.0.0.1:1: no service listens there; a service has AdminService with `--admin" in told
+
+
 def test_versions(found: Administered) -> None:
     """All versions, those in memory with their state and labels; also of one model."""
     saved_model(found.repository / "other" / "7")

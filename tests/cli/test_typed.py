@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ import trustme
 import varserve
 from tests.client.scripted import Scripted
 from tests.client.served import CHUNK_BYTES, MESSAGE_BYTES, fake_model
+from tests.fakes import FakeModel, FakeVariable
 from tests.serving import serve_here
 from tests.waiting import killed_after, read_line
 from varserve_service.core.model.live_model import LiveModel
+from varserve_service.core.ports.loaded_model import Omission, OmissionKind
 
 from .conftest import Cli, document, invoke
 from .test_conduct import process
@@ -37,7 +40,7 @@ def test_negative_numbers_are_values(cli: Cli, client: varserve.Client) -> None:
     cli("assign", "fake", "weights[0,0,0]", "-.25", "--json")
     assert client.model("fake").variables["weights"].numpy()[0, 0, 0] == -0.25
     cli("summary", "fake", "weights", "--range", "-3", "-1")
-    assert "-1 is not in the range" in cli("revert", "fake", "-1", code=2).stderr
+    assert "expected a revision, from 0 on, found -1" in cli("revert", "fake", "-1", code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -99,10 +102,34 @@ def test_describe(cli: Cli) -> None:
     assert "no variable 'nothing'" in cli("describe", "fake", "nothing", code=3).stderr
 
 
-def test_versions() -> None:
-    """`version` tells of the client and of what it stands on, without a service."""
-    assert document(invoke("version", "--json"))["varserve"] == "0.1.0"
-    assert "grpcio" in invoke("version").stdout
+def test_versions(cli: Cli) -> None:
+    """`version` tells of the client, of what it stands on and of the service; without a service
+    it says why that is missing."""
+    told = document(cli("version", "--json"))
+    assert (told["varserve"], told["service"]) == ("0.1.0", metadata.version("varserve-service"))
+    alone = invoke("-s", "127.0.0.1:1", "version")
+    assert "grpcio" in alone.stdout
+    assert "service" not in alone.stdout
+    assert "does not tell its version: 127.0.0.1:1: no service listens there" in alone.stderr
+
+
+def test_many_copies_are_told_by_their_number() -> None:
+    """`ls` shows a few of what is not served and says how many more there are; JSON has all."""
+    copies = [Omission(OmissionKind.VARIABLE, f"all/{n}", "it is a copy") for n in range(40)]
+    model = FakeModel([FakeVariable("v", np.zeros(1, np.float32))], [], omissions=copies)
+    with serve_here(LiveModel(model)) as address:
+        shown = invoke("-s", address, "ls", model.name).stdout
+        assert ("all/2" in shown, "all/3" in shown) == (True, False)
+        assert f"37 more are not served; `varserve ls {model.name} --json` lists them" in shown
+        told = document(invoke("-s", address, "ls", model.name, "--json"))
+        assert len(told["omissions"]) == 40
+
+
+def test_what_there_is_none_of(cli: Cli) -> None:
+    """An empty list is said to be one, for people alone."""
+    assert cli("history", "fake").stderr == "varserve: no commit of fake is kept\n"
+    assert cli("history", "fake", "weights").stderr.endswith("is kept that fits\n")
+    assert document(cli("history", "fake", "--json"))["commits"] == []
 
 
 def test_ls_of_a_few(cli: Cli) -> None:

@@ -86,6 +86,7 @@ def test_errors_are_what_python_calls_them() -> None:
     for kind in (varserve.VariableNotFound, varserve.DeadlineExceeded, varserve.ShapeMismatch):
         error = kind("it is so", metadata={"variable": "v"}, from_service=True)
         assert str(error) == "it is so"
+        assert type(error).__module__ == "varserve", "as a traceback has it"
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), again.metadata) == (kind, "it is so", {"variable": "v"})
 

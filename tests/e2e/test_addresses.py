@@ -54,12 +54,12 @@ def test_a_port_that_is_taken(setting: str) -> None:
 
 def test_ports_that_are_the_same() -> None:
     """Two settings of one address are named both; other hosts may have the same port."""
-    one = ListenAddress("port", "127.0.0.1", 8500)
-    for host in ("127.0.0.1", "0.0.0.0", "::"):
-        with pytest.raises(AddressError, match=r"setting admin_port: .*8500, where port listens"):
-            hold([one, ListenAddress("admin_port", host, 8500)])
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    one = ListenAddress("port", "127.0.0.1", port)
+    for host in ("127.0.0.1", "0.0.0.0", "::"):
+        with pytest.raises(AddressError, match=f"setting admin_port: .*{port}, where port listens"):
+            hold([one, ListenAddress("admin_port", host, port)])
     release(hold([ListenAddress("port", h, port) for h in ("127.0.0.1", "127.0.0.2")]))
     release(hold([ListenAddress(name, "127.0.0.1", 0) for name in ("port", "admin_port")]))
 

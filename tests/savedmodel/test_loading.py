@@ -19,11 +19,11 @@ from varserve.v1 import model_service_pb2_grpc
 from varserve_service import savedmodel
 from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.loaded_model import LoadedModel
+from varserve_service.core.ports.loaded_model import LoadedModel, Omission, OmissionKind
 from varserve_service.repository import is_complete
 from varserve_service.rpc import BatchOptions
 from varserve_service.rpc.messages import translate
-from varserve_service.savedmodel import Placement, configure_devices
+from varserve_service.savedmodel import Placement, configure_devices, loader
 
 from .looking import run
 
@@ -185,3 +185,15 @@ def test_the_index_says_how_many_shards_there_are(tmp_path: Path, models_root: P
     assert is_complete(path)
     (path / "variables" / "variables.data-00000-of-00001").unlink()
     assert not is_complete(path)
+
+
+def test_what_is_left_out_is_summed_up(caplog: pytest.LogCaptureFixture) -> None:
+    """Of many copies of variables the log has a few lines, and their number."""
+    copies = [Omission(OmissionKind.VARIABLE, f"all/{n}", "it is a copy") for n in range(40)]
+    with caplog.at_level("INFO"):
+        loader.tell_omissions("m", [*copies, Omission(OmissionKind.FUNCTION, "f", "a variant")])
+    assert [record.getMessage() for record in caplog.records] == [
+        *(f"model 'm': variable all/{n} is left out: it is a copy" for n in range(3)),
+        "model 'm': 37 more variables are left out; `varserve ls m --json` lists them",
+        "model 'm': function f is left out: a variant",
+    ]

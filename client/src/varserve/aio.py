@@ -44,7 +44,7 @@ def connect_admin(target: str, options: ConnectOptions) -> AdminClient:
     The keywords are those of `ConnectOptions`.
     """
     return admin.AdminClient(
-        Async(options.endpoint(target)), options.defaults(target, ADMIN_SECONDS)
+        Async(options.endpoint(target, admin=True)), options.defaults(target, ADMIN_SECONDS)
     )
 
 

@@ -49,7 +49,10 @@ def problem(path: Path) -> str | None:
     if is_saved_model(path):
         return None
     if not path.exists():
-        return f"{path} is not there{_similar(path)}"
+        return (
+            f"{path} is not there; expected the folder of a SavedModel, or one of models, "
+            f"NAME/VERSION/saved_model.pb{_similar(path)}"
+        )
     return _file_problem(path) if path.is_file() else _folder_problem(path)
 
 

@@ -159,4 +159,6 @@ def connect_admin(target: str, options: ConnectOptions) -> AdminClient[Sync]:
 
     The keywords are those of `ConnectOptions`.
     """
-    return AdminClient(Sync(options.endpoint(target)), options.defaults(target, ADMIN_SECONDS))
+    return AdminClient(
+        Sync(options.endpoint(target, admin=True)), options.defaults(target, ADMIN_SECONDS)
+    )

@@ -60,6 +60,11 @@ class Client(Connection[D_co]):
         return Model(self._driver, ModelCache(spec, name, self._defaults.seen), self._defaults)
 
     @operation
+    def service_version(self, *, timeout: float | None = None) -> Op[str]:
+        """The version of the service, such as "0.1.0"; "" of an older one, which does not tell."""
+        return operations.service_version(self._budget(timeout))
+
+    @operation
     def wait_ready(self, model: str = "", *, timeout: float = 60.0) -> Op[None]:
         """Wait until the service, or one model of it, is ready. Raises DeadlineExceeded."""
         return operations.wait_ready(model, self._budget(timeout))

@@ -82,7 +82,7 @@ class ConnectOptions:
     sessions: bool | None = None
     _missing: tuple[str, ...] = ()
 
-    def endpoint(self, target: str) -> Endpoint:
+    def endpoint(self, target: str, *, admin: bool = False) -> Endpoint:
         """Of a target. Raises InvalidRequest for what does not go together, or is no target."""
         check_target(target)
         tls = Tls() if self.tls is True else self.tls
@@ -106,6 +106,7 @@ class ConnectOptions:
             origin=self,
             missing=self._missing,
             tls=tls or None,
+            admin=admin,
         )
 
     def public(self) -> ConnectOptions:

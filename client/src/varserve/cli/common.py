@@ -78,7 +78,20 @@ function_argument = click.argument("function", shell_complete=complete("function
 patterns_argument = click.argument(
     "patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=complete("variable")
 )
-REVISION = click.IntRange(0, 2**63 - 1)
+
+
+class _Revision(click.IntRange):
+    """A number of commits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            revision: int = super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"expected a revision, from 0 on, found {value}", param, ctx)
+        return revision
+
+
+REVISION = _Revision(0, 2**63 - 1)
 inputs_argument = click.argument(
     "inputs", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=complete("input")
 )

@@ -25,15 +25,22 @@ from .session import Session
 
 if TYPE_CHECKING:
     from varserve import tensors
-    from varserve._client import wording
+    from varserve._client import errors, wording
     from varserve._client.values import names as matching
 
     from . import values
 else:
+    errors = late("varserve._client.errors")
     wording = late("varserve._client.wording")
     matching = late("varserve._client.values.names")
     tensors = late("varserve.tensors")
     values = late("varserve.cli.values")
+
+
+# More of what is not served is told by its number: a Keras export has a copy of each variable.
+_SHOWN_OMISSIONS = 3
+# That a service may take to tell its version.
+_VERSION_SECONDS = 5.0
 
 
 @command("models")
@@ -42,8 +49,10 @@ def models(session: Session) -> None:
     served = session.client.models()
     if session.as_json:
         output.document({"models": records.documents(records.MODELS, served)})
-    else:
+    elif served:
         records.table(records.MODELS, served)
+    else:
+        output.note("no model is served")
 
 
 @command("ls")
@@ -79,8 +88,12 @@ def ls(
         found_documents = {key: records.documents(*each) for key, each in told.items()}
         output.document({**header_of(served), **found_documents})
         return
+    told["omissions"] = records.OMISSIONS, omissions[:_SHOWN_OMISSIONS]
     for fields, each in told.values():
         records.table(fields, each)
+    more = len(omissions) - _SHOWN_OMISSIONS
+    if more > 0:
+        output.line(f"{more} more are not served; `varserve ls {served.name} --json` lists them")
 
 
 # More than this is shown by its beginning.
@@ -123,7 +136,7 @@ def _told(fields: records.Description, record: Any) -> Iterator[tuple[str, objec
 
 @command("version")
 def version(session: Session) -> None:
-    """Tell the versions of the command line and of what it stands on."""
+    """Tell the versions of the command line, of what it stands on, and of the service."""
     import platform
     from importlib import metadata
 
@@ -131,6 +144,10 @@ def version(session: Session) -> None:
     versions = {each: metadata.version(each) for each in names} | {
         "python": platform.python_version()
     }
+    try:
+        versions["service"] = session.client.service_version(timeout=_VERSION_SECONDS)
+    except errors.VarserveError as error:
+        output.note(f"the service does not tell its version: {error}")
     if session.as_json:
         output.document(versions)
     else:
@@ -304,8 +321,10 @@ def history(
                 "commits": records.documents(records.COMMITS, commits),
             }
         )
-    else:
+    elif commits:
         records.table(records.COMMITS, commits)
+    else:
+        output.note(f"no commit of {model} is kept" + (" that fits" if patterns else ""))
 
 
 COMMANDS = (models, ls, describe, read, summary, history, version)

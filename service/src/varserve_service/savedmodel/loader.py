@@ -18,6 +18,7 @@ from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.memory import Room
 from varserve_service.core.ports.loaded_model import (
     Omission,
+    OmissionKind,
     Value,
     Variable,
     VariableSpec,
@@ -42,6 +43,8 @@ _log = logging.getLogger(__name__)
 
 # Characters of what TensorFlow says that are passed on.
 _SAID = 600
+# Lines of a log about what is left out of one model, of each kind.
+_MOST_TOLD = 3
 
 
 class SavedModel:
@@ -111,6 +114,25 @@ class SavedModel:
         return self._omissions
 
 
+def tell_omissions(name: str, omissions: Sequence[Omission]) -> None:
+    """What is left out of a model: some of each kind in the log, which others are in `GetModel`."""
+    for kind in OmissionKind:
+        left_out = [omission for omission in omissions if omission.kind is kind]
+        for omission in left_out[:_MOST_TOLD]:
+            _log.info(
+                "model %r: %s %s is left out: %s", name, kind.value, omission.path, omission.reason
+            )
+        more = len(left_out) - _MOST_TOLD
+        if more > 0:
+            _log.info(
+                "model %r: %d more %ss are left out; `varserve ls %s --json` lists them",
+                name,
+                more,
+                kind.value,
+                name,
+            )
+
+
 def load(
     name: str,
     path: Path,
@@ -138,14 +160,7 @@ def load(
     look_into = partial(SavedInspector, insides=insides)
     functions, sparse, unserved_functions = find_functions(nodes, variables, placement, look_into)
     omissions = [*unserved, *unserved_functions]
-    for omission in omissions:
-        _log.info(
-            "model %r: %s %s is left out: %s",
-            name,
-            omission.kind.value,
-            omission.path,
-            omission.reason,
-        )
+    tell_omissions(name, omissions)
     if not print_to_stderr:
         _redirect_prints(functions)
     compile_functions(name, functions, xla or {}, placement)

@@ -198,3 +198,7 @@ __all__ = [
     "about",
     "from_reason",
 ]
+
+# As a traceback shows them, and as a program catches them.
+for _error in {VarserveError, *CLASS_OF_REASON.values()}:
+    _error.__module__ = "varserve"

@@ -6,7 +6,7 @@ prepared (contract dtype, C order), and parts resolved.
 
 from .commits import WatchMessage, event, list_commits, watch_request
 from .methods import Scope
-from .models import get_model, list_models, wait_ready
+from .models import get_model, list_models, service_version, wait_ready
 from .reads import read_variable, read_variables, summarize_variables
 from .runs import run_function, stream_run_function
 from .writes import (
@@ -32,6 +32,7 @@ __all__ = [
     "revert_commits",
     "revoke_lease",
     "run_function",
+    "service_version",
     "stream_run_function",
     "summarize_variables",
     "wait_ready",

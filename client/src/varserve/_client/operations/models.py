@@ -31,6 +31,13 @@ def list_models(budget: Budget) -> Op[list[ModelSummary]]:
     return [specs.summary(each) for each in reply.models]
 
 
+def service_version(budget: Budget) -> Op[str]:
+    """ListModels, for the version of who answers."""
+    reply = yield from attempt(Call(LIST_MODELS, pb.ListModelsRequest(), budget))
+    version: str = reply.service_version
+    return version
+
+
 def get_model(scope: Scope) -> Op[ModelSpec]:
     """GetModel: all pages of it, anew when the model is replaced between two of them."""
     for attempts_left in reversed(range(_DESCRIPTIONS)):

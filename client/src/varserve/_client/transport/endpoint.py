@@ -110,7 +110,7 @@ class Endpoint:
 
     `sessions`: whether small calls go in a session; None: when they come often. `missing`: what an
     unpickled handle would need to connect, which was not pickled. `tls`: what the credentials were
-    made of.
+    made of. `admin`: it is the port for operators.
     """
 
     target: str
@@ -123,6 +123,7 @@ class Endpoint:
     origin: Origin | None = None
     missing: tuple[str, ...] = ()
     tls: Tls | None = None
+    admin: bool = False
 
     def __post_init__(self) -> None:
         given: Sequence[Any] = self.metadata
@@ -141,7 +142,7 @@ class Endpoint:
         """What explains a connection that fails."""
         from .explanations import Way
 
-        return Way(self.target, self.credentials is not None, self.tls)
+        return Way(self.target, self.credentials is not None, self.tls, self.admin)
 
     def call_metadata(self) -> Metadata | None:
         """What goes with a call that begins now, its trace included.

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 
 class Way(NamedTuple):
-    """How a client connects. tls: None also where other credentials encrypt."""
+    """How a client connects. tls: None also where other credentials encrypt. admin: to the port
+    for operators."""
 
     target: str
     encrypted: bool = False
     tls: Tls | None = None
+    admin: bool = False
 
 
 class Fault(Enum):
@@ -100,12 +102,16 @@ def sentence(findings: Iterable[Finding], way: Way) -> str:
     if at and "{at}" not in fault.value:
         text += f" (at {at})"
     if fault in (Fault.REFUSED, Fault.SOCKET_STALE):
-        text += (
-            "; `varserve-service serve` starts a service"
-            if is_local(way.target)
-            else "; without `--host` a service listens for its own machine alone"
-        )
+        text += f"; {_what_listens(way)}"
     return text
+
+
+def _what_listens(way: Way) -> str:
+    if way.admin:
+        return "a service has AdminService with `--admin-port`, at `--admin-host`"
+    if is_local(way.target):
+        return "`varserve-service serve` starts a service"
+    return "without `--host` a service listens for its own machine alone"
 
 
 # Of what gRPC says, the first that fits. What is in parentheses is the detail.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.metadata import version
 from typing import Any
 
 from varserve.v1 import model_service_pb2 as pb
@@ -21,6 +22,7 @@ from .consistency import wait_until_recent
 
 # Seconds that a list waits for a model that a write holds.
 _PATIENCE = 0.5
+_VERSION = version("varserve-service")
 
 
 async def list_models(
@@ -31,11 +33,12 @@ async def list_models(
 
     def work() -> pb.ListModelsResponse:
         return pb.ListModelsResponse(
+            service_version=_VERSION,
             models=[
                 _summary(status, permissions)
                 for status in backend.models.statuses
                 if permissions is None or permissions.lists(status.name)
-            ]
+            ],
         )
 
     return await backend.lister.run(work, call.deadline)
