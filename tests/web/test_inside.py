@@ -217,6 +217,23 @@ class TestInABrowser:
         assert "step 3 square 9" in page.inner_text("#messages")
         assert page.get_by_label("turns/square").is_checked()
 
+    def test_an_answer_stays_when_others_commit(self, page: Any, url: str, address: str) -> None:
+        """A commit while somebody reads an answer is told, and the answer is not loaded again."""
+        page.goto(f"{url}{FUNCTIONS}/twice")
+        live(page)
+        page.locator("textarea").fill("[[1, 1], [0.5, -2]]")
+        page.get_by_label("inner tensors").fill("*layer/relu sum_of_both")
+        page.get_by_label("find the first number").check()
+        page.get_by_role("button", name="Look inside").click()
+        page.locator("#probes").wait_for()
+        live(page)
+        picture(page, "function")
+        with varserve.connect(address) as client:
+            b = client.model("inner").variables["b"]
+            b.assign(b.numpy(), message="as it was")
+        page.get_by_text("live · assign: as it was").wait_for()
+        assert page.locator("#probes tbody tr").count() == 3
+
     def test_another_filter_keeps_what_is_typed_and_ticked(
         self, page: Any, url: str, address: str
     ) -> None:
@@ -244,23 +261,6 @@ class TestInABrowser:
         page.locator("textarea").evaluate("field => field.blur()")
         page.get_by_role("button", name="Look inside").click()
         page.locator("#probes").wait_for()
-        assert page.locator("#probes tbody tr").count() == 3
-
-    def test_an_answer_stays_when_others_commit(self, page: Any, url: str, address: str) -> None:
-        """A commit while somebody reads an answer is told, and the answer is not loaded again."""
-        page.goto(f"{url}{FUNCTIONS}/twice")
-        live(page)
-        page.locator("textarea").fill("[[1, 1], [0.5, -2]]")
-        page.get_by_label("inner tensors").fill("*layer/relu sum_of_both")
-        page.get_by_label("find the first number").check()
-        page.get_by_role("button", name="Look inside").click()
-        page.locator("#probes").wait_for()
-        picture(page, "function")
-        live(page)
-        with varserve.connect(address) as client:
-            b = client.model("inner").variables["b"]
-            b.assign(b.numpy(), message="as it was")
-        page.get_by_text("live · assign: as it was").wait_for()
         assert page.locator("#probes tbody tr").count() == 3
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
