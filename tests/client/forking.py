@@ -167,6 +167,32 @@ def test_a_watch_of_the_parent_is_iterated_in_the_child(model: varserve.Model) -
         assert next(watch).revision == second
 
 
+def test_watches_that_share_a_stream_go_on_in_parent_and_child(address: str) -> None:
+    """The child has streams of its own, and the parent's resume, one that is being read as well."""
+    with varserve.connect(address, sessions=True) as client:
+        model = client.model("fake")
+        counter = model.variables["counter"]
+        with (
+            model.watch("counter", timeout=SECONDS) as read,
+            model.watch("counter", timeout=SECONDS) as silent,
+        ):
+            events: list[varserve.Event] = []
+            reading = threading.Thread(target=lambda: events.extend([next(read)]))
+            reading.start()
+
+            def call() -> list[int]:
+                with model.watch("counter", timeout=SECONDS) as own:
+                    counter.assign(11)
+                    return [next(own).revision, next(silent).revision]
+
+            began = time.monotonic()
+            revision, inherited = in_child(call)
+            assert time.monotonic() - began < 10
+            reading.join(SECONDS)
+            assert [event.revision for event in events] == [revision]
+            assert next(silent).revision == inherited == revision
+
+
 def test_a_mirror_follows_in_the_child(model: varserve.Model) -> None:
     """Parent and child each have a copy that follows the commits."""
     counter = model.variables["counter"]
