@@ -154,7 +154,9 @@ def event(
     Values that did not fit into them are read; `reading` gives the scope for their bytes.
     """
     header = messages[-1].header
-    changes = [change for message in messages for change in message.changes]
+    changes = messages[0].changes
+    if len(messages) > 1:
+        changes = [change for message in messages for change in message.changes]
     scope: Scope | None = None
     told = []
     for change in changes:
@@ -170,19 +172,16 @@ def event(
                 scope = scope or reading(_nbytes(changes))
                 previous = yield from _read(scope, change, header.revision - 1, header.epoch)
         region = change.region
-        if messages[-1].shared:
-            value, previous, region = _own(value), _own(previous), _own(region)
+        if messages[-1].shared:  # no other watch has its arrays
+            value = None if value is None else value.copy()
+            previous = None if previous is None else previous.copy()
+            region = region.copy() if isinstance(region, np.ndarray) else region
         told.append(Change(change.variable, region, value, previous, change.shape, change.nbytes))
     return Event(header, info, tuple(told))
 
 
 def _nbytes(changes: Iterable[_ChangeMessage]) -> int:
     return sum(change.nbytes + change.previous_nbytes for change in changes)
-
-
-def _own(array: Any) -> Any:
-    """What no other watch has."""
-    return array.copy() if isinstance(array, np.ndarray) else array
 
 
 def _read(scope: Scope, change: _ChangeMessage, revision: int, epoch: str) -> Op[Array | None]:
