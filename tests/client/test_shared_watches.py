@@ -18,7 +18,7 @@ import pytest
 import varserve
 from tests.serving import serve_here
 from tests.waiting import join, until, until_async
-from varserve._client.transport import watch_sessions
+from varserve._client.transport.watch_sessions import base as watch_sessions
 from varserve_service.core.commit.watchers import EventLimits, Watchers
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.rpc import Access

@@ -1,42 +1,34 @@
-"""Watches that share a stream: those of one client, of threads or of tasks.
-
-Owns the shared stream, which of its messages are for which watch, and when a watch is better a call
-of its own: the first one, and where something speaks against sharing. Knows nothing of what watches
-show, and nothing of how one is resumed.
+"""What sharing watches have in common: the stream, which of its messages are for which watch, and
+when a watch is better a call of its own.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from queue import Empty, SimpleQueue
+from collections.abc import Callable
 from typing import Any, TypeAlias
 from weakref import WeakSet, WeakValueDictionary, finalize
 
 import grpc
-import grpc.aio
 
 from varserve import reasons
 from varserve._client import errors
+from varserve._client.transport.calls import Call
+from varserve._client.transport.endpoint import Endpoint, Metadata
+from varserve._client.transport.forks import GATE, Renewable
 from varserve.frames import write_message
 from varserve.v1 import session_pb2 as pb
-
-from .calls import Call
-from .endpoint import Endpoint, Metadata
-from .forks import GATE, Renewable
 
 PATH = "/varserve.v1.ModelService/WatchSession"
 WINDOW_BYTES = 1 << 20
 """Of a watch, sent and not taken: beyond it the service sends nothing further."""
 
-# Of each kind in one message.
-_MOST_ITEMS = 500
+MOST_ITEMS = 500
+"""Of each kind in one message."""
+
 # A shared stream on which nothing has come for so long is not used, and none is for a while: what
 # is between may hold such streams up.
 _PROOF_SECONDS = 5.0
@@ -199,7 +191,8 @@ def _end_of(status: Any) -> errors.VarserveError:
     return errors.from_reason(failure.reason, failure.message, failure.metadata, from_service=True)
 
 
-def _request(items: list[Outgoing]) -> pb.WatchSessionRequest:
+def request_of(items: list[Outgoing]) -> pb.WatchSessionRequest:
+    """The message that sends them."""
     return pb.WatchSessionRequest(
         creates=[each for each in items if isinstance(each, pb.WatchCreate)],
         cancelled_ids=[each for each in items if isinstance(each, int)],
@@ -207,7 +200,8 @@ def _request(items: list[Outgoing]) -> pb.WatchSessionRequest:
     )
 
 
-def _stub(channel: Any) -> Any:
+def stub_of(channel: Any) -> Any:
+    """What begins a shared stream on a channel."""
     return channel.stream_stream(
         PATH,
         request_serializer=pb.WatchSessionRequest.SerializeToString,
@@ -297,199 +291,3 @@ class Watches(Renewable):
 def _close_all(sessions: WeakSet[Session]) -> None:
     for session in list(sessions):
         session.close()
-
-
-# ---- threads ----
-
-
-class _SyncWatch(SharedWatch):
-    """For one thread at a time."""
-
-    def __init__(self, session: Session, call: Call, alone: Callable[[], Any]) -> None:
-        self._items: SimpleQueue[Item] = SimpleQueue()
-        super().__init__(session, call, alone)
-
-    def put(self, item: Item) -> None:
-        self._items.put(item)
-
-    def cancel(self) -> None:
-        super().cancel()
-        self.put(errors.Unavailable("the watch was ended here"))
-
-    def __next__(self) -> Any:
-        if self._alone is not None:
-            return next(self._alone)
-        seconds = self._longest_wait()
-        try:
-            item = self._items.get(timeout=min(seconds, threading.TIMEOUT_MAX))
-        except Empty:
-            item = self._late()
-        try:
-            return self._taken(item)
-        except Alone:
-            return next(self._go_alone())
-
-
-class _SyncSession(Session):
-    """A thread reads, and one of gRPC's asks for what is to be sent."""
-
-    def __init__(
-        self, channel: Any, metadata: Metadata, wait_for_ready: bool, read: Callable[[bytes], Any]
-    ) -> None:
-        super().__init__(metadata, read)
-        self._outgoing: SimpleQueue[Outgoing] = SimpleQueue()
-        self._stream = _stub(channel)(
-            self._requests(), metadata=metadata or None, wait_for_ready=wait_for_ready
-        )
-        self._reader = threading.Thread(target=self._read, name="varserve-watches", daemon=True)
-        self._reader.start()
-
-    def send(self, item: Outgoing) -> None:
-        self._outgoing.put(item)
-
-    def close(self) -> None:
-        self.ended = True
-        self._stream.cancel()
-        self.send(None)
-        if threading.current_thread() is not self._reader:
-            self._reader.join(1.0)
-
-    def _requests(self) -> Iterator[pb.WatchSessionRequest]:
-        while True:
-            items = [self._outgoing.get()]
-            with suppress(Empty):
-                while items[-1] is not None and len(items) < _MOST_ITEMS:
-                    items.append(self._outgoing.get_nowait())
-            if items[-1] is None:
-                return
-            yield _request(items)
-
-    def _read(self) -> None:
-        error: BaseException | None = None
-        try:
-            for response in self._stream:
-                self._deliver(response)
-        except grpc.RpcError as raised:
-            error = raised
-        self._finish(error)
-        self.send(None)
-
-
-class SyncWatches(Watches):
-    """Of a blocking driver."""
-
-    _session = _SyncSession
-    _watch = _SyncWatch
-
-    @staticmethod
-    def _is_over(stream: Any) -> bool:
-        return not stream.is_active()
-
-
-# ---- tasks ----
-
-
-class _AsyncWatch(SharedWatch):
-    """For one task at a time."""
-
-    def __init__(self, session: Session, call: Call, alone: Callable[[], Any]) -> None:
-        self._items: deque[Item] = deque()
-        self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
-        super().__init__(session, call, alone)
-
-    def put(self, item: Item) -> None:
-        self._items.append(item)
-        self._wake()
-
-    def cancel(self) -> None:
-        super().cancel()
-        with suppress(RuntimeError):  # the loop is closed
-            end = errors.Unavailable("the watch was ended here")
-            self._loop.call_soon_threadsafe(self.put, end)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def read(self) -> Any:
-        """The next message."""
-        if self._alone is not None:
-            return await self._alone.read()
-        if not self._items:
-            await self._wait()
-        try:
-            return self._taken(self._items.popleft() if self._items else self._late())
-        except Alone:
-            return await self._go_alone().read()
-
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        seconds = self._longest_wait()
-        late = None if seconds == math.inf else self._loop.call_later(seconds, self._wake)
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            if late is not None:
-                late.cancel()
-
-
-class _AsyncSession(Session):
-    """A task reads, another one writes."""
-
-    def __init__(
-        self, channel: Any, metadata: Metadata, wait_for_ready: bool, read: Callable[[bytes], Any]
-    ) -> None:
-        super().__init__(metadata, read)
-        self._loop = asyncio.get_running_loop()
-        self._outgoing: deque[Outgoing] = deque()
-        self._some = asyncio.Event()
-        self._stream = _stub(channel)(metadata=metadata or None, wait_for_ready=wait_for_ready)
-        self._tasks = [self._loop.create_task(self._write()), self._loop.create_task(self._read())]
-
-    def takes(self, metadata: Metadata) -> bool:
-        return super().takes(metadata) and self._loop is asyncio.get_running_loop()
-
-    def send(self, item: Outgoing) -> None:
-        self._outgoing.append(item)
-        with suppress(RuntimeError):  # the loop is closed, and with it all of this has ended
-            self._loop.call_soon_threadsafe(self._some.set)
-
-    def close(self) -> None:
-        self.ended = True
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._stream.cancel)
-
-    async def _write(self) -> None:
-        with suppress(grpc.RpcError, asyncio.InvalidStateError):  # the reader sees why
-            while True:
-                await self._some.wait()
-                self._some.clear()
-                while self._outgoing:
-                    count = min(len(self._outgoing), _MOST_ITEMS)
-                    items = [self._outgoing.popleft() for _ in range(count)]
-                    await self._stream.write(_request(items))
-
-    async def _read(self) -> None:
-        error: BaseException | None = None
-        try:
-            async for response in self._stream:
-                self._deliver(response)
-        except (grpc.RpcError, asyncio.CancelledError) as raised:
-            error = raised
-        finally:
-            self._finish(error)
-            self._tasks[0].cancel()
-
-
-class AsyncWatches(Watches):
-    """Of a driver of tasks."""
-
-    _session = _AsyncSession
-    _watch = _AsyncWatch
-
-    @staticmethod
-    def _is_over(stream: Any) -> bool:
-        done: bool = stream.done()
-        return done
