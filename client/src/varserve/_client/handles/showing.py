@@ -16,7 +16,8 @@ from varserve._client.transport.drivers import Sync
 if TYPE_CHECKING:
     from .functions import Function, Functions
     from .models import Model
-    from .variables import Variable, Variables, _Value
+    from .value import Value
+    from .variables import Variable, Variables
 
 _BINS = 40
 _SECONDS = 5.0
@@ -79,7 +80,7 @@ def model_html(model: Model[Any]) -> str:
     return notebook.model(model.name, facts, [each.spec for each in model.variables.values()])
 
 
-def plotted(variable: _Value[Any], bins: int, ax: Any, timeout: float | None) -> Op[Any]:
+def plotted(variable: Value[Any], bins: int, ax: Any, timeout: float | None) -> Op[Any]:
     """The histogram of a value, drawn by matplotlib."""
     from varserve._client.values import plots
 
