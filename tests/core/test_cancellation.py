@@ -162,6 +162,21 @@ def test_a_deadline_that_passes_is_told_once(monkeypatch: pytest.MonkeyPatch) ->
     assert called == ["first", "second"]
 
 
+def test_deadlines_that_no_thread_can_be_had_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work goes on without them; the next one that comes has them all looked at."""
+
+    def fail(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    deadlines, first, second = Deadlines(), threading.Event(), threading.Event()
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", fail)
+        deadlines.add(first.set, time.monotonic())
+    deadlines.add(second.set, time.monotonic())
+    assert first.wait(BOUND)
+    assert second.wait(BOUND)
+
+
 class Slow(float):
     """A time that lets other threads run while it is looked at."""
 

@@ -64,7 +64,7 @@ class Deadlines:
         """Have `end` called, once, after a time of `time.monotonic`. It must not wait."""
         with self._changed:
             self._ends[end] = deadline
-            if len(self._ends) == 1:
+            if len(self._ends) == 1 or self._thread is None:
                 self._have_looked()
 
     def remove(self, end: Callable[[], None]) -> None:
