@@ -197,3 +197,19 @@ def test_deadlines_come_and_go_while_they_are_looked_at() -> None:
         deadlines.remove(end)
     deadlines.add(called.set, time.monotonic())
     assert called.wait(BOUND)
+
+
+def test_work_that_has_ended_is_not_ended_again() -> None:
+    """Whether it was told, or never came; each is told once, and at once where it comes late."""
+    gone, told = Cancellation(), list[str]()
+    ends = {name: (lambda name=name: told.append(name)) for name in "abc"}
+    gone.add(ends["a"])
+    gone.add(ends["b"])
+    gone.remove(ends["b"])
+    gone.remove(ends["c"])  # it was never there
+    gone.cancel()
+    gone.cancel()
+    assert told == ["a"]
+    gone.remove(ends["a"])
+    gone.add(ends["c"])
+    assert told == ["a", "c"]

@@ -12,6 +12,7 @@ import pytest
 
 from tests.core.test_committer import MemoryJournal, held_sync
 from tests.core.test_deadlines import BOUND, held
+from tests.fakes import FakeModel, FakeVariable
 from tests.waiting import join, until
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import Reason, RequestError
@@ -114,3 +115,20 @@ def test_a_close_takes_leases_back_before_it_ends() -> None:
         assert live.header.revision == 2
         assert journal.appended == [[1], [2]]
         assert live._parts.by_path["a"].array.tolist() == list(range(100))
+
+
+def test_a_lease_that_cannot_be_taken_back_does_not_keep_a_model() -> None:
+    """The others are, and the model is closed."""
+    a, b = (FakeVariable(name, np.zeros(2, np.float32)) for name in "ab")
+    live = LiveModel(FakeModel([a, b]))
+    for name in "ab":
+        live.assign([Write(name, Operation.SET, np.ones(2, np.float32))], lease_seconds=60)
+    b.fail_after = 0  # the newest is the first to end
+    live.close()
+    assert a.array is not None
+    assert b.array is not None
+    assert (a.array.tolist(), b.array.tolist()) == ([0, 0], [1, 1])
+    with pytest.raises(RequestError) as closed:
+        live.read([Read("a")])
+    assert closed.value.reason is Reason.MODEL_NOT_READY
+    live.close()  # does nothing

@@ -6,6 +6,7 @@ import gc
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from tests.core.shared_log import Replica, SharedLog
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.waiting import until
+from varserve_service.core import memory as memory_module
 from varserve_service.core.arrays.buffers import idle_bytes
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
 from varserve_service.core.change.writes import Write
@@ -107,6 +109,23 @@ def test_threads_do_not_promise_the_same_bytes() -> None:
         thread.join(30)
     assert len(got) == 14
     assert memory.reserved == 98 * MIB
+
+
+def test_what_was_freed_is_returned_where_the_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it; another C library has no such function, or is not there."""
+    trimmed: list[int] = []
+    found: Any = SimpleNamespace(malloc_trim=trimmed.append)
+    monkeypatch.setattr(memory_module.ctypes, "CDLL", lambda name: found)
+    memory_module.trim()
+    assert trimmed == [0]
+    found = SimpleNamespace()
+    memory_module.trim()
+
+    def absent(name: str) -> Any:
+        raise OSError(name)
+
+    monkeypatch.setattr(memory_module.ctypes, "CDLL", absent)
+    memory_module.trim()
 
 
 # What a model's calls take.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from varserve_service.core.arrays.sealed import SealedMemory, memory_of
+from tests.waiting import until
+from varserve_service.core.arrays.sealed import SealedMemory, count, memory_of
 
 SIZE = 64
 
@@ -64,3 +66,24 @@ def test_memory_that_cannot_be_mapped() -> None:
     os.ftruncate(fd, 2**62)
     with pytest.raises(MemoryError, match=f"no room to map {2**62} bytes"):
         SealedMemory(fd, 2**62).array()
+
+
+def test_memory_that_nobody_has_any_more_is_given_back() -> None:
+    """On another thread: the descriptors and the mappings of all of them, also the second time."""
+    gc.collect()
+    before, mapped = count(), Path("/proc/self/maps").read_text().count("memfd:given")
+    for _ in range(2):
+        fd = os.memfd_create("given")
+        os.ftruncate(fd, SIZE)
+        memory = SealedMemory(fd, SIZE)
+        arrays = [memory.array(), memory.array()[3:]]
+        assert count() == before + 1
+        assert Path("/proc/self/maps").read_text().count("memfd:given") == mapped + 2
+        del memory
+        gc.collect()
+        assert count() == before + 1
+        arrays.clear()
+        until(lambda: gc.collect() >= 0 and count() == before)
+        until(lambda: Path("/proc/self/maps").read_text().count("memfd:given") == mapped)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)

@@ -7,7 +7,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -444,3 +445,26 @@ def test_a_value_that_safetensors_does_not_carry(
             save(good)
     save(good)
     assert [path.name for path in tmp_path.iterdir()] == [export.FILE]
+
+
+def test_a_file_that_goes_while_the_bytes_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compaction may remove it at any time; the others are counted."""
+    with kept(tmp_path, make, inline_bytes=10) as (live, _):
+        write(live, 1)
+        (extra := tmp_path / FOLDER / "payloads" / "extra").write_bytes(bytes(1000))
+        before = live.journal_bytes
+        scandir = os.scandir
+
+        @contextmanager
+        def scanned(folder: Path) -> Iterator[list[os.DirEntry[str]]]:
+            with scandir(folder) as entries:
+                found = list(entries)
+            extra.unlink(missing_ok=True)
+            yield found
+
+        monkeypatch.setattr(journal_module.os, "scandir", scanned)
+        assert before is not None
+        assert live.journal_bytes == before - 1000
+        monkeypatch.undo()

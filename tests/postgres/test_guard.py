@@ -124,3 +124,10 @@ def test_a_block_that_takes_too_long_is_cut(
         time.sleep(0.05)
     assert connection.is_cut
     assert len(cuts) == 1
+
+
+def test_a_connection_that_is_closed_has_nothing_to_cut(guarded: tuple[Guard, Any]) -> None:
+    """It may have ended at the same moment."""
+    _, connection = guarded
+    connection.close()
+    module.cut(connection)
