@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from typing import Any
@@ -292,6 +293,27 @@ async def test_a_commit_wakes_those_whom_it_concerns(monkeypatch: pytest.MonkeyP
                 pass
             each.cancel()
         stream.cancel()
+
+
+async def test_watches_of_the_same_variables_have_one_set_of_them() -> None:
+    """As long as one of them lasts."""
+    async with running(counter()) as found:
+        streams = [found.stub.WatchVariables(watch(patterns=["v"])) for _ in range(5)]
+        for each in streams:
+            await each.read()
+        (served,) = found.server._serving.all
+        hub = served._hub
+        assert hub is not None
+        assert len(hub._paths) == 1
+        other = frozenset(["v"])
+        (kept,) = hub._paths
+        assert hub.same(other) is kept is not other
+        del kept
+        for each in streams:
+            each.cancel()
+        await until_async(lambda: not found.server._backend.watches)
+        gc.collect()
+        assert not hub._paths
 
 
 async def test_watches_end_at_shutdown() -> None:

@@ -38,7 +38,7 @@ async def watch_variables(
             hub = served.hub(backend.senders, backend.max_message_bytes)
             permit = WatchPermit(call.permissions, live, request)
             paths = await workers.run(permit.select, call.deadline)
-            wanted = WatchFilter(paths, request.values, request.previous_values)
+            wanted = WatchFilter(hub.same(paths), request.values, request.previous_values)
             watch = Watch(
                 live, hub, call, wanted, backend.bookmark_seconds, permit, backend.transfers
             )

@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
 from typing import TypeAlias
+from weakref import WeakKeyDictionary, ref
 
 from varserve_service.core.commit.watchers import Event, Watcher
 from varserve_service.core.errors import Reason, RequestError
@@ -55,6 +56,7 @@ class Hub:
         self._closed: Callable[[], RequestError] | None = None
         self._encoded: OrderedDict[tuple[int, WatchFilter], Encoded] = OrderedDict()
         self._asking: dict[Encoded, list[Follow]] = {}
+        self._paths: WeakKeyDictionary[frozenset[str], ref[frozenset[str]]] = WeakKeyDictionary()
         self._concerns: OrderedDict[tuple[int, frozenset[str]], bool] = OrderedDict()
         live.timeline.watchers.listen(self._tell)
 
@@ -102,6 +104,19 @@ class Hub:
                 self._waiting.pop(follow, None)
         if self._closed is not None:
             raise self._closed()
+
+    def same(self, paths: frozenset[str] | None) -> frozenset[str] | None:
+        """The object that all watches of these variables have: two equal ones of thousands of paths
+        take long to be found equal, for each watch and event.
+        """
+        if paths is None:
+            return None
+        known = self._paths.get(paths)
+        found = None if known is None else known()
+        if found is None:
+            self._paths[paths] = ref(paths)
+            found = paths
+        return found
 
     def concerns(self, event: Event, wanted: WatchFilter) -> bool:
         """Whether an event changed anything that a filter selects; found out once for all."""
@@ -151,7 +166,10 @@ class Hub:
             # Values may have to come from a device.
             return self._loop.run_in_executor(self._senders, make)
         encoded = self._loop.create_future()
-        encoded.set_result(make())
+        try:
+            encoded.set_result(make())
+        except Exception as error:  # it is raised in each watch that the event is for
+            encoded.set_exception(error)
         return encoded
 
 
