@@ -98,6 +98,22 @@ def test_a_copy_is_the_same_and_goes_on(tmp_path: Path, inline_bytes: int) -> No
         assert live.header.revision == 10
 
 
+@pytest.mark.parametrize(("inline_bytes", "files"), [(16, 0), (15, 1)])
+def test_values_of_a_copy_are_inline_up_to_the_bound(
+    tmp_path: Path, inline_bytes: int, files: int
+) -> None:
+    """All that a commit wrote counts together, however it was kept before."""
+    with kept(tmp_path / "one", make) as (live, _):
+        rows = Rows(np.array([2, 0]))
+        live.assign([Write("v", Operation.SET, np.ones((2, 2), np.float32), rows)])
+    target = tmp_path / "two" / FOLDER
+    with opened(tmp_path / "one" / FOLDER) as (model, source):
+        fill_folder(target, model, source, JournalOptions(inline_bytes=inline_bytes))
+    assert len(list((target / "payloads").iterdir())) == files
+    with kept(tmp_path / "two", make) as (live, _):
+        assert value_of(live, "v").tolist() == [[1, 1], [0, 0], [1, 1], [0, 0]]
+
+
 def test_what_is_there_already_is_left_alone(tmp_path: Path) -> None:
     """And what is no state is not copied."""
     with pytest.raises(JournalError, match="has no state"):

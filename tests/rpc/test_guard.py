@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import product
+from typing import Any
 
 import grpc
 import pytest
@@ -38,12 +39,18 @@ from tests.rpc.wire import ROWS, outcome_of
 from tests.serving import serve_here
 from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
+from varserve_service.access.policy import Verb
 from varserve_service.access.policy_file import read_policy
-from varserve_service.core.errors import RequestError
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model import naming
 from varserve_service.core.model.registry import Models, ModelState
 from varserve_service.rpc import Access
 from varserve_service.rpc.authorization.guard import Guard
+from varserve_service.rpc.authorization.requirements import (
+    Requirements,
+    RequireModel,
+    RequireVariables,
+)
 from varserve_service.rpc.calls.permissions import CallerPermissions
 
 
@@ -318,6 +325,45 @@ def test_a_name_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
     request = pb.ReadVariablesRequest(model="alpha", reads=reads)
     Guard(Models([live])).decide(ROWS["ReadVariables"].requirements(request), BOSS)
     assert found == [("secret",), ("head/bias",)]
+
+
+def test_what_is_asked_of_a_model_that_is_not_there_names_no_other() -> None:
+    """Who may list names that fit is told that there is none; administration finds out itself."""
+    policy = read_policy(
+        b"rules: [{subjects: [ann], verbs: [list], models: ['a*'], variables: ['*']},"
+        b"{subjects: [ann], verbs: [admin], models: ['a*']}]"
+    )
+    ann = CallerPermissions.of(lambda: policy, "ann")
+    live = alpha()
+    guard = Guard(Models([live, beta()]))
+
+    def decide(verb: Verb, name: str) -> Any:
+        return guard.decide(Requirements([RequireModel(verb, name)]), ann)
+
+    assert decide(Verb.LIST, "alpha") == (live, False)
+    assert decide(Verb.ADMIN, "alpha") == decide(Verb.ADMIN, "absent") == (None, False)
+    with pytest.raises(RequestError) as caught:
+        decide(Verb.LIST, "absent@stable")
+    assert caught.value.reason is Reason.MODEL_NOT_FOUND
+    assert caught.value.message == "no model 'absent@stable'"
+    for verb in (Verb.LIST, Verb.ADMIN):
+        with pytest.raises(RequestError) as caught:
+            decide(verb, "beta")
+        assert caught.value.reason is Reason.PERMISSION_DENIED
+
+
+def test_a_call_has_all_that_its_request_requires() -> None:
+    """One requirement after the other: the first that does not hold refuses it.
+
+    The model is that of whichever names one, and it writes if any of them does.
+    """
+    live = alpha()
+    guard = Guard(Models([live]))
+    both = [RequireModel(Verb.ADMIN, "alpha"), RequireVariables(Verb.READ, "alpha", ["secret"])]
+    for requirements in (both, both[::-1]):
+        assert guard.decide(Requirements(requirements), BOSS) == (live, False)
+    assert guard.decide(Requirements([]), BOSS) == (None, False)
+    assert guard.decide(Requirements(both), None) == (None, False)
 
 
 def test_health_is_open(call: Callable[[str], Caller]) -> None:
