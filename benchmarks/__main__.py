@@ -17,9 +17,11 @@ from .families import FAMILIES, parts
 from .figures import GIB, Figure
 from .processes import Failed
 from .runner import Budget, Pool, Result, measure
-from .sides import Side, sides
+from .sides import PROGRAM, Side, sides
 
 FOLDER = Path(".benchmarks")
+LIMITS = "limits"
+"""The family whose peer is not Python's: left out where that is not built."""
 
 
 def built_models() -> Path:
@@ -45,7 +47,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "families", nargs="*", metavar="FAMILY", help=f"of {families}; all unless named"
     )
-    parser.add_argument("--quick", action="store_true", help="the figures with targets, briefly")
+    parser.add_argument("--quick", action="store_true", help="the figures that matter, briefly")
+    parser.add_argument(
+        "--targets",
+        action="store_true",
+        help="the figures that have a target, beside the peers of that alone, briefly",
+    )
     parser.add_argument("--only", default="", help="figures whose name has this in it")
     parser.add_argument(
         "--seconds", type=float, help="for each figure, after its first 5 rounds; 3, quick: 1"
@@ -66,13 +73,17 @@ Results = list[tuple[str, Result]]
 
 
 def _chosen(given: argparse.Namespace) -> Chosen:
+    wanted = given.families or [name for name in FAMILIES if name != LIMITS or PROGRAM.is_file()]
+    if LIMITS in wanted and not PROGRAM.is_file():
+        sys.exit(f"{PROGRAM}, the peer in C++, is not built: make bench-peers")
     sized = {parts.table(parts.TABLE).name: parts.table(given.table * GIB)}
     return [
-        (family, figure)
+        (family, figure.to_its_targets() if given.targets else figure)
         for family, figures in FAMILIES.items()
-        if family in (given.families or FAMILIES)
+        if family in wanted
         for figure in (sized.get(each.name, each) for each in figures)
-        if given.only in figure.name and (figure.quick if given.quick else figure.full)
+        if given.only in figure.name
+        and (figure.brief if given.targets else figure.quick if given.quick else figure.full)
     ]
 
 
@@ -110,7 +121,9 @@ def main() -> int:
         sys.exit("no figure of these families has that in its name")
     known = sides(built_models())
     try:
-        results = _measured(chosen, known, Budget(given.seconds or (1.0 if given.quick else 3.0)))
+        results = _measured(
+            chosen, known, Budget(given.seconds or (1.0 if given.quick or given.targets else 3.0))
+        )
     except Failed as error:
         sys.exit(str(error))
 

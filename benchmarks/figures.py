@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .samples import Measure
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+
+_FEW = 2
+"""So many rounds have those figures with `--targets` of which one takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,21 @@ class Figure:
     """So many rounds are enough; 0: as many as the budget says."""
     quick: bool = False
     """Part of `--quick`."""
+    repeats: bool = False
+    """Not part of `--targets`: a figure of the family that is measured sooner has its target."""
     full: bool = True
     """Part of a run that is not quick."""
+
+    @property
+    def brief(self) -> bool:
+        """Part of `--targets`."""
+        return self.full and not self.repeats and any(each.targets for each in self.peers)
+
+    def to_its_targets(self) -> Figure:
+        """The same in fewer rounds, beside those peers alone that it has a target for."""
+        peers = tuple(each for each in self.peers if each.targets)
+        long = self.round_seconds > 1 or self.needs > 2 * GIB
+        return replace(self, peers=peers, costs=(), rounds=self.rounds or (_FEW if long else 0))
 
     @property
     def works(self) -> list[Work]:

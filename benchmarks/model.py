@@ -1,8 +1,9 @@
 """The SavedModels that are measured: `python -m benchmarks.model FOLDER`. Needs TensorFlow.
 
 `FOLDER/bench` has everything; `FOLDER/other` lacks the snapshot's variables, and is there to be
-busy with. They are small on disk: variables beyond a message's size have no rows until their
-`fill_NAME(rows)` gives them some, in the service itself.
+busy with; `FOLDER/network` has as many variables as a network of some size. They are small on disk:
+variables beyond a message's size have no rows until their `fill_NAME(rows)` gives them some, in the
+service itself.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ SNAPSHOT = 1000
 STEP = 200
 """So many of them are written by `step`, as the weights of a model are in training."""
 
-BENCH, OTHER = "bench", "other"
+LAYERS = 150
+"""So many layers of two variables has the model that is loaded while others are read."""
+WIDTH = 64
+
+BENCH, OTHER, NETWORK = "bench", "other", "network"
 
 
 def variable_name(dtype: str, nbytes: int) -> str:
@@ -107,6 +112,27 @@ def build(folder: str) -> None:
                 variable.assign_add(tf.ones(variable.shape))
             return {"bias": self.bias.read_value()}
 
+    class Network(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernels = [tf.Variable(tf.eye(WIDTH), name=f"kernel_{n}") for n in range(LAYERS)]
+            self.biases = [tf.Variable(tf.zeros(WIDTH), name=f"bias_{n}") for n in range(LAYERS)]
+
+        @tf.function(input_signature=[tf.TensorSpec([None, WIDTH], tf.float32)])
+        def infer(self, x: Any) -> Any:
+            for kernel, bias in zip(self.kernels, self.biases, strict=True):
+                x = tf.nn.relu(tf.matmul(x, kernel) + bias)
+            return {"y": x}
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.float32)])
+        def decay(self, rate: Any) -> Any:
+            for variable in (*self.kernels, *self.biases):
+                variable.assign(variable * rate)
+            return {"rate": rate}
+
+    network = Network()
+    signatures = {"serving_default": network.infer}
+    tf.saved_model.save(network, f"{folder}/{NETWORK}", signatures=signatures)
     tf.saved_model.save(Model(SNAPSHOT), f"{folder}/{BENCH}")
     tf.saved_model.save(Model(0), f"{folder}/{OTHER}")
 

@@ -89,7 +89,7 @@ def draw(run: Mapping[str, Any], path: Path) -> None:
     large = size(HEADLINE)
     speeds = [
         (name, bars(figure, "speed"))
-        for name in (f"read {large}", f"assign {large}")
+        for name in (f"read {large}", f"read {large}, fresh array", f"assign {large}")
         if (figure := _figure(run, name))
     ]
     times = [

@@ -12,6 +12,7 @@ from . import (
     inspecting,
     journal,
     lane,
+    limits,
     memory,
     parts,
     pauses,
@@ -35,4 +36,5 @@ FAMILIES: dict[str, tuple[Figure, ...]] = {
     "watching": watching.FIGURES,
     "pauses": pauses.FIGURES,
     "imports": imports.FIGURES,
+    "limits": limits.FIGURES,
 }

@@ -126,6 +126,7 @@ def _summarize(nbytes: int) -> Figure:
         costs=COSTS,
         nbytes=nbytes,
         needs=6 * nbytes,
+        repeats=nbytes > HEADLINE,
     )
 
 

@@ -29,6 +29,7 @@ def _beside(call: str, other: str, table: int) -> Figure:
         round_seconds=4,
         needs=4 * table,
         quick=table == GIB and call == "look_up",
+        repeats=call != "look_up",
     )
 
 

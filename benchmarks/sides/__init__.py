@@ -15,6 +15,9 @@ from pathlib import Path
 from benchmarks.model import BENCH, OTHER
 from benchmarks.pitch import FOLDER, PITCH
 
+PROGRAM = Path(".benchmarks/bin/echo")
+"""The peer in C++, which `make bench-peers` builds."""
+
 Ready = Callable[[str], None]
 """Takes the address that a server listens on, once it does."""
 
@@ -96,7 +99,7 @@ def sides(models: Path) -> dict[str, Side]:
         ),
         "loads": Side(
             "loads",
-            "varserve, of which an operator unloads and loads another model of 11 variables",
+            "varserve, of which an operator unloads and loads another model of 300 variables",
             (sys.executable, "-m", "benchmarks.sides.loads", str(models)),
         ),
         "disk": Side("disk", "the disk alone: write and fdatasync", address=str(models)),
@@ -116,6 +119,12 @@ def sides(models: Path) -> dict[str, Side]:
             (sys.executable, "-m", "benchmarks.sides.tls", str(models / "tls")),
         ),
         "echo": Side("echo", "a bare grpc.aio server that answers with the bytes it was sent"),
+        "cpp": Side(
+            "cpp",
+            "gRPC in C++, of Debian's libgrpc++: answers with the bytes it was sent, or as many "
+            "as are asked for in messages of 1 MiB from warm memory; a read fills a warm array",
+            (str(PROGRAM), "serve"),
+        ),
         "chunks": Side(
             "chunks",
             "1 MiB chunks as protobuf objects over a grpc.aio stream: warm memory in the server, "

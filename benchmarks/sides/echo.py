@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from benchmarks.flights import several
 from benchmarks.sides import Ready
 
 PATH = "/benchmarks.Peer/Echo"
@@ -62,3 +63,11 @@ class Client:
                 await call(payload)
 
             yield act
+
+    @asynccontextmanager
+    async def echo_many_aio(
+        self, nbytes: int, times: int, in_flight: int
+    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """So many echoes, so many of them in flight."""
+        async with self.echo_aio(nbytes) as echo:
+            yield several(echo, times, in_flight)

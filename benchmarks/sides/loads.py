@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import varserve
-from benchmarks.model import BENCH, OTHER
+from benchmarks.model import BENCH, NETWORK
 from benchmarks.sides import ours
 
 
 def serve(models: Path) -> None:
     command = [sys.executable, "-m", "varserve_service", "serve", "--log-level", "warning"]
     command += ["--port", "0", "--admin-port", "0"]
-    for name in (BENCH, OTHER):
+    for name in (BENCH, NETWORK):
         command += ["--model", f"{name}={models / name}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
         assert service.stdout is not None
@@ -41,8 +41,8 @@ class Client(ours.Client):
         with varserve.connect_admin(self._admin) as admin:
 
             def act() -> None:
-                admin.unload_model(OTHER)
-                admin.load_model(OTHER)
+                admin.unload_model(NETWORK)
+                admin.load_model(NETWORK)
 
             yield act
 

@@ -13,6 +13,7 @@ import numpy as np
 
 import varserve
 import varserve.aio
+from benchmarks.flights import several
 from benchmarks.model import BENCH, FILLED_FROM, ROW, SNAPSHOT, TABLE_ROW, rows, variable_name
 
 Act = Callable[[], Any]
@@ -191,6 +192,12 @@ class Client:
                 return await variable.numpy()
 
             yield act
+
+    @asynccontextmanager
+    async def read_many_aio(self, nbytes: int, times: int, in_flight: int) -> AsyncIterator[Act]:
+        """So many reads, so many of them in flight."""
+        async with self.read_aio(nbytes) as read:
+            yield several(read, times, in_flight)
 
     @asynccontextmanager
     async def assign_aio(self, nbytes: int) -> AsyncIterator[Act]:

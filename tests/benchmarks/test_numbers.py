@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,19 @@ def result() -> Result:
     slow = rounds(2.0, 2.0, nbytes=10**9, server=Usage(cpu=3))
     fast = rounds(1.0, 1.0, nbytes=10**9, server=Usage(cpu=1))
     return Result(figure(), [slow, fast, slow])
+
+
+def test_a_figure_to_its_targets() -> None:
+    """With `--targets` a figure has the peers of its targets alone, and is left out without any."""
+    mixed = replace(figure(), peers=(*figure().peers, peer("third", work("third", "read"))))
+    assert mixed.brief
+    assert [each.name for each in mixed.to_its_targets().peers] == ["first", "second"]
+    assert not mixed.to_its_targets().costs
+    assert mixed.to_its_targets().rounds == 0
+    assert replace(mixed, round_seconds=4).to_its_targets().rounds == 2
+    assert replace(mixed, round_seconds=4, rounds=3).to_its_targets().rounds == 3
+    assert not replace(mixed, repeats=True).brief
+    assert not replace(mixed, peers=mixed.peers[2:]).brief
 
 
 def test_rows() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 import benchmarks.sides
 from benchmarks.families import FAMILIES
 from benchmarks.figures import Figure, Work, peer, work
+from benchmarks.flights import several
 from benchmarks.processes import Failed
 from benchmarks.runner import ROUNDS_LEAST, Budget, Pool, measure
 from benchmarks.samples import PEAK_CLIENT, SPEED
-from benchmarks.sides import Side, sides
+from benchmarks.sides import PROGRAM, Side, sides
 from benchmarks.sides.disk import Client as Disk
 
 FOLDER = Path(benchmarks.sides.__file__).parent
@@ -154,3 +156,42 @@ def test_a_side_that_does_not_start_says_so(pool: Pool) -> None:
     """A server that ends before it is ready is an error with what it said."""
     with pytest.raises(Failed, match="nowhere"):
         pool.start(["broken"])
+
+
+def test_calls_in_flight_are_so_many_and_no_more() -> None:
+    """Many calls as one: each is made once, and as many at a time as were asked for."""
+    going, most, made = 0, 0, 0
+
+    async def act() -> None:
+        nonlocal going, most, made
+        going += 1
+        most, made = max(most, going), made + 1
+        await asyncio.sleep(0)
+        going -= 1
+
+    asyncio.run(several(act, times=10, in_flight=3)())
+    assert (most, made, going) == (3, 10, 0)
+
+
+@pytest.mark.skipif(not PROGRAM.is_file(), reason="make bench-peers builds it")
+def test_the_peer_in_cpp(tmp_path: Path) -> None:
+    """The server in C++ gives what is asked for to both clients, and the client its own seconds."""
+    with Pool({"cpp": SIDES["cpp"]}, tmp_path) as pool:
+        pool.start(["cpp"])
+        figure = Figure(
+            "cpp",
+            work("cpp", "read", nbytes=3 * 2**20 + 7),
+            (
+                peer("native", work("cpp", "native_read", nbytes=3 * 2**20 + 7)),
+                peer("calls", work("cpp", "native_echo", nbytes=8, times=10, in_flight=4)),
+                peer("stream", work("cpp", "native_stream", nbytes=8, times=10)),
+                peer("Python's", work("cpp", "echo_many_aio", nbytes=8, times=10, in_flight=4)),
+            ),
+            (SPEED,),
+            nbytes=3 * 2**20 + 7,
+            calls=2,
+            rounds=1,
+        )
+        (result,) = measure([figure], pool, Budget(seconds=0), say=lambda what: None)
+    assert not result.problem
+    assert all(seconds > 0 for each in result.rounds for seconds in each[0].times)
