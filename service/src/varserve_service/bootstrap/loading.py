@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
@@ -43,6 +46,10 @@ if TYPE_CHECKING:
     from varserve_service.journal.postgres import PostgresState
 
 log = structlog.get_logger("varserve.bootstrap")
+
+LOADING_SWITCH_SECONDS = 0.0001
+"""Seconds for which a load keeps the interpreter while others wait: each call takes some turns."""
+_NEVER = 1_000_000
 
 
 class Loader:
@@ -190,15 +197,33 @@ class Loader:
 
     def load_warm(self, source: ModelSource) -> LiveModel:
         """The same, ready to replace a version that is served."""
-        live = self.load(source)
-        try:
-            models = Models([live])
-            check_batching(models, self._settings)
-            warm_up(models, self._settings, batch_options(self._settings), only=source.name)
-        except BaseException:
-            live.close()
-            raise
+        with _often_interrupted():
+            live = self.load(source)
+            try:
+                models = Models([live])
+                check_batching(models, self._settings)
+                warm_up(models, self._settings, batch_options(self._settings), only=source.name)
+            except BaseException:
+                live.close()
+                raise
         return live
+
+
+@contextmanager
+def _often_interrupted() -> Iterator[None]:
+    """Have whatever computes in Python give way to others within LOADING_SWITCH_SECONDS.
+
+    And put full collections off, each of which visits every object of every model while all wait:
+    a load would cause several, for what it makes stays.
+    """
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(LOADING_SWITCH_SECONDS)
+    gc.set_threshold(*thresholds[:2], _NEVER)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        sys.setswitchinterval(interval)
 
 
 def _postgres_state(address: str, settings: Settings) -> PostgresState:

@@ -22,7 +22,7 @@ from .functions import Callee, CallEffects, LookInto, SavedFunction
 from .object_graph import Nodes, is_function, is_polymorphic, own_name
 from .placement import Placement
 from .row_writes import RowWrites
-from .runtime import function_definition, is_stateful, release
+from .runtime import argument_specs, function_definition, is_stateful, release
 from .signatures import (
     Undescribable,
     describe,
@@ -179,7 +179,7 @@ class _EffectsOnVariables:
         definition = concrete.inference_fn.definition
         effects = self._analysis.of_definition(definition)
         captures = concrete.captured_inputs
-        first = len(concrete.inputs) - len(captures)
+        first = len(argument_specs(concrete)) - len(captures)
         paths = {
             index: self._paths[id(capture)]
             for index, capture in enumerate(captures, first)

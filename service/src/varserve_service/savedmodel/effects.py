@@ -177,7 +177,8 @@ class EffectsAnalysis:
                     node.name if node.op in PLAIN_CALLS and not is_compiled(node) else None,
                 )
             return
-        if self._find(node.op) is not None:  # a call as TensorFlow 1 writes it
+        # A call as TensorFlow 1 writes it: by an operation that is none of TensorFlow's.
+        if operation_definition(node.op) is None and self._find(node.op) is not None:
             self._call(
                 node.op,
                 lambda index: inputs[index] if index < len(inputs) else touched,

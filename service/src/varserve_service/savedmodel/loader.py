@@ -12,7 +12,6 @@ from typing import Any
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.python.tools import saved_model_utils
 
 from varserve_service.core.errors import ModelLoadError
 from varserve_service.core.memory import Room
@@ -29,6 +28,7 @@ from .discovery import find_functions, find_variables
 from .functions import SavedFunction
 from .inspection import Insides, Printing, SavedInspector, Sources
 from .object_graph import names_of, walk
+from .object_loader import load_objects
 from .placement import Placement
 from .places import set_at_load
 from .reference_variables import has_references, without_references
@@ -235,7 +235,7 @@ def _restore(
             raise failed(f"op library {library} cannot be loaded: {_in_short(error)}") from error
     try:
         with placement.scope():
-            return _load(name, path, _graph_tags(path, tags))
+            return _load(name, path, tags)
     except _NoSuchGraph as problem:
         raise failed(str(problem)) from None
     except OUT_OF_MEMORY as error:
@@ -252,11 +252,14 @@ def _restore(
         raise failed(f"TensorFlow cannot load {path}: {_in_short(error)}") from error
 
 
-def _load(name: str, path: Path, tags: Sequence[str]) -> Any:
+def _load(name: str, path: Path, wanted: Sequence[str]) -> Any:
     graphs = read_saved_model(name, path).meta_graphs
-    graph = next(each for each in graphs if sorted(each.meta_info_def.tags) == sorted(tags))
+    tags = _graph_tags(path, [sorted(each.meta_info_def.tags) for each in graphs], wanted)
+    graph = next(each for each in graphs if sorted(each.meta_info_def.tags) == tags)
     if has_references(graph):
         return load_graph(str(path), tags, without_references)
+    if len(graphs) == 1 and graph.HasField("object_graph_def"):
+        return load_objects(str(path), graph)
     return tf.saved_model.load(str(path), tags=tags)
 
 
@@ -264,9 +267,8 @@ class _NoSuchGraph(Exception):
     """Which graph of a SavedModel is to be loaded is not clear."""
 
 
-def _graph_tags(path: Path, wanted: Sequence[str]) -> list[str]:
+def _graph_tags(path: Path, there: Sequence[list[str]], wanted: Sequence[str]) -> list[str]:
     """The tags of the graph to load: the wanted ones, the only ones there are, or `serve`."""
-    there = [sorted(tags) for tags in saved_model_utils.get_saved_model_tag_sets(str(path))]
     listed = ", ".join(f"[{', '.join(tags)}]" for tags in there) or "none"
     if wanted:
         if sorted(wanted) not in there:

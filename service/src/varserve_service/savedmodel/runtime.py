@@ -1,6 +1,6 @@
 """The straight way into TensorFlow's runtime: functions by flat tensors, and what it knows of them.
 
-The only user of TensorFlow's private interfaces.
+With `restored_functions` and `object_loader` the only user of TensorFlow's private interfaces.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from tensorflow.python.eager.cancellation import CancellationManager as Cancella
 from tensorflow.python.framework import op_def_registry, ops
 from tensorflow.python.ops import script_ops
 from tensorflow.python.saved_model import load_v1_in_v2
+
+from .restored_functions import RestoredFunction
 
 
 class FlatCall(Protocol):
@@ -41,7 +43,7 @@ def flat_call(concrete: Any) -> FlatCall:
     """
     runtime = context.context()
     inference = concrete.inference_fn
-    name, count = inference.name, len(concrete.outputs)
+    name, count = inference.name, len(result_specs(concrete))
 
     def call(
         inputs: list[tf.Tensor], cancellation: CancellationManager | None = None
@@ -53,6 +55,16 @@ def flat_call(concrete: Any) -> FlatCall:
     # The runtime forgets a function with the object that made it.
     call.keep = concrete  # type: ignore[attr-defined]
     return call
+
+
+def argument_specs(concrete: Any) -> Sequence[Any]:
+    """What has dtype and shape of each input of a concrete function, captures included."""
+    return concrete.argument_specs if isinstance(concrete, RestoredFunction) else concrete.inputs
+
+
+def result_specs(concrete: Any) -> Sequence[Any]:
+    """What has dtype and shape of each output of a concrete function."""
+    return concrete.result_specs if isinstance(concrete, RestoredFunction) else concrete.outputs
 
 
 def keyword_order(concrete: Any, keywords: Iterable[str]) -> list[str]:
@@ -121,7 +133,7 @@ def xla_call(
     It is compiled when it is first called.
     """
     concrete = call.keep  # type: ignore[attr-defined]
-    taken = concrete.inputs[: len(shapes)]
+    taken = argument_specs(concrete)[: len(shapes)]
     signature = [
         tf.TensorSpec(shape, each.dtype) for shape, each in zip(shapes, taken, strict=True)
     ]

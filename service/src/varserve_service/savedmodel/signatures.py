@@ -26,7 +26,7 @@ from varserve_service.core.ports.loaded_model import (
 from .dtypes import SUPPORTED
 from .flat_names import constant, flatten
 from .functions import Callee, CallEffects
-from .runtime import flat_call, keyword_order
+from .runtime import argument_specs, flat_call, keyword_order, result_specs
 
 _KINDS = {
     inspect.Parameter.POSITIONAL_ONLY: ParameterKind.POSITIONAL,
@@ -164,7 +164,7 @@ def _arguments(concrete: Any, parameters: Sequence[Any]) -> Iterator[tuple[str, 
         # A function that was cut out of a graph: it has the names of its inputs, and no structure.
         yield from zip(
             concrete._arg_keywords or (),
-            (tf.TensorSpec(each.shape, each.dtype) for each in concrete.inputs),
+            (tf.TensorSpec(each.shape, each.dtype) for each in argument_specs(concrete)),
             strict=False,
         )
         return
@@ -201,7 +201,8 @@ def _check_inputs(
     kinds = {spec.name: spec.kind for spec in inputs}
     if len(kinds) != len(inputs):
         raise Undescribable("two of its inputs have one flat name")
-    arguments = concrete.inputs[: len(concrete.inputs) - captures]
+    arguments = argument_specs(concrete)
+    arguments = arguments[: len(arguments) - captures]
     if len(feeds) != len(arguments):
         raise Undescribable(f"its graph takes {len(arguments)} tensors, its signature {len(feeds)}")
     for name, argument in zip(feeds, arguments, strict=True):
@@ -227,7 +228,7 @@ def _default_tensor(default: Any, spec: tf.TensorSpec) -> tf.Tensor | None:
 
 def _outputs(concrete: Any) -> tuple[OutputSpec, ...]:
     """The outputs in the order of the graph: of a tuple by place, of a dict by sorted key."""
-    tensors = concrete.outputs
+    tensors = result_specs(concrete)
     try:
         names = _output_names(concrete.structured_outputs)
     except Undescribable:
