@@ -195,7 +195,9 @@ def test_tables_of_the_last_format_are_brought_to_this_one(database: str, replic
     first.close()
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("DROP TABLE varserve_lease, varserve_round, varserve_report")
-        connection.execute("DROP TABLE varserve_blob, varserve_chunk")
+        connection.execute(
+            "DROP TABLE varserve_blob, varserve_chunk, varserve_label, varserve_replica"
+        )
         connection.execute("UPDATE varserve_format SET format = 1")
     second, _ = replica(database, made)
     assert value_of(second, "a").tolist() == [4, 5, 6]

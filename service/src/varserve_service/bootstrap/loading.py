@@ -23,6 +23,7 @@ from varserve_service.core.ports.commits import CommitListener
 from varserve_service.core.ports.loaded_model import LoadedModel
 from varserve_service.core.ports.messages import Answer
 from varserve_service.core.ports.shared_journal import AnyJournal
+from varserve_service.core.ports.shared_labels import SharedLabels
 from varserve_service.core.threads import prepare_threads_with
 from varserve_service.descriptors import Reserve
 from varserve_service.host_memory import HostMemory
@@ -41,6 +42,7 @@ from varserve_service.settings import Settings
 from varserve_service.telemetry import Telemetry
 
 from .options import batch_options, journal_options
+from .shared_sources import shared_sources
 
 if TYPE_CHECKING:
     from varserve_service.journal.postgres import PostgresState
@@ -78,8 +80,12 @@ class Loader:
                 reset=settings.state_reset,
                 restored=settings.state_restored,
             )
+        self.labels: SharedLabels | None = None
+        """What labels mean in all replicas; None where there is one service."""
         if settings.state is not None:
-            self._states = _postgres_state(settings.state, settings)
+            database = _postgres_state(settings.state, settings)
+            self._states, self.labels = database, database.labels
+            self._sources = shared_sources(self._sources, self.labels, self.repository)
         from varserve_service import savedmodel
 
         self.savedmodel = savedmodel

@@ -134,6 +134,8 @@ async def run_server(
         server.administer(lifecycle)
     release(held)
     address = await server.start()
+    if loader.labels is not None:
+        lifecycle.share(loader.labels)
     await loop.run_in_executor(None, wait_until_prepared, _PREPARING_SECONDS)
     security.start()
     telemetry.watch(sources(models, server, settings, security))
@@ -164,7 +166,7 @@ async def run_server(
         print(after_ready(models, address), flush=True)
     await stop.wait()
     log.info("shutting down", grace=settings.grace)
-    lifecycle.stop()
+    await loop.run_in_executor(None, lifecycle.stop)  # it may tell the database
     if poller is not None:
         poller.stop()
     finished = await server.stop(settings.grace)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -118,6 +119,21 @@ class Loader:
 
     def bring_in(self, source: ModelSource, label: str, deadline: float | None) -> Header:
         """Load a version and point the label at it. Raises RequestError."""
+        with self._attempt(source, deadline):
+            live, ended = self._loaded(source, label)
+        self.end(ended)
+        return live.header
+
+    def prepare(self, source: ModelSource, deadline: float | None) -> LiveModel:
+        """Load a version that no label points at yet; it is LOADING. Raises RequestError."""
+        with self._attempt(source, deadline):
+            before = look(source.path)
+            self._check(source)
+            return self._made(source, before)
+
+    @contextmanager
+    def _attempt(self, source: ModelSource, deadline: float | None) -> Iterator[None]:
+        """The block loads a version, alone: it is FAILED when that fails. Raises RequestError."""
         if not self._loading.acquire(timeout=remaining(deadline)):
             raise too_late("another model is being loaded")
         try:
@@ -125,15 +141,13 @@ class Loader:
                 raise RequestError(Reason.SHUTTING_DOWN, "the service is shutting down")
             self._models.note(source.name, source.version, ModelState.LOADING)
             try:
-                live, ended = self._loaded(source, label)
+                yield
             except BaseException as error:
                 failure = self._failure(source, error)
                 self._models.note(source.name, source.version, ModelState.FAILED, failure.message)
                 raise failure from error
         finally:
             self._loading.release()
-        self.end(ended)
-        return live.header
 
     def _loaded(self, source: ModelSource, label: str) -> tuple[LiveModel, list[LiveModel]]:
         before = look(source.path)

@@ -19,9 +19,12 @@ from varserve_service.core.model.registry import LABEL_PATTERN, STABLE, Models, 
 from varserve_service.core.ports.administration import KnownVersion, Saved, SaveFormat
 from varserve_service.core.ports.loaded_model import ModelState
 from varserve_service.core.ports.messages import Header
+from varserve_service.core.ports.shared_labels import SharedLabels
 from varserve_service.repository import ModelSource, Repository, RepositoryError
 
+from .agreement import Agreement
 from .loading import Front, LifecycleOptions, Loader, remaining, too_late
+from .prepared import Prepared
 from .saving import SaveRoom
 
 log = structlog.get_logger("varserve.lifecycle")
@@ -58,10 +61,19 @@ class Lifecycle:
         )
         # Two names may share a lock and then wait for each other; the number of locks is fixed.
         self._turns = [threading.Lock() for _ in range(_TURNS)]
+        self._agreement: Agreement | None = None
+
+    def share(self, labels: SharedLabels) -> None:
+        """Follow labels that several processes follow, from now on."""
+        prepared = Prepared(self._models, self._loader, self._front, self._find, self._turn)
+        self._agreement = Agreement(labels, prepared)
+        self._agreement.start()
 
     def stop(self) -> None:
         """Refuse further loads: the service is shutting down."""
         self._loader.stop()
+        if self._agreement is not None:
+            self._agreement.stop()
 
     # Administration, for operators.
 
@@ -79,10 +91,13 @@ class Lifecycle:
             if live is None:
                 source = self._find(name, version)
                 live = self._loader.in_memory(name, source.version)
-            if live is not None:
-                self._loader.end(self._front.serve(live, label))
-                return live.header
-            return self._loader.bring_in(source, label, deadline)
+            if self._agreement is None:
+                if live is not None:
+                    self._loader.end(self._front.serve(live, label))
+                    return live.header
+                return self._loader.bring_in(source, label, deadline)
+            version = source.version if live is None else live.version
+        return self._agreement.load(name, version, label, deadline)
 
     def unload(self, name: str, label: str | None, deadline: float | None = None) -> list[Header]:
         with self._turn(name, deadline):
@@ -96,6 +111,8 @@ class Lifecycle:
                 raise RequestError(
                     Reason.MODEL_NOT_FOUND, _no_label(name, label, labels, known), model=name
                 )
+            if self._agreement is not None:
+                self._agreement.unload(name, label)
             ended = self._front.withdraw(name, label)
             headers = [live.header for live in ended]
             for status in known:

@@ -12,7 +12,7 @@ import psycopg
 
 from varserve_service.core.errors import JournalError
 
-FORMAT = 4
+FORMAT = 5
 CHANNEL = "varserve_log"
 _LOCK = 0x7661727365727665  # of all that make or change tables: "varserve"
 
@@ -81,7 +81,18 @@ _BLOBS = """
     );
     ALTER TABLE varserve_chunk ALTER COLUMN data SET STORAGE EXTERNAL
 """
-_STEPS = {1: _LEASE, 2: _CHECKS, 3: _BLOBS}
+_LABELS = """
+    CREATE TABLE varserve_label (
+        model text, label text,
+        wanted bigint NOT NULL, current bigint, attempt bigint NOT NULL,
+        PRIMARY KEY (model, label)
+    );
+    CREATE TABLE varserve_replica (
+        replica text PRIMARY KEY, seen timestamptz NOT NULL,
+        models jsonb NOT NULL, loaded jsonb NOT NULL, failed jsonb NOT NULL
+    )
+"""
+_STEPS = {1: _LEASE, 2: _CHECKS, 3: _BLOBS, 4: _LABELS}
 """By format, what makes the next one of it."""
 
 Connection = psycopg.Connection[tuple[Any, ...]]

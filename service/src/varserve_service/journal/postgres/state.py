@@ -16,6 +16,7 @@ from varserve_service.journal.options import JournalOptions
 
 from .connection import Connector, log_durability
 from .journal import PostgresJournal
+from .labels import LabelRows
 from .schema import prepare
 
 Live = TypeVar("Live")
@@ -42,6 +43,8 @@ class PostgresState:
         except psycopg.ProgrammingError as error:
             raise JournalError(f"the address of the database cannot be read: {error}") from error
         self._options = options or JournalOptions()
+        self.labels = LabelRows(self._connector)
+        """What labels mean in all replicas."""
         try:
             with self._connector.connect() as connection:
                 prepare(connection)
