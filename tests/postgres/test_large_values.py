@@ -136,7 +136,7 @@ def test_services_share_a_value_of_80_mib(serve: Serve, database: str) -> None:
             os.kill(service.pid, signal.SIGKILL)
             service.process.wait(60)
     with serve("large_80", arguments=flags) as late, varserve.connect(late.address) as client:
-        assert client.read_variable("large_80", "big").value.tobytes() == value.tobytes()
+        assert client.model("large_80").variables["big"].numpy().tobytes() == value.tobytes()
     flags = (*flags, "--state-commit-bytes", str(80 * MIB - 1))
     with (
         serve("large_80", arguments=flags) as small,
