@@ -108,22 +108,21 @@ def test_a_part_is_read_once_for_all_of_its_chunks() -> None:
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_the_last_part_is_let_go_of_before_the_next_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Two of them are not in memory at once."""
-    live, variable = table()
+def test_a_part_is_let_go_of_before_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of them than that are in memory at once, and none when the last was read."""
+    live, variable = table(rows=3 * partwise._KEPT_PARTS)
     value = value_of(live)
-    read, there = variable.read, list[bool]()
+    read, there = variable.read, list[int]()
 
     def reading(region: Region | None = None) -> Value:
-        there.append(value._present is not None)
+        there.append(len(value._kept))
         return read(region)
 
     monkeypatch.setattr(variable, "read", reading)
     value.numpy()
-    assert len(there) > 1
-    assert not any(there)
+    assert len(there) > partwise._KEPT_PARTS
+    assert max(there) == partwise._KEPT_PARTS - 1
+    assert not value._kept
 
 
 @pytest.mark.usefixtures("small_parts")

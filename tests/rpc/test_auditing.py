@@ -464,23 +464,26 @@ async def test_lines_that_are_written_behind_a_call(
     audit = Auditing(log)
     tried: list[str] = []
 
-    def full(record: Any, *, done: bool) -> None:
-        tried.append(record["outcome"])
-        with monkeypatch.context() as disk:
-            disk.setattr("varserve_service.access.audit.os.write", no_room)
+    def noted(record: Any, *, done: bool) -> None:
+        try:
             write(record, done=done)
+        finally:
+            tried.append(record["outcome"])
 
     def no_room(*_: object) -> int:
         raise OSError(errno.ENOSPC, "no room")
 
     write = log.write
-    monkeypatch.setattr(log, "write", full)
-    audit.cut_off(AuditRecord({"method": "AssignVariable"}, written=True))
-    audit._sum_up(7, 10.0)
-    audit.cut_off(AuditRecord({"method": "AssignVariable"}, {"model": "m"}, {"label": "canary"}))
-    await until_async(lambda: len(tried) == 2)
-    await until_async(lambda: log.owed == 1)
+    monkeypatch.setattr(log, "write", noted)
+    with monkeypatch.context() as disk:
+        disk.setattr("varserve_service.access.audit.os.write", no_room)
+        audit.cut_off(AuditRecord({"method": "AssignVariable"}, written=True))
+        audit._sum_up(7, 10.0)
+        gone = AuditRecord({"method": "AssignVariable"}, {"model": "m"}, {"label": "canary"})
+        audit.cut_off(gone)
+        await until_async(lambda: len(tried) == 2)
     assert sorted(tried) == ["CANCELLED", "UNAUTHENTICATED"]
+    assert log.owed == 1
     log.check()
     (line,) = [json.loads(each) for each in (tmp_path / "audit").read_text().splitlines()]
     assert (line["outcome"], line["model"], line["label"]) == ("CANCELLED", "m", "canary")
