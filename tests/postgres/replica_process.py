@@ -28,13 +28,15 @@ VALUE_BYTES, BUG = "REPLICA_VALUE_BYTES", "REPLICA_BUG"
 
 
 def model(value_bytes: int = 4) -> FakeModel:
-    return FakeModel(
+    made = FakeModel(
         [
             FakeVariable("count", np.zeros((), np.int64)),
             FakeVariable("large", np.zeros(value_bytes, np.uint8)),
         ],
         name=MODEL,
     )
+    made.version = 0  # as of a model with a path of its own
+    return made
 
 
 def replace_tensorflow() -> None:
