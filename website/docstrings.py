@@ -14,7 +14,8 @@ class Shown(griffe.Extension):
     """Arguments that a docstring explains become a list, and `Op[Commit]` is shown as `Commit`.
 
     An operation is run by the client, or awaited: its caller gets what it returns. What
-    `@options_of` makes takes the options as keywords.
+    `@options_of` makes takes the options as keywords. Which driver a handle has, the types of
+    `varserve` and `varserve.aio` differ in alone: it is not shown.
     """
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
@@ -27,6 +28,26 @@ class Shown(griffe.Extension):
         returns = func.returns
         if isinstance(returns, griffe.ExprSubscript) and str(returns.left) == "Op":
             func.returns = returns.slice
+        func.returns = _without_driver(func.returns)
+        for parameter in func.parameters:
+            parameter.annotation = _without_driver(parameter.annotation)
+
+    def on_attribute(self, *, attr: griffe.Attribute, **_: Any) -> None:
+        attr.annotation = _without_driver(attr.annotation)
+
+
+def _without_driver(annotation: Any) -> Any:
+    """`Watch[D_co]` and `Client[Sync]` as `Watch` and `Client`."""
+    if isinstance(annotation, griffe.ExprSubscript):
+        if str(annotation.slice) in ("D_co", "Sync", "Async"):
+            return annotation.left
+        annotation.slice = _without_driver(annotation.slice)
+    elif isinstance(annotation, griffe.ExprTuple):
+        annotation.elements = [_without_driver(each) for each in annotation.elements]
+    elif isinstance(annotation, griffe.ExprBinOp):
+        annotation.left = _without_driver(annotation.left)
+        annotation.right = _without_driver(annotation.right)
+    return annotation
 
 
 def _listed(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from posixpath import normpath, relpath
 from typing import Any
 
+from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +27,8 @@ AT_ROOT = {
     "CHANGELOG.md": "changelog.md",
 }
 """Pages of the root, and where they are in the site."""
+
+log = get_plugin_logger("website")
 
 _LINK = re.compile(r"(!?\[(?P<text>[^\]]*)\])\((?P<target>[^)\s]+)\)")
 
@@ -70,7 +73,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         place = AT_ROOT.get(path, path.removeprefix("docs/"))
         if path not in AT_ROOT and not (path.startswith("docs/") and place in files.src_uris):
             if not (ROOT / path).exists():
-                raise ValueError(f"{source}: {target} is not there")
+                # With `strict` it fails the build, after all of them were found.
+                log.warning("%s: %s is not there", source, target)
             text = match["text"]
             return text if "`" in text else f"`{path}`"
         here = page.file.src_uri.rpartition("/")[0] or "."

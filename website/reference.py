@@ -51,14 +51,26 @@ def _written(sections: dict[str, tuple[str, ...]], exported: dict[str, list[str]
         for module in modules:
             for name in exported.get(module, []):
                 yield f"::: varserve.{module}.{name}"
-                if _is_told_by_itself(module, name):
-                    yield "    options: {members: false}"
+                options = _options(module, name)
+                if options:
+                    yield "    options:"
+                    yield from (f"      {key}: {value}" for key, value in options.items())
                 yield ""
 
 
-def _is_told_by_itself(module: str, name: str) -> bool:
-    """Errors have the members of their base; what connections make of options is their own."""
-    return (module == "_client.errors" and name != "VarserveError") or name == "ConnectOptions"
+def _options(module: str, name: str) -> dict[str, str]:
+    """What is shown of a name besides what is shown of all."""
+    # Errors have the members of their base; what connections make of options is their own.
+    if (module == "_client.errors" and name != "VarserveError") or name == "ConnectOptions":
+        return {"members": "false", "inherited_members": "false"}
+    # Handles are given by methods: how they are made, and of what, is their own.
+    if module.startswith("_client.handles.") or module in ("_client.client", "_client.admin"):
+        return {
+            "merge_init_into_class": "false",
+            "filters": '["!^_[^_]", "!^__init__$"]',
+            "show_bases": "false",
+        }
+    return {}
 
 
 def _exported(source: str) -> dict[str, list[str]]:

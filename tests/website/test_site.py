@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -50,7 +51,29 @@ def test_every_public_name_is_described(site: Path) -> None:
     assert {name for name in varserve.__all__ if name != "aio"} - there == set()
     text = (site / "python.html").read_text()
     assert "Some rows, by their indices" in text  # of a method
-    assert "Op[" not in re.sub(r"<[^>]+>", "", text)
+    shown = re.sub(r"<[^>]+>", "", text)
+    assert "Op[" not in shown
+
+
+def test_what_is_internal_is_not_shown(site: Path) -> None:
+    """No private name, no argument of a constructor that only the client calls, no type that only
+    the client knows."""
+    page = (site / "python.html").read_text()
+    (content,) = re.findall(r"<article.*?</article>", page, re.DOTALL)
+    shown = html.unescape(re.sub(r"<[^>]+>", "", content))
+    assert re.findall(r"(?<![\w-])_[a-z]\w*", shown) == []
+    for internal in (
+        "D_co",
+        "Defaults",
+        "[Sync]",
+        "ModelCache",
+        "ModelHandle",
+        "Renewable",
+        "_pb2",
+    ):
+        assert internal not in shown
+    errors = [anchor for anchor in anchors(site / "python.html") if "_client.errors." in anchor]
+    assert {anchor for anchor in errors if anchor.rpartition(".")[2].startswith("_")} == set()
 
 
 def test_every_call_and_message_of_the_contract_is_described(site: Path) -> None:
@@ -76,20 +99,8 @@ def test_nothing_is_fetched_by_a_reader(site: Path) -> None:
         assert fetched == [], page
 
 
-@pytest.mark.parametrize(
-    ("page", "link", "told"),
-    [
-        (
-            "docs/client.md",
-            "[x](nowhere.md)",
-            "nowhere.md is not there",
-        ),
-        ("docs/client.md", "[x](cli.md#no-such-heading)", "no-such-heading"),
-        ("README.md", "[x](docs/nowhere.md)", "nowhere.md is not there"),
-    ],
-)
-def test_a_broken_link_fails(tmp_path: Path, page: str, link: str, told: str) -> None:
-    """A link to a page or a heading that is not there fails the build, and is named."""
+def test_broken_links_fail(tmp_path: Path) -> None:
+    """Links to a page or a heading that is not there fail the build, and each is named."""
     tree = tmp_path / "tree"
     for name in ("docs", "website", "proto", "client/src"):
         shutil.copytree(ROOT / name, tree / name)
@@ -98,8 +109,14 @@ def test_a_broken_link_fails(tmp_path: Path, page: str, link: str, told: str) ->
     for name in ("deploy", "examples", "demo", "service", "tests", "Dockerfile", "LICENSE"):
         if (ROOT / name).exists():
             (tree / name).symlink_to(ROOT / name)
-    with (tree / page).open("a") as file:
-        file.write(f"\n{link}\n")
+    for page, link in (
+        ("docs/client.md", "[x](nowhere.md) [x](cli.md#no-such-heading)"),
+        ("README.md", "[x](docs/nowhere-else.md)"),
+    ):
+        with (tree / page).open("a") as file:
+            file.write(f"\n{link}\n")
     done = build(tree, tmp_path / "site")
     assert done.returncode != 0
-    assert re.search(told, done.stdout), done.stdout
+    assert "docs/client.md: nowhere.md is not there" in done.stdout
+    assert "no-such-heading" in done.stdout
+    assert "README.md: docs/nowhere-else.md is not there" in done.stdout

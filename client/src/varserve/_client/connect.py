@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 import grpc
@@ -80,7 +80,7 @@ class ConnectOptions:
     wait_for_ready: bool = False
     lane: bool | str = True
     sessions: bool | None = None
-    _missing: tuple[str, ...] = ()
+    _missing: tuple[str, ...] = field(default=(), init=False)
 
     def endpoint(self, target: str, *, admin: bool = False) -> Endpoint:
         """Of a target. Raises InvalidRequest for what does not go together, or is no target."""
@@ -121,7 +121,9 @@ class ConnectOptions:
             "certificate": tls != self.tls,
         }
         missing = tuple(name for name, value in secrets.items() if value) or self._missing
-        return replace(self, tls=tls, token=None, credentials=None, metadata=(), _missing=missing)
+        public = replace(self, tls=tls, token=None, credentials=None, metadata=())
+        object.__setattr__(public, "_missing", missing)
+        return public
 
     def reconnect(self, target: str, asynchronous: bool) -> tuple[Sync | Async, Defaults]:
         """A driver, and the defaults of its calls, for a handle that was unpickled."""
@@ -201,8 +203,7 @@ def _document(connect: Any, make: Any, options: Any) -> None:
         default=_FOUND,
         annotation="str",
     )
-    parameters = inspect.signature(options).parameters
-    keywords = [each for name, each in parameters.items() if not name.startswith("_")]
+    keywords = inspect.signature(options).parameters.values()
     connect.__signature__ = inspect.Signature([target, *keywords])
 
 
