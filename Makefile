@@ -16,6 +16,8 @@ FACADES := service/src/varserve_service/rpc/facades/contracts.binpb
 UPGRADE ?=
 SECONDS ?= 1200
 WORKERS ?= 2
+# A file's tests are one worker's, and files begin in the order that tests/conftest.py gives them.
+SHARED = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo demo-replicas serve docs test test-fast test-fresh test-versions test-faults fuzz mutants walks lint types proto proto-check lock bench bench-peers performance figures pictures test-clients clean
 
@@ -32,10 +34,10 @@ serve: .venv/.installed $(MODEL)/saved_model.pb ## serve the demo's model on 127
 	@$(BIN)/varserve-service serve --model basic_pitch=$(MODEL)
 
 test: .venv/.installed .venv-proto/.installed .tools/kubectl $(MODEL)/saved_model.pb ## run every test, by WORKERS=2 at once
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 test-fast: .venv/.installed .venv-proto/.installed ## run the tests that need no TensorFlow
-	@$(BIN)/python -m pytest $(FAST_TESTS) $(ARGS)
+	@$(BIN)/python -m pytest $(SHARED) $(FAST_TESTS) $(ARGS)
 
 test-fresh: ## run `make demo` and `make test` in a new, minimal Debian 12; needs root and debootstrap
 	@$(or $(PYTHON),python3) tests/packaging/fresh_debian.py $(ARGS)
