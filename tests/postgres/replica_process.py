@@ -113,7 +113,7 @@ def plain_log_read() -> None:
     def resolve(appender: Any, known: Any) -> Any:
         connection, key = appender._connection(), appender._key
         missed = commits_of(connection, key, rows_after(connection, key, known))
-        return any(commit.append == appender._last_append for commit in missed), missed
+        return any(commit.append == appender.last_append for commit in missed), missed
 
     Appender._resolve = resolve  # type: ignore[method-assign]
 

@@ -27,15 +27,15 @@ def answer_before_the_commit() -> None:
 
     def later(turn: Turn, entries: Sequence[Any], leases: Sequence[Any] = ()) -> Position:
         appender = turn._appender
-        before, turn.ended = appender._last_append, True
+        before, turn.ended = appender.last_append, True
         thread = threading.Thread(target=append, args=(turn, entries, leases))
         thread.start()
         writing.append(thread)
         # What the append is called is known before it is made: the replica goes on from it.
         until = time.monotonic() + 5
-        while appender._last_append == before and time.monotonic() < until:
+        while appender.last_append == before and time.monotonic() < until:
             time.sleep(0.0002)
-        return Position(entries[-1].commit.revision, appender._last_append)
+        return Position(entries[-1].commit.revision, appender.last_append)
 
     def slowly(appender: Appender, *arguments: Any) -> int:
         time.sleep(0.03)

@@ -437,6 +437,28 @@ def test_a_writer_that_is_behind_reads_without_the_lock(
     assert (value_of(two, "large") == 7).all()
 
 
+def test_a_writer_does_not_read_what_it_wrote(
+    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its follower finds its commits, whose values it has; another replica reads each once."""
+    one, journal = replica(database, made)
+    two, _ = replica(database, made)
+    read, reads = BlobReader.read, []
+
+    def reading(reader: BlobReader, record: Any, payload: bytes) -> Any:
+        reads.append(reader._connection)
+        return read(reader, record, payload)
+
+    monkeypatch.setattr(BlobReader, "read", reading)
+    for number in range(1, 4):
+        put(one, number)
+        same(one, two)
+        journal._listener._look_at = 0.0
+        until(lambda: journal._listener._look_at > 0)
+    assert len(reads) == 3
+    assert journal._listener._open not in reads
+
+
 def test_values_are_read_in_pieces(database: str, replica: Start) -> None:
     """A value of 48 MiB is read with its own memory, which is not traced here, and a few chunks."""
     size = 48 * MIB // 4

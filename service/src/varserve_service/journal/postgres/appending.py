@@ -83,7 +83,8 @@ class Appender:
         self._epoch = epoch
         self._options = options
         self._tell = tell
-        self._last_append = ""
+        self.last_append = ""
+        """The one that was made, or tried, last."""
         self._closed = threading.Event()
         self._guard = Guard()
         self._open: Connection | None = None
@@ -191,7 +192,7 @@ class Appender:
         if not entries:
             self._commit(connection, _CONFIRM, self._key, _COMMIT_SECONDS)
             return Position(head[1], head[2])
-        append = self._last_append = secrets.token_hex(8)
+        append = self.last_append = secrets.token_hex(8)
         nbytes = sum(sent_bytes(c.value) for entry in entries for c in entry.commit.changed)
         seconds = _COMMIT_SECONDS + nbytes / _BYTES_PER_SECOND
         rows = self._write_values(connection, entries, seconds)
@@ -326,7 +327,7 @@ class Appender:
             rows_after(connection, self._key, known, head)  # or this replica is on a fork
             query = f"SELECT FROM varserve_log WHERE {OF_MODEL} AND revision > %s AND append = %s"
             happened = connection.execute(
-                f"{query} LIMIT 1", (*self._key, known.revision, self._last_append)
+                f"{query} LIMIT 1", (*self._key, known.revision, self.last_append)
             ).fetchone()
         self._commit(connection, _CONFIRM, self._key, _COMMIT_SECONDS)
         log.info(

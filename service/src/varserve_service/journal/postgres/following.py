@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import psycopg
@@ -17,7 +17,8 @@ from varserve_service.journal.disk import log
 from .connection import Connector
 from .guard import Guard
 from .head import OF_MODEL, Key
-from .reading import commits_after, may_be_more, rows_after
+from .reading import blob_bytes_of, commits_after, may_be_more, rows_after
+from .rows import LogRow
 from .schema import CHANNEL, Connection
 
 _PATIENCE_SECONDS, _MOST_SECONDS = 3.0, 14.0
@@ -25,6 +26,7 @@ _PATIENCE_SECONDS, _MOST_SECONDS = 3.0, 14.0
 _POLL_SECONDS = 0.1
 _NEWS_SECONDS = 0.25
 _LOOK_SECONDS = 5.0
+_OWN_SECONDS = 0.02
 _WHERE_THE_LOG_IS = (
     "SELECT revision, current_setting('synchronous_standby_names') <> '' "
     f"FROM varserve_head WHERE {OF_MODEL}"
@@ -34,7 +36,12 @@ _WHERE_THE_LOG_IS = (
 class Listener:
     """The connection by which one replica follows. `news` is for one thread."""
 
-    def __init__(self, connector: Connector, key: Key) -> None:
+    def __init__(
+        self, connector: Connector, key: Key, own_append: Callable[[], str] = lambda: ""
+    ) -> None:
+        """`own_append` is the last one of this replica, which has its values already."""
+        self._own_append = own_append
+        self._passed = ""
         self._connector = connector
         self._key = key
         self._closed = threading.Event()
@@ -80,6 +87,9 @@ class Listener:
                     rows = rows_after(connection, self._key, known)
                     self._look(connection, known)
                 self._patience = _PATIENCE_SECONDS
+                if self._is_own(rows):
+                    self._closed.wait(_OWN_SECONDS)
+                    return []
                 commits = commits_after(connection, self._key, known, rows, self._guard.cut_after)
                 all_of_them = len(commits) == len(rows) and not may_be_more(rows)
                 self._note_read(asked_at, commits, all_of_them=all_of_them)
@@ -96,6 +106,18 @@ class Listener:
             self._patience = min(2 * self._patience, _MOST_SECONDS)
             self._drop()
         return []
+
+    def _is_own(self, rows: Sequence[LogRow]) -> bool:
+        """Whether these are large values that this replica has just written.
+
+        It has them when it is asked with its new position; once, because it may not know that it
+        wrote them.
+        """
+        own = self._own_append()
+        if own == self._passed or not blob_bytes_of([row for row in rows if row.append == own]):
+            return False
+        self._passed = own
+        return True
 
     def _note_read(
         self, asked_at: float, commits: Sequence[KeptCommit], *, all_of_them: bool

@@ -75,12 +75,12 @@ class PostgresJournal:
             raise
         self._closed = False
         self._house = Housekeeper(connector, self._key, options)
-        self._listener = Listener(connector, self._key)
         self._checks = Checks(connector, self._key, options.check_seconds)
         self._leases = LeaseRows(connector, self._key)
         self._prober = Prober(connector, self._key, self._epoch)
         self._stager = Stager(connector, self._key, self._house.forget)
         self._appender = Appender(connector, self._key, self._epoch, options, tell=self._house.tell)
+        self._listener = Listener(connector, self._key, lambda: self._appender.last_append)
 
     def _begin(self, connection: Connection, description: Record) -> None:
         row = connection.execute(
