@@ -23,7 +23,7 @@ log = structlog.get_logger("varserve.lifecycle")
 
 _LOOK_SECONDS = 0.25
 _AGAIN_SECONDS = 5.0
-"""Until a version is looked for again that was not there."""
+"""Until a version is loaded again that was not there, or did not stay."""
 _FAILED_SECONDS = 60.0
 """Until one is loaded again that could not be loaded."""
 _LOAD_SECONDS = 600.0
@@ -177,7 +177,8 @@ class Agreement:
         else:
             with self._lock:
                 self._failed.pop(attempt, None)
-            self._again.pop(attempt, None)
+            # Whatever becomes of it: what cannot be served is not loaded without a pause.
+            self._again[attempt] = time.monotonic() + _AGAIN_SECONDS
 
     def _repeat(self, action: Callable[[], None]) -> None:
         told = ""
