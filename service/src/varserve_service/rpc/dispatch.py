@@ -112,7 +112,7 @@ class Dispatcher:
         `unread`: the request is still a stream, of one message.
         """
         streams = row.descriptor.client_streaming
-        call = RpcCall(row.method, self._observers, context, request if streams else None)
+        call = RpcCall(row.method, self._observers, context)
         task = asyncio.current_task()
         assert task is not None
         self._in_progress.add(task)
