@@ -23,8 +23,12 @@ from .scripted import Scripted
 
 ALONE = find_spec("varserve_service") is None
 HERE = Path(__file__).parent
+NEEDS_SERVICE = ("varserve_service", "served import")
+"""What a test has in its text that needs the service in its own process."""
 collect_ignore = [
-    each.name for each in HERE.glob("test_*.py") if ALONE and "varserve_service" in each.read_text()
+    each.name
+    for each in HERE.glob("test_*.py")
+    if ALONE and any(text in each.read_text() for text in NEEDS_SERVICE)
 ]
 
 
