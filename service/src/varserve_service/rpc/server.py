@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -82,7 +81,7 @@ class Server:
             serving=self._serving,
             lister=Workers("list", 2, options.max_pending_calls),
             senders=model_executor(2, "varserve-send"),
-            receivers=ThreadPoolExecutor(2, "varserve-receive"),
+            receivers=model_executor(2, "varserve-receive"),
             admission=self._admission,
             read_cache=ReadCache(models.resolve),
             limits=pb.TransferLimits(

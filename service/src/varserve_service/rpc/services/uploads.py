@@ -83,7 +83,7 @@ async def receive(
                     if taken is not None:
                         moved(await taken)
                         await transfer.give_way()
-                    upload = upload or await _upload(claimed, chunk_bytes, nbytes)
+                    upload = upload or await _upload(backend, claimed, nbytes)
                     taken = _take(backend, upload, message)
                     if taken is None:
                         moved(len(message.data))
@@ -99,11 +99,13 @@ async def receive(
     return body or Upload(claimed, chunk_bytes)
 
 
-async def _upload(claimed: Sequence[ClaimedTensor], chunk_bytes: int, nbytes: int) -> Upload:
+async def _upload(backend: Backend, claimed: Sequence[ClaimedTensor], nbytes: int) -> Upload:
     """Its memory is allocated: on a thread, if it is much."""
+    chunk_bytes = backend.limits.chunk_bytes
     if nbytes < SMALL_BYTES:
         return Upload(claimed, chunk_bytes)
-    return await asyncio.to_thread(Upload, claimed, chunk_bytes)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(backend.receivers, Upload, claimed, chunk_bytes)
 
 
 def _take(backend: Backend, upload: Upload, chunk: frames.ChunkFrame) -> asyncio.Future[int] | None:
