@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from varserve_service.core.ports.function_messages import (
     MessageListener,
 )
 from varserve_service.core.ports.loaded_model import Operation, TensorSpec
+from varserve_service.core.ports.messages import Read
 
 SAID = FunctionMessage(MessageKind.PRINT, "PrintV2", (), "hello")
 
@@ -180,3 +182,84 @@ def test_what_is_put_back_is_what_was_there_when_it_began(
     assert refusal(live.run, "fail", {}, {}).reason is Reason.FUNCTION_FAILED
     assert value_of(live, "table").tolist() == expected.tolist()
     assert live.header.revision == (0 if rows == [] else 1)
+
+
+class Scattering(FakeFunction):
+    """Writes rows of a table, and knows which beforehand, and some that the table does not have."""
+
+    def __init__(self, table: FakeVariable, rows: list[int], *, fails: bool) -> None:
+        def call() -> dict[str, Any]:
+            assert table.array is not None
+            table.array[rows] = 7
+            if fails:
+                raise ArithmeticError("it fails")
+            return {}
+
+        super().__init__("scatter", call, writes=("table",))
+        overload = replace(self.spec.overloads[0], writes_rows=("table",))
+        self.spec = replace(self.spec, overloads=(overload,))
+        self._rows = np.array([*rows, -1, 99], np.int64)
+
+    def stage(self, *arguments: Any) -> FakeRun:
+        run = super().stage(*arguments)
+        run.written_rows = lambda: {"table": self._rows}  # type: ignore[attr-defined]
+        return run
+
+
+@pytest.mark.parametrize("part_bytes", [8, 2**20])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_function_that_writes_known_rows_replaces_those_alone(
+    monkeypatch: pytest.MonkeyPatch, part_bytes: int, fails: bool
+) -> None:
+    """Of a large table: they are put back if it fails, and are what the history has of it."""
+    monkeypatch.setattr(partwise, "PART_BYTES", part_bytes)
+    table = FakeVariable("table", np.zeros((6, 2), np.float32), in_place=True)
+    live = LiveModel(FakeModel([table], [Scattering(table, [1, 5], fails=fails)]))
+    read = table.read
+    taken: list[int] = []
+
+    def reading(region: Any = None) -> Any:
+        value = read(region)
+        taken.append(value.shape[0])
+        return value
+
+    monkeypatch.setattr(table, "read", reading)
+    if fails:
+        assert refusal(live.run, "scatter", {}, {}).reason is Reason.FUNCTION_FAILED
+        assert (value_of(live, "table").sum(), live.header.revision) == (0, 0)
+        return
+    assert live.run("scatter", {}, {}).header.revision == 1
+    large = part_bytes == 8
+    assert max(taken) == (2 if large else 6)
+    expected = [[0, 0], [7, 7], [0, 0], [0, 0], [0, 0], [7, 7]]
+    assert value_of(live, "table").tolist() == expected
+    (event,) = live.timeline.watch(0).events
+    (change,) = event.changes
+    assert isinstance(change.region, Rows) is large
+    (before,) = live.timeline.read([Read("table")], 0).entries
+    assert before.value is not None
+    assert before.value.numpy().sum() == 0
+    live.revert(0)
+    assert value_of(live, "table").sum() == 0
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_function_may_write_what_has_no_rows(in_place: bool) -> None:
+    """Scalars and strings are kept as wholes, whatever is written to them later."""
+    scalar = FakeVariable("scalar", np.zeros((), np.int64), in_place=in_place)
+    words = FakeVariable("words", np.array([b"a", b"b"], object), in_place=in_place)
+
+    def change() -> dict[str, Any]:
+        scalar.array = np.array(5, np.int64)
+        words.array = np.array([b"long", b"er"], object)
+        return {}
+
+    function = FakeFunction("change", change, writes=("scalar", "words"))
+    live = LiveModel(FakeModel([scalar, words], [function]))
+    assert live.run("change", {}, {}).header.revision == 1
+    live.assign([Write("scalar", Operation.SET, np.array(9, np.int64))])
+    (event, _) = live.timeline.watch(0).events
+    told = [change.value.value.numpy().tolist() for change in event.changes if change.value.value]
+    assert told == [5, [b"long", b"er"]]
+    live.revert(0)
+    assert (int(value_of(live, "scalar")), value_of(live, "words").tolist()) == (0, [b"a", b"b"])
