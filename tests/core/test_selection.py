@@ -219,3 +219,20 @@ def test_close_names_are_three_at_most() -> None:
     ]
     message = refusal(Catalogue("f", many).find, "rest").message
     assert message.count("zz") // 20 == 3
+
+
+def test_a_caller_s_name_is_repeated_up_to_a_bound() -> None:
+    """Whatever is said of it: that it is not there, that two have it, that it has no gradient."""
+    long = "n" * 500
+    same = [
+        InnerTensor(f"c{n}", long, f"p/c{n}", "Relu", "float32", (), Place.TOP) for n in range(2)
+    ]
+    errors = [
+        refusal(INNER.find, long),
+        refusal(Catalogue("f", same).find, long),
+        refusal(resolve, gradients_of="y", wrt=(long,)),
+    ]
+    assert [error.metadata["tensor"] for error in errors] == ["n" * 200] * 3
+    assert all("n" * 200 in error.message for error in errors)
+    errors.append(refusal(resolve, gradients_of=long))
+    assert all("n" * 201 not in error.message for error in errors)
