@@ -86,13 +86,14 @@ class Stream:
                 self._due -= 1
                 if event.tag is _SEND:
                     self.is_sending = False
-                elif message is not None:
-                    self._begin(self._message_in(_NO_FLAGS), _RECEIVE)
-                over = not self._due
             if message is not None or event.tag is _SEND:
                 yield message
-            if over:
-                return
+            # Only now: whoever waits for the message has it meanwhile.
+            with self.lock:
+                if message is not None:
+                    self._begin(self._message_in(_NO_FLAGS), _RECEIVE)
+                if not self._due:
+                    return
 
     def _begin(self, operation: Any, tag: str) -> bool:
         begun: bool = self._call.operate((operation,), tag)
