@@ -57,7 +57,7 @@ class Replica:
         model.mkdir(exist_ok=True)
         (model / "saved_model.pb").touch()
         self._command = [*within, sys.executable, "-m", script.__name__, "serve"]
-        self._command += [f"--host={host}", f"--port={port}"]
+        self._command += [f"--host={host}", f"--port={port}", "--insecure"]
         self._command += [f"--model={MODEL}={model}", f"--state={database}"]
         self._environment = os.environ | (environment or {})
         self._wanted = threading.Event()

@@ -33,7 +33,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     monkeypatch.setattr(
         "varserve_service.journal.postgres.journal.end_process",
-        lambda what, error: found.append(str(error)),
+        lambda what, error, why: found.append(str(error)),
     )
     return found
 

@@ -303,7 +303,7 @@ def test_a_replica_whose_commit_is_not_in_the_log_ends(
     ended: list[object] = []
     monkeypatch.setattr(
         "varserve_service.journal.postgres.journal.end_process",
-        lambda what, error: ended.append(error),
+        lambda what, error, why: ended.append(error),
     )
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("UPDATE varserve_log SET append = 'other' WHERE revision = 1")

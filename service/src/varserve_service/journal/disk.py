@@ -25,9 +25,9 @@ EXIT_DISK_FAILED = 3
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def end_process(what: str, error: object) -> NoReturn:
+def end_process(what: str, error: object, why: str = "the state directory failed") -> NoReturn:
     """End the process at once, so that nothing more is acknowledged."""
-    log.critical("the state directory failed; the process ends", what=what, error=str(error))
+    log.critical(f"{why}; the process ends", what=what, error=str(error))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(EXIT_DISK_FAILED)

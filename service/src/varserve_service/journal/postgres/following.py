@@ -48,6 +48,7 @@ class Listener:
         self._open: Connection | None = None
         self._guard = Guard()
         self._patience = _PATIENCE_SECONDS
+        self._is_told = False
         self._read_at = time.monotonic()
         self._had_all_at: float | None = None
         """When this replica had every commit last."""
@@ -60,12 +61,10 @@ class Listener:
     @property
     def standing(self) -> Standing:
         """As `SharedJournal.standing`. From any thread."""
-        now, had_all_at = time.monotonic(), self._had_all_at
-        silent = max(0.0, now - self._read_at)
-        behind = float("inf")
-        if had_all_at is not None:
-            # Commits that are not taken keep it behind, also while it reads nothing.
-            behind = max(0.0, (self._read_at if self._handed is None else now) - had_all_at)
+        read_at, had_all_at = self._read_at, self._had_all_at
+        silent = max(0.0, time.monotonic() - read_at)
+        # Not by the time now: while a commit of its own is found out it takes none of the others'.
+        behind = float("inf") if had_all_at is None else max(0.0, read_at - had_all_at)
         return Standing(silent, self._behind, behind, self._synchronous)
 
     def news(self, known: Position) -> Sequence[KeptCommit]:
@@ -87,6 +86,7 @@ class Listener:
                     rows = rows_after(connection, self._key, known)
                     self._look(connection, known)
                 self._patience = _PATIENCE_SECONDS
+                self._tell_followed()
                 if self._is_own(rows):
                     self._closed.wait(_OWN_SECONDS)
                     return []
@@ -99,9 +99,7 @@ class Listener:
                     pass
         except psycopg.Error as error:
             if not self._closed.is_set():
-                log.warning(
-                    "the log is not followed", database=self._connector.name, error=str(error)
-                )
+                self._tell_not_followed(error)
                 self._closed.wait(_POLL_SECONDS)
             self._patience = min(2 * self._patience, _MOST_SECONDS)
             self._drop()
@@ -118,6 +116,17 @@ class Listener:
             return False
         self._passed = own
         return True
+
+    def _tell_not_followed(self, error: psycopg.Error) -> None:
+        """In the log, once until it is followed again: it is tried many times a second."""
+        if not self._is_told:
+            self._is_told = True
+            log.warning("the log is not followed", database=self._connector.name, error=str(error))
+
+    def _tell_followed(self) -> None:
+        if self._is_told:
+            self._is_told = False
+            log.info("the log is followed again", database=self._connector.name)
 
     def _note_read(
         self, asked_at: float, commits: Sequence[KeptCommit], *, all_of_them: bool

@@ -223,7 +223,7 @@ class PostgresJournal:
     def give_up(self, error: Exception) -> None:
         """End the process: the next one builds its state from the database."""
         if not self._closed:
-            end_process(self._connector.name, error)
+            end_process(self._connector.name, error, "this replica cannot go on from its state")
 
     def sweep(self, seconds: float) -> int:
         """Remove large values that no commit kept and that are so old; how many there were.
