@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any, NamedTuple
 
 from varserve import frames, lane, tensors
@@ -151,7 +150,11 @@ def _port(
     connections = 0 if found is None else found.connections(wanted)
     if found is None or not connections:
         return None
-    make = partial(Upload, claimed, backend.limits.chunk_bytes)
+
+    def make() -> Upload:  # on a thread of the port's, which TensorFlow does not know
+        made = backend.receivers.submit(Upload, claimed, backend.limits.chunk_bytes)
+        return made.result()
+
     receiving = Receiving(make, moved, connections)
     meanwhile.enter_context(found.offer(receiving))
     return _Beside(receiving.message.SerializeToString(), lambda: receiving.upload)
