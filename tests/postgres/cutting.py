@@ -10,17 +10,21 @@ from dataclasses import dataclass
 
 _BEGINS = b"FOR NO KEY UPDATE"
 """In the first message of a commit. The connection's bytes are counted from there."""
+_ENDS = b"COMMIT\0"
+"""In the last one."""
 
 
 @dataclass
 class Cut:
     """What is done to the next commit: `nbytes` of its way up or down are let through.
 
+    None: all up to the end of the COMMIT.
+
     `late`: what is let through on the way up comes so many seconds after the connection was cut
     for the one who sent it.
     """
 
-    nbytes: int
+    nbytes: int | None
     up: bool
     late: float = 0.0
 
@@ -96,7 +100,11 @@ class _Pair:
                     self._counted[up] += len(data)
                     self._proxy.passed[up] = self._counted[up]
                 cut = self._cut
-                if cut is not None and cut.up == up:
+                if cut is not None and cut.up == up and cut.nbytes is None:
+                    if _ENDS in data:
+                        self._end(sink, data, cut)
+                        return
+                elif cut is not None and cut.up == up:
                     if len(data) >= self._left:
                         self._end(sink, data[: self._left], cut)
                         return
@@ -112,7 +120,7 @@ class _Pair:
         self._counted = {True: 0, False: 0}
         self._cut = self._proxy.take()
         if self._cut is not None:
-            self._left = self._cut.nbytes
+            self._left = self._cut.nbytes or 0
 
     def _end(self, sink: socket.socket, last: bytes, cut: Cut) -> None:
         self._proxy.cuts += 1
