@@ -13,6 +13,8 @@ KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 _FEW = 2
 """So many rounds have those figures with `--targets` of which one takes seconds."""
+_SHORT_SECONDS = 2.0
+"""What such a round takes at least, of each side."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,15 @@ class Figure:
         return self.full and not self.repeats and any(each.targets for each in self.peers)
 
     def to_its_targets(self) -> Figure:
-        """The same in fewer rounds, beside those peers alone that it has a target for."""
-        peers = tuple(each for each in self.peers if each.targets)
+        """The same in shorter and fewer rounds, beside those peers alone that have a target."""
         long = self.round_seconds > 1 or self.needs > 2 * GIB
-        return replace(self, peers=peers, costs=(), rounds=self.rounds or (_FEW if long else 0))
+        return replace(
+            self,
+            peers=tuple(each for each in self.peers if each.targets),
+            costs=(),
+            round_seconds=min(self.round_seconds, _SHORT_SECONDS),
+            rounds=self.rounds or (_FEW if long else 0),
+        )
 
     @property
     def works(self) -> list[Work]:
