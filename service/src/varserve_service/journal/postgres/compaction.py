@@ -111,11 +111,12 @@ class _Base:
 def _next_horizon(connection: Connection, key: Key, horizon: int, options: JournalOptions) -> int:
     rows = connection.execute(_SIZES, (options.blob_seconds, *key, *key)).fetchall()
     count, nbytes, folded = len(rows), sum(size for _, size, _ in rows), 0
+    first = horizon + 1
     for revision, size, is_recent in rows[:_AT_ONCE]:
         if count <= options.history_commits and nbytes <= options.history_bytes:
             break
         folded += size
-        if is_recent or (folded > _BYTES_AT_ONCE and revision > horizon + 1):
+        if is_recent or (folded > _BYTES_AT_ONCE and revision > first):
             break
         horizon, count, nbytes = revision, count - 1, nbytes - size
     return horizon
