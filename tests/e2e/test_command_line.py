@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests import saved_models
 from tests.serving import service_process
 
 
@@ -17,7 +16,7 @@ def test_from_released_to_changed_and_back(tmp_path: Path) -> None:
     # In a process of its own: TensorFlow's devices are not this test's to choose.
     build = "import sys; from pathlib import Path; from tests import saved_models; "
     build += "saved_models.build('keras_2', Path(sys.argv[1]))"
-    root = Path(saved_models.__file__).parent.parent
+    root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=root, check=True, timeout=300)
     (folder,) = {path.parent for path in tmp_path.rglob("saved_model.pb")}
 
@@ -65,7 +64,7 @@ def test_from_changed_to_the_next_version(tmp_path: Path) -> None:
     """
     build = "import sys; from pathlib import Path; from tests import saved_models; "
     build += "saved_models.build('counter', Path(sys.argv[1])).rename(sys.argv[2])"
-    root = Path(saved_models.__file__).parent.parent
+    root = Path(__file__).parents[2]
     repository = tmp_path / "repository"
     (repository / "counter").mkdir(parents=True)
     first = repository / "counter" / "1"

@@ -53,7 +53,7 @@ def test_inner_tensors_are_listed(model: varserve.Model) -> None:
     biased = found[3]
     assert (biased.op, biased.dtype, biased.shape) == ("AddV2", np.float32, (None, 3))
     assert (biased.place, biased.variables) == (varserve.TensorPlace.TOP, ("b",))
-    assert biased.source.startswith("inspectable_models.py:")
+    assert biased.source.startswith("inspectable.py:")
     everything = model.functions["fine"].tensors()
     assert set(found.names) < set(everything.names)
 

@@ -45,7 +45,7 @@ def test_tensors(cli: Cli) -> None:
     """A table with a row for each tensor, and the same as JSON."""
     shown = cli("tensors", "inner", "fine", "layer/*")
     assert "layer/relu" in shown
-    assert "inspectable_models.py:" in shown
+    assert "inspectable.py:" in shown
     told = json.loads(cli("tensors", "inner", "fine", "layer/biased", "--json"))
     (tensor,) = told["tensors"]
     assert (tensor["op"], tensor["shape"], tensor["variables"]) == ("AddV2", [None, 3], ["b"])

@@ -28,7 +28,7 @@ def test_names_are_those_that_people_know(load: Load) -> None:
     assert found.variables == ("b",)
     assert found.place is Place.TOP
     file, _, line = found.source.partition(":")
-    assert file == "inspectable_models.py"
+    assert file == "inspectable.py"
     assert int(line) > 0
 
 

@@ -125,7 +125,7 @@ print("checked", len(model.variables))
 
 def test_on_a_second_logical_device(tmp_path: Path) -> None:
     """Variables and functions live on the given device, and what is read is copied part by part."""
-    root = Path(saved_models.__file__).parent.parent
+    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", ON_A_SECOND_CPU, str(tmp_path)],
         cwd=root,
@@ -142,7 +142,7 @@ def test_every_operation_on_a_second_logical_device() -> None:
     """What `second_device` promises: each in a sentence there."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", SECOND_DEVICE],
-        cwd=Path(saved_models.__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         check=False,
         capture_output=True,
         text=True,

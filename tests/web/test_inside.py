@@ -85,7 +85,7 @@ def test_inner_tensors_are_listed(url: str) -> None:
     _, page, _ = get(f"{url}{FUNCTIONS}/fine?filter=layer/")
     assert 'href="/models/inner/variables/w"' in page
     listed = section(page, "tensors")
-    assert re.search(r"layer/relu Relu float32 \? x 3 inspectable_models.py:\d+", listed)
+    assert re.search(r"layer/relu Relu float32 \? x 3 inspectable.py:\d+", listed)
     assert "largest" not in listed
 
 

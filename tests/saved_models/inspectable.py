@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.saved_models import builder
+from .building import builder
 
 
 def _inner() -> tuple[Any, dict[str, Any]]:
