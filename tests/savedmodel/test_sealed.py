@@ -91,7 +91,7 @@ def lent(live: LiveModel, name: str) -> SealedMemory:
     """The memory of a variable as the lane gives it."""
     with live.memory.reserve({}, "a test") as copies:
         snapshot = live.read([Read(name)])
-        found = lend_memory(live, [Read(name)], snapshot.entries, "", copies, present=True)
+        found = lend_memory(live, [Read(name)], snapshot.entries, "", copies)
     assert found is not None
     (memory,) = found.memories
     return memory
