@@ -11,8 +11,10 @@ import pytest
 from tests.core.test_live_model import refusal, value_of
 from tests.fakes import FakeModel, FakeVariable
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
-from varserve_service.core.change.ways import FEW
+from varserve_service.core.change import changes
+from varserve_service.core.change.ways import FEW, AddByParts
 from varserve_service.core.change.writes import Write
+from varserve_service.core.commit import partwise
 from varserve_service.core.errors import Reason
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.loaded_model import Operation
@@ -113,3 +115,42 @@ def test_regions_of_a_scalar_are_the_scalar(in_place: bool) -> None:
     assert previous == [0, 5, 7]
     live.revert(1)
     assert float(value_of(live, "s")) == 5
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "rows", "the whole"])
+@pytest.mark.parametrize("operation", [ADD, SUB])
+def test_a_sum_with_a_large_whole_is_worked_out_by_parts(
+    monkeypatch: pytest.MonkeyPatch, operation: Operation, meanwhile: str
+) -> None:
+    """What others write meanwhile is in it; no whole is read, and what was before comes back."""
+    monkeypatch.setattr(partwise, "PART_BYTES", 16)
+    monkeypatch.setattr(changes, "_SWAPPED_BYTES", 16)
+    variable = FakeVariable("v", START.copy(), in_place=True)
+    live = LiveModel(FakeModel([variable]))
+    sign, expected = (1 if operation is ADD else -1), START.copy()
+    worked_out = AddByParts.work_out
+    others = {
+        "nothing": [],
+        "rows": [Write("v", SET, np.full((2, 2), 50, np.float32), Rows(np.array([4, 1])))],
+        "the whole": [Write("v", SET, np.full((6, 2), 60, np.float32))],
+    }[meanwhile]
+
+    def overtaken(self: AddByParts) -> Any:
+        change = worked_out(self)
+        while others:
+            live.assign([others.pop()])
+        return change
+
+    monkeypatch.setattr(AddByParts, "work_out", overtaken)
+    if meanwhile == "rows":
+        expected[[4, 1]] = 50
+    elif meanwhile == "the whole":
+        expected[:] = 60
+    before = expected.copy()
+    expected += sign * np.arange(12, dtype=np.float32).reshape(6, 2) * 10
+    added = np.arange(12, dtype=np.float32).reshape(6, 2) * 10
+    answer = live.assign([Write("v", operation, added)])
+    assert answer.header.revision == (1 if meanwhile == "nothing" else 2)
+    assert value_of(live, "v").tolist() == expected.tolist()
+    live.revert(answer.header.revision - 1)
+    assert value_of(live, "v").tolist() == before.tolist()
