@@ -32,6 +32,8 @@ from tests.waiting import join, until
 REPLICAS = 3
 _START_SECONDS = 60.0
 READ_SECONDS = 3.5
+RETRYABLE = (varserve.Unavailable, varserve.DeadlineExceeded, varserve.TooManyRequests)
+"""What a client is told that may ask again, here or elsewhere."""
 
 
 class Replica:
@@ -203,7 +205,7 @@ def ask(client: Any, write: Write, timeout: float = 30) -> bool:
             read_back=True,
             timeout=timeout,
         )
-    except (varserve.Unavailable, varserve.DeadlineExceeded) as error:
+    except RETRYABLE as error:
         write.refused.append(error)
         return False
     told = answer.revision, int(answer.value)
