@@ -190,7 +190,7 @@ def test_the_index_says_how_many_shards_there_are(tmp_path: Path, models_root: P
 def test_what_is_left_out_is_summed_up(caplog: pytest.LogCaptureFixture) -> None:
     """Of many copies of variables the log has a few lines, and their number."""
     copies = [Omission(OmissionKind.VARIABLE, f"all/{n}", "it is a copy") for n in range(40)]
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger=loader.__name__):
         loader.tell_omissions("m", [*copies, Omission(OmissionKind.FUNCTION, "f", "a variant")])
     assert [record.getMessage() for record in caplog.records] == [
         *(f"model 'm': variable all/{n} is left out: it is a copy" for n in range(3)),
