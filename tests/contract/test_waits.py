@@ -21,7 +21,7 @@ def unbounded_waits(source: str) -> Iterator[int]:
         match node:
             case ast.Await(value=call):
                 bounded_elsewhere.add(id(call))
-            case ast.Call(func=ast.Attribute(attr="ensure_future" | "create_task")):
+            case ast.Call(func=ast.Attribute(attr="ensure_future" | "create_task" | "wait_for")):
                 bounded_elsewhere.update(map(id, node.args))
             case ast.With(items=items) if any(map(_kills, items)):
                 bounded_elsewhere.update(map(id, ast.walk(node)))

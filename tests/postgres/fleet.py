@@ -90,7 +90,7 @@ class Replica:
                 self._ready.set()
             if line == "asked\n":
                 self._asked.set()
-        code = process.wait()
+        code = process.wait(30)  # its output has ended
         if self._wanted.is_set() and process is self.process:
             self.endings.append(code)
             time.sleep(0.1)  # or one that cannot start would fill the machine
