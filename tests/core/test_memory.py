@@ -131,8 +131,10 @@ def test_what_was_freed_is_returned_where_the_library_can(monkeypatch: pytest.Mo
 # What a model's calls take.
 
 
-def big_model(*, in_place: bool = False) -> tuple[FakeModel, FakeVariable]:
-    big = FakeVariable("big", np.zeros((8, MIB), np.float32), in_place=in_place)
+def big_model(
+    *, in_place: bool = False, shape: tuple[int | None, ...] = ()
+) -> tuple[FakeModel, FakeVariable]:
+    big = FakeVariable("big", np.zeros((8, MIB), np.float32), in_place=in_place, shape=shape)
     give = FakeFunction(
         "give",
         lambda: {"y": np.zeros((5, MIB), np.float32)},
@@ -144,12 +146,15 @@ def big_model(*, in_place: bool = False) -> tuple[FakeModel, FakeVariable]:
 ROW = np.ones((1, MIB), np.float32)
 
 
-def test_a_write_that_copies_its_variable_needs_room_for_the_copy() -> None:
+@pytest.mark.parametrize("shape", [(8, MIB), (None, MIB)], ids=["fixed", "of any size"])
+def test_a_write_that_copies_its_variable_needs_room_for_the_copy(
+    shape: tuple[int | None, ...],
+) -> None:
     """A region of a variable that is written as a whole, and what it replaces, which is kept.
 
-    A whole one takes no more than itself.
+    A whole one takes no more than itself. Of a variable of any size the present one counts.
     """
-    loaded, big = big_model()
+    loaded, big = big_model(shape=shape)
     live = LiveModel(loaded, host_memory=budget(35 * MIB))
     region = Write("big", Operation.SET, ROW, Rows(np.array([2])))
     with pytest.raises(OutOfMemory, match=f"the write needs {36 * MIB} bytes of host memory"):
@@ -167,6 +172,7 @@ COLUMN = Slices((Slice(), Slice(0, 1)))
 EVEN = Rows(np.arange(0, 8, 2))
 
 
+@pytest.mark.parametrize("shape", [(8, MIB), (None, MIB)], ids=["fixed", "of any size"])
 @pytest.mark.parametrize(
     ("writes", "copies"),
     [
@@ -190,11 +196,13 @@ EVEN = Rows(np.arange(0, 8, 2))
     ],
 )
 def test_what_is_written_in_place_needs_room_for_what_it_replaces(
-    writes: list[tuple[Operation, np.ndarray[Any, Any], Region | None]], copies: list[int]
+    writes: list[tuple[Operation, np.ndarray[Any, Any], Region | None]],
+    copies: list[int],
+    shape: tuple[int | None, ...],
 ) -> None:
     """And for what is worked out first: rows of an embedding cost the rows, and not the whole."""
     needed = 4 * MIB * sum(copies)
-    loaded, big = big_model(in_place=True)
+    loaded, big = big_model(in_place=True, shape=shape)
     asked = [Write("big", operation, value.copy(), region) for operation, value, region in writes]
     live = LiveModel(loaded, host_memory=budget(needed - 1))
     with pytest.raises(OutOfMemory, match="the write"):

@@ -64,7 +64,7 @@ STRUCTURES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("structure", STRUCTURES, ids=repr)
+@pytest.mark.parametrize("structure", STRUCTURES, ids=lambda structure: type(structure).__name__)
 def test_leaves_are_those_of_tensorflow(structure: Any) -> None:
     """The same leaves in the same order as `tf.nest.flatten`, each with a name of its own."""
     pairs = list(structures.leaves("x", structure))

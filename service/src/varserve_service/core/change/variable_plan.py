@@ -160,7 +160,7 @@ class VariablePlan:
 
     def _rows_bytes(self) -> int:
         """Bytes of the rows that the regions touch."""
-        shape = static_shape(self.variable)
+        shape = self._shape()
         if not shape:
             return self._whole_bytes()
         regions = [write.region for write in self._writes if write.region is not None]
@@ -170,8 +170,15 @@ class VariablePlan:
             count = touched_rows(regions, shape[0]).size
         return least_bytes(self.variable.spec.dtype, (count, *shape[1:]))
 
-    def _whole_bytes(self) -> int:
+    def _shape(self) -> tuple[int, ...] | None:
+        """The variable's shape: for one of any size that of its present value, if it has one."""
         shape = static_shape(self.variable)
+        if shape is None and self.variable.is_initialized():
+            return self.variable.shape()
+        return shape
+
+    def _whole_bytes(self) -> int:
+        shape = self._shape()
         return 0 if shape is None else least_bytes(self.variable.spec.dtype, shape)
 
     def _check_shapes(self) -> None:
