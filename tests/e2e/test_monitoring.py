@@ -97,7 +97,7 @@ def found(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Scrape:
         with serve("counter", arguments=shared) as process:
             replica = scrape(metrics_address(process))
     only = [name for name in replica.families if name.startswith("varserve_replica_")]
-    assert len(only) == 3
+    assert len(only) == 4
     alone.families |= {name: replica.families[name] for name in only}
     alone.values |= {s: value for s, value in replica.values.items() if s.name in only}
     return alone

@@ -205,7 +205,7 @@ class StateCollector(Collector):
                 age.add_metric(key, standing.behind_seconds)
                 synchronous.add_metric(key, standing.synchronous)
         yield from (revision, written, pending, overdue, watches, memory, journal)
-        yield from (silent, behind, synchronous)
+        yield from (silent, behind, age, synchronous)
 
     def _memory(self, model: LiveModel) -> Mapping[str, int]:
         """Bytes of a model's numeric variables by device."""
