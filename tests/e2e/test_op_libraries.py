@@ -99,4 +99,4 @@ def test_a_library_of_operations_is_loaded_by_setting(tmp_path: Path) -> None:
         [*without, "--port", "0"], capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.returncode == 2
-    assert "VarserveTwice" in ended.stdout + ended.stderr
+    assert "does not know: VarserveTwice; if a library has them" in ended.stdout + ended.stderr

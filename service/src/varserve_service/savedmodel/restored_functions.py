@@ -202,7 +202,8 @@ class _Outline:
 def restore_functions(meta_graph: Any) -> dict[str, RestoredFunction]:
     """The functions of a MetaGraphDef that its objects can reach, by their names in it.
 
-    Changes the MetaGraphDef. They are registered under names that no other function has.
+    Changes the MetaGraphDef. They are registered under names that no other function has. Raises
+    ValueError for operations that TensorFlow does not know, which a graph would be refused for.
     """
     library, objects = meta_graph.graph_def.library, meta_graph.object_graph_def
     definitions = {each.signature.name: each for each in library.function}
@@ -225,7 +226,9 @@ def restore_functions(meta_graph: Any) -> dict[str, RestoredFunction]:
     def connect(graph: Any) -> None:
         deserialization._restore_gradient_functions(graph, by_new_name, gradients)
 
-    for name in _in_order(_roots(objects), needed):
+    reached = list(_in_order(_roots(objects), needed))
+    _check_operations([definitions[name] for name in reached], definitions)
+    for name in reached:
         definition = definitions[name]
         deserialization._fix_fdef_in_place(definition, functions, suffix, new_types)
         signature = outputs = None
@@ -274,6 +277,16 @@ def _in_order(roots: Sequence[str], needed: Mapping[str, Sequence[str]]) -> Iter
             stack.pop()
             done.add(name)
             yield name
+
+
+def _check_operations(reached: Sequence[Any], definitions: Mapping[str, Any]) -> None:
+    used = {node.op for definition in reached for node in definition.node_def} - set(definitions)
+    unknown = sorted(op for op in used if op_def_registry.get(op) is None)
+    if unknown:
+        raise ValueError(
+            f"it has operations that TensorFlow does not know: {', '.join(unknown)}; if a library "
+            "has them, name it in the setting `loading`, as one of the model's op_libraries"
+        )
 
 
 def _argument_specs(definition: Any) -> Iterator[tf.TensorSpec]:
