@@ -227,14 +227,14 @@ def lost_by(
     done, chance = threading.Event(), random.Random(seed)
 
     def sweeping() -> None:
-        while not done.wait(chance.random() / 50):
+        while not done.wait(chance.random() / 500):
             journal.sweep(0)
 
     sweeper = threading.Thread(target=sweeping)
     sweeper.start()
     acknowledged, refused, lost = 0, 0, ""
     try:
-        while acknowledged < 8 and refused < 1000 and not lost:
+        while acknowledged < (8 if refused else 100) and refused < 1000 and not lost:
             try:
                 put(one, acknowledged)
             except RequestError as error:
@@ -262,7 +262,8 @@ def test_a_sweep_takes_nothing_of_a_commit_that_comes_through(
 ) -> None:
     """Whatever the moment: either the commit is refused, or all of its chunks stay."""
     acknowledged, refused, lost = lost_by(blobs.sweep, database, replica, monkeypatch)
-    assert (acknowledged, lost) == (8, "")
+    assert lost == ""
+    assert acknowledged >= 8
     assert refused > 0
 
 
