@@ -63,7 +63,9 @@ def test_credentials_of_a_context_are_for_its_servers(
         heard.clear()
         told = invoke("-s", address, "models", code=5).stderr
         assert "context's credentials are for other.example.org:1, and were not sent" in told
-        failed = json.loads(invoke("-s", address, "models", "--json", code=5).stderr)["error"]
+        told = invoke("-s", address, "models", "--json", code=5).stderr
+        assert told.startswith("{"), told
+        failed = json.loads(told)["error"]
         assert "were not sent" in failed["message"]
         with monkeypatch.context() as environment:
             environment.setenv("VARSERVE_SERVER", address)

@@ -500,6 +500,7 @@ def test_memory_that_is_used_is_seen() -> None:
     """On this machine, 64 MiB that are written to are gone from what the process may take."""
     gc.collect()
     until(lambda: idle_bytes() == 0)  # what other tests left is given back in the meantime
+    memory_module.trim()
     limit = HostMemory(2**40)
     before = limit._own()
     array = np.ones(64 * MIB, np.uint8)  # not of memory that is kept for the next value
