@@ -93,8 +93,8 @@ bench-peers: .venv/.bench .benchmarks/bin/echo $(MODEL)/saved_model.pb ## measur
 	@$(BIN)/python -m benchmarks limits --output .benchmarks/peers.json $(ARGS)
 
 performance: .venv/.bench $(MODEL)/saved_model.pb ## measure what has a target, in some ten minutes, and write docs/performance.md
-	@$(BIN)/python -m benchmarks --targets $(ARGS)
-	@$(MAKE) --no-print-directory figures
+	@$(BIN)/python -m benchmarks --targets $(ARGS); missed=$$?; \
+		$(MAKE) --no-print-directory figures && exit $$missed
 
 figures: .venv/.bench ## write the last `make bench` into docs/performance.md and docs/figures.png
 	@$(BIN)/python -m benchmarks.page
