@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from varserve_service.logs import configure_logs
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 configure_logs("warning")
+(_LOG,) = logging.getLogger().handlers
 # How long an example takes says nothing on a machine that is busy with other things.
 settings.register_profile(
     "varserve", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
@@ -98,6 +100,32 @@ def quick_switches() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(usual)
+
+
+class _StandardError:
+    """Whatever is standard error at this moment: what is captured is another file in each phase."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+@pytest.fixture
+def log_lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """What the service has logged since the last look, from `info` on.
+
+    The handler of all tests writes to what this test captures, while it runs.
+    """
+    usual = _LOG.setStream(_StandardError())
+    levels = {name: logging.getLogger(name).level for name in ("varserve", "varserve_service")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.INFO)
+    yield lambda: capsys.readouterr().err
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    _LOG.setStream(usual)
 
 
 @pytest.fixture(scope="session")

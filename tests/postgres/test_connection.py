@@ -20,7 +20,6 @@ from varserve_service.journal.postgres.connection import (
     log_durability,
     refusal,
 )
-from varserve_service.logs import configure_logs
 
 
 class Server:
@@ -194,7 +193,7 @@ def test_what_an_address_says_itself_stays() -> None:
 
 
 def test_a_server_that_may_lose_what_it_acknowledged_is_told(
-    capsys: pytest.CaptureFixture[str],
+    log_lines: Callable[[], str],
 ) -> None:
     """The settings that are off, and what a commit waits for."""
 
@@ -208,9 +207,8 @@ def test_a_server_that_may_lose_what_it_acknowledged_is_told(
         def fetchone(self) -> Any:
             return self._row
 
-    configure_logs("warning")
     log_durability("PostgreSQL at h", Told())  # type: ignore[arg-type]
-    said = capsys.readouterr().err
+    said = log_lines()
     assert '"setting": "fsync"' in said
     assert "full_page_writes" not in said
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -18,7 +18,6 @@ from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.commits import WriteRequest
 from varserve_service.journal.postgres import appending as module
 from varserve_service.journal.postgres import probing
-from varserve_service.logs import configure_logs
 
 
 @contextmanager
@@ -169,15 +168,14 @@ def test_a_primary_that_comes_back_after_a_failover_is_left_alone(replica: Start
 
 
 def test_a_start_says_what_a_commit_waits_for(
-    server: Server, database: str, replica: Start, capsys: pytest.CaptureFixture[str]
+    server: Server, database: str, replica: Start, log_lines: Callable[[], str]
 ) -> None:
     """And warns where a crash of the machine may lose what was acknowledged."""
     with psycopg.connect(database, autocommit=True) as connection:
         name = connection.info.dbname
         connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')  # type: ignore[call-overload]
-    configure_logs("info")
     one, _ = replica(database, make)
-    assert "on this server alone" in capsys.readouterr().err
+    assert "on this server alone" in log_lines()
     # A setting of the database does not weaken a commit of the service.
     connection = one._parts.journal._appender._connection()  # type: ignore[union-attr]
     assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)

@@ -33,7 +33,7 @@ PICTURES = os.environ.get("VARSERVE_PICTURES")
 """A folder for the pictures of the documentation; `make pictures` sets it."""
 
 
-CONTRASTS = """() => {
+_CONTRASTS = """() => {
     const channels = (text) => text.match(/[\\d.]+/g).map(Number);
     const luminance = (color) => {
         const [r, g, b] = color.slice(0, 3).map((v) => v / 255)
@@ -54,7 +54,12 @@ CONTRASTS = """() => {
         return (Math.max(text, behind) + 0.05) / (Math.min(text, behind) + 0.05);
     });
 }"""
-"""The ratio of luminances of each text and what is behind it."""
+
+
+def contrasts(page: Any) -> list[float]:
+    """The ratio of luminances of each text and what is behind it, once all styles are there."""
+    page.wait_for_load_state()
+    return page.evaluate(_CONTRASTS)  # type: ignore[no-any-return]
 
 
 def picture(page: Any, name: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import varserve
-from tests.web.browsing import CONTRASTS, IN_A_BROWSER, live, picture
+from tests.web.browsing import IN_A_BROWSER, contrasts, live, picture
 
 pytestmark = IN_A_BROWSER
 
@@ -107,6 +107,6 @@ def test_text_can_be_read_in_both_schemes(page: Any, url: str, scheme: str) -> N
     """Text and what is behind it differ by at least 4.5 to 1, as WCAG asks."""
     page.emulate_media(color_scheme=scheme)
     page.goto(f"{url}/models/fake/variables/broken")
-    ratios = page.evaluate(CONTRASTS)
+    ratios = contrasts(page)
     assert len(ratios) > 20
     assert min(ratios) >= 4.5

@@ -12,7 +12,7 @@ import pytest
 import varserve
 from tests import saved_models
 from tests.serving import serve_here
-from tests.web.browsing import CONTRASTS, IN_A_BROWSER, live, picture
+from tests.web.browsing import IN_A_BROWSER, contrasts, live, picture
 from tests.web.conftest import inspector
 from tests.web.test_pages import form_token, get, post, send
 from varserve_service import savedmodel
@@ -273,6 +273,6 @@ class TestInABrowser:
         page.get_by_label("find the first number").check()
         page.get_by_role("button", name="Look inside").click()
         page.locator("#probes").wait_for()
-        ratios = page.evaluate(CONTRASTS)
+        ratios = contrasts(page)
         assert len(ratios) > 20
         assert min(ratios) >= 4.5
