@@ -21,6 +21,7 @@ import pytest
 
 import varserve
 from tests.waiting import until
+from varserve._client.transport import forks
 
 from .conftest import Service
 
@@ -223,8 +224,6 @@ def test_a_fork_during_a_call_that_lasts(
     model: varserve.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a bounded wait the child is made nevertheless; its calls fail at once, and say why."""
-    from varserve._client.transport import forks
-
     monkeypatch.setattr(forks, "_LONGEST_WAIT", 0.2)
     inside, leave = threading.Event(), threading.Event()
 
@@ -244,6 +243,80 @@ def test_a_fork_during_a_call_that_lasts(
     assert isinstance(error, varserve.FailedPrecondition)
     assert "spawn" in str(error)
     assert model.variables["counter"].numpy() == 7
+
+
+def forking() -> bool:
+    """A fork waits until no thread is inside the gate."""
+    return forks.GATE._forking > 0
+
+
+def inside_meanwhile(model: varserve.Model, work: Callable[[], object]) -> Any:
+    """What a child reads that is forked while a thread inside the gate does `work`."""
+    inside = threading.Event()
+    failures: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            with forks.GATE:
+                inside.set()
+                until(forking, SECONDS)
+                work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert inside.wait(SECONDS)
+    found = in_child(lambda: int(model.variables["counter"].numpy()))
+    thread.join(SECONDS)
+    assert not failures
+    return found
+
+
+def test_a_fork_while_a_thread_enters_the_gate_again(model: varserve.Model) -> None:
+    """A call that begins inside another is not kept for the fork that waits for both."""
+
+    def work() -> None:
+        with forks.GATE, forks.GATE:
+            pass
+        model.variables["counter"].numpy()
+        assert forking(), "the fork did not wait for the outer call"
+
+    assert inside_meanwhile(model, work) == 7
+
+
+def test_a_fork_while_clients_open_their_channel(address: str, model: varserve.Model) -> None:
+    """A thread that waits for a fork holds no lock that a thread inside the gate needs."""
+    with varserve.connect(address) as other:
+        opening = threading.Thread(target=other.models)
+
+        def work() -> None:
+            opening.start()
+            until(lambda: len(forks.GATE._changed._waiters) == 2, SECONDS)  # type: ignore[attr-defined]
+            assert other.models()
+            assert forking(), "the fork did not wait for the call"
+
+        assert inside_meanwhile(model, work) == 7
+        opening.join(SECONDS)
+        assert not opening.is_alive()
+
+
+def test_a_fork_in_the_middle_of_a_call_of_its_own_thread(
+    model: varserve.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for itself; the child's calls fail at once, and say why."""
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        raise AssertionError
+
+    monkeypatch.setattr(forks.GATE._changed, "wait", wait)
+    with forks.GATE:
+        error = in_child(lambda: model.variables["counter"].numpy())
+    assert not waits
+    assert isinstance(error, varserve.FailedPrecondition)
+    assert "spawn" in str(error)
 
 
 def test_a_fork_beside_an_asyncio_client(address: str) -> None:

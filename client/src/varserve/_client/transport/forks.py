@@ -4,6 +4,9 @@ gRPC takes its threads and sockets through a fork only when no thread is inside 
 and hangs in the child otherwise. So the threads of blocking clients pass a gate on their way into
 gRPC; a fork closes the gate and waits, for a bounded time, until no thread is inside. In the child
 each client makes a channel, locks and streams of its own.
+
+A thread that is inside may enter again, also while a fork waits for it. A thread that holds a lock
+which is taken inside, too, must be inside: outside it would keep the lock while the gate is closed.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from threading import get_ident
 from types import TracebackType
 from typing import Any
 from weakref import ref
@@ -38,9 +42,9 @@ class Gate:
     """Counts the threads that are inside gRPC. A fork waits until there are none."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._inside = 0
+        self._renew_lock()
+        self._inside: dict[int, int] = {}
+        """By thread, how often it has entered and not left."""
         self._forking = 0
         self._streams: set[Any] = set()
         # By identity: some of them compare by their content.
@@ -49,6 +53,11 @@ class Gate:
         self.forked = False
         """This process is a forked child."""
         self._broken = ""
+
+    def _renew_lock(self) -> None:
+        # A signal's handler may make calls while its thread holds it.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
 
     def renew_in_child(self, renewable: Renewable) -> None:
         """Call `renewable` in the child of each fork."""
@@ -71,10 +80,12 @@ class Gate:
     # Every call passes here: the lock itself, without the functions of the condition around it.
 
     def __enter__(self) -> None:
+        me = get_ident()
         with self._lock:
-            while self._forking:
+            entered = self._inside.get(me, 0)
+            while self._forking and not entered:
                 self._changed.wait()
-            self._inside += 1
+            self._inside[me] = entered + 1
 
     def __exit__(
         self,
@@ -82,8 +93,13 @@ class Gate:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        me = get_ident()
         with self._lock:
-            self._inside -= 1
+            left = self._inside[me] - 1
+            if left:
+                self._inside[me] = left
+                return
+            del self._inside[me]
             if self._forking:
                 self._changed.notify_all()
 
@@ -108,11 +124,12 @@ class Gate:
     def before(self) -> None:
         """In the parent, by the thread that forks."""
         deadline = time.monotonic() + _LONGEST_WAIT
+        me = get_ident()  # a signal's handler may fork during its thread's call
         with self._changed:
             self._forking += 1
             for stream in list(self._streams):
                 stream.cancel()
-            while self._inside and (left := deadline - time.monotonic()) > 0:
+            while self._inside.keys() - {me} and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
             idle = not self._inside
         if idle:
@@ -129,15 +146,15 @@ class Gate:
         """In the child, whose only thread this is."""
         alive = self._alive()
         if self._inside:
-            self._broken = "a call of another thread was in progress"
+            self._broken = "a call was in progress"
         elif os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "1").lower() in ("0", "false", "no"):
             self._broken = "GRPC_ENABLE_FORK_SUPPORT was off"
         elif any(each.polls for each in alive):
             self._broken = "an asyncio client was open"
         self.forked = True
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._inside = self._forking = 0
+        self._renew_lock()
+        self._inside.clear()
+        self._forking = 0
         self._streams.clear()
         for each in alive:
             each._after_fork()

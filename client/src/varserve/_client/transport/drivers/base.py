@@ -58,7 +58,7 @@ class Driver(Renewable):
         }
 
     def _made_stub(self, method: Method) -> Any:
-        with self._lock:
+        with GATE, self._lock:
             stub = getattr(self._opened_channel(), method.shape)(
                 method.path,
                 request_serializer=write_message,
@@ -95,7 +95,7 @@ class Driver(Renewable):
             return stub(call.request, **options)
 
         def channel() -> Any:
-            with self._lock:
+            with GATE, self._lock:
                 return self._opened_channel()
 
         with self._lock:
