@@ -13,6 +13,7 @@ from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.rpc.requests import tensor
 from tests.rpc.roles import Caller
 from tests.rpc.test_identity import Claimed
+from tests.rpc.wire import outcome_of
 from tests.serving import serve_here
 from varserve.v1 import inspection_pb2, tensor_pb2
 from varserve.v1 import model_service_pb2 as pb
@@ -23,9 +24,9 @@ from varserve_service.rpc import Access
 
 POLICY = read_policy(b"""
 rules:
-  - {subjects: [all, half, list], verbs: [inspect], models: ["*"], functions: ["*"]}
+  - {subjects: [all, half, list, narrow], verbs: [inspect], models: ["*"], functions: ["*"]}
   - {subjects: [all, blind], verbs: [read], models: ["*"], variables: ["*"]}
-  - {subjects: [half], verbs: [read], models: ["*"], variables: [left]}
+  - {subjects: [half, narrow], verbs: [read], models: ["*"], variables: [left]}
   - {subjects: [all, half, blind], verbs: [run], models: ["*"], functions: ["*"]}
   - {subjects: [all, half, blind], verbs: [assign], models: ["*"], variables: ["*"]}
 """)
@@ -103,6 +104,22 @@ def test_a_check_needs_what_an_inspection_does(call: Callable[[str], Caller]) ->
 HEADER = tensor_pb2.TensorHeader(dtype=1, shape=[3], byte_length=12)
 
 
+def test_what_is_assumed_tells_nothing_of_what_is_hidden(call: Callable[[str], Caller]) -> None:
+    """A variable that the caller may not know of is answered for like one that is not there."""
+
+    def told(role: str, name: str) -> tuple[str, str]:
+        assumed = tensor_pb2.NamedTensorHeader(name=name, tensor=HEADER)
+        with pytest.raises(grpc.RpcError) as caught:
+            call(role).answer("InspectFunction", inspect(assume=[assumed]))
+        outcome = outcome_of(caught.value)
+        return outcome.reason, outcome.text.replace(name, "NAME")
+
+    assert told("narrow", "right") == told("narrow", "wrong") != told("narrow", "left")
+    # Who is let in sends the value next.
+    assert told("narrow", "left")[0] == told("all", "right")[0] == "CHUNK_INVALID"
+    assert told("all", "wrong")[0] == "VARIABLE_NOT_FOUND"
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
@@ -118,7 +135,7 @@ HEADER = tensor_pb2.TensorHeader(dtype=1, shape=[3], byte_length=12)
         ({"patches": [{"tensor": "x", "scale": 1}] * 2}, "REQUEST_MALFORMED"),
         ({"summaries": {"histogram": {"bins": 0}}}, "REQUEST_MALFORMED"),
         ({"patches": [{"tensor": "x", "value": {"dtype": 99}}]}, "DTYPE_UNSUPPORTED"),
-        ({"assume": [{"name": "x", "tensor": {"dtype": 1, "shape": [-1]}}]}, "SHAPE_MISMATCH"),
+        ({"assume": [{"name": "left", "tensor": {"dtype": 1, "shape": [-1]}}]}, "SHAPE_MISMATCH"),
     ],
 )
 def test_bad_requests(call: Callable[[str], Caller], fields: dict[str, Any], expected: str) -> None:

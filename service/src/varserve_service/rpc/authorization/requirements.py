@@ -240,13 +240,17 @@ def list_tensors(request: Any) -> Requirements:
 
 
 def inspect_function(manifest: Any) -> Requirements:
-    """InspectFunction, by its manifest."""
+    """InspectFunction, by its manifest. What a value is assumed for, the function uses: `read`."""
 
     def arguments() -> Arguments:
         inputs = {named.name: translate.outline(named.tensor) for named in manifest.inputs}
         return inputs, translate.constants(manifest.constants)
 
-    return Requirements([RequireInspect(manifest.model, manifest.function, arguments)])
+    requirements: list[Requirement] = [RequireInspect(manifest.model, manifest.function, arguments)]
+    if manifest.assume:
+        names = list(dict.fromkeys(assumed.name for assumed in manifest.assume))
+        requirements.append(RequireVariables(Verb.READ, manifest.model, names))
+    return Requirements(requirements)
 
 
 def session(request: None) -> Requirements:
