@@ -75,6 +75,28 @@ def test_idle_memory_is_given_back_in_time() -> None:
     assert recycler._thread is not None
 
 
+def test_idle_memory_is_given_back_without_a_thread_at_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Memory is there where the system gives no thread; the next that is taken has one again."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    recycler = Recycler(min_bytes=MIB, idle_seconds=0.05)
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", refused)
+        array = recycler.take(2 * MIB)
+    assert array is not None
+    again = recycler.take(3 * MIB)
+    thread = recycler._thread
+    assert thread is not None
+    del array, again
+    gc.collect()
+    join([thread], 20)
+    assert recycler.idle_bytes() == 0
+
+
 def test_too_much_memory() -> None:
     """What the machine does not have is a MemoryError, as numpy's would be."""
     with pytest.raises(MemoryError):

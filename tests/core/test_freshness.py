@@ -67,6 +67,25 @@ def test_the_newest_is_that_of_all_replicas() -> None:
         assert two.header.revision >= 1
 
 
+def test_who_asks_where_there_is_no_thread_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, not left to wait; the next one who asks is answered."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with replicas(1) as ((live,), _):
+        told, later = Told(), Told()
+        with monkeypatch.context() as short:
+            short.setattr(threading.Thread, "start", refused)
+            live.freshness.wait_for_newest(told)
+        (refusal,) = told.answers
+        assert isinstance(refusal, RequestError)
+        assert refusal.reason is Reason.STATE_STORE_UNAVAILABLE
+        live.freshness.wait_for_newest(later)
+        until(lambda: later.answers == [None])
+        assert len(told.answers) == 1
+
+
 def test_a_commit_in_the_making_is_not_there_yet() -> None:
     """Its revision is not counted before it is durable: it may become another replica's."""
     with replicas(1) as ((live,), (journal,)):

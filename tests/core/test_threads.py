@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from tests.fakes import Gate
-from tests.waiting import join
+from tests.waiting import join, until
 from varserve_service.core import threads
+from varserve_service.core.arrays.sealed import _LetGo
 from varserve_service.core.threads import (
     ModelThread,
     model_executor,
@@ -58,6 +60,22 @@ def test_a_thread_that_the_system_does_not_give_is_not_waited_for(
         with pytest.raises(RuntimeError):
             ModelThread(lambda: None, "none").start()
     assert wait_until_prepared(0)
+
+
+def test_memory_is_let_go_of_when_there_is_a_thread_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was to be let go of meanwhile is kept, and goes then."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    letting_go = _LetGo()
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", refused)
+        letting_go.start()
+    letting_go.later.put(mmap.mmap(-1, 4096))
+    assert not letting_go.later.empty()
+    letting_go.start()
+    until(letting_go.later.empty)
 
 
 def test_the_threads_of_an_executor_are_prepared(gate: Gate) -> None:

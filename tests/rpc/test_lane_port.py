@@ -137,6 +137,29 @@ async def test_a_peer_that_is_silent_is_hung_up_on(
         await until_async(lambda: threads() == 0)
 
 
+async def test_a_peer_without_a_thread_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system gives no thread a peer is hung up on, and later ones are served."""
+    monkeypatch.setattr(lane_port, "MOST_PEERS", 2)
+    missing, start = iter(range(4)), threading.Thread.start
+
+    def starts(thread: threading.Thread) -> None:
+        if thread.name == "varserve-lane" and next(missing, None) is not None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starts)
+    async with running(counter(big()), lane_port=0) as found:
+        for _ in range(4):
+            with connected(found) as peer:
+                assert await all_of(peer) == b""
+        assert port_of(found).refusals == {"full": 4}
+        call, first = await read_ticket(found)
+        with connected(found) as peer:
+            peer.sendall(lane.HELLO_PORT + first.lane.ticket)
+            assert (await all_of(peer)).startswith(first.lane.proof)
+        assert await call.read() is grpc.aio.EOF
+
+
 async def test_no_more_peers_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Further ones are hung up on, and values go through gRPC."""
     monkeypatch.setattr(lane_port, "MOST_PEERS", 2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
+import itertools
 import socket
 import ssl
 import threading
@@ -26,6 +28,7 @@ from tests.fakes import Gate
 from tests.rpc.models import counter
 from tests.telemetry.scrape import scrape
 from tests.telemetry.watched import watched
+from tests.waiting import until
 from varserve_service.access.certificates import server_context
 from varserve_service.reloading import ReloadedFiles
 from varserve_service.telemetry.exporter import Exporter
@@ -117,6 +120,60 @@ def test_connections_beyond_the_bound_are_closed_at_once() -> None:
             except OSError:
                 continue  # the threads of those that were cut off are ending
         pytest.fail("nobody is served any more")
+
+
+@pytest.mark.parametrize("lacking", ["thread", "timer", "descriptor"])
+def test_what_the_system_does_not_give_takes_no_place(
+    lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections without a thread or a descriptor are closed; when there are some, all is well."""
+    missing = iter(range(3))
+    start, dup = threading.Thread.start, socket.socket.dup
+
+    def starts(thread: threading.Thread) -> None:
+        serves = threading.current_thread().name == "varserve-metrics"
+        wanted = serves if lacking == "thread" else isinstance(thread, threading.Timer)
+        if lacking != "descriptor" and wanted and next(missing, None) is not None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def dups(each: socket.socket) -> socket.socket:
+        if lacking == "descriptor" and next(missing, None) is not None:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return dup(each)
+
+    with exporting(Counting(), max_connections=1) as address:
+        monkeypatch.setattr(threading.Thread, "start", starts)
+        monkeypatch.setattr(socket.socket, "dup", dups)
+        for _ in range(3):
+            with pytest.raises((OSError, http.client.HTTPException)):
+                ask(address, "GET", "/metrics")
+        until(lambda: answers(address))
+
+
+def answers(address: str) -> bool:
+    """Whether the page is there."""
+    try:
+        return ask(address, "GET", "/metrics")[0] == 200
+    except (OSError, http.client.HTTPException):
+        return False  # the place of the one before is not free yet
+
+
+def test_without_descriptors_the_listener_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits to be accepted is asked for now and then, and is answered when it can be."""
+    accept, tries = socket.socket.accept, []
+
+    def accepts(listener: socket.socket) -> Any:
+        tries.append(time.monotonic())
+        if len(tries) <= 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listener)
+
+    with exporting(Counting()) as address:
+        monkeypatch.setattr(socket.socket, "accept", accepts)
+        assert ask(address, "GET", "/metrics")[0] == 200
+    pauses = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert min(pauses[:3]) >= 0.2
 
 
 def test_a_client_that_reads_nothing_is_cut_off() -> None:

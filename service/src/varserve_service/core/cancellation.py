@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from .threads import ModelThread
+from .threads import ModelThread, started
 
 _LOOK_SECONDS = 0.05
 """Deadlines are looked at so often, while there are any."""
@@ -78,9 +78,7 @@ class Deadlines:
             return
         thread = ModelThread(self._look, "varserve-deadlines")
         # Without a thread, deadlines are not kept during the work. The next `add` tries again.
-        with suppress(RuntimeError):
-            thread.start()
-            self._thread = thread
+        self._thread = thread if started(thread) else None
 
     def _look(self) -> None:
         while True:

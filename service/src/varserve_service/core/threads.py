@@ -57,6 +57,18 @@ class ModelThread(threading.Thread):
         super().run()
 
 
+def started(thread: threading.Thread) -> bool:
+    """Start a thread. False where the system gives no more threads.
+
+    Whoever started it then goes on without one, and tries again at the next occasion.
+    """
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
+
+
 def model_executor(threads: int, name: str) -> ThreadPoolExecutor:
     """An executor whose threads are prepared before they take any work."""
     return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=_prepared)

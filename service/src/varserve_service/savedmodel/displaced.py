@@ -14,6 +14,8 @@ from queue import SimpleQueue
 
 import tensorflow as tf
 
+from varserve_service.core.threads import started
+
 from .runtime import shape_of
 from .values import TensorValue
 
@@ -42,9 +44,11 @@ class _LettingGo:
         self._started = threading.Lock()
 
     def start(self) -> None:
-        """Be there, from the first time on."""
+        """Be there, from the first time on that there is a thread."""
         if self._started.acquire(blocking=False):
-            threading.Thread(target=self._go_on, name="varserve-let-go", daemon=True).start()
+            thread = threading.Thread(target=self._go_on, name="varserve-let-go", daemon=True)
+            if not started(thread):
+                self._started.release()
 
     def _go_on(self) -> None:
         while True:

@@ -6,6 +6,7 @@ connections are open at once, and each is cut off after a time.
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import sys
@@ -23,6 +24,10 @@ from prometheus_client.exposition import ThreadingWSGIServer, choose_encoder
 log = structlog.get_logger("varserve.telemetry")
 
 PATH = "/metrics"
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_RETRY_SECONDS = 0.2
+"""How long connections wait when the process or the host has no descriptor or memory for one."""
 
 TlsContext = Callable[[], ssl.SSLContext]
 
@@ -127,29 +132,48 @@ class _Server(ThreadingWSGIServer):
         self._seconds = seconds
         super().__init__((host, port), _Handler)
 
+    def get_request(self) -> tuple[Any, Any]:
+        """The next connection. Raises OSError."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                # It stays in the queue, and would be asked for again without a pause.
+                time.sleep(_RETRY_SECONDS)
+            raise
+
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # the system gives no more threads
+            self._free.release()
+            self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        # However slowly a client sends or reads: its connection is over after this.
-        connection = request.dup()  # TLS takes the other one over
-        end = threading.Timer(self._seconds, _cut, (connection,))
-        end.daemon = True
-        end.start()
         try:
-            if self._tls is not None:
-                # Here, not where connections are accepted: a client may take its time for it.
-                request = self._tls().wrap_socket(request, server_side=True)
-            super().process_request_thread(request, client_address)
-        except OSError:
-            self.shutdown_request(request)  # the TLS handshake failed
+            self._serve(request, client_address)
+        except (OSError, RuntimeError):
+            # The TLS handshake failed, or there is no descriptor or thread for the bound on time.
+            self.shutdown_request(request)
         finally:
-            end.cancel()
-            connection.close()
             self._free.release()
+
+    def _serve(self, request: Any, client_address: Any) -> None:
+        # However slowly a client sends or reads: its connection is over after this.
+        with request.dup() as connection:  # TLS takes the other one over
+            end = threading.Timer(self._seconds, _cut, (connection,))
+            end.daemon = True
+            end.start()
+            try:
+                if self._tls is not None:
+                    # Here, not where connections are accepted: a client may take its time for it.
+                    request = self._tls().wrap_socket(request, server_side=True)
+                super().process_request_thread(request, client_address)
+            finally:
+                end.cancel()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # A client that went away in the middle is no error of the service.

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from varserve_service.core.threads import started
+
 ALIGNMENT = 64
 """Bytes: TensorFlow's kernels load whole cache lines and abort the process on less."""
 
@@ -101,10 +103,10 @@ class Recycler:
         with self._lock:
             self._in_use += 1
             if self._thread is None:
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._give_back, name="varserve-memory", daemon=True
                 )
-                self._thread.start()
+                self._thread = thread if started(thread) else None
         weakref.finalize(array, self._come_back, memory).atexit = False
         return array
 

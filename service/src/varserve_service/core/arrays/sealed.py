@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from varserve_service.core.threads import started
+
 Array = np.ndarray[Any, Any]
 
 _descriptors: set[int] = set()
@@ -75,9 +77,11 @@ class _LetGo:
         self._started = threading.Lock()
 
     def start(self) -> None:
-        """Be there, from the first time on."""
+        """Be there, from the first time on that there is a thread."""
         if self._started.acquire(blocking=False):
-            threading.Thread(target=self._go_on, name="varserve-let-go", daemon=True).start()
+            thread = threading.Thread(target=self._go_on, name="varserve-let-go", daemon=True)
+            if not started(thread):
+                self._started.release()
 
     def _go_on(self) -> None:
         while True:

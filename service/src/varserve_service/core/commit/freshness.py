@@ -13,6 +13,7 @@ from typing import TypeAlias
 from varserve_service.core.errors import RequestError, StateStoreUnavailable
 from varserve_service.core.ports.journal import Position
 from varserve_service.core.ports.shared_journal import SharedJournal
+from varserve_service.core.threads import started
 
 from .revisions import Revisions
 
@@ -85,10 +86,13 @@ class Freshness:
             if closed is None:
                 self._asking.append(waiter)
                 if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._ask, name="varserve-newest", daemon=True
+                    thread = threading.Thread(target=self._ask, name="varserve-newest", daemon=True)
+                    self._thread = thread if started(thread) else None
+                if self._thread is None:
+                    self._asking.remove(waiter)
+                    closed = StateStoreUnavailable(
+                        "the system gives no thread to ask for the newest commit; try again"
                     )
-                    self._thread.start()
                 self._changed.notify()
         if closed is not None:
             then(closed)

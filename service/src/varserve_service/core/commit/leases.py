@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.holdings import Holding
 from varserve_service.core.ports.commits import Changed
-from varserve_service.core.threads import ModelThread
+from varserve_service.core.threads import ModelThread, started
 
 MAX_LEASES = 10_000
 """Of one model, at once: each keeps alive what its write replaced, and costs a look at each end."""
@@ -171,11 +171,8 @@ class Leases:
         if self._thread is not None:
             return
         thread = ModelThread(self._wait, "varserve-leases")
-        try:
-            thread.start()
-        except RuntimeError:
-            return  # The commit stands. The next call, a renewal say, tries again.
-        self._thread = thread
+        # Without one the commit stands. The next call, a renewal say, tries again.
+        self._thread = thread if started(thread) else None
 
     def _find(self, revision: int) -> _Lease:
         lease = self._leases.get(revision)

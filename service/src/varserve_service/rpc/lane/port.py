@@ -18,6 +18,7 @@ from varserve import frames, lane
 from varserve_service.access.certificates import ServerIdentity, identity_context
 from varserve_service.addresses import shown
 from varserve_service.core.errors import RequestError
+from varserve_service.core.threads import started
 from varserve_service.reloading import ReloadedFiles
 from varserve_service.rpc.messages.bodies import Upload
 
@@ -258,9 +259,14 @@ class Port:
         found = _Peer(peer)
         self._peers.add(found)
         late = self._loop.call_later(HANDSHAKE_SECONDS, self._is_late, found)
-        threading.Thread(
+        thread = threading.Thread(
             target=self._serve, args=(found, late), name="varserve-lane", daemon=True
-        ).start()
+        )
+        if not started(thread):
+            self.refusals["full"] += 1
+            late.cancel()
+            self._peers.discard(found)
+            peer.close()
 
     def _is_late(self, peer: _Peer) -> None:
         self.refusals["silent"] += 1
