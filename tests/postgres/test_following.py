@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import psycopg
 import pytest
 
+from tests.core.test_live_model import SET
+from tests.fakes import FakeModel, FakeVariable
 from tests.postgres.conftest import Replica, Start
 from tests.postgres.server import Server
 from tests.postgres.test_journal import add, make
 from tests.waiting import join, until
+from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import JournalError
 from varserve_service.core.ports.journal import Position
 from varserve_service.journal import JournalOptions
@@ -119,6 +123,97 @@ def test_a_listener_that_is_closed_keeps_no_connection(listener: Listener, datab
     with pytest.raises(JournalError, match="closed"):
         listener.news(Position(0))
     assert made.closed
+
+
+class Waits(threading.Event):
+    """Notes how long somebody waits, and lets nobody wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        return self.is_set()
+
+
+def test_a_log_that_cannot_be_read_is_asked_for_again(
+    writer: Replica,
+    listener: Listener,
+    monkeypatch: pytest.MonkeyPatch,
+    log_lines: Callable[[], str],
+) -> None:
+    """After a pause, and with more patience up to a bound; the log says so once."""
+    add(writer[0])
+    listener._closed = waits = Waits()
+    bounds: list[float] = []
+    bound = listener._guard.cut_after
+
+    def noted(connection: psycopg.Connection, seconds: float) -> object:
+        bounds.append(seconds)
+        return bound(connection, seconds)
+
+    def fails(*_: object) -> None:
+        raise psycopg.OperationalError("no answer")
+
+    monkeypatch.setattr(listener._guard, "cut_after", noted)
+    with monkeypatch.context() as patched:
+        patched.setattr(listener, "_look", fails)
+        for _ in range(4):
+            assert revisions(listener, Position(0)) == []
+            assert listener._open is None
+    assert waits.waits == [following._POLL_SECONDS] * 4
+    assert bounds == [3.0, 3.0, 6.0, 6.0, 12.0, 12.0, 14.0, 14.0]
+    assert log_lines().count("the log is not followed") == 1
+    for _ in range(2):
+        assert revisions(listener, Position(0)) == [1]
+    assert bounds[-3:] == [14.0, 14.0, 3.0]
+    assert log_lines().count("the log is followed again") == 1
+
+
+def test_a_failure_of_a_listener_that_is_being_closed(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], str]
+) -> None:
+    """Nobody waits for it, and it is nobody's concern."""
+    listener._closed = waits = Waits()
+
+    def fails(*_: object) -> None:
+        listener.close()
+        raise psycopg.OperationalError("cut")
+
+    monkeypatch.setattr(listener, "_look", fails)
+    assert revisions(listener, Position(0)) == []
+    assert (waits.waits, "not followed" in log_lines()) == ([], False)
+
+
+def test_a_connection_that_is_closed_is_not_used(writer: Replica, listener: Listener) -> None:
+    """News come by a new one, at once."""
+    add(writer[0])
+    assert revisions(listener, Position(0)) == [1]
+    assert listener._open is not None
+    listener._open.close()
+    assert revisions(listener, Position(0)) == [1]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(3, [1]), (2**19, [])])
+def test_what_a_replica_has_just_written_is_not_read(
+    database: str, replica: Start, size: int, expected: list[int]
+) -> None:
+    """Large values of its own, and once: it may not know that it wrote them."""
+    live, _ = replica(database, lambda: FakeModel([FakeVariable("v", np.zeros(size))]))
+    live.assign([Write("v", SET, np.ones(size))])
+    own = live._parts.committer.position.append
+    listener = Listener(Connector(database), KEY, lambda: own)
+    listener._closed = waits = Waits()
+    try:
+        assert revisions(listener, Position(0)) == expected
+        assert waits.waits == [following._OWN_SECONDS] * (not expected)
+        assert revisions(listener, Position(0)) == [1]
+        other = Listener(Connector(database), KEY, lambda: "another")
+        assert revisions(other, Position(0)) == [1]
+        other.close()
+    finally:
+        listener.close()
 
 
 @pytest.fixture

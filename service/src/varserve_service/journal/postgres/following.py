@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import psycopg
 
@@ -77,7 +76,8 @@ class Listener:
         try:
             if self._open is None or self._open.closed:
                 self._open = self._connector.connect()
-                self._open.execute(f"LISTEN {CHANNEL}")
+                with self._guard.cut_after(self._open, self._patience):
+                    self._open.execute(f"LISTEN {CHANNEL}")
             connection = self._open
             self._connector.check(connection)
             while not self._closed.is_set():
@@ -156,8 +156,7 @@ class Listener:
 
     def _drop(self) -> None:
         if self._open is not None:
-            with suppress(psycopg.Error):
-                self._open.close()
+            self._open.close()
             self._open = None
 
     def close(self) -> None:

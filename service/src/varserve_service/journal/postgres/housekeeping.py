@@ -56,10 +56,13 @@ class Housekeeper:
         """Bring the log within its bounds. Raises JournalError, psycopg.Error."""
         seconds = _COMPACT_SECONDS + self._options.commit_bytes / _BYTES_PER_SECOND
         with self._connector.connect() as connection:
-            folded = 1
-            while folded:
+
+            def fold() -> int:
                 with cut_after(connection, seconds):
-                    folded = compaction.compact(connection, self._key, self._options)
+                    return compaction.compact(connection, self._key, self._options)
+
+            while fold():
+                pass
 
     def sweep(self, seconds: float) -> int:
         """Remove blobs that were staged so long ago and that no commit keeps; how many."""
@@ -77,7 +80,7 @@ class Housekeeper:
     def _run(self) -> None:
         """Tell the other replicas of commits, and compact the log now and then."""
         look_at = time.monotonic() + _LOOK_SECONDS * random.random()  # not all at the same time
-        while True:
+        while not self._closed.is_set():  # also where the close was taken for news
             told = self._news_due.wait(max(0.0, look_at - time.monotonic()))
             if self._closed.is_set():
                 return
@@ -86,7 +89,8 @@ class Housekeeper:
                 with self._connector.connect() as connection:
                     # A notification holds a lock of the whole cluster until it is committed. So it
                     # is not part of a commit, and waits for no standby and no disk.
-                    connection.execute("SET synchronous_commit = off")
+                    with cut_after(connection, _NOTIFY_SECONDS):
+                        connection.execute("SET synchronous_commit = off")
                     while told and not self._closed.is_set():
                         with cut_after(connection, _NOTIFY_SECONDS):
                             connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self._key[0]))
@@ -95,11 +99,7 @@ class Housekeeper:
                         self._news_due.clear()
                     if time.monotonic() >= look_at:
                         look_at = time.monotonic() + _LOOK_SECONDS
-                        seconds = self._options.blob_seconds
-                        if blobs.has_orphans(connection, self._key, seconds):
-                            self.sweep(seconds)
-                        if compaction.is_due(connection, self._key, self._options):
-                            self.compact()
+                        self._look(connection)
             except (psycopg.Error, JournalError) as error:
                 look_at = max(look_at, time.monotonic() + 1)
                 log.warning(
@@ -107,6 +107,16 @@ class Housekeeper:
                     database=self._connector.name,
                     error=str(error),
                 )
+
+    def _look(self, connection: Connection) -> None:
+        seconds = self._options.blob_seconds
+        with cut_after(connection, _COMPACT_SECONDS):
+            has_orphans = blobs.has_orphans(connection, self._key, seconds)
+            is_due = compaction.is_due(connection, self._key, self._options)
+        if has_orphans:
+            self.sweep(seconds)
+        if is_due:
+            self.compact()
 
     def close(self) -> None:
         """End the thread, soon."""

@@ -77,6 +77,7 @@ class LabelRows:
         while not self._left.wait(_BEAT_SECONDS):
             with suppress(StateStoreUnavailable):
                 self._ask(query, (self._replica,))
+        self._close()  # it may have connected again after the replica left
 
     def is_alone(self, model: str) -> bool:
         query = (
@@ -133,8 +134,7 @@ class LabelRows:
                 "OR seen < clock_timestamp() - interval '1 day'",
                 (self._replica,),
             )
-        with self._one_at_a_time:
-            self._drop()
+        self._close()
 
     def _ask(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._one_at_a_time:
@@ -156,10 +156,13 @@ class LabelRows:
                         ) from error
                     reused = False  # it ended while nobody used it; all questions may come twice
 
+    def _close(self) -> None:
+        with self._one_at_a_time:
+            self._drop()
+
     def _drop(self) -> None:
         if self._open is not None:
-            with suppress(psycopg.Error):
-                self._open.close()
+            self._open.close()
             self._open = None
 
 
