@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 
+from tests.core.test_live_model import ADD, SET, value_of
+from tests.fakes import FakeModel, FakeVariable
 from tests.postgres.conftest import Start
 from tests.postgres.test_journal import add, count, make
+from tests.postgres.test_large_values import add as add_to
+from tests.postgres.test_large_values import made
+from varserve_service.core.arrays.regions import Rows
+from varserve_service.core.change.writes import Write
+from varserve_service.core.errors import JournalError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.journal import JournalOptions
-from varserve_service.journal.postgres import compaction
+from varserve_service.journal.postgres import blobs, compaction
 from varserve_service.journal.postgres.schema import Connection
 
 KEY = ("fake", 1)
 OPTIONS = JournalOptions(history_commits=2)
+HALF = 700 * 2**10 // 4
+"""Elements of a value that shares a blob with another one."""
+
+
+def two_halves() -> FakeModel:
+    return FakeModel([FakeVariable(name, np.zeros(HALF, np.float32)) for name in ("one", "other")])
 
 
 @pytest.fixture
@@ -71,3 +86,135 @@ def test_a_replica_that_starts_behind_the_fold_has_everything(
     late, journal = replica(database, make)
     assert journal.horizon > 4
     assert count(late) == live.header.revision
+
+
+LARGE = JournalOptions(history_commits=1, blob_seconds=0.0)
+
+
+def test_large_rows_are_laid_over_the_base(
+    database: str, replica: Start, connection: Connection
+) -> None:
+    """They have a blob of their own, and are not the whole value."""
+    live, _ = replica(database, made)
+    live.assign([Write("table", SET, np.full((300, 1024), 5, np.float32))])
+    for number in (1, 2):
+        assert add_to(live) == 2 * number
+        assert compaction.compact(connection, KEY, LARGE) > 0
+        rows = Rows(np.arange(299))
+        live.assign([Write("table", SET, np.full((299, 1024), number, np.float32), rows)])
+    assert add_to(live) == 6
+    assert compaction.compact(connection, KEY, LARGE) == 2
+    late, journal = replica(database, made)
+    assert journal.horizon == 5
+    assert value_of(late, "table")[:, 0].tolist() == [2] * 299 + [5]
+
+
+def test_values_that_share_a_blob_do_not_share_their_end(
+    database: str, replica: Start, connection: Connection
+) -> None:
+    """One of them is replaced, and the other is still there."""
+    live, _ = replica(database, two_halves)
+    live.assign([Write(name, SET, np.full(HALF, 7, np.float32)) for name in ("one", "other")])
+    live.assign([Write("one", SET, np.full(HALF, 8, np.float32))])
+    assert compaction.compact(connection, KEY, LARGE) == 1
+    live.assign([Write("one", SET, np.full(HALF, 9, np.float32))])
+    assert compaction.compact(connection, KEY, LARGE) == 1
+    late, journal = replica(database, two_halves)
+    assert journal.horizon == 2
+    assert (value_of(late, "other") == 7).all()
+    assert (value_of(late, "one") == 9).all()
+
+
+@pytest.fixture
+def folded(
+    database: str, replica: Start, connection: Connection
+) -> Callable[[], list[tuple[Any, ...]]]:
+    """Three commits, of which a compaction writes a large value; what is in the database."""
+    live, _ = replica(database, made)
+    live.assign([Write("table", SET, np.ones((300, 1024), np.float32))])
+    live.assign([Write("table", ADD, np.ones((1, 1024), np.float32), Rows(np.array([3])))])
+    add_to(live)
+
+    def found() -> list[tuple[Any, ...]]:
+        query = "SELECT revision, nbytes FROM varserve_blob ORDER BY revision, nbytes"
+        return [
+            *connection.execute(query),
+            *connection.execute("SELECT horizon FROM varserve_head"),
+        ]
+
+    return found
+
+
+def test_what_was_swept_while_it_was_folded(
+    folded: Callable[[], list[tuple[Any, ...]]],
+    connection: Connection,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The base does not name it: nothing is changed, and the next time goes through."""
+    before, fold = folded(), compaction._fold
+
+    def slowly(*arguments: Any) -> Any:
+        base = fold(*arguments)
+        with psycopg.connect(database, autocommit=True) as other:
+            assert blobs.sweep(other, KEY, 0) == 1
+        return base
+
+    with monkeypatch.context() as patched:
+        patched.setattr(compaction, "_fold", slowly)
+        with pytest.raises(JournalError, match="what it had staged was swept"):
+            compaction.compact(connection, KEY, LARGE)
+    assert folded() == before
+    assert compaction.compact(connection, KEY, LARGE) == 2
+    assert folded() == [(0, 300 * 4096), (2,)]
+
+
+def test_what_was_staged_goes_with_a_compaction_that_fails(
+    folded: Callable[[], list[tuple[Any, ...]]],
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that went through has nothing to sweep."""
+    swept: list[Any] = []
+    sweep, fold, before = compaction.sweep, compaction._fold, folded()
+
+    def noted(*arguments: Any) -> int:
+        swept.append(arguments[-1])
+        return sweep(*arguments)
+
+    def fails(*arguments: Any) -> None:
+        fold(*arguments)
+        raise JournalError("it ends here")
+
+    monkeypatch.setattr(compaction, "sweep", noted)
+    with monkeypatch.context() as patched:
+        patched.setattr(compaction, "_fold", fails)
+        with pytest.raises(JournalError, match="it ends here"):
+            compaction.compact(connection, KEY, LARGE)
+    assert ([len(names) for names in swept], folded()) == ([1], before)
+    assert compaction.compact(connection, KEY, LARGE) == 2
+    assert len(swept) == 1
+
+
+def test_a_connection_that_goes_while_values_are_folded(
+    folded: Callable[[], list[tuple[Any, ...]]],
+    connection: Connection,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was the matter is told; what was staged is swept when it is old."""
+    fold = compaction._fold
+
+    def ends(given: Connection, *arguments: Any) -> None:
+        fold(given, *arguments)
+        given.close()
+        raise JournalError("it ends here")
+
+    monkeypatch.setattr(compaction, "_fold", ends)
+    with (
+        psycopg.connect(database, autocommit=True) as other,
+        pytest.raises(JournalError, match="it ends here"),
+    ):
+        compaction.compact(other, KEY, LARGE)
+    assert len(folded()) == 3
+    assert blobs.sweep(connection, KEY, 0) == 1

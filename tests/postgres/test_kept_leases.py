@@ -10,14 +10,19 @@ import numpy as np
 import psycopg
 import pytest
 
-from tests.core.test_live_model import SET, array
+from tests.core.test_live_model import SET, array, value_of
+from tests.locks import times_taken
 from tests.postgres.conftest import Replica, Start
 from tests.postgres.server import Server, running
+from tests.postgres.test_large_values import LARGE
+from tests.postgres.test_large_values import kept as kept_blobs
+from tests.postgres.test_large_values import made as large
 from tests.postgres.test_leases import made
 from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import JournalClosed, JournalError, StateStoreUnavailable
 from varserve_service.core.ports.shared_journal import KeptLeases
+from varserve_service.journal.postgres.blobs import BlobReader
 from varserve_service.journal.postgres.connection import Connector
 from varserve_service.journal.postgres.leases import LeaseRows
 
@@ -140,6 +145,7 @@ def test_a_wait_for_standbys_that_was_ended(one: Replica) -> None:
         kept(one).renew(lease)
     connection.execute("DROP TRIGGER warn ON varserve_lease")
     assert kept(one).renew(lease) == LONG
+    assert not connection._notice_handlers
 
 
 def test_a_database_that_is_away() -> None:
@@ -172,3 +178,75 @@ def test_a_close_ends_a_question_in_progress(one: Replica) -> None:
     assert time.monotonic() - began < 2
     closing.join(10)
     assert rows._open is None
+
+
+def test_a_question_comes_twice_at_most(one: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time by a new connection; then its caller is told that the database is away."""
+    rows = one[1].leases
+    assert rows.count() == 0
+    tries: list[int] = []
+
+    def away() -> Any:
+        tries.append(1)
+        assert len(tries) < 9, "it goes on and on"
+        raise psycopg.OperationalError("away")
+
+    connect = rows._connector.connect
+    monkeypatch.setattr(rows._connector, "connect", away)
+    assert rows._open is not None
+    rows._open.close()
+    for expected in (1, 2):
+        with pytest.raises(StateStoreUnavailable, match="the leases cannot be reached"):
+            rows.count()
+        assert len(tries) == expected
+    monkeypatch.setattr(rows._connector, "connect", connect)
+    assert rows.count() == 0
+
+
+def test_a_question_after_the_close(one: Replica) -> None:
+    """No connection is made for it."""
+    rows = one[1].leases
+    rows.close()
+    with pytest.raises(JournalClosed):
+        rows.count()
+    assert rows._open is None
+
+
+def test_one_question_at_a_time(one: Replica) -> None:
+    """Of all threads, by one connection; the close waits for it."""
+    rows = one[1].leases
+    assert times_taken(rows, "_one_at_a_time", rows.count) == 1
+    assert times_taken(rows, "_one_at_a_time", rows.close) == 1
+
+
+def test_what_a_lease_holds_is_read_at_one_moment(
+    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row, and the blobs that the row names: another replica may end it meanwhile."""
+    live, journal = replica(database, large)
+    live.leases.table.clear()
+    value = np.ones(LARGE, np.float32)
+    lease = live.assign([Write("large", SET, value)], lease_seconds=LONG).header.revision
+    read, levels = BlobReader.read, []
+
+    def reading(reader: BlobReader, record: Any, payload: bytes) -> Any:
+        levels.append(reader._connection.execute("SHOW transaction_isolation").fetchone())
+        return read(reader, record, payload)
+
+    monkeypatch.setattr(BlobReader, "read", reading)
+    (held,) = journal.leases.held(lease) or ()
+    assert (held.previous.sum(), levels) == (0, [("repeatable read",)])
+
+
+def test_large_values_under_each_other_leave_no_chunk(database: str, replica: Start) -> None:
+    """What a lease holds is written anew when the one under it ends; it goes with the last."""
+    live, _ = replica(database, large)
+    for number in (1, 2, 3):
+        value = np.full(LARGE, number, np.float32)
+        live.assign([Write("large", SET, value)], lease_seconds=None if number == 1 else LONG)
+    assert kept_blobs(database) == [0, 0, 1, 2, 3]
+    live.leases.revoke(2)
+    assert kept_blobs(database) == [0, 1, 2, 3]
+    live.leases.revoke(3)
+    assert (value_of(live, "large") == 1).all()
+    assert kept_blobs(database) == [1, 2, 3, 4]

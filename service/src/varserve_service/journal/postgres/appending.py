@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -286,8 +286,7 @@ class Appender:
             log.warning("a commit is undecided", database=self._connector.name, error=str(error))
             raise AppendUndecided from error
         finally:
-            with suppress(ValueError):
-                connection.remove_notice_handler(note)
+            connection.remove_notice_handler(note)
         if notices:
             # A wait for the standbys was ended: the commit is there, and may be on no standby.
             self._drop()
@@ -360,8 +359,7 @@ class Appender:
 
     def _drop(self) -> None:
         if self._open is not None:
-            with suppress(psycopg.Error):
-                self._open.close()
+            self._open.close()
             self._open = None
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -78,8 +77,7 @@ class Checks:
         except psycopg.Error as error:
             raise StateStoreUnavailable("the database cannot be asked") from error
         finally:
-            with suppress(psycopg.Error):
-                connection.close()
+            connection.close()
 
     def close(self) -> None:
         """Ask no more."""

@@ -48,7 +48,8 @@ _SIZES = f"""
 def is_due(connection: Connection, key: Key, options: JournalOptions) -> bool:
     """Whether the log is a tenth beyond its bounds. Raises psycopg.Error."""
     row = connection.execute(
-        f"SELECT count(*), coalesce(sum(nbytes), 0) FROM ({_SIZES}) AS sizes", (0, *key, *key)
+        f"SELECT count(*), coalesce(sum(nbytes), 0) FROM ({_SIZES}) AS sizes",
+        (options.blob_seconds, *key, *key),
     ).fetchone()
     assert row is not None
     return bool(

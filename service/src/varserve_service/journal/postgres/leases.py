@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
@@ -158,41 +157,31 @@ class LeaseRows:
 
         return self._ask(read, seconds=_READ_SECONDS)
 
-    def _ask(
-        self,
-        question: Callable[[Connection], T],
-        *,
-        seconds: float = _SECONDS,
-        again: bool = True,
-    ) -> T:
+    def _ask(self, question: Callable[[Connection], T], *, seconds: float = _SECONDS) -> T:
         with self._one_at_a_time:
-            try:
-                if self._closed:
-                    raise JournalClosed
-                reused = self._open is not None
-                if self._open is None:
-                    self._open = self._connector.connect()
-                self._connector.check(self._open)
-                with cut_after(self._open, seconds):
-                    return question(self._open)
-            except psycopg.Error as error:
-                self._drop()
-                if self._closed:
-                    raise JournalClosed from error
-                if not (again and reused):
-                    log.warning(
-                        "leases are not known", database=self._connector.name, error=str(error)
-                    )
-                    raise StateStoreUnavailable(
-                        "the database that keeps the leases cannot be reached; retry"
-                    ) from error
-        # The connection may have ended while nobody used it; all questions may come twice.
-        return self._ask(question, seconds=seconds, again=False)
+            reused = self._open is not None
+            while not self._closed:
+                try:
+                    if self._open is None:
+                        self._open = self._connector.connect()
+                    self._connector.check(self._open)
+                    with cut_after(self._open, seconds):
+                        return question(self._open)
+                except psycopg.Error as error:
+                    self._drop()
+                    if not (reused or self._closed):
+                        log.warning(
+                            "leases are not known", database=self._connector.name, error=str(error)
+                        )
+                        raise StateStoreUnavailable(
+                            "the database that keeps the leases cannot be reached; retry"
+                        ) from error
+                    reused = False  # it ended while nobody used it; all questions may come twice
+        raise JournalClosed
 
     def _drop(self) -> None:
         if self._open is not None:
-            with suppress(psycopg.Error):
-                self._open.close()
+            self._open.close()
             self._open = None
 
     def close(self) -> None:

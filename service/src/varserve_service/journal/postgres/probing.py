@@ -7,7 +7,6 @@ probe writes a record that nobody reads, so the answer waits for what a commit w
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 
 import psycopg
 
@@ -91,6 +90,5 @@ class Prober:
 
     def _drop(self) -> None:
         if self._open is not None:
-            with suppress(psycopg.Error):
-                self._open.close()
+            self._open.close()
             self._open = None

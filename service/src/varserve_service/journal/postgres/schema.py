@@ -14,7 +14,7 @@ from varserve_service.core.errors import JournalError
 
 FORMAT = 5
 CHANNEL = "varserve_log"
-_LOCK = 0x7661727365727665  # of all that make or change tables: "varserve"
+_LOCK = int.from_bytes(b"varserve", "big")  # of all that make or change tables
 
 # A row per model and version. Whoever has its lock may append.
 _HEAD = """

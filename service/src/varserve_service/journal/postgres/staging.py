@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import psycopg
 
@@ -100,8 +100,7 @@ class Stager:
         try:
             yield connection
         except BaseException:
-            with suppress(psycopg.Error):
-                connection.close()
+            connection.close()
             raise
         with self._lock:
             if not self._closed:
