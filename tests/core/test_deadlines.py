@@ -151,6 +151,28 @@ def test_one_that_leads_and_gives_up_leaves_the_others_in_the_queue() -> None:
     assert live.header.revision == 4
 
 
+def test_a_deadline_beyond_all_time_is_none() -> None:
+    """Who may wait for longer than a system can waits; nobody is left in the queue."""
+    journal = MemoryJournal()
+    journal.inline_bytes = 2**20  # nothing is staged, which takes the lock beforehand
+    live = model(Gate(), journal, writes=False)
+    gate, done = held_sync(journal), list[int]()
+
+    def write(name: str, deadline: float | None) -> None:
+        done.append(live.assign([Write(name, SET, ONE)], deadline=deadline).header.revision)
+
+    first = threading.Thread(target=write, args=("b", None))
+    first.start()
+    assert gate.reached.wait(BOUND)
+    later = [threading.Thread(target=write, args=("a", far)) for far in (4e11, 1e300, 4e11)]
+    for thread in later:
+        thread.start()
+    until(lambda: len(live._parts.committer._queue) == 3)
+    gate.opened.set()
+    join([first, *later], BOUND)
+    assert sorted(done) == [1, 2, 3, 4]
+
+
 def test_one_that_expires_behind_a_sync_is_not_made_by_the_next_leader() -> None:
     """A write whose time passes while another's sync takes long is withdrawn at that moment."""
     journal = MemoryJournal()

@@ -296,6 +296,21 @@ def test_a_deadline_ends_its_call_alone(gate: Gate) -> None:
         gate.opened.set()
 
 
+def test_a_deadline_in_centuries_is_none() -> None:
+    """A call may have a longer time than a system can wait for: it is as one without a deadline."""
+    recorder = Recorder()
+    with serve_here(counter(), observers=[recorder]) as address:
+        with in_session(address) as wire:
+            for seconds in (3e7, 1e10, 1e300):
+                asked = wire.ask("ReadVariable", requests.read(), timeout_seconds=seconds)
+                assert asked.code is grpc.StatusCode.OK
+        with connected(address) as alone:
+            request = requests.read().SerializeToString()
+            assert alone.send("ReadVariable", [request], timeout=4e9).code is grpc.StatusCode.OK
+    calls = [call for call in (recorder.next() for _ in range(5)) if call.method.name != "Session"]
+    assert [call.deadline is None for call in calls] == [False, True, True, True]
+
+
 def test_a_cancelled_call_is_cancelled(gate: Gate) -> None:
     """A call that is cancelled ends, as one whose client goes; its id is free again."""
     recorder = Recorder()

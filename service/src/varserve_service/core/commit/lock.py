@@ -147,7 +147,7 @@ class ReadersWriterLock:
             self._changed.wait()
             return
         remaining = deadline - time.monotonic()
-        if remaining <= 0 or not self._changed.wait(remaining):
+        if remaining <= 0 or not self._changed.wait(min(remaining, threading.TIMEOUT_MAX)):
             raise RequestError(
                 Reason.DEADLINE_EXCEEDED,
                 "the deadline passed while the model was busy; nothing was changed",

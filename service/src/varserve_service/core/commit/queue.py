@@ -113,4 +113,6 @@ def too_late() -> RequestError:
 
 
 def _remaining(deadline: float | None) -> float:
-    return -1 if deadline is None else max(0.0, deadline - time.monotonic())
+    if deadline is None:
+        return -1
+    return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)

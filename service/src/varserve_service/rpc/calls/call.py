@@ -7,7 +7,6 @@ observers are told of the same object.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -30,6 +29,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 # A client whose deadline passes hangs up a moment before the server's own clock says so.
 _CLOCK_SKEW = 0.1
+# A deadline that is further away, in seconds, is none: a wait for as long may be refused.
+_FARTHEST = 366 * 86400.0
 # IPv6 in gRPC's spelling, where the brackets are escaped.
 _LOCAL_PEERS = ("unix:", "ipv4:127.", "ipv6:%5B::1%5D", "ipv6:[::1]")
 # Seconds after which a call that goes on is judged again.
@@ -123,7 +124,7 @@ class RpcCall:
             self.metadata = tuple(context.invocation_metadata() or ())
             remaining = context.time_remaining()
             if remaining is not None:
-                self.deadline = self.started_at + remaining
+                self.deadline = _kept(self.started_at + remaining)
         self.trace_id = trace_id_of(self.metadata)
         self.subject = ""
         self.permissions: CallerPermissions | None = None
@@ -158,9 +159,7 @@ class RpcCall:
         call._writer = writer
         call.metadata = self.metadata if traces is None else traces
         call.trace_id = trace_id_of(call.metadata)
-        call.deadline = self.deadline if deadline is None else deadline
-        if call.deadline == math.inf:
-            call.deadline = None
+        call.deadline = self.deadline if deadline is None else _kept(deadline)
         return call
 
     # The connection.
@@ -332,3 +331,8 @@ class RpcCall:
 def _by_grpc(error: Exception) -> bool:
     """Whether gRPC itself raised this: ExecuteBatchError has no public name."""
     return isinstance(error, grpc.aio.BaseError)
+
+
+def _kept(deadline: float) -> float | None:
+    """A deadline as calls have it: None for one that is as good as none."""
+    return deadline if deadline - time.monotonic() <= _FARTHEST else None
