@@ -139,13 +139,12 @@ def test_none_is_lost_or_doubled_between_history_and_live() -> None:
     for writer in writers:
         writer.start()
     watching = []
-    for _ in range(200):
+    while len(watching) < 200 or live.header.revision <= 200:
         after = max(0, live.header.revision - 3)
         watching.append((after, *watch(live, after)))
     stop.set()
     join(writers)
     last = live.header.revision
-    assert last > 200
     for after, events, watcher in watching:
         assert [e.revision for e in events] + taken(watcher) == list(range(after + 1, last + 1))
 

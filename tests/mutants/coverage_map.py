@@ -7,13 +7,15 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from tests.mutants.mentions import Mentions
 from tests.mutants.rooms import ROOT, SOURCES, test_files
 
 KEPT = ROOT / ".mutants"
@@ -24,19 +26,53 @@ SECONDS = 3600
 class CoverageMap:
     """`lines`: for each file, the tests of each line; `seconds`: how long each test takes."""
 
-    lines: dict[str, dict[int, set[str]]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    lines: dict[str, dict[int, set[str]]]
+    seconds: dict[str, float]
+    mentions: Mentions
 
     def tests_of(self, path: Path, line: int) -> list[str]:
-        """The tests that execute a line, the quick ones first.
+        """The tests of a line, those first that would find most in this file in a second.
 
-        What runs only when a module is imported is executed for every test of the module.
+        Those are the tests that execute it, or another line of its statement. What runs only when
+        its module is imported is tested by whatever mentions what the line defines; the tests that
+        do so themselves are the first.
         """
         file = self.lines.get(str(path), {})
-        tests = file.get(line, set())
-        if tests == {""}:
-            tests = set().union(*file.values())
-        return sorted(tests & self.seconds.keys(), key=lambda test: (self.seconds[test], test))
+        for lines in ([line], self.mentions.statement_at(path, line)):
+            tests = set[str]().union(*(file.get(each, ()) for each in lines)) & self.seconds.keys()
+            if tests:
+                return sorted(tests, key=lambda test: (self._price(str(path), test), test))
+        by_name = self.mentions.in_tests(path, line)
+        named = [
+            test
+            for test in self.seconds
+            if test.partition("[")[0] in by_name or f"{_file(test)}::" in by_name
+        ]
+        executing = set[str]().union(
+            *(
+                self.lines.get(source, {}).get(each, ())
+                for source, each in self.mentions.in_program(path, line)
+            )
+        )
+        rest = (executing & self.seconds.keys()) - set(named)
+        return [*sorted(named, key=self._quick), *sorted(rest, key=self._quick)]
+
+    def _quick(self, test: str) -> tuple[float, str]:
+        return self.seconds[test], test
+
+    def _price(self, source: str, test: str) -> float:
+        """Seconds, by the share of what a test executes that is in a file."""
+        return (self.seconds[test] + 0.01) * self._counts[test] / self._counts[source, test]
+
+    @cached_property
+    def _counts(self) -> Counter[str | tuple[str, str]]:
+        """How many lines a test executes, at all and in a file."""
+        counts: Counter[str | tuple[str, str]] = Counter()
+        for source, lines in self.lines.items():
+            for tests in lines.values():
+                counts.update(tests)
+                counts.update((source, test) for test in tests)
+        return counts
 
 
 def coverage_map(*, keep: bool = False) -> CoverageMap:
@@ -47,7 +83,11 @@ def coverage_map(*, keep: bool = False) -> CoverageMap:
     """
     KEPT.mkdir(exist_ok=True)
     sources = {str(path): (ROOT / path).read_text() for path in _modules(SOURCES)}
-    helpers = [path for path in _modules([Path("tests")]) if not path.name.startswith("test_")]
+    helpers = [
+        path
+        for path in _modules([Path("tests")])
+        if not (path.name.startswith("test_") or path.is_relative_to("tests/mutants"))
+    ]
     around = _digest([*map(Path, sources), *helpers])
     stale = [path for path in test_files() if not _is_current(path, None if keep else around)]
     if stale:
@@ -143,8 +183,9 @@ def _file(test: str) -> str:
 
 
 def _merged(sources: dict[str, str]) -> CoverageMap:
-    merged = CoverageMap()
-    for path in test_files():
+    texts = {str(path): (ROOT / path).read_text() for path in test_files()}
+    merged = CoverageMap({}, {}, Mentions(sources, texts))
+    for path in map(Path, texts):
         record = json.loads(_record(path).read_text())
         merged.seconds.update(record["seconds"])
         for source, tests in record["lines"].items():

@@ -6,7 +6,6 @@ import ast
 
 import pytest
 
-from tests.mutants.__main__ import within_budget
 from tests.mutants.coverage_map import moved_lines
 from tests.mutants.mutations import described, mutations
 from tests.mutants.rooms import ROOMS, ROOT, files_of
@@ -69,13 +68,6 @@ def test_every_mutant_of_the_program_is_a_program(room: str) -> None:
             before, *_, after = described(mutation, source)
             assert (before[:2], after[:2]) == ("- ", "+ ")
     assert count > 100
-
-
-def test_tests_are_chosen_within_a_budget() -> None:
-    """The quickest come first, and one test is run however long it takes."""
-    seconds = {"a": 1.0, "b": 2.0, "c": 4.0}
-    assert within_budget(["a", "b", "c"], seconds, 3) == ["a", "b"]
-    assert within_budget(["c"], seconds, 3) == ["c"]
 
 
 def test_lines_are_followed_to_where_they_are_now() -> None:

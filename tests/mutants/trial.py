@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +12,7 @@ import pytest
 
 from tests.mutants.mutations import Mutation
 from tests.mutants.rooms import ROOT, SOURCES
+from tests.mutants.warm import WarmProcess
 
 FOUND, HUNG, SURVIVED = "found", "hung", "survived"
 
@@ -29,6 +27,11 @@ class Trial:
                 ROOT / source, folder / source, ignore=shutil.ignore_patterns("__pycache__")
             )
         self._changes = 0
+        self._process = WarmProcess(folder / "bytecode")
+        self._sound: dict[str, bool] = {}
+
+    def close(self) -> None:
+        self._process.close()
 
     def source(self, path: Path) -> bytes:
         """The source as it was copied, which the program's own may not be any more."""
@@ -47,44 +50,69 @@ class Trial:
     ) -> tuple[str, str]:
         """What the tests make of a mutant, and which of them failed first.
 
-        `bounds`: seconds of all tests together, and of one.
+        `bounds`: seconds of all tests together, and of one. A test that fails without the mutant
+        too has found nothing, and is left out.
         """
         original = self.source(path)
-        self._write(path, mutation.apply(original))
-        try:
-            return self._run(tests, *bounds)
-        finally:
-            self._write(path, original)
+        while tests:
+            self._write(path, mutation.apply(original))
+            try:
+                outcome, detail = self._run(tests, *bounds)
+            finally:
+                self._write(path, original)
+            failed = named(detail, tests)
+            if outcome != FOUND or failed is None or self._is_sound(failed, bounds):
+                return outcome, detail
+            tests = [test for test in tests if test != failed]
+        return SURVIVED, ""
+
+    def _is_sound(self, test: str, bounds: tuple[float, float]) -> bool:
+        """Whether a test passes on the program as it is."""
+        if test not in self._sound:
+            self._sound[test] = self._run([test], *bounds)[0] == SURVIVED
+        return self._sound[test]
 
     def _run(self, tests: Sequence[str], seconds: float, each: float) -> tuple[str, str]:
         selected = self._folder / "selected"
         selected.write_text("\n".join(tests))
-        paths = os.pathsep.join(str(self._folder / source) for source in SOURCES)
-        process = subprocess.Popen(
+        written = self._folder / "output"
+        code = self._process.run(
             [
-                *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"),
-                *("-p", "no:randomly", f"--timeout={each:.0f}", f"@{selected}"),
+                *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"),
+                *(f"--timeout={each:.0f}", f"@{selected}"),
             ],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": paths},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
+            [self._folder / source for source in SOURCES],
+            written,
+            seconds,
         )
-        try:
-            output, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate(timeout=60)
+        if code is None:
             return HUNG, ""
-        if process.returncode == 0:
+        if code == pytest.ExitCode.OK:
             return SURVIVED, ""
-        if process.returncode == pytest.ExitCode.USAGE_ERROR:
-            # The names of some tests are made up anew in each run.
-            unknown = {test for test in tests if f"{ROOT / test}" in output}
-            rest = [test for test in tests if test not in unknown]
-            if unknown:
-                return self._run(rest, seconds, each) if rest else (SURVIVED, "")
-        failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        output = written.read_text(errors="replace")
+        if code == pytest.ExitCode.USAGE_ERROR:
+            known = with_whole_tests(tests, {test for test in tests if f"{ROOT / test}" in output})
+            if known != list(tests):
+                return self._run(known, seconds, each) if known else (SURVIVED, "")
+        _, _, summary = output.rpartition("short test summary info")
+        failed = [line for line in summary.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return FOUND, failed[0] if failed else output[-200:]
+
+
+def with_whole_tests(tests: Sequence[str], unknown: set[str]) -> list[str]:
+    """The tests, and for an example that is not known, by all examples of its test.
+
+    The name of an example may be made of what a mutant changed.
+    """
+    known = dict.fromkeys(
+        test.partition("[")[0] if test in unknown else test
+        for test in tests
+        if test not in unknown or "[" in test
+    )
+    return list(known)
+
+
+def named(line: str, tests: Sequence[str]) -> str | None:
+    """The test that a line of pytest's summary is about, if it is one of these."""
+    _, _, rest = line.partition(" ")
+    return max((test for test in tests if rest.startswith(test)), key=len, default=None)
