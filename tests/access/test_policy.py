@@ -16,6 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 GOOD = b"rules: [{subjects: [a], verbs: [read], models: [m], variables: [v]}]"
 
 
+def rule_of(subject: str) -> bytes:
+    """A file with one rule of a subject."""
+    rule = f"subjects: ['{subject}'], verbs: [read], models: [m], variables: [v]"
+    return f"rules: [{{{rule}}}]".encode()
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -35,6 +41,7 @@ GOOD = b"rules: [{subjects: [a], verbs: [read], models: [m], variables: [v]}]"
         (b"rules: [{subjects: [a], verbs: [run], models: [m], variables: [v]}]", "variables"),
         (b"rules: [{subjects: [a], verbs: [read], models: [m], variables: ['']}]", "variables.0"),
         (b"rules: [{subjects: [1], verbs: [read], models: [m], variables: [v]}]", "subjects.0"),
+        (rule_of("a" * 1025), "subjects.0"),
         (b"rules: [{subjects: [a], verbs: [admin], models: [m], functions: [f]}]", "functions"),
         (GOOD + b"\nrules: []", "twice"),
         (b"rules: [{subjects: [a], subjects: [b], verbs: [read]}]", "twice"),
@@ -48,6 +55,12 @@ def test_a_file_that_is_wrong(text: bytes, why: str) -> None:
     """One mistake refuses the whole file, with a message that says where."""
     with pytest.raises(PolicyError, match=why.replace(".", r"\.")):
         read_policy(text)
+
+
+def test_a_pattern_has_as_many_characters_as_it_may() -> None:
+    """The longest is a rule like any other."""
+    policy = read_policy(rule_of("a" * 1024))
+    assert policy.allows("a" * 1024, Verb.READ, "m", Kind.VARIABLE, "v")
 
 
 def test_patterns() -> None:

@@ -19,6 +19,8 @@ from tests.mutants.mentions import Mentions
 from tests.mutants.rooms import ROOT, SOURCES, test_files
 
 KEPT = ROOT / ".mutants"
+IMPORT = ""
+"""What coverage.py calls what runs when a module is imported, and not in a test."""
 SECONDS = 3600
 
 
@@ -39,23 +41,20 @@ class CoverageMap:
         """
         file = self.lines.get(str(path), {})
         for lines in ([line], self.mentions.statement_at(path, line)):
-            tests = set[str]().union(*(file.get(each, ()) for each in lines)) & self.seconds.keys()
-            if tests:
+            executing = set[str]().union(*(file.get(each, ()) for each in lines))
+            if tests := executing & self.seconds.keys():
                 return sorted(tests, key=lambda test: (self._price(str(path), test), test))
-        by_name = self.mentions.in_tests(path, line)
-        named = [
+        if IMPORT not in executing:
+            return []
+        named, places = self.mentions.of(path, line)
+        by_name = [
             test
             for test in self.seconds
-            if test.partition("[")[0] in by_name or f"{_file(test)}::" in by_name
+            if test.partition("[")[0] in named or f"{_file(test)}::" in named
         ]
-        executing = set[str]().union(
-            *(
-                self.lines.get(source, {}).get(each, ())
-                for source, each in self.mentions.in_program(path, line)
-            )
-        )
-        rest = (executing & self.seconds.keys()) - set(named)
-        return [*sorted(named, key=self._quick), *sorted(rest, key=self._quick)]
+        executing = executing.union(*(self.lines.get(f, {}).get(n, ()) for f, n in places))
+        rest = (executing & self.seconds.keys()) - set(by_name)
+        return [*sorted(by_name, key=self._quick), *sorted(rest, key=self._quick)]
 
     def _quick(self, test: str) -> tuple[float, str]:
         return self.seconds[test], test

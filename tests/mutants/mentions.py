@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+
+STEPS = 3
+"""How far names are followed: one that is mentioned where another is defined, and so on."""
 
 
 class Mentions:
@@ -16,12 +19,12 @@ class Mentions:
         self._tests = tests
 
     @cached_property
-    def _lines(self) -> dict[str, list[tuple[str, int]]]:
+    def _lines(self) -> dict[str, set[tuple[str, int]]]:
         """For each name the lines of the program that mention it."""
-        found: dict[str, list[tuple[str, int]]] = {}
+        found: dict[str, set[tuple[str, int]]] = {}
         for path, text in self._sources.items():
             for name, line in _names(ast.parse(text)):
-                found.setdefault(name, []).append((path, line))
+                found.setdefault(name, set()).add((path, line))
         return found
 
     @cached_property
@@ -34,56 +37,83 @@ class Mentions:
                 for part in parts:
                     name = getattr(part, "name", "")
                     owner = f"{path}::{name if name.startswith('test_') else ''}"
-                    for name, _ in _names(part):
-                        found.setdefault(name, set()).add(owner)
+                    for mentioned, _ in _names(part):
+                        found.setdefault(mentioned, set()).add(owner)
         return found
 
     def statement_at(self, path: Path, line: int) -> range:
         """The lines of the statement around a line."""
         return statement_at(self._sources[str(path)], line)
 
-    def in_program(self, path: Path, line: int) -> set[tuple[str, int]]:
-        """The lines of the program that mention what a line defines."""
-        names = defined_at(self._sources[str(path)], line)
-        return {place for name in names for place in self._lines.get(name, ())}
+    def of(self, path: Path, line: int) -> tuple[set[str], set[tuple[str, int]]]:
+        """What mentions what a line defines: tests, and lines of the program with their paths.
 
-    def in_tests(self, path: Path, line: int) -> set[str]:
-        """The tests that mention what a line defines: `file::test`, or a file and `::`."""
+        A test is `file::test`, or `file::` for all of a file. What mentions a name that is defined
+        by means of this one counts as well.
+        """
+        tests: set[str] = set()
+        places: set[tuple[str, int]] = set()
+        seen: set[str] = set()
         names = defined_at(self._sources[str(path)], line)
-        return {owner for name in names for owner in self._functions.get(name, ())}
+        for _ in range(STEPS):
+            seen |= names
+            tests |= {test for name in names for test in self._functions.get(name, ())}
+            new = {place for name in names for place in self._lines.get(name, ())} - places
+            places |= new
+            names = set()
+            for source, at in new:
+                text = self._sources[source]
+                if not _is_in_body(text, at):
+                    names |= defined_at(text, at) - seen
+                    # Of a function, whose head it is, the body too.
+                    places |= {(source, each) for each in statement_at(text, at)}
+        return tests, places
 
 
 def defined_at(source: str, line: int) -> set[str]:
-    """The names that the statement around a line defines: variables, attributes, functions."""
-    names: set[str] = set()
+    """The names that a line defines when its module is imported, the class's for `__init__`.
+
+    They are of a variable, a field, a class, or the function whose defaults or body it is.
+    """
     owner = ""
-    for statement in _around(ast.parse(source), line):
+    for statement in _around(source, line):
         match statement:
             case ast.ClassDef():
                 owner = statement.name
-                names = {owner}
             case ast.FunctionDef() | ast.AsyncFunctionDef():
-                names = {owner if statement.name == "__init__" else statement.name}
+                special = statement.name.startswith("_") and statement.name.endswith("_")
+                return {owner if special else statement.name}
             case ast.Assign():
-                names = {name for target in statement.targets for name, _ in _names(target)}
+                return {name for target in statement.targets for name, _ in _names(target)}
             case ast.AnnAssign() | ast.AugAssign():
-                names = {name for name, _ in _names(statement.target)}
-    return names
+                return {name for name, _ in _names(statement.target)}
+    return {owner} - {""}
 
 
 def statement_at(source: str, line: int) -> range:
     """The lines of the innermost statement around a line; of a function, whose head it is, too."""
     innermost: ast.stmt | None = None
-    for statement in _around(ast.parse(source), line):
+    for statement in _around(source, line):
         innermost = statement
     if innermost is None or isinstance(innermost, ast.ClassDef):
         return range(line, line + 1)
     return range(innermost.lineno, (innermost.end_lineno or innermost.lineno) + 1)
 
 
-def _around(tree: ast.AST, line: int) -> Iterator[ast.stmt]:
+def _is_in_body(source: str, line: int) -> bool:
+    """Whether a line is in the body of a function."""
+    return any(
+        isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and line >= each.body[0].lineno
+        for each in _around(source, line)
+    )
+
+
+_parsed = cache(ast.parse)
+
+
+def _around(source: str, line: int) -> Iterator[ast.stmt]:
     """The statements around a line, the outermost first."""
-    for node in ast.walk(tree):
+    for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno):
             yield node
 

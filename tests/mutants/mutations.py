@@ -142,8 +142,12 @@ class _Finder(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         name = node.func.id if isinstance(node.func, ast.Name) else name
-        if name not in UNMUTATED_CALLS:
-            self.generic_visit(node)
+        if name in UNMUTATED_CALLS:
+            return
+        for part in (node.func, *node.args, *node.keywords):
+            # `zip(..., strict=True)` is an assertion.
+            if not (name == "zip" and isinstance(part, ast.keyword)):
+                self.visit(part)
 
     def visit_If(self, node: ast.If) -> None:
         if "TYPE_CHECKING" in self._text(node.test):

@@ -47,6 +47,7 @@ def test_each_kind_of_change(source: str, mutant: str) -> None:
         "x: Literal[1]",
         "X: TypeAlias = A | B",
         "x = f'{7}'",
+        "x = zip(a, b, strict=True)",
         "@dataclass(slots=True)\nclass A:\n    x: int",
     ],
 )

@@ -35,6 +35,18 @@ def takes(options):
 def gives():
     return LIMIT
 """
+FAR = """\
+Few = tuple[3]
+Many = list[Few]
+
+
+def uses(value: Many):
+    return value
+
+
+def idle():
+    few = 3
+"""
 TESTS = """\
 PAGE = Options(nbytes=1)
 
@@ -52,11 +64,13 @@ def covered() -> CoverageMap:
     """`m.py` is executed by three tests, one of them spends its time elsewhere; `u.py` by one."""
     lines = {
         "m.py": {1: {""}, 5: {""}, 9: {""}, 12: {""}, 10: {"r::quick", "o::wide"}, 13: {"r::slow"}},
+        "far.py": {1: {""}, 2: {""}, 5: {""}, 6: {"o::wide"}, 9: {""}},
         "u.py": {2: {"o::wide"}, 6: {"r::quick"}, 7: {"o::wide"}, 8: {"o::wide"}},
     }
     seconds = {"r::quick": 0.5, "o::wide": 0.3, "r::slow": 9.0}
+    sources = {"m.py": MODULE, "u.py": USER, "far.py": FAR}
     seconds |= {"t.py::test_documented[7]": 0.1, "t.py::test_other": 0.2}
-    return CoverageMap(lines, seconds, Mentions({"m.py": MODULE, "u.py": USER}, {"t.py": TESTS}))
+    return CoverageMap(lines, seconds, Mentions(sources, {"t.py": TESTS}))
 
 
 @pytest.mark.parametrize(
@@ -75,6 +89,12 @@ def covered() -> CoverageMap:
 def test_the_tests_of_a_line(line: int, tests: list[str]) -> None:
     """Those that execute it; at an import, those that mention what it defines, or execute it."""
     assert covered().tests_of(Path("m.py"), line) == tests
+
+
+def test_a_name_that_is_used_by_way_of_another() -> None:
+    """A type of a type has the tests of the function that takes it; what is not run has none."""
+    assert covered().tests_of(Path("far.py"), 1) == ["o::wide"]
+    assert covered().tests_of(Path("far.py"), 10) == []
 
 
 @pytest.mark.parametrize(
