@@ -71,6 +71,21 @@ def test_a_lease_that_is_renewed_at_the_last_moment_goes_on() -> None:
     assert value_of(live, "a").tolist() == [1, 2, 3]
 
 
+def test_a_lease_lasts_for_all_of_its_time() -> None:
+    """It never ends before, not even by a part of a second."""
+    ended: list[float] = []
+
+    def expire(_: int) -> None:
+        ended.append(time.monotonic())
+        granted.clear()
+
+    granted = leases.Leases(expire, "model")
+    began = time.monotonic()
+    granted.grant(1, 0.3, (), {})
+    until(lambda: ended)
+    assert ended[0] - began >= 0.3
+
+
 def test_what_somebody_wrote_since_stays() -> None:
     """A lease takes back only the variables whose last write is its own."""
     live, *_ = two()

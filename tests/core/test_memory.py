@@ -246,6 +246,18 @@ def test_a_function_that_writes_needs_room_for_what_it_writes(in_place: bool) ->
     assert enough.memory.host.reserved == 0
 
 
+def test_a_function_that_writes_small_ones_in_place_needs_room_for_two_copies_of_each() -> None:
+    """What was there, and what is there then: both are read, and kept."""
+    names = ("a", "b", "c")
+    small = [FakeVariable(name, np.zeros(MIB, np.uint8), in_place=True) for name in names]
+    loaded = FakeModel(small, [FakeFunction("fill", dict, writes=names)])
+    live = LiveModel(loaded, host_memory=budget(6 * MIB - 1))
+    with pytest.raises(OutOfMemory, match=f"function 'fill' needs {6 * MIB} bytes"):
+        live.run("fill", {}, {})
+    enough = LiveModel(loaded, host_memory=budget(6 * MIB))
+    assert enough.run("fill", {}, {}).header.revision == 1
+
+
 def test_a_device_has_a_memory_of_its_own() -> None:
     """Where values live on a device, they are brought there only when they fit."""
     loaded, big = big_model()
