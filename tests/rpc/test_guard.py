@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -47,8 +48,10 @@ from varserve_service.core.model.registry import Models, ModelState
 from varserve_service.rpc import Access
 from varserve_service.rpc.authorization.guard import Guard
 from varserve_service.rpc.authorization.requirements import (
+    Arguments,
     Requirements,
     RequireModel,
+    RequireRun,
     RequireVariables,
 )
 from varserve_service.rpc.calls.permissions import CallerPermissions
@@ -364,6 +367,22 @@ def test_a_call_has_all_that_its_request_requires() -> None:
         assert guard.decide(Requirements(requirements), BOSS) == (live, False)
     assert guard.decide(Requirements([]), BOSS) == (None, False)
     assert guard.decide(Requirements(both), None) == (None, False)
+
+
+def test_a_run_writes_what_its_function_writes_where_there_is_no_policy() -> None:
+    """What does not exist writes nothing: the handler refuses it."""
+    live = alpha()
+    guard = Guard(Models([live]))
+
+    def writes(*runs: tuple[str, str]) -> bool:
+        arguments: Arguments = ({"n": np.zeros((), np.int64)}, {})
+        required = [RequireRun(model, function, lambda: arguments) for model, function in runs]
+        return guard.decide(Requirements(required), None).writes
+
+    assert [writes(("alpha", name)) for name in ("peek", "bump")] == [False, True]
+    assert writes(("alpha", "peek"), ("alpha", "bump"))
+    assert not writes(("absent", "bump"))
+    assert not writes(("alpha", "absent"))
 
 
 def test_health_is_open(call: Callable[[str], Caller]) -> None:
