@@ -16,7 +16,11 @@ _SECTIONS = {
         "_client.values.function_messages",
         "_client.values.inspections",
     ),
-    "Several values at once": ("_client.handles.transactions", "_client.values.writes"),
+    "Several values at once": (
+        "_client.handles.transactions",
+        "_client.values.writes",
+        "_client.values.assign_operation",
+    ),
     "Watching": ("_client.handles.watches",),
     "Administration": ("_client.admin", "_client.values.enums"),
     "What calls return": (

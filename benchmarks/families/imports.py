@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.figures import Figure, at_most, at_most_itself, peer, work
 from benchmarks.samples import P50
 
-CLIENT = "import varserve; varserve.Client"
+CLIENT = "import varserve; varserve.connect"
 
 FIGURES = (
     Figure(

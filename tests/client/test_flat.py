@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import inspect
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import varserve
+from varserve._late import homes_of
 from varserve.v1 import model_service_pb2 as pb
 
 from .scripted import Scripted
@@ -175,6 +178,39 @@ def test_exported_members() -> None:
         varserve.connekt  # type: ignore[attr-defined]  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    "package",
+    ["_public", "_client/operations", "_client/values", "_client/transport/sessions"],
+)
+def test_names_that_come_late_are_those_that_type_checkers_see(package: str) -> None:
+    """What a package gives when it is first used is what it imports for type checkers."""
+    file = Path(varserve.__file__).parent / package
+    source = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+    (seen,) = (
+        node
+        for node in ast.parse(source.read_text()).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    expected = {
+        (name.name, f"{'.' * each.level}{each.module}")
+        for each in seen.body
+        if isinstance(each, ast.ImportFrom)
+        for name in each.names
+    }
+    homes = {
+        key: value
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.Dict)
+        for key, value in homes_of(ast.literal_eval(node)).items()
+    }
+    assert expected == set(homes.items())
+    module = import_module("varserve." + package.replace("/", "."))
+    given = varserve if package == "_public" else module
+    assert all(getattr(given, name) is not None for name in homes)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        given.nothing  # noqa: B018
+
+
 def test_importing_brings_no_tensorflow() -> None:
     """Importing the client imports no TensorFlow, nothing of the service or the command line."""
     code = "import sys, varserve; varserve.Client; print(*sys.modules)"
@@ -204,8 +240,8 @@ def test_importing_brings_little() -> None:
     """The client imports nothing that only a rare feature needs, and grpc and numpy have not
     imported."""
     code = (
-        "import sys, grpc, numpy; before = set(sys.modules); import varserve; varserve.Client; "
-        "print(*(set(sys.modules) - before))"
+        "import sys, grpc, numpy; before = set(sys.modules); import varserve; "
+        "varserve.connect; print(*(set(sys.modules) - before))"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
@@ -214,6 +250,11 @@ def test_importing_brings_little() -> None:
     rare = {
         "varserve.aio",
         "varserve._client.admin",
+        "varserve._client.handles.models",
+        "varserve._client.operations.reads",
+        "varserve._client.transport.sessions.base",
+        "varserve._client.values.specs",
+        "varserve.v1.model_service_pb2",
         "crc32c",
         "difflib",
         "hashlib",

@@ -9,8 +9,9 @@
 `varserve.aio.connect` gives the same with `await`. Every failure is a `VarserveError`.
 """
 
-# Nothing large is imported before something of it is used: a shell that completes names, and the
-# service, which takes the contract alone from here, need no client.
+# Nothing is imported before something of it is used: a shell that completes names, and the service,
+# which takes the contract alone from here, need no client, and a client needs no more than its
+# calls do.
 
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +34,14 @@ def __getattr__(name: str) -> Any:
     # A module of its own comes without the client.
     if name.islower() and find_spec(f"varserve.{name}") is not None:
         return import_module(f"varserve.{name}")
-    public = import_module("varserve._public")
-    if name not in public.__all__:
+    home = import_module("varserve._public").HOMES.get(name)
+    if home is None:
         raise AttributeError(f"module 'varserve' has no attribute {name!r}")
-    value = globals()[name] = getattr(public, name)
+    value = globals()[name] = getattr(import_module(home, "varserve"), name)
     return value
 
 
 def __dir__() -> list[str]:
-    from ._public import __all__ as names
+    from ._public import HOMES
 
-    return sorted({*names, "aio"})
+    return sorted({*HOMES, "aio"})

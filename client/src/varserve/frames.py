@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from varserve.v1 import inspection_pb2, model_service_pb2
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    # Those of large values are imported by the first of them.
+    from varserve.v1 import inspection_pb2, model_service_pb2
 
 ACCEPTED_KEY = "varserve-accepted"
 """In the initial metadata of an uploading call: the manifest was accepted, the body may come."""
@@ -195,42 +198,54 @@ def read_variables_response(
     message: bytes,
 ) -> ChunkFrame | model_service_pb2.ReadVariablesResponse:
     """A deserializer for ReadVariablesResponse. Raises DecodeError for what is not protobuf."""
-    return read_chunk(message) or _parsed(model_service_pb2.ReadVariablesResponse, message)
+    from varserve.v1.model_service_pb2 import ReadVariablesResponse
+
+    return read_chunk(message) or _parsed(ReadVariablesResponse, message)
 
 
 def assign_variables_request(
     message: bytes,
 ) -> ChunkFrame | model_service_pb2.AssignVariablesRequest:
     """A deserializer for AssignVariablesRequest. Raises DecodeError for what is not protobuf."""
-    return read_chunk(message) or _parsed(model_service_pb2.AssignVariablesRequest, message)
+    from varserve.v1.model_service_pb2 import AssignVariablesRequest
+
+    return read_chunk(message) or _parsed(AssignVariablesRequest, message)
 
 
 def stream_run_function_request(
     message: bytes,
 ) -> ChunkFrame | model_service_pb2.StreamRunFunctionRequest:
     """A deserializer for StreamRunFunctionRequest. Raises DecodeError for what is not protobuf."""
-    return read_chunk(message) or _parsed(model_service_pb2.StreamRunFunctionRequest, message)
+    from varserve.v1.model_service_pb2 import StreamRunFunctionRequest
+
+    return read_chunk(message) or _parsed(StreamRunFunctionRequest, message)
 
 
 def stream_run_function_response(
     message: bytes,
 ) -> ChunkFrame | model_service_pb2.StreamRunFunctionResponse:
     """A deserializer for StreamRunFunctionResponse. Raises DecodeError for what is not protobuf."""
-    return read_chunk(message) or _parsed(model_service_pb2.StreamRunFunctionResponse, message)
+    from varserve.v1.model_service_pb2 import StreamRunFunctionResponse
+
+    return read_chunk(message) or _parsed(StreamRunFunctionResponse, message)
 
 
 def inspect_function_request(
     message: bytes,
 ) -> ChunkFrame | inspection_pb2.InspectFunctionRequest:
     """A deserializer for InspectFunctionRequest. Raises DecodeError for what is not protobuf."""
-    return read_chunk(message) or _parsed(inspection_pb2.InspectFunctionRequest, message)
+    from varserve.v1.inspection_pb2 import InspectFunctionRequest
+
+    return read_chunk(message) or _parsed(InspectFunctionRequest, message)
 
 
 def inspect_function_response(
     message: bytes,
 ) -> ChunkFrame | inspection_pb2.InspectFunctionResponse:
     """A deserializer for InspectFunctionResponse. Raises DecodeError for what is not protobuf."""
-    return read_chunk(message) or _parsed(inspection_pb2.InspectFunctionResponse, message)
+    from varserve.v1.inspection_pb2 import InspectFunctionResponse
+
+    return read_chunk(message) or _parsed(InspectFunctionResponse, message)
 
 
 def _parsed(cls: Any, message: bytes) -> Any:

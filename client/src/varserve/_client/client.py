@@ -9,30 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy.typing as npt
-
-from varserve.tensors import Array
-
-from . import operations
+from . import operations, values
 from .handles.base import Connection, D_co, Defaults, operation
-from .handles.cache import ModelCache
-from .handles.models import Model
-from .handles.watches import PATIENCE, Watch, watching
-from .operations.methods import Scope
-from .operations.reads import Read, SummaryOptions, cast_dtype
 from .transport.calls import Budget, Op
 from .transport.drivers import Async, Sync
-from .values.arguments import Given, prepare_run
-from .values.options import ReadOptions, WriteOptions, new_request_id
-from .values.regions import Index, Reads, Rows, regions_of, resolve
-from .values.results import Commit, Commits, Outputs, Reading, Snapshot
-from .values.specs import ModelSpec, ModelSummary, TransferLimits, Value
-from .values.summaries import Summaries
-from .values.writes import AssignOperation, Write, prepare, writes_of
+from .transport.retries import PATIENCE
+from .values.assign_operation import AssignOperation
 
 if TYPE_CHECKING:
-    # Looking into functions is imported when it is first done.
+    # The rest is imported by the first method that needs it.
+    import numpy.typing as npt
+
+    from varserve.tensors import Array
+
+    from .handles.models import Model
+    from .handles.watches import Watch
+    from .operations.methods import Scope
+    from .values.arguments import Given
     from .values.inspections import InnerTensors, Inspection, Patch
+    from .values.options import WriteOptions
+    from .values.regions import Index, Reads, Rows
+    from .values.results import Commit, Commits, Outputs, Reading, Snapshot
+    from .values.specs import ModelSpec, ModelSummary, TransferLimits, Value
+    from .values.summaries import Summaries
+    from .values.writes import Write
 
 
 class Client(Connection[D_co]):
@@ -56,6 +56,9 @@ class Client(Connection[D_co]):
     @operation
     def model(self, name: str, *, timeout: float | None = None) -> Op[Model[D_co]]:
         """A handle of one model, with all that it is now. Raises ModelNotFound, ModelNotReady."""
+        from .handles.cache import ModelCache
+        from .handles.models import Model
+
         spec = yield from self._get_model(name, self._budget(timeout))
         return Model(self._driver, ModelCache(spec, name, self._defaults.seen), self._defaults)
 
@@ -103,8 +106,8 @@ class Client(Connection[D_co]):
         """
         return operations.read_variable(
             self._of(model, timeout),
-            Read(variable, resolve(region), cast_dtype(dtype)),
-            ReadOptions(at_revision, epoch, min_revision, linearizable),
+            operations.Read(variable, values.resolve(region), operations.cast_dtype(dtype)),
+            values.ReadOptions(at_revision, epoch, min_revision, linearizable),
             if_newer_than=if_newer_than,
         )
 
@@ -128,15 +131,15 @@ class Client(Connection[D_co]):
         dtypes: by name, float values as another float dtype, cast before they travel.
         The default deadline knows nothing of the size: give one for what is large.
         """
-        casts = {name: cast_dtype(dtype) for name, dtype in (dtypes or {}).items()}
+        casts = {name: operations.cast_dtype(dtype) for name, dtype in (dtypes or {}).items()}
         reads = {
-            name: Read(name, resolve(region), casts.get(name))
-            for name, region in regions_of(variables).items()
+            name: operations.Read(name, values.resolve(region), casts.get(name))
+            for name, region in values.regions_of(variables).items()
         }
         scope = yield from self._scope(model, self._budget(timeout))
         return (
             yield from operations.read_variables(
-                scope, reads, ReadOptions(at_revision, epoch, min_revision, linearizable)
+                scope, reads, values.ReadOptions(at_revision, epoch, min_revision, linearizable)
             )
         )
 
@@ -162,9 +165,12 @@ class Client(Connection[D_co]):
         """
         return operations.summarize_variables(
             self._of(model, timeout),
-            {name: Read(name, resolve(region)) for name, region in regions_of(variables).items()},
-            SummaryOptions(bins, range, content_hash),
-            ReadOptions(at_revision, epoch, min_revision, linearizable),
+            {
+                name: operations.Read(name, values.resolve(region))
+                for name, region in values.regions_of(variables).items()
+            },
+            operations.SummaryOptions(bins, range, content_hash),
+            values.ReadOptions(at_revision, epoch, min_revision, linearizable),
         )
 
     @operation
@@ -179,9 +185,7 @@ class Client(Connection[D_co]):
     ) -> Op[InnerTensors]:
         """ListTensors: the tensors in the middle of a function; see `Function.tensors`."""
         scope = self._of(model, timeout)
-        from .operations.inspections import list_tensors
-
-        return list_tensors(scope, function, patterns, overload)
+        return operations.list_tensors(scope, function, patterns, overload)
 
     @operation
     def inspect_function(
@@ -209,11 +213,9 @@ class Client(Connection[D_co]):
 
         Values are arrays of the dtypes that the service expects.
         """
-        from .operations.inspections import Wanted, inspect_function, summary_options
-
-        wanted = Wanted(
+        wanted = operations.Wanted(
             probes,
-            summary_options(summarize),
+            operations.summary_options(summarize),
             patches or {},
             assume or {},
             gradients_of,
@@ -223,10 +225,10 @@ class Client(Connection[D_co]):
             continue_after_assertion,
             open_xla,
         )
-        run = prepare_run(function, inputs, constants or {}, (), repeatable=True)
+        run = values.prepare_run(function, inputs, constants or {}, (), repeatable=True)
         scope = yield from self._scope(model, self._budget(timeout))
-        options = ReadOptions(at_revision, epoch)
-        return (yield from inspect_function(scope, run, wanted, options))
+        options = values.ReadOptions(at_revision, epoch)
+        return (yield from operations.inspect_function(scope, run, wanted, options))
 
     @operation
     def assign_variable(
@@ -256,7 +258,7 @@ class Client(Connection[D_co]):
         """
         return operations.assign_variable(
             self._of(model, timeout),
-            prepare(Write(variable, value, operation, region, if_revision_match)),
+            values.prepare(values.Write(variable, value, operation, region, if_revision_match)),
             _write_options(
                 request_id,
                 if_model_revision_match,
@@ -287,7 +289,7 @@ class Client(Connection[D_co]):
         writes: `Write` objects, or a mapping from name to the whole value. The rest: as of
         `assign_variable`.
         """
-        changes = [prepare(each) for each in writes_of(writes)]
+        changes = [values.prepare(each) for each in values.writes_of(writes)]
         budget = self._budget(timeout, sum(each.nbytes for each in changes))
         scope = yield from self._scope(model, budget)
         options = _write_options(
@@ -327,7 +329,7 @@ class Client(Connection[D_co]):
         """
         return operations.run_function(
             self._of(model, timeout),
-            prepare_run(function, inputs, constants or {}, outputs, repeatable, messages),
+            values.prepare_run(function, inputs, constants or {}, outputs, repeatable, messages),
             _write_options(
                 request_id,
                 if_model_revision_match,
@@ -354,7 +356,7 @@ class Client(Connection[D_co]):
         timeout: float | None = None,
     ) -> Op[Outputs]:
         """StreamRunFunction: `run_function` with inputs and outputs of any size."""
-        run = prepare_run(function, inputs, constants or {}, outputs, repeatable, messages)
+        run = values.prepare_run(function, inputs, constants or {}, outputs, repeatable, messages)
         scope = yield from self._scope(model, self._budget(timeout, run.nbytes))
         options = _write_options(
             request_id,
@@ -378,6 +380,8 @@ class Client(Connection[D_co]):
         patience: float = PATIENCE,
     ) -> Op[Watch[D_co]]:
         """WatchVariables: the commits after a revision, or from now on; see `Model.watch`."""
+        from .handles.watches import watching
+
         scope = yield from self._scope(model, self._budget(None))
         request = operations.watch_request(model, after_revision, epoch, patterns, values, previous)
         return (
@@ -455,10 +459,10 @@ class Client(Connection[D_co]):
         return self._defaults.budget(timeout, nbytes)
 
     def _of(self, model: str, timeout: float | None) -> Scope:
-        return Scope(model, self._budget(timeout), self._defaults.seen)
+        return operations.Scope(model, self._budget(timeout), self._defaults.seen)
 
     def _get_model(self, model: str, budget: Budget) -> Op[ModelSpec]:
-        spec = yield from operations.get_model(Scope(model, budget, self._defaults.seen))
+        spec = yield from operations.get_model(operations.Scope(model, budget, self._defaults.seen))
         self._limits[model] = spec.limits
         return spec
 
@@ -467,9 +471,11 @@ class Client(Connection[D_co]):
         limits = self._limits.get(model)
         if limits is None:
             limits = (yield from self._get_model(model, budget)).limits
-        return Scope(model, budget, self._defaults.seen, limits)
+        return operations.Scope(model, budget, self._defaults.seen, limits)
 
 
 def _write_options(request_id: str | None, *options: Any) -> WriteOptions:
     """`request_id` None: a new one."""
-    return WriteOptions(new_request_id() if request_id is None else request_id, *options)
+    return values.WriteOptions(
+        values.new_request_id() if request_id is None else request_id, *options
+    )

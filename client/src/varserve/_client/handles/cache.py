@@ -21,6 +21,7 @@ from varserve._client.operations.reads import Dtype, Read, SummaryOptions
 from varserve._client.transport.calls import Budget, Op
 from varserve._client.transport.forks import GATE, Renewable
 from varserve._client.values.arguments import Run
+from varserve._client.values.assign_operation import AssignOperation
 from varserve._client.values.names import Lookup
 from varserve._client.values.options import PRESENT, ReadOptions, WriteOptions
 from varserve._client.values.regions import Part, whole
@@ -34,7 +35,7 @@ from varserve._client.values.specs import (
     shape_text,
 )
 from varserve._client.values.summaries import Summaries
-from varserve._client.values.writes import AssignOperation, PreparedWrite
+from varserve._client.values.writes import PreparedWrite
 from varserve.tensors import Array
 
 if TYPE_CHECKING:

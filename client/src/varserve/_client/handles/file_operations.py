@@ -24,8 +24,8 @@ from varserve._client.values.specs import VariableSpec, shape_text
 from varserve._client.values.summaries import Summaries, content_hash
 from varserve.tensors import Array, dtype_name
 
-from .base import ModelHandle
 from .cache import ModelCache
+from .of_models import ModelHandle
 
 _HASHES = SummaryOptions(0, None, True)
 _HASHES_SUFFICE = (AccessDenied, RevisionCompacted)

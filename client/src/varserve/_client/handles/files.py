@@ -11,7 +11,8 @@ from varserve._client.transport.calls import Op, Work
 from varserve._client.values.arguments import Given
 from varserve._client.values.results import Commit, Snapshot, revision_of
 
-from .base import D_co, ModelHandle, operation
+from .base import D_co, operation
+from .of_models import ModelHandle
 from .transactions import assign_all
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from varserve._client.values.results import Commit, Outputs, Snapshot, revision_
 from varserve._client.values.specs import FunctionKind, FunctionSpec, Overload
 from varserve.tensors import Array
 
-from .base import D_co, ModelHandle, operation
+from .base import D_co, operation
 from .cache import ModelCache
+from .of_models import ModelHandle
 
 if TYPE_CHECKING:
     # Looking into functions is imported when it is first done.

@@ -18,7 +18,8 @@ from varserve._client.transport.drivers import Async, Sync
 from varserve._client.values.results import Commit
 from varserve._client.values.writes import PreparedWrite
 
-from .base import D_co, Handle, ModelHandle, operation
+from .base import D_co, Handle, operation
+from .of_models import ModelHandle
 
 # Failures after which no later renewal can succeed.
 _LOST = (errors.LeaseNotFound, errors.EpochMismatch, errors.ClientClosed)

@@ -17,6 +17,7 @@ from varserve import tensors
 from varserve._client import errors, operations
 from varserve._client.operations.reads import SummaryOptions, cast_dtype
 from varserve._client.transport.calls import Op
+from varserve._client.transport.retries import PATIENCE
 from varserve._client.values.arguments import Given
 from varserve._client.values.matching import Names, match
 from varserve._client.values.names import names_matching
@@ -33,7 +34,7 @@ from .leases import Lease
 from .transactions import Transaction, assign_all
 from .updates import update
 from .variables import Variables
-from .watches import PATIENCE, Watch, watching
+from .watches import Watch, watching
 
 if TYPE_CHECKING:
     from varserve._client.transport.drivers import Sync

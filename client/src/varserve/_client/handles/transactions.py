@@ -12,11 +12,13 @@ from varserve._client import errors
 from varserve._client.transport.calls import Op
 from varserve._client.transport.drivers import Async, Sync
 from varserve._client.values.arguments import Given
+from varserve._client.values.assign_operation import AssignOperation
 from varserve._client.values.regions import Index, Rows
 from varserve._client.values.results import Commit, Snapshot, revision_of
-from varserve._client.values.writes import AssignOperation, PreparedWrite, Write, prepare
+from varserve._client.values.writes import PreparedWrite, Write, prepare
 
-from .base import D_co, Handle, ModelHandle
+from .base import D_co, Handle
+from .of_models import ModelHandle
 
 
 class Transaction(ModelHandle[D_co]):

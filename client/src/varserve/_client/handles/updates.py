@@ -11,10 +11,11 @@ from varserve._client.errors import InvalidRequest, RevisionMismatch
 from varserve._client.operations.reads import Read
 from varserve._client.transport.calls import Budget, Op, Sleep
 from varserve._client.transport.retries import CONTEND
+from varserve._client.values.assign_operation import AssignOperation
 from varserve._client.values.options import WriteOptions, new_request_id
 from varserve._client.values.regions import Index, Part, Rows, part_of
 from varserve._client.values.results import Commit, Snapshot
-from varserve._client.values.writes import AssignOperation, Write, prepare
+from varserve._client.values.writes import Write, prepare
 
 from .cache import ModelCache
 

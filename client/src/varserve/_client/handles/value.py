@@ -14,17 +14,19 @@ import numpy.typing as npt
 from varserve._client import errors
 from varserve._client.operations.reads import Read, SummaryOptions, cast_dtype
 from varserve._client.transport.calls import Op
+from varserve._client.values.assign_operation import AssignOperation
 from varserve._client.values.regions import Index, Part, Rows, part_of
 from varserve._client.values.results import Commit, Snapshot
 from varserve._client.values.specs import PartialShape, VariableSpec
 from varserve._client.values.summaries import Summary
-from varserve._client.values.writes import AssignOperation, Write, prepare
+from varserve._client.values.writes import Write, prepare
 from varserve.tensors import Array
 
 from .arithmetic import ArrayLike
-from .base import D_co, ModelHandle, operation
+from .base import D_co, operation
 from .cache import check_out, part_bytes
 from .leases import Lease
+from .of_models import ModelHandle
 from .updates import update
 
 

@@ -14,14 +14,15 @@ import numpy.typing as npt
 from varserve import tensors
 from varserve._client import errors
 from varserve._client.transport.calls import Op
+from varserve._client.values.assign_operation import AssignOperation
 from varserve._client.values.regions import Index, Part, Rows, index_text, part_of
 from varserve._client.values.results import Commit
 from varserve._client.values.specs import shape_text
-from varserve._client.values.writes import AssignOperation
 from varserve.tensors import Array
 
-from .base import D_co, ModelHandle, operation
+from .base import D_co, operation
 from .cache import part_bytes
+from .of_models import ModelHandle
 from .value import Value
 
 

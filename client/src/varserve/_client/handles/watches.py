@@ -25,9 +25,6 @@ from varserve.v1 import history_pb2 as pb
 
 from .base import D_co, Defaults, Handle
 
-PATIENCE = 120.0
-"""Seconds: a service that restarts has to load its models."""
-
 _MAY_PASS = (
     errors.Unavailable,
     errors.DeadlineExceeded,

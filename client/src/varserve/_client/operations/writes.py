@@ -11,7 +11,7 @@ from varserve._client.transport.attempts import attempt
 from varserve._client.transport.calls import Call, Op
 from varserve._client.values.options import WriteOptions
 from varserve._client.values.results import Commit
-from varserve._client.values.writes import PreparedWrite
+from varserve._client.values.writes import WIRE_OPERATIONS, PreparedWrite
 from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
 
@@ -96,7 +96,7 @@ def _check(options: WriteOptions, *, with_inputs: bool) -> pb.CommitCheck | None
 def _fields(write: PreparedWrite) -> dict[str, Any]:
     return {
         "variable": write.variable,
-        "operation": write.operation.wire,
+        "operation": WIRE_OPERATIONS[write.operation],
         "region": write.part.message,
         "if_revision_match": write.if_revision_match,
     }

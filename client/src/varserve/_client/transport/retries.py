@@ -35,6 +35,10 @@ CONTEND = Backoff(0.001, 0.1)
 """After another caller was faster to write."""
 
 
+PATIENCE = 120.0
+"""Seconds that a watch goes on trying: a service that restarts has to load its models."""
+
+
 class Throttle(Renewable):
     """Retries that all calls of one client share. May be used from any thread.
 

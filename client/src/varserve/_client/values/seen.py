@@ -6,9 +6,12 @@ reads its own writes, whichever replica a call reaches. Knows the contract; know
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from varserve.v1 import model_pb2 as pb
 
-from .specs import StateHeader
+if TYPE_CHECKING:
+    from .specs import StateHeader
 
 _MAX_EPOCHS = 1_000
 

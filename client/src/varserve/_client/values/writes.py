@@ -16,27 +16,14 @@ from varserve._client import errors, wording
 from varserve.tensors import Array
 from varserve.v1 import model_service_pb2 as pb
 
-from .enums import StrEnum
+from .assign_operation import AssignOperation
 from .regions import Index, Part, Rows, part_of, resolve
 from .specs import VariableSpec
 
-
-class AssignOperation(StrEnum):
-    """How a value changes a variable. ADD and SUB are for numbers only."""
-
-    SET = "set"
-    ADD = "add"
-    SUB = "sub"
-
-    @property
-    def wire(self) -> pb.AssignOperation:
-        """The contract's number."""
-        return _WIRE[self]
-
-
-_WIRE: dict[AssignOperation, pb.AssignOperation] = {
+WIRE_OPERATIONS: dict[AssignOperation, pb.AssignOperation] = {
     each: pb.AssignOperation.Value(f"ASSIGN_OPERATION_{each.name}") for each in AssignOperation
 }
+"""The contract's number of each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc.aio
 
 from varserve._client import errors
+from varserve._client.transport import sessions
 from varserve._client.transport.calls import Call, Close, Op, Open, Receive, Sleep, Step
 from varserve._client.transport.endpoint import Endpoint
 from varserve._client.transport.forks import GATE
-from varserve._client.transport.sessions import Alone, Asked, AsyncSession, Late, Lost, response_of
+from varserve._client.transport.sessions import Alone, Asked, Late, Lost
 from varserve.frames import ACCEPTED_KEY, FrameError
 from varserve.tensors import TensorError
 
@@ -148,9 +149,9 @@ class Async(Driver):
         """
         GATE.check()
         loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
         with self._lock:
-            if self._loop is loop:
-                return
             if self._channel is not None and self._loop is not None:
                 if not self._loop.is_closed():
                     raise errors.InvalidRequest(
@@ -166,11 +167,11 @@ class Async(Driver):
 
     async def _in_session(self, asked: Asked) -> bytes | None:
         """The encoded response; None: the call is to be made alone. Raises VarserveError."""
-        session = self._open_session(AsyncSession)
+        session = self._open_session(sessions.AsyncSession)
         if session is None:
             return None
         try:
-            return response_of(await session.ask(asked))
+            return sessions.response_of(await session.ask(asked))
         except (Alone, Late, Lost) as why:
             error = self._unanswered(session, why)
         if error is not None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 
 from varserve._client import errors
+from varserve._client.transport import sessions
 from varserve._client.transport.calls import Call, Close, Op, Open, Receive, Receiver, Sleep, Step
 from varserve._client.transport.forks import GATE
-from varserve._client.transport.sessions import Alone, Asked, Late, Lost, SyncSession, response_of
+from varserve._client.transport.sessions import Alone, Asked, Late, Lost
 from varserve.frames import ACCEPTED_KEY, FrameError
 from varserve.tensors import TensorError
 
@@ -94,11 +95,11 @@ class Sync(Driver):
     def _in_session(self, asked: Asked) -> bytes | None:
         """The encoded response; None: the call is to be made alone. Raises VarserveError."""
         with GATE:
-            session = self._open_session(SyncSession)
+            session = self._open_session(sessions.SyncSession)
             if session is None:
                 return None
             try:
-                return response_of(session.ask(asked))
+                return sessions.response_of(session.ask(asked))
             except (Alone, Late, Lost) as why:
                 error = self._unanswered(session, why)
         if error is not None:

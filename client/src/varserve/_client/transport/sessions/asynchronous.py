@@ -13,7 +13,8 @@ import grpc.aio
 from varserve._client.transport.endpoint import Metadata
 from varserve.v1 import session_pb2 as pb
 
-from .base import PATH, Alone, Asked, Ended, Late, Session
+from .asked import Alone, Asked, Late
+from .base import PATH, Ended, Session
 
 # Deadlines are looked at so often.
 _LOOK_SECONDS = 0.02

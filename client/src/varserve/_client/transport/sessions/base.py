@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import grpc
 
@@ -17,9 +17,9 @@ from varserve._client import errors
 from varserve._client.transport.endpoint import Metadata
 from varserve.v1 import session_pb2 as pb
 
+from .asked import Alone, Asked, Late, Lost
+
 PATH: Final = "/varserve.v1.ModelService/Session"
-MAX_REQUEST_BYTES: Final = 64 << 10
-"""Of a request that goes in a session: a longer one would hold up the others."""
 
 # A session takes no further calls after so long: where a name has several servers, or a server asks
 # its clients to connect again, they are looked for then.
@@ -29,22 +29,6 @@ _MAX_CALLS = 128
 _MAX_BYTES = 256 << 10
 # What a session ends with where the service has begun no call that it did not answer.
 _UNBEGUN = ("SHUTTING_DOWN",)
-
-
-class Alone(Exception):
-    """The call has not begun, and cannot in a session: it is to be made alone."""
-
-
-class Late(Exception):
-    """The call's deadline has passed."""
-
-
-class Lost(Exception):
-    """The session ended while the call was in progress; `error` is gRPC's."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class Ended(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
@@ -62,15 +46,6 @@ class Ended(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
 
     def trailing_metadata(self) -> Any:
         return self._metadata
-
-
-class Asked(NamedTuple):
-    """What is asked in a session. `seconds`: until its deadline; infinity for none."""
-
-    method: str
-    request: bytes
-    seconds: float
-    traces: Metadata
 
 
 class Outgoing:

@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 from varserve._client.transport.endpoint import Metadata
 from varserve.v1 import session_pb2 as pb
 
-from .base import PATH, Alone, Asked, Late, Session
+from .asked import Alone, Asked, Late
+from .base import PATH, Session
 from .stream import Stream
 
 _LONGEST_WAIT = threading.TIMEOUT_MAX
