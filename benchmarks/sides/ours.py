@@ -30,6 +30,32 @@ def numbers_of(value: np.ndarray[Any, Any]) -> Any:
     return numbers, finite, moments, norm, varserve.content_hash(value)
 
 
+class _Told:
+    """Which events so many watchers have had, of the commit that is on its way."""
+
+    def __init__(self, watchers: int) -> None:
+        self._watchers = watchers
+
+    def next(self) -> asyncio.Future[set[int]]:
+        """The revisions of the next commit's events, when each watcher has its own."""
+        self._left, self._revisions = self._watchers, set[int]()
+        self._all = asyncio.get_running_loop().create_future()
+        if not self._left:
+            self._all.set_result(self._revisions)
+        return self._all
+
+    async def follow(self, watch: varserve.aio.Watch) -> None:
+        """Be a watcher."""
+        try:
+            async for event in watch:
+                self._revisions.add(event.revision)
+                self._left -= 1
+                if not self._left:
+                    self._all.set_result(self._revisions)
+        except varserve.VarserveError as error:
+            self._all.set_exception(error)
+
+
 class Client:
     """Works over the clients that a user has: `varserve`, and for `..._aio` `varserve.aio`."""
 
@@ -212,7 +238,10 @@ class Client:
 
     @asynccontextmanager
     async def watched_aio(self, watchers: int) -> AsyncIterator[Act]:
-        """A commit, until every one of so many watchers on one connection has its event."""
+        """A commit, until every one of so many watchers on one connection has its event.
+
+        Each watcher is a task that goes on from one event to the next.
+        """
         # One of its own: the commits of the works beside it are none of these watchers' business.
         name = f"small_{min(watchers, SNAPSHOT - 1)}"
         async with (
@@ -220,14 +249,18 @@ class Client:
             AsyncExitStack() as stack,
         ):
             model = await client.model(BENCH)
-            value = np.full(model.variables[name].shape, 2, np.float32)
-            watches = [stack.enter_context(await model.watch(name)) for _ in range(watchers)]
+            variable = model.variables[name]
+            value = np.full(variable.shape, 2, np.float32)
+            told = _Told(watchers)
+            for _ in range(watchers):
+                watch = stack.enter_context(await model.watch(name))
+                task = asyncio.create_task(told.follow(watch))
+                stack.callback(task.cancel)
 
             async def act() -> Any:
-                commit, *events = await asyncio.gather(
-                    model.variables[name].assign(value), *map(anext, watches)
-                )
-                assert {event.revision for event in events} <= {commit.revision}
+                everybody = told.next()
+                commit = await variable.assign(value)
+                assert await everybody <= {commit.revision}
 
             yield act
 

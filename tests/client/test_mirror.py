@@ -111,6 +111,18 @@ def test_a_mirror_follows_every_commit(served: varserve.Model) -> None:
     assert not mirror.wait_for(commit.revision + 1, timeout=0.1)
 
 
+def test_a_mirror_takes_parts_after_wholes(served: varserve.Model) -> None:
+    """A region that is written after its whole variable, in the same block or the next commit."""
+    table = served.variables["table"]
+    with served.mirror("table") as mirror:
+        table.assign(np.full((100, 2), 3, np.float32))
+        commit = table.scatter_update([5], np.full((1, 2), 4, np.float32))
+        until(lambda: mirror.revision >= commit.revision)
+        expected = np.full((100, 2), 3, np.float32)
+        expected[5] = 4
+        assert np.array_equal(mirror["table"], expected)
+
+
 def test_a_mirror_of_some_variables_has_no_others(served: varserve.Model) -> None:
     """Patterns say which; the revision moves on by commits to those alone."""
     with served.mirror("net/*") as mirror:

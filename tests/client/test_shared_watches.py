@@ -75,15 +75,23 @@ def test_all_but_the_first_share_a_stream(served: str, calls: Calls) -> None:
         assert list(watches[5]) == []
 
 
-def test_what_an_event_holds_is_its_watchs_own(served: str) -> None:
-    """Who writes to the value of an event changes it for nobody else."""
-    with varserve.connect(served, sessions=True) as client:
+@pytest.mark.parametrize("sessions", [True, False])
+def test_an_event_is_made_once_and_nobody_can_change_it(served: str, sessions: bool) -> None:
+    """Watches of one message give the same event; arrays of an event cannot be written to."""
+    with varserve.connect(served, sessions=sessions) as client:
         model = client.model("fake")
-        one, two = model.watch("weights"), model.watch("weights")
+        one, two = model.watch("weights", previous=True), model.watch("weights", previous=True)
         model.variables["weights"].assign(np.zeros((3, 4, 5), np.float32))
-        value = next(one)["weights"].value
-        value[...] = 7
-        assert not next(two)["weights"].value.any()
+        model.variables["weights"].scatter_update([2, 0], np.ones((2, 4, 5), np.float32))
+        for _ in range(2):
+            event, other = next(one), next(two)
+            assert (event is other) == sessions
+            change = event["weights"]
+            for array in (change.value, change.previous, change.region):
+                if array is not None:
+                    with pytest.raises(ValueError, match="read-only"):
+                        array[...] = 7
+        assert change.region.tolist() == [2, 0]
         one.close()
         two.close()
 

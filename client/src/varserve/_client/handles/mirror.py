@@ -155,7 +155,7 @@ class Mirror(Mapping[str, Array], Renewable):
                 return
             if change.region is None:
                 values[name] = change.value
-                copied.add(name)
+                copied.discard(name)
                 continue
             if name not in copied:
                 values[name] = np.array(values[name])

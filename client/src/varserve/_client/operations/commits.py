@@ -33,14 +33,10 @@ from .requests import build
 
 
 class WatchMessage:
-    """A message of a watch. Each part of it is decoded once, for all watches that it is for.
-
-    `shared`: it is for several; each has arrays of its own.
-    """
+    """A message of a watch. Each part of it is made once, for all watches that it is for."""
 
     def __init__(self, message: pb.WatchVariablesResponse) -> None:
         self.message = message
-        self.shared = False
 
     @classmethod
     def read(cls, data: bytes) -> WatchMessage:
@@ -68,6 +64,13 @@ class WatchMessage:
         """What the message tells of variables."""
         return [_ChangeMessage(each) for each in self.message.changes]
 
+    @cached_property
+    def event(self) -> Event:
+        """The commit with what is in this message alone."""
+        assert self.info is not None
+        changes = (change.told(change.value, change.previous) for change in self.changes)
+        return Event(self.header, self.info, tuple(changes))
+
 
 class _ChangeMessage:
     """A change in a message: what does not depend on the watch that it is for."""
@@ -82,6 +85,25 @@ class _ChangeMessage:
         self.has_previous = change.HasField("previous_tensor")
         self.value = self._array("value")
         self.previous = self._array("previous")
+
+    def lacks_value(self, request: pb.WatchVariablesRequest) -> bool:
+        """Whether the value is still to be read."""
+        return self.value is None and request.values
+
+    def lacks_previous(self, request: pb.WatchVariablesRequest) -> bool:
+        """Whether the value before is still to be read."""
+        return self.previous is None and self.has_previous and request.previous_values
+
+    def lacks(self, request: pb.WatchVariablesRequest) -> bool:
+        """Whether something is still to be read."""
+        return self.lacks_value(request) or self.lacks_previous(request)
+
+    def told(self, value: Array | None, previous: Array | None) -> Change:
+        """What a watch is told, with these values. They are shared."""
+        for array in (value, previous, self.region):
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
+        return Change(self.variable, self.region, value, previous, self.shape, self.nbytes)
 
     def _array(self, field: str) -> Array | None:
         return tensors.from_tensor(getattr(self.message, field)) if self.has(field) else None
@@ -153,30 +175,21 @@ def event(
 
     Values that did not fit into them are read; `reading` gives the scope for their bytes.
     """
-    header = messages[-1].header
     changes = messages[0].changes
     if len(messages) > 1:
         changes = [change for message in messages for change in message.changes]
-    scope: Scope | None = None
+    elif not any(change.lacks(request) for change in changes):
+        return messages[0].event
+    header = messages[-1].header
+    scope = reading(_nbytes(changes))
     told = []
     for change in changes:
-        value = previous = None
-        if request.values:
-            value = change.value
-            if value is None:
-                scope = scope or reading(_nbytes(changes))
-                value = yield from _read(scope, change, header.revision, header.epoch)
-        if request.previous_values and change.has_previous:
-            previous = change.previous
-            if previous is None:
-                scope = scope or reading(_nbytes(changes))
-                previous = yield from _read(scope, change, header.revision - 1, header.epoch)
-        region = change.region
-        if messages[-1].shared:  # no other watch has its arrays
-            value = None if value is None else value.copy()
-            previous = None if previous is None else previous.copy()
-            region = region.copy() if isinstance(region, np.ndarray) else region
-        told.append(Change(change.variable, region, value, previous, change.shape, change.nbytes))
+        value, previous = change.value, change.previous
+        if change.lacks_value(request):
+            value = yield from _read(scope, change, header.revision, header.epoch)
+        if change.lacks_previous(request):
+            previous = yield from _read(scope, change, header.revision - 1, header.epoch)
+        told.append(change.told(value, previous))
     return Event(header, info, tuple(told))
 
 

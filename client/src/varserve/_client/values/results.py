@@ -194,7 +194,8 @@ class Change:
 
     `region` is an index as numpy takes it: None for the whole variable, a tuple of slices, or an
     int64 array of rows. `value` and `previous` are of the region; None when they were not asked
-    for, or are not kept any more, and `previous` also when there was none.
+    for, or are not kept any more, and `previous` also when there was none. Arrays cannot be written
+    to: all watches of a client have the same ones.
     """
 
     variable: str

@@ -162,9 +162,7 @@ class Session:
             item: Item
             if update.WhichOneof("outcome") == "response":
                 data = update.response
-                message = self._read_message(data)
-                message.shared = len(update.watch_ids) > 1
-                item = message, len(data)
+                item = self._read_message(data), len(data)
             else:
                 item = _end_of(update.error)
             for ident in update.watch_ids:
