@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import mmap
+import os
 import shutil
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +24,9 @@ from tests.fakes import FakeVariable
 from tests.rpc.models import counter, strings
 from tests.serving import serve_here
 from tests.waiting import until
-from varserve import tensors
+from varserve import lane, tensors
 from varserve._client.transport import lane as client_lane
+from varserve._client.transport.bodies import reporting
 from varserve._client.transport.buffers import _memory_of, sealed_memory, shared_empty
 from varserve_service.rpc import Server
 
@@ -294,17 +299,48 @@ def test_a_bool_that_is_none_is_refused(path: str) -> None:
         assert not variable.array.any()  # type: ignore[union-attr]
 
 
-def test_progress_is_reported(path: str) -> None:
-    """At the end, since nothing moves before it."""
-    from varserve._client.transport.bodies import reporting
-
+def test_progress_is_reported(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Part by part of a read that is copied, by several threads; at once where nothing moves."""
+    monkeypatch.setattr(lane, "cores", lambda: 3)
     moved: list[tuple[int, int]] = []
+    nbytes = 40 * MIB
     with (
-        serving(path, FakeVariable("big", bits("uint8", 2 * MIB))) as found,
+        serving(path, FakeVariable("big", bits("uint8", nbytes))) as found,
         varserve.connect(found.address) as client,
     ):
         handle = client.model("counter").variables["big"]
         with reporting(lambda done, total: moved.append((done, total))):
             value = handle.numpy()
+            assert sorted(moved) == moved
+            assert len(moved) == 3
+            assert moved.pop() == (nbytes, nbytes)
+            assert np.array_equal(value, bits("uint8", nbytes))
             handle.assign(value)
-    assert moved == [(2 * MIB, 2 * MIB)] * 2
+    assert moved[2:] == [(nbytes, nbytes)]
+
+
+def test_other_threads_go_on_while_a_value_is_copied() -> None:
+    """A mapping brings no pages with it: to have them takes long, and holds the interpreter."""
+    fd = lane.new_memory(8 * MIB)
+    lane.write(fd, [bytes(MIB)] * 8)
+    lane.seal(fd)
+    mapped = client_lane._mapped(fd, 8 * MIB, client_lane._Connection(socket.socket()))
+    os.close(fd)
+    _, _, here = Path("/proc/self/smaps").read_text().partition(f"{mapped.ctypes.data:x}-")
+    assert here.partition("Rss:")[2].split()[:2] == ["0", "kB"]
+
+
+def test_a_report_that_is_given_up_ends_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that is left behind, as an interrupted command's is, may be collected anywhere."""
+    said: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+
+    def enter() -> Any:
+        block = reporting(lambda done, total: None)
+        block.__enter__()
+        return block
+
+    left = contextvars.copy_context().run(enter)
+    del left
+    gc.collect()
+    assert said == []

@@ -141,13 +141,16 @@ def pieces(
             number += 1
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def most_connections() -> int:
     """How many connections for one value this machine has cores for."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, min(MOST_CONNECTIONS, cores // 2))
+    return max(1, min(MOST_CONNECTIONS, cores() // 2))
 
 
 def send_piece(peer: socket.socket, piece: memoryview) -> None:

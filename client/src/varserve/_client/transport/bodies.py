@@ -5,8 +5,8 @@ Owns where received bytes go: straight into the arrays that are the answer. Know
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +17,7 @@ from varserve._client import errors
 from varserve.frames import BodyReceiver, BytesPart, ChunkFrame, keep_what_is_freed
 from varserve.tensors import Array
 
+from .copying import copy_all
 from .pool import POOL
 
 if TYPE_CHECKING:
@@ -28,22 +29,44 @@ Progress: TypeAlias = Callable[[int, int], None]
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
-@contextmanager
-def reporting(progress: Progress) -> Iterator[None]:
+class reporting:
     """Let the bodies of calls that are made in the block report how far they have come.
 
     An attempt that is made again begins at 0 again. `progress` may be called from any thread.
     """
-    token = _progress.set(progress)
-    try:
-        yield
-    finally:
-        _progress.reset(token)
+
+    # No generator: one that is given up in the block would end wherever it is collected, in a
+    # context that has not its token.
+    def __init__(self, progress: Progress) -> None:
+        self._given = progress
+
+    def __enter__(self) -> None:
+        self._token = _progress.set(self._given)
+
+    def __exit__(self, *error: object) -> None:
+        _progress.reset(self._token)
 
 
 def current_progress() -> Progress | None:
     """What bodies of calls that are made here and now report to."""
     return _progress.get()
+
+
+class Moved:
+    """Reports how far a body has come, if anybody wants to know. May be called from any thread."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+        self._changing = threading.Lock()
+
+    def __call__(self, nbytes: int) -> None:
+        """So many bytes more have moved."""
+        if self._progress is not None:
+            with self._changing:
+                self._done += nbytes
+                self._progress(self._done, self._total)
 
 
 def fits_no_more(out: Array, dtype: str, shape: Sequence[int]) -> errors.ShapeMismatch:
@@ -112,7 +135,7 @@ class BodyDownload:
         beside = self._lane if self._lane and self._manifest.HasField("lane") else None
         if beside is not None:
             lengths = [nbytes for _, _, nbytes in checked]
-            borrowed = beside.borrow(self._manifest.lane, lengths, at_once=not self._mapped)
+            borrowed = beside.borrow(self._manifest.lane, lengths)
             if borrowed is not None and self._mapped:
                 for body, (name, shape, _) in zip(borrowed, checked, strict=True):
                     self._arrays.append(body.view(tensors.numpy_dtype(name)).reshape(shape))
@@ -140,11 +163,8 @@ class BodyDownload:
             beside.receive(self._manifest.lane, destinations)
             destinations = []
         elif borrowed is not None:
-            for destination, body in zip(destinations, borrowed, strict=True):
-                np.copyto(destination, body)
+            copy_all(destinations, borrowed, Moved(self._total, self._progress))
             destinations = []
-            if self._progress is not None:
-                self._progress(self._total, self._total)
         self._receiver = BodyReceiver(destinations, self._chunk_bytes)
 
     def finish(self) -> tuple[Any, list[Array]]:

@@ -24,7 +24,7 @@ from varserve import lane
 from varserve.tensors import Array, body_length, strings_to_body
 from varserve.v1 import lane_pb2
 
-from .bodies import current_progress
+from .bodies import Moved, current_progress
 from .buffers import sealed_memory
 from .calls import LaneFailed
 from .credentials import TlsSocket
@@ -49,9 +49,7 @@ class Lane(Protocol):
     def fields(self) -> Mapping[str, int]:
         """The request's fields that say that the caller can go this way."""
 
-    def borrow(
-        self, ticket: lane_pb2.LaneTicket, lengths: Sequence[int], *, at_once: bool
-    ) -> list[Array] | None:
+    def borrow(self, ticket: lane_pb2.LaneTicket, lengths: Sequence[int]) -> list[Array] | None:
         """The bodies of tensors as memory; None where they have to be received.
 
         Raises LaneFailed.
@@ -89,11 +87,9 @@ class MemoryLane:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def borrow(
-        self, ticket: lane_pb2.LaneTicket, lengths: Sequence[int], *, at_once: bool
-    ) -> list[Array] | None:
+    def borrow(self, ticket: lane_pb2.LaneTicket, lengths: Sequence[int]) -> list[Array] | None:
         """See Lane."""
-        return borrow(self._path, ticket, lengths, at_once=at_once)
+        return borrow(self._path, ticket, lengths)
 
     def receive(self, ticket: lane_pb2.LaneTicket, memories: Sequence[Array]) -> None:
         """Not asked for: everything can be borrowed."""
@@ -121,13 +117,11 @@ class _Mapping(mmap.mmap):
     connection: _Connection
 
 
-def borrow(
-    path: str, ticket: lane_pb2.LaneTicket, lengths: Sequence[int], *, at_once: bool
-) -> list[Array]:
+def borrow(path: str, ticket: lane_pb2.LaneTicket, lengths: Sequence[int]) -> list[Array]:
     """The bodies of tensors, by their lengths in bytes, as read-only arrays of uint8.
 
-    The memory is the service's own, and is given back when the last array is gone. `at_once`: all
-    of it will be read now. Raises LaneFailed.
+    The memory is the service's own, and is given back when the last array is gone. Raises
+    LaneFailed.
     """
     found = lane.layout(lengths)
     try:
@@ -143,8 +137,7 @@ def borrow(
                     lane.check_sealed(fd, size)
                 connection = _Connection(peer)
                 memories = [
-                    _mapped(fd, size, connection, at_once)
-                    for fd, size in zip(fds, found.sizes, strict=True)
+                    _mapped(fd, size, connection) for fd, size in zip(fds, found.sizes, strict=True)
                 ]
             finally:
                 for fd in fds:
@@ -158,10 +151,9 @@ def borrow(
     ]
 
 
-def _mapped(fd: int, size: int, connection: _Connection, at_once: bool) -> Array:
-    # A fault for each sixteen pages takes as long as to copy them.
-    flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if at_once else 0)
-    mapping = _Mapping(fd, size, flags=flags, prot=mmap.PROT_READ)
+def _mapped(fd: int, size: int, connection: _Connection) -> Array:
+    # Without its pages: they cost as much at the first touch, during which other threads go on.
+    mapping = _Mapping(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
     mapping.connection = connection
     return np.frombuffer(mapping, np.uint8)
 
@@ -250,15 +242,13 @@ class PortLane:
         self.fields = {"lane_port": True, "lane_connections": lane.most_connections()}
         self._host, self._port, self._tls = host, port, tls
 
-    def borrow(
-        self, ticket: lane_pb2.LaneTicket, lengths: Sequence[int], *, at_once: bool
-    ) -> list[Array] | None:
+    def borrow(self, ticket: lane_pb2.LaneTicket, lengths: Sequence[int]) -> list[Array] | None:
         """See Lane."""
         return None
 
     def receive(self, ticket: lane_pb2.LaneTicket, memories: Sequence[Array]) -> None:
         """See Lane."""
-        moved = _Moved(sum(each.nbytes for each in memories))
+        moved = Moved(sum(each.nbytes for each in memories), current_progress())
         lengths = [each.size for each in memories]
 
         def take(peer: socket.socket, connection: int, connections: int) -> None:
@@ -272,7 +262,7 @@ class PortLane:
     def offer(self, arrays: Sequence[Array]) -> Callable[[bytes], bool] | None:
         """See Lane."""
         lengths = [body_length(each) for each in arrays]
-        moved = _Moved(sum(lengths))
+        moved = Moved(sum(lengths), current_progress())
 
         def send(ticket: bytes) -> bool:
             bodies = [_body(array) for array in arrays]
@@ -341,22 +331,6 @@ class PortLane:
             peer.close()
             raise
         return peer
-
-
-class _Moved:
-    """Reports how far a body has come, if anybody wants to know; made where the call is made."""
-
-    def __init__(self, total: int) -> None:
-        self._progress = current_progress()
-        self._total = total
-        self._done = 0
-        self._changing = threading.Lock()
-
-    def __call__(self, nbytes: int) -> None:
-        if self._progress is not None:
-            with self._changing:
-                self._done += nbytes
-                self._progress(self._done, self._total)
 
 
 def _body(array: Array) -> memoryview:
