@@ -100,6 +100,34 @@ async def test_a_value_is_sent_once() -> None:
         await until_async(lambda: threads() == 0)
 
 
+async def test_small_calls_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each piece, of a read and of an assign, and each connection by its own clock."""
+    rests: list[Any] = []
+
+    class Counted(lane_port.Pace):
+        def give_way_on_thread(self) -> bool:
+            rests.append((self, self._small_calls))
+            return super().give_way_on_thread()
+
+    monkeypatch.setattr(lane_port, "Pace", Counted)
+    async with running(counter(big()), lane_port=0) as found:
+        call, first = await read_ticket(found)
+        with connected(found) as peer:
+            peer.sendall(lane.HELLO_PORT + first.lane.ticket)
+            await all_of(peer)
+            assert await call.read() is grpc.aio.EOF
+        assert len(rests) == 3
+        upload, ticket = await write_ticket(found, CONTENT.nbytes)
+        with connected(found) as peer:
+            peer.sendall(lane.HELLO_PORT + ticket.ticket + pieces(CONTENT.tobytes()))
+            assert await all_of(peer) == ticket.proof + lane.TAKEN
+        await upload.done_writing()
+        assert (await upload).header.revision == 1
+        assert len(rests) == 6
+        assert {calls for _, calls in rests} == {found.server._backend.small_calls}
+        assert len({pace for pace, _ in rests}) == 2
+
+
 @pytest.mark.parametrize(
     ("hello", "why"),
     [

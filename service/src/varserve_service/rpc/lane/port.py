@@ -1,7 +1,8 @@
 """The lane's port: the bytes of large values to and from other hosts, beside gRPC.
 
-A peer has a thread, which waits for its socket; its ticket's call waits for the thread, and ends it
-when the client is too slow. Knows sockets and TLS; knows nothing of what a call is.
+A peer has a thread, which waits for its socket, and rests after each piece while small calls come;
+its ticket's call waits for the thread, and ends it when the client is too slow. Knows sockets and
+TLS; knows nothing of what a call is.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from varserve_service.addresses import shown
 from varserve_service.core.errors import RequestError
 from varserve_service.core.threads import started
 from varserve_service.reloading import ReloadedFiles
+from varserve_service.rpc.calls.giving_way import Pace, SmallCalls
 from varserve_service.rpc.messages.bodies import Upload
 
 from .listener import Listener
@@ -38,8 +40,11 @@ class _Transfer(Ticket):
     Each of its connections carries a share of its pieces.
     """
 
-    def __init__(self, moved: Callable[[int], None], connections: int) -> None:
+    def __init__(
+        self, moved: Callable[[int], None], small_calls: SmallCalls, connections: int
+    ) -> None:
         super().__init__(connections)
+        self._small_calls = small_calls
         self._loop = asyncio.get_running_loop()
         self._moved = moved
         self._peers: list[socket.socket] = []
@@ -82,6 +87,9 @@ class _Transfer(Ticket):
     def _confirm(self, peer: socket.socket) -> None:
         """Tell a peer that its share is done, where it is told."""
 
+    def _steps(self) -> _Steps:
+        return _Steps(self._loop, self._told, Pace(self._small_calls))
+
     def _told(self, nbytes: int) -> None:
         if not self._ended:
             self._moved(nbytes)
@@ -93,12 +101,16 @@ class _Transfer(Ticket):
             _hang_up(peer)
 
 
-class _Told:
-    """Tells a transfer of the bytes that one connection has moved, a few MiB at a time."""
+class _Steps:
+    """What follows each piece of one connection: its transfer is told, a few MiB at a time, and
+    small calls go first."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, told: Callable[[int], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, told: Callable[[int], None], pace: Pace
+    ) -> None:
         self._loop = loop
         self._told = told
+        self._pace = pace
         self._untold = 0
 
     def __call__(self, nbytes: int) -> None:
@@ -106,29 +118,34 @@ class _Told:
         if self._untold >= _TELL_BYTES:
             self._loop.call_soon_threadsafe(self._told, self._untold)
             self._untold = 0
+        self._pace.give_way_on_thread()
 
 
 class Sending(_Transfer):
     """Values for whoever comes with the tickets. `sent`: all of them were."""
 
     def __init__(
-        self, parts: list[frames.BodyPart], moved: Callable[[int], None], connections: int = 1
+        self,
+        parts: list[frames.BodyPart],
+        moved: Callable[[int], None],
+        small_calls: SmallCalls,
+        connections: int = 1,
     ) -> None:
-        super().__init__(moved, connections)
+        super().__init__(moved, small_calls, connections)
         self._lengths = [part.nbytes for part in parts]
         self._parts: dict[int, frames.BodyPart] = dict(enumerate(parts))
         self._at = [0] * connections
         self.sent = False
 
     def _go(self, peer: socket.socket, connection: int) -> None:
-        tell = _Told(self._loop, self._told)
+        moved = self._steps()
         shares = lane.pieces(self._lengths, connection, len(self.tickets))
         for tensor, start, end in shares:
             if tensor != self._at[connection]:
                 self._pass(connection, tensor)
             piece = self._parts[tensor].buffer(start, end)
             lane.send_piece(peer, piece)
-            tell(len(piece))
+            moved(len(piece))
         self._pass(connection, len(self._lengths))
 
     def _pass(self, connection: int, tensor: int) -> None:
@@ -149,9 +166,13 @@ class Receiving(_Transfer):
     """
 
     def __init__(
-        self, make: Callable[[], Upload], moved: Callable[[int], None], connections: int = 1
+        self,
+        make: Callable[[], Upload],
+        moved: Callable[[int], None],
+        small_calls: SmallCalls,
+        connections: int = 1,
     ) -> None:
-        super().__init__(moved, connections)
+        super().__init__(moved, small_calls, connections)
         self._make = make
         self._filling: Upload | None = None
         self.upload: Upload | None = None
@@ -160,12 +181,12 @@ class Receiving(_Transfer):
         with self._changing:
             self._filling = self._filling or self._make()
             memories = self._filling.memories
-        tell = _Told(self._loop, self._told)
+        moved = self._steps()
         lengths = [memory.size for memory in memories]
         for tensor, start, end in lane.pieces(lengths, connection, len(self.tickets)):
             piece = memories[tensor][start:end].data
             lane.receive_piece(peer, piece)
-            tell(len(piece))
+            moved(len(piece))
         # What takes the memory over may have to be the only one that refers to it.
         memories = piece = None  # type: ignore[assignment]
 

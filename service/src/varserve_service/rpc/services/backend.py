@@ -141,7 +141,7 @@ class Backend:
         """
         async with self.transfers.begin(DOWNLOAD) as transfer:
             transfer.hold(memory, call.subject, body.nbytes)
-            sending = Sending(body.parts, transfer.moved, body.connections)
+            sending = Sending(body.parts, transfer.moved, self.small_calls, body.connections)
             with port.offer(sending):
                 first.manifest.lane.CopyFrom(sending.message)
                 await call.write(first)

@@ -155,7 +155,7 @@ def _port(
         made = backend.receivers.submit(Upload, claimed, backend.limits.chunk_bytes)
         return made.result()
 
-    receiving = Receiving(make, moved, connections)
+    receiving = Receiving(make, moved, backend.small_calls, connections)
     meanwhile.enter_context(found.offer(receiving))
     return _Beside(receiving.message.SerializeToString(), lambda: receiving.upload)
 
