@@ -21,7 +21,13 @@ from varserve_service.core.change.writes import Write
 from varserve_service.core.commit.history import History
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.commits import Commit, CommitKind, Origin, WriteRequest
+from varserve_service.core.ports.commits import (
+    Commit,
+    CommitKind,
+    CommitRecord,
+    Origin,
+    WriteRequest,
+)
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.core.ports.messages import Conditions, Read
 from varserve_service.core.values.host_value import HostValue
@@ -321,6 +327,19 @@ def test_the_record_of_a_commit_outlives_its_values() -> None:
     assert (page.oldest, page.max_bytes) == (4, 11)
     assert len(history) == 0
     assert refusal(live.revert, 3).reason is Reason.REVISION_COMPACTED
+
+
+def test_records_of_before_the_start_count_with_those_since() -> None:
+    """They are listed after the new ones, and the oldest go first."""
+    history = History(max_commits=3)
+    before = [CommitRecord(n, n, CommitKind.ASSIGN, Origin(), "", ()) for n in (1, 2)]
+    history.begin(2, {"a": 1}, before)
+    assert [record.revision for record in history.newest_first] == [2, 1]
+    assert [history.last_write(path, 2) for path in ("a", "b")] == [1, 0]
+    for n in (3, 4):
+        history.add(Commit(n, n, CommitKind.ASSIGN, Origin(), None, ()))
+    assert [record.revision for record in history.newest_first] == [4, 3, 2]
+    assert (history.oldest, history.last_time, len(history)) == (2, 4, 2)
 
 
 def test_commits_are_listed_by_page_and_pattern() -> None:

@@ -141,6 +141,4 @@ class AuditLog:
         self._file, self._torn = opened, False
 
     def _open(self) -> int:
-        return os.open(
-            self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, _MODE
-        )
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _MODE)

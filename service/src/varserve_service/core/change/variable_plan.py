@@ -32,9 +32,9 @@ class Cost:
     to the host from a device.
     """
 
-    taken: int = 0
-    replaced: int = 0
-    brought: int = 0
+    taken: int
+    replaced: int
+    brought: int
 
 
 class ByParts(Protocol):
@@ -63,12 +63,13 @@ class VariablePlan:
     reads_first = True
     """The change depends on what the variable holds, and not on the writes alone."""
 
+    _base_revision: int  # from `capture` on
+
     def __init__(self, variable: Variable, writes: Sequence[Write]) -> None:
         self.variable = variable
         self._writes = writes
         self._operands: list[Value] = []
         self._base: Value | None = None
-        self._base_revision = 0
         self._change: Change | None = None
 
     @property
