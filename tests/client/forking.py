@@ -104,8 +104,8 @@ def test_children_of_a_busy_process_make_calls(model: varserve.Model) -> None:
 
     def work() -> None:
         weights.numpy()
-        model.read(["large"])
-        spread(n=np.int32(50_000))  # streams both ways
+        model.read(["table"])
+        spread(n=np.int32(2_000))  # streams both ways
 
     with busy(work) as done:
         for _ in range(10):

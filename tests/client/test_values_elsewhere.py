@@ -94,14 +94,27 @@ def test_credentials_are_not_pickled(address: str, options: Any, missing: str) -
 
 
 def test_what_belongs_to_its_process_does_not_pickle(model: varserve.Model) -> None:
-    """Watches, leases and transactions say so by name; copies of handles are the handles."""
+    """Watches, leases and mirrors say so by name; copies of them and of handles are themselves."""
     counter = model.variables["counter"]
-    with model.watch(timeout=30) as watch, model.transaction() as transaction:
-        for each in (watch, transaction, counter.lease(1, seconds=9)):
+    with (
+        model.watch(timeout=30) as watch,
+        model.transaction() as transaction,
+        model.mirror("counter") as mirror,
+    ):
+        for each in (watch, transaction, mirror, counter.lease(1, seconds=9)):
             with pytest.raises(TypeError, match=f"a {type(each).__name__} belongs to its process"):
                 pickle.dumps(each)
+            assert copy.copy(each) is copy.deepcopy(each) is each
     assert copy.copy(counter) is counter
     assert copy.deepcopy(model) is model
+
+
+def test_what_lists_a_model_is_compared_without_its_values(model: varserve.Model) -> None:
+    """Mappings of handles are equal to themselves alone, and go into sets."""
+    for each in (model.variables, model.functions):
+        assert each == each
+        assert each != dict(each)
+        assert len({each, each}) == 1
 
 
 # ---- operators ----

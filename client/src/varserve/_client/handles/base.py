@@ -36,10 +36,8 @@ D_co = TypeVar("D_co", bound=Sync | Async, default=Sync, covariant=True)
 SECONDS_PER_BYTE = 1 / (8 << 20)
 
 
-class Handle(Generic[D_co]):
-    """An object whose methods are operations on a driver."""
-
-    _driver: Sync | Async
+class OfThisProcess:
+    """An object with connections or threads: its copy is itself."""
 
     def __reduce__(self) -> Any:
         raise TypeError(f"a {type(self).__name__} belongs to its process and cannot be pickled")
@@ -49,6 +47,12 @@ class Handle(Generic[D_co]):
 
     def __deepcopy__(self, memo: object) -> Any:
         return self
+
+
+class Handle(OfThisProcess, Generic[D_co]):
+    """An object whose methods are operations on a driver."""
+
+    _driver: Sync | Async
 
     def _blocking(self, what: str, instead: str) -> Sync:
         if isinstance(self._driver, Sync):

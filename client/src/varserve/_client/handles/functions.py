@@ -320,6 +320,10 @@ class Functions(ModelHandle[D_co], Mapping[str, Function[D_co]]):
     Raises FunctionNotFound, with the closest names.
     """
 
+    # Not as a Mapping's: a function is made anew where it is looked up.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def __getitem__(self, name: str) -> Function[D_co]:
         return Function(self, self._cache.functions.find(name).path)
 

@@ -15,10 +15,11 @@ from varserve._client.transport.forks import GATE, Renewable
 from varserve._client.values.results import Event, Snapshot
 from varserve.tensors import Array
 
+from .base import OfThisProcess
 from .watches import Watch
 
 
-class Mirror(Mapping[str, Array], Renewable):
+class Mirror(OfThisProcess, Mapping[str, Array], Renewable):
     """The values of some variables as they are now, by name, without a call for each read.
 
     A thread follows the commits, in a forked child as well. All values of `values_now` are of one
@@ -87,6 +88,10 @@ class Mirror(Mapping[str, Array], Renewable):
             self._watch.close()
         if threading.current_thread() is not self._thread:
             self._thread.join(10)
+
+    # Not as a Mapping's: arrays have no one answer.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __getitem__(self, name: str) -> Array:
         return self._state[2][name]

@@ -195,6 +195,10 @@ class Variables(ModelHandle[D_co], Mapping[str, Variable[D_co]]):
     Raises VariableNotFound, with the closest names, or NameAmbiguous.
     """
 
+    # Not as a Mapping's: to compare all values takes calls, and arrays have no one answer.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def __getitem__(self, name: str) -> Variable[D_co]:
         return Variable(self, self._cache.variables.find(name).path)
 
