@@ -281,6 +281,28 @@ def test_as_a_process(address: str) -> None:
         assert subprocess.run(missing, capture_output=True, timeout=60).returncode == 3
 
 
+@pytest.mark.parametrize(
+    ("redirection", "told"),
+    [
+        (">/dev/full", "standard output cannot be written: No space left on device"),
+        (">&-", "standard output is closed; nothing was changed"),
+    ],
+)
+@pytest.mark.parametrize("command", ["models", "ls fake", "assign fake counter 3 --json"])
+def test_output_that_cannot_be_written(
+    address: str, command: str, redirection: str, told: str
+) -> None:
+    """It is told in one line, with the exit code of a wrong file, and is no defect."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    words = [sys.executable, "-m", "varserve", "-s", address, *command.split()]
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *words]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"varserve: {told}")
+
+
 def test_ctrl_c_ends_a_watch(address: str) -> None:
     """A watch shows a commit at once, and ends with exit code 130 at Ctrl-C."""
     invoke("-s", address, "assign", "fake", "counter", "1")

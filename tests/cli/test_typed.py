@@ -59,6 +59,22 @@ def test_options_stand_anywhere(address: str, words: list[str]) -> None:
     assert [each["name"] for each in found["models"]] == ["fake"]
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("[" * 50_000 + "]" * 50_000, "has too many lists in lists"),
+        ("9" * 5_000, "is neither JSON"),
+        ("-9223372036854775809", "beyond what 64 bits hold"),
+    ],
+    ids=["deep", "long", "large"],
+)
+def test_values_beyond_all_bounds(cli: Cli, value: str, told: str) -> None:
+    """They are told of in a short line."""
+    (line,) = cli("assign", "fake", "counter", value, code=2).stderr.splitlines()
+    assert told in line
+    assert len(line) < 300
+
+
 def test_a_value_that_looks_like_an_option(cli: Cli, client: varserve.Client) -> None:
     """The value of a command's option stays with it, and what follows `--` is no option."""
     cli("assign", "fake", "counter", "1", "--message", "because")

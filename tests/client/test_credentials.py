@@ -98,6 +98,19 @@ async def test_the_awaited_client_carries_it_too(bearer: Bearer) -> None:
     assert set(bearer.seen) == {"Bearer abc"}
 
 
+@pytest.mark.parametrize(
+    ("token", "told"),
+    [
+        ("", "expected one, found nothing"),
+        ("abc\nabd", "expected one line .*, found several lines"),
+    ],
+)
+def test_what_is_no_token_is_told(token: str, told: str) -> None:
+    """An empty file, and one with more than a token, are told apart."""
+    with pytest.raises(varserve.InvalidRequest, match=f"^token: {told}"):
+        varserve.connect("localhost:1", token=token)
+
+
 def test_what_gives_the_token_may_fail(address: str) -> None:
     """Its own exception reaches the caller, and the client goes on."""
     answers: list[Any] = [RuntimeError("no token today"), "abc"]

@@ -231,7 +231,11 @@ def _numpy_array(value: npt.ArrayLike) -> Array:
         raise TensorError(
             "DTYPE_UNSUPPORTED", f"{type(value).__name__} gives no numpy array: {error}"
         ) from None
-    if array.dtype.kind == "O" and array.ndim == 0 and not isinstance(value, np.ndarray):
+    if array.dtype.kind != "O" or isinstance(value, np.ndarray):
+        return array
+    if any(isinstance(each, int) and not -(2**63) <= each < 2**64 for each in array.flat):
+        raise TensorError("DTYPE_MISMATCH", "an integer of it is beyond what 64 bits hold")
+    if array.ndim == 0:
         raise TensorError("DTYPE_MISMATCH", f"expected a tensor, found {type(value).__name__}")
     return array
 

@@ -9,6 +9,7 @@ codes) and `values` (values in arguments).
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"varserve: the command line needs {', '.join(missing)}: pip install 'varserve[cli]'",
             file=sys.stderr,
         )
-        raise SystemExit(2)
+        raise SystemExit(_USAGE)
+    if sys.stdout is None:
+        # Nor would the first connection be kept apart from it.
+        with suppress(OSError):
+            os.write(2, b"varserve: standard output is closed; nothing was changed\n")
+        _end(_USAGE)
     # What gRPC would write of a connection, the command line says itself.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
@@ -41,14 +47,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if ended.code == _INTERRUPTED:
             _end(_INTERRUPTED)
         raise
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        told = f"varserve: standard output cannot be written: {error.strerror}"
+        print(f"{told}; what the command does may be done", file=sys.stderr)
+        _end(_USAGE)  # the usual end writes what is left once more, and tells of it
 
 
+_USAGE = 2
 _INTERRUPTED = 130
+
+
+# What a write fails with, where no file is named.
+_UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+
+
+def is_of_output(error: OSError) -> bool:
+    """Whether an error is that of a write to standard output."""
+    return error.filename is None and error.errno in _UNWRITTEN
 
 
 def _end(code: int) -> NoReturn:
     """End the process at once: threads of gRPC may be busy for many seconds."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):  # a closed one is None
             stream.flush()
     os._exit(code)

@@ -10,7 +10,19 @@ from click.shell_completion import CompletionItem
 from varserve import __version__
 from varserve._client.contexts import DEFAULT_ADMIN_SERVER, DEFAULT_SERVER, context_names
 
-from . import admin, change, compare, fetch, follow, inside, look, shell, transfer, web
+from . import (
+    admin,
+    change,
+    compare,
+    fetch,
+    follow,
+    inside,
+    is_of_output,
+    look,
+    shell,
+    transfer,
+    web,
+)
 from .exits import DEFECT, INTERRUPTED, Failed
 from .late import late
 from .session import Session, session_of
@@ -45,7 +57,9 @@ class _Commands(Root):
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and is_of_output(error):
+                raise
             import traceback
 
             traceback.print_exc()

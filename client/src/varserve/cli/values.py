@@ -85,6 +85,8 @@ def _item_text(item: Any) -> str:
 
 # ---- values ----
 
+_SHOWN = 60  # characters of a value that a message repeats
+
 
 def read_value(text: str, dtype: str | None = None, *, cast: bool = False) -> Any:
     """A value from an argument: JSON, or `@FILE` of .npy, .json or .safetensors with one tensor.
@@ -101,10 +103,13 @@ def read_value(text: str, dtype: str | None = None, *, cast: bool = False) -> An
             word = dtype == tensors.STRING or (dtype is None and text.isidentifier())
             number = _float(text) if _is_float(dtype) else None
             if number is None and not word:
+                shown = f"{text[:_SHOWN]!r}{'...' if len(text) > _SHOWN else ''}"
                 raise Unusable(
-                    f"{text[:200]!r} is neither JSON, as 0.5 or [1, 2], nor @FILE: {error}"
+                    f"{shown} is neither JSON, as 0.5 or [1, 2], nor @FILE: {error}"
                 ) from None
             value = text if word else number
+        except RecursionError:
+            raise Unusable(f"{text[:_SHOWN]!r}... has too many lists in lists") from None
     if dtype is None or not isinstance(value, np.ndarray):
         return value
     wanted = tensors.numpy_dtype(dtype)
@@ -136,6 +141,8 @@ def _from_file(path: Path, dtype: str | None) -> Any:
             return _from_json(json.loads(path.read_bytes()), dtype)
     except InvalidRequest:
         raise
+    except RecursionError:
+        raise Unusable(f"{path}: too many lists in lists") from None
     except (OSError, ValueError, EOFError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise Unusable(f"{path}: {reason}") from None

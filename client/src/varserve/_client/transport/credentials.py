@@ -124,8 +124,12 @@ def authorization(token: Token) -> tuple[str, str]:
     """The metadata that carries a token. Raises InvalidRequest for what cannot be one."""
     text: object = token if isinstance(token, str) else token()
     # As text of a header it has no spaces and no line ends, such as those of a file it came from.
-    if not isinstance(text, str) or not text or not text.isascii() or not text.isprintable():
-        raise errors.InvalidRequest("token: expected printable ASCII characters")
+    if not isinstance(text, str) or not text.isascii() or not text.isprintable():
+        several = isinstance(text, str) and len(text.splitlines()) > 1
+        found = ", found several lines" if several else ""
+        raise errors.InvalidRequest(f"token: expected one line of printable ASCII{found}")
+    if not text:
+        raise errors.InvalidRequest("token: expected one, found nothing")
     if " " in text:
         raise errors.InvalidRequest("token: expected no spaces, and none of `Bearer ` before it")
     if len(text) > TOKEN_BYTES:
