@@ -19,10 +19,11 @@ from tests.waiting import join, until
 from varserve_service.core.arrays.patches import Elements
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
 from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.following import FollowingThread
 from varserve_service.core.errors import JournalError, OutOfMemory, Reason
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import CommitKind, Origin, WriteRequest
-from varserve_service.core.ports.journal import KeptChange, KeptCommit
+from varserve_service.core.ports.journal import KeptChange, KeptCommit, Position
 from varserve_service.core.ports.messages import Conditions, Read
 
 REPLICAS, WRITES = 3, 60
@@ -302,3 +303,29 @@ def test_commits_come_in_their_order() -> None:
             with pytest.raises(JournalError, match="expected commit 4, found 5"):
                 follower.apply([staged(5)])
         assert (live.header.revision, count(live)) == (3, 3)
+
+
+def test_a_log_that_is_gone_from_where_a_replica_was_long_ago() -> None:
+    """Its own commits went on while it asked: it asks from there, and ends if that is gone, too."""
+
+    class Journal:
+        def __init__(self) -> None:
+            self.position = Position(1, "one")
+            self.asked: list[Position] = []
+            self.given_up: list[str] = []
+
+        def news(self, known: Position) -> list[KeptCommit]:
+            self.asked.append(known)
+            self.position = Position(2, "two")
+            raise JournalError(f"commit {known.revision} is not in the database any more")
+
+        def give_up(self, error: Exception) -> None:
+            self.given_up.append(str(error))
+
+    journal = Journal()
+    thread = FollowingThread(journal, lambda: journal.position, lambda commits: None)  # type: ignore[arg-type]
+    thread.start()
+    until(lambda: journal.given_up)
+    thread.close()
+    assert [known.revision for known in journal.asked] == [1, 2]
+    assert journal.given_up == ["commit 2 is not in the database any more"]

@@ -67,6 +67,7 @@ class Asked:
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """What is asked from now on, by any connection."""
     asked = Asked()
+    monkeypatch.setattr(housekeeping, "_LOOK_SECONDS", 0.2)
     execute = psycopg.Cursor.execute
 
     def noting(cursor: Any, query: Any, *arguments: Any, **options: Any) -> Any:
@@ -85,11 +86,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 @pytest.fixture
-def one(database: str, replica: Start, asked: Asked) -> Replica:
+def taken_up(database: str, replica: Start, asked: Asked) -> Callable[..., Replica]:
     """What is asked until it is taken up does not count: it may take long, and is killed then."""
-    one = replica(database, made, history_commits=1, blob_seconds=0.0)
-    asked.unbounded.clear()
-    return one
+
+    def start(**options: Any) -> Replica:
+        one = replica(database, made, **options)
+        asked.unbounded.clear()
+        return one
+
+    return start
+
+
+@pytest.fixture
+def one(taken_up: Callable[..., Replica]) -> Replica:
+    return taken_up()
 
 
 def test_commits(one: Replica, asked: Asked) -> None:
@@ -133,18 +143,18 @@ def test_what_others_committed(one: Replica, asked: Asked) -> None:
     assert asked.unbounded == []
 
 
-def test_upkeep(one: Replica, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upkeep(taken_up: Callable[..., Replica], asked: Asked) -> None:
     """News for the others, what was staged for nothing, what is old, and compaction."""
-    live, journal = one
-    monkeypatch.setattr(housekeeping, "_LOOK_SECONDS", 0.0)
-    for number in range(3):
-        put(live, number)
+    live, journal = taken_up(history_commits=1)
+    for _ in range(3):
+        add(live)
+    put(live, 7)
     journal.stage({"large": HostValue(np.ones(LARGE, np.float32))}, None).discard()
     journal.stage({"large": HostValue(np.ones(LARGE, np.float32))}, None)
-    journal._house._closed.wait(0.1)
     journal.sweep(0)
     journal.compact()
-    parts = ("synchronous_commit", "pg_notify", "varserve_blob", "varserve_base", "horizon = ")
+    parts = ("synchronous_commit", "pg_notify", "FROM varserve_blob", "LIMIT 1", "AS sizes")
+    parts += ("varserve_base", "horizon = ")
     until(lambda: all(any(part in query for query in asked.bounded) for part in parts))
     assert asked.unbounded == []
 

@@ -146,12 +146,15 @@ class FollowingThread:
 
     def _run(self) -> None:
         while not self._closed.is_set():
+            known = self._position()
             try:
-                commits = self._journal.news(self._position())
+                commits = self._journal.news(known)
                 if commits and not self._closed.is_set():
                     self._follow(commits)
             except OutOfMemory:
                 self._closed.wait(_RETRY_SECONDS)
             except Exception as error:
+                if isinstance(error, JournalError) and self._position() != known:
+                    continue  # commits of this process went on, and the log from there may be gone
                 self._journal.give_up(error)
                 return
