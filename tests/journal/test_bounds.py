@@ -19,7 +19,7 @@ from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import WriteRequest
 from varserve_service.core.ports.loaded_model import Operation
 from varserve_service.core.ports.messages import Read
-from varserve_service.journal import compaction
+from varserve_service.journal import SqliteJournal, compaction
 from varserve_service.journal.compaction import Compactor
 
 FOLDER = Path("models/fake/1")
@@ -134,6 +134,33 @@ def test_a_start_compacts_what_is_due(tmp_path: Path, monkeypatch: pytest.Monkey
     with kept(tmp_path, make, history_commits=2) as (live, journal):
         until(lambda: journal.horizon == 7)
         assert value_of(live, "v").tolist() == [8] * 4
+
+
+def test_a_compaction_runs_once_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread waits for the next commit then, whether it changed anything or not."""
+    with kept(tmp_path, make) as (_, journal):
+        compactor, runs = journal._compactor, []
+        monkeypatch.setattr(compactor, "compact", lambda: runs.append(compactor._due.is_set()))
+        for number in (1, 2):
+            compactor._due.set()
+            until(lambda number=number: len(runs) == number)
+        assert runs == [False, False]
+
+
+def test_where_a_state_is_before_it_is_read(tmp_path: Path) -> None:
+    """At its horizon; after its commits at the last of them."""
+    positions: list[int] = []
+
+    def making(loaded: FakeModel, *, journal: SqliteJournal) -> LiveModel:
+        positions.append(journal.position.revision)
+        return LiveModel(loaded, journal=journal)
+
+    with kept(tmp_path, make, history_commits=1) as (live, journal):
+        for number in range(3):
+            write(live, number)
+        journal._compactor.compact()
+    with kept(tmp_path, make, live=making) as (_, journal):
+        assert (positions, journal.position.revision) == ([2], 3)
 
 
 def test_a_close_waits_for_the_compaction_in_progress(

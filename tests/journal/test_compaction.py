@@ -259,9 +259,13 @@ def test_a_file_of_which_little_is_needed_is_written_anew(tmp_path: Path) -> Non
     options = {"inline_bytes": 100, "history_commits": 1}
     with kept(tmp_path, make, **options) as (live, journal):
         live.assign([Write(name, SET, np.ones(1000, np.float32)) for name in names])
-        for name in names[1:]:
+        (whole,) = payloads(tmp_path)
+        nbytes = whole.stat().st_size
+        for needed, name in zip(range(10, 1, -1), names[1:], strict=True):
             live.assign([Write(name, SET, np.full(1000, 2, np.float32))])
             journal._compactor.compact()
+            # The last commit is not in the base yet. Half of it is enough to keep it.
+            assert whole.exists() == (2 * 4000 * needed >= nbytes)
         sizes = sum(path.stat().st_size for path in payloads(tmp_path))
         assert sizes < 15 * 4096
     with kept(tmp_path, make, **options) as (live, _):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from tests.journal.kept import kept, value_of
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import Operation
+from varserve_service.journal import payloads as module
+from varserve_service.journal.payloads import _CLOCK_TICK_NS as TICK
 
 FOLDER = Path("models/fake/1")
 
@@ -114,3 +117,18 @@ def test_files_of_others_among_the_payloads_stay(tmp_path: Path) -> None:
     with kept(tmp_path, make) as (live, _):
         write(live, 3)
         assert {path.name for path in payloads.iterdir()} == foreign | {needed}
+
+
+def test_a_folder_that_changed_just_now_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another change within a tick of the clock would not be seen at its time."""
+    with kept(tmp_path, make, inline_bytes=1000) as (live, journal):
+        write(live, 2, "w")
+        changed = (tmp_path / FOLDER / "payloads").stat().st_mtime_ns
+        for later, settled in ((0, False), (TICK, False), (TICK + 1, True)):
+            clock = SimpleNamespace(time_ns=lambda later=later: changed + later)
+            monkeypatch.setattr(module, "time", clock)
+            journal._files.need([])
+            assert journal._files.missing() == []
+            assert journal._files._unchanged_since == (changed if settled else 0)

@@ -7,6 +7,7 @@ system, SQLite's among them.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,9 @@ from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept
 from varserve_service.core.change.writes import Write
 from varserve_service.core.ports.loaded_model import Operation
+from varserve_service.journal import database
 from varserve_service.journal.database import Database
+from varserve_service.journal.failures import StateUnavailable
 
 FOLDER = Path("models/fake/1")
 Event = tuple[str, Path]
@@ -148,3 +151,39 @@ def test_a_state_that_is_moved_aside(tmp_path: Path, events: list[Event]) -> Non
             ("mkdir", tmp_path / FOLDER),
         ]
         assert unsynced(events) == []
+
+
+def test_the_log_is_synced_at_each_commit(tmp_path: Path) -> None:
+    """And moved into its file only where a failure is seen; nobody else may have it open."""
+    with kept(tmp_path, make) as (_, journal), journal._database.reading() as connection:
+        modes = {
+            name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous", "wal_autocheckpoint", "locking_mode")
+        }
+    assert modes == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "wal_autocheckpoint": 0,
+        "locking_mode": "exclusive",
+    }
+
+
+def test_a_new_log_whose_content_is_not_moved_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets no name: the log beside it would be left behind."""
+    connect = sqlite3.connect
+
+    class Busy(sqlite3.Connection):
+        def execute(self, query: str, *arguments: Any) -> Any:
+            moves = "wal_checkpoint(TRUNCATE)" in query
+            return super().execute("SELECT 1, 0, 0" if moves else query, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            database.sqlite3, "connect", lambda *a, **more: connect(*a, factory=Busy, **more)
+        )
+        with pytest.raises(StateUnavailable, match="cannot be moved into the file"):
+            database.Database(tmp_path / "log.sqlite3")
+    assert not (tmp_path / "log.sqlite3").exists()
+    database.Database(tmp_path / "log.sqlite3").close()

@@ -88,7 +88,10 @@ def opened(server: Server) -> list[Connection]:
 def test_the_server_with_the_newest_timeline_is_taken(servers: dict[str, Server]) -> None:
     """Wherever it is in the list; the connections to the others are closed."""
     servers |= {"1": Server("00000001"), "2": Server("0000000A"), "3": Server("00000009")}
+    daemons: list[bool] = []
+    servers["1"].asked = lambda: daemons.append(threading.current_thread().daemon)
     assert connector("1", "2", "3", "4").connect() is servers["2"].opened[0]
+    assert daemons == [True]  # the process may end while one says nothing
     assert [len(opened(servers[port])) for port in "123"] == [0, 1, 0]
 
 
@@ -220,6 +223,8 @@ def test_a_block_that_takes_too_long_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
     with cut_after("quick", 0.05):  # type: ignore[arg-type]
         pass
     with cut_after("slow", 0.05):  # type: ignore[arg-type]
+        timers = [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
+        assert all(timer.daemon for timer in timers)
         until(lambda: cut)
     assert cut == ["slow"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -105,3 +106,15 @@ def test_a_close_leaves_no_connection(database: str, replica: Start) -> None:
         journal.leases.count()
     journal._house._thread.join(20)
     assert not journal._house._thread.is_alive()
+
+
+def test_no_thread_keeps_the_process(database: str, replica: Start) -> None:
+    """Those that look after the log and the connections are not waited for at its end."""
+    replica(database, made)
+    labels = PostgresState(database).labels
+    labels.begin({})
+    for name in ("varserve-follow", "varserve-guard", "varserve-house", "varserve-live"):
+        named = [thread for thread in threading.enumerate() if thread.name == name]
+        assert named
+        assert all(thread.daemon for thread in named), name
+    labels.leave()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psycopg
 import pytest
@@ -162,6 +163,26 @@ def test_a_large_value_that_cannot_be_kept(database: str, replica: Start) -> Non
     assert connection is not None
     assert connection.closed
     assert put(live, 8) == 2
+
+
+def test_a_value_that_was_swept_before_its_commit(
+    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit is refused, and its caller is told to do it again."""
+    live, journal = replica(database, large)
+    stage = journal.stage
+
+    def slowly(*arguments: Any) -> Any:
+        staged = stage(*arguments)
+        assert journal.sweep(0) == 1
+        return staged
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "stage", slowly)
+        error = refusal(put, live, 7)
+    assert error.reason is Reason.STATE_STORE_UNAVAILABLE
+    assert "they were swept; nothing was changed; retry" in error.message
+    assert (live.header.revision, put(live, 8)) == (0, 1)
 
 
 def test_a_turn_that_the_server_does_not_give_is_cut(
