@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,6 +110,30 @@ def test_threads_do_not_promise_the_same_bytes() -> None:
         thread.join(30)
     assert len(got) == 14
     assert memory.reserved == 98 * MIB
+
+
+def test_memory_is_trimmed_after_the_last_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once, and for all who ask until then; who asks while it is done is not forgotten."""
+    times: list[float] = []
+    began, go_on = threading.Event(), threading.Event()
+
+    def trim() -> None:
+        times.append(time.monotonic())
+        began.set()
+        go_on.wait(30)
+
+    monkeypatch.setattr(memory_module, "trim", trim)
+    late = memory_module.LateTrim(0.05)
+    first = time.monotonic()
+    for _ in range(3):
+        late.ask()
+    assert began.wait(30)
+    assert times[0] - first >= 0.05
+    late.ask()
+    go_on.set()
+    until(lambda: len(times) == 2)
+    late.ask()
+    until(lambda: len(times) == 3)
 
 
 def test_what_was_freed_is_returned_where_the_library_can(monkeypatch: pytest.MonkeyPatch) -> None:

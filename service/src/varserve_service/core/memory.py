@@ -27,6 +27,39 @@ def trim() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+class LateTrim:
+    """Trims some time after it was asked to: what is freed until then goes back, too.
+
+    Once in `seconds` at most, however often it is asked. May be used from any thread.
+    """
+
+    def __init__(self, seconds: float = 1.0) -> None:
+        self._seconds = seconds
+        self._turn = threading.Lock()
+        self._asked = False
+        self._is_waiting = False
+
+    def ask(self) -> None:
+        """Memory was freed, or is about to be."""
+        with self._turn:
+            self._asked = True
+            if not self._is_waiting:
+                self._wait()
+
+    def _wait(self) -> None:
+        self._is_waiting, self._asked = True, False
+        timer = threading.Timer(self._seconds, self._act)
+        timer.daemon = True
+        timer.start()
+
+    def _act(self) -> None:
+        trim()
+        with self._turn:
+            self._is_waiting = False
+            if self._asked:
+                self._wait()
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """Bytes of one memory: those that are left now, of those that there may be."""

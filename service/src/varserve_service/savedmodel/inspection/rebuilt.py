@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from varserve_service.core.memory import trim
+from varserve_service.core.memory import LateTrim
 
 from .rewriting import Place, Version, with_outputs
 
@@ -25,6 +25,10 @@ MOST_KEPT = 8
 """Versions that are kept of one model."""
 _ASKED_BEFORE = 2
 _REMEMBERED = 256
+
+# Graphs are many small pieces, which leave gaps that nothing else fits into, and so does the first
+# run of one, for which TensorFlow optimizes it.
+_trim = LateTrim()
 
 
 class RebuiltGraphs:
@@ -62,13 +66,9 @@ class RebuiltGraphs:
             _log.debug("function %s cannot be rebuilt for its probes: %s", function, error)
         with self._turn:
             self._kept[key] = made
-            is_full = len(self._kept) > self._most
             while len(self._kept) > self._most:
                 # A version is freed when the last run of it ends.
                 self._kept.popitem(last=False)
-        if is_full:
-            # Graphs are many small pieces, which leave gaps that nothing else fits into.
-            trim()
         return made
 
 
@@ -78,8 +78,12 @@ class Rebuilt:
     def __init__(self, version: Version, outputs: int) -> None:
         self._version = version
         self._outputs = outputs
+        self._has_run = False
 
     def call(self, inputs: list[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         """The function's own outputs, and the probed tensors in their order."""
         found = self._version.call(inputs)
+        if not self._has_run:
+            self._has_run = True
+            _trim.ask()
         return found[: self._outputs], found[self._outputs :]
