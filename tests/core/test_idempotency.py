@@ -32,6 +32,7 @@ def test_answers_are_bounded_by_count_and_bytes() -> None:
     assert answers.find(request("d")) == "d"
     answers.keep(request("big"), "big", 101)
     assert refusal(answers.find, request("big")).reason is Reason.ANSWER_NOT_KEPT
+    assert answers.find(request("d")) == "d"  # in whose place it did not come
 
 
 def test_answers_leave_by_age() -> None:

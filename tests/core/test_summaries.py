@@ -121,6 +121,15 @@ def test_a_far_mean_does_not_drown_the_deviation() -> None:
     assert abs(found.deviation - (near + 1e9).std()) < 1e-6
 
 
+@pytest.mark.parametrize("bound", [reductions.LARGE, reductions.SMALL], ids=["large", "small"])
+def test_runs_on_both_sides_of_a_bound(bound: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run is divided before it is squared and the next is not: what they come to is exact."""
+    monkeypatch.setattr(reductions, "_AT_ONCE", 4)
+    array = np.array([1.25, 1.25, 1.25, 1.25, 0.5, 0.875, 0.5, 0.875]) * bound
+    for each in (array, array[::-1].copy(), array[4:], array[:4]):
+        check(each, summarize(HostValue(each)))
+
+
 @pytest.mark.parametrize("bins", [1, 2, 3, 10, 4096])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16, np.int16])
 def test_histograms_of_many(bins: int, dtype: Any) -> None:

@@ -35,26 +35,29 @@ class CoverageMap:
     def tests_of(self, path: Path, line: int) -> list[str]:
         """The tests of a line, those first that would find most in this file in a second.
 
-        Those are the tests that execute it, or another line of its statement. What runs only when
-        its module is imported is tested by whatever mentions what the line defines; the tests that
-        do so themselves are the first.
+        Those are the tests that execute it, or another line of its statement. Of what runs only
+        when its module is imported they are, in this order, those that mention what the line
+        defines, those of its statement, and those that execute what mentions it.
         """
         file = self.lines.get(str(path), {})
-        for lines in ([line], self.mentions.statement_at(path, line)):
-            executing = set[str]().union(*(file.get(each, ()) for each in lines))
-            if tests := executing & self.seconds.keys():
-                return sorted(tests, key=lambda test: (self._price(str(path), test), test))
-        if IMPORT not in executing:
-            return []
+        around = self.mentions.statement_at(path, line)
+        of_all = set[str]().union(*(file.get(each, ()) for each in around))
+        executing = file.get(line, of_all)
+        tests = self.seconds.keys() & (executing - {IMPORT} or of_all)
+        of_statement = sorted(tests, key=lambda test: (self._price(str(path), test), test))
+        if executing != {IMPORT}:
+            return of_statement
         named, places = self.mentions.of(path, line)
-        by_name = [
+        by_name = {
             test
             for test in self.seconds
             if test.partition("[")[0] in named or f"{_file(test)}::" in named
-        ]
-        executing = executing.union(*(self.lines.get(f, {}).get(n, ()) for f, n in places))
-        rest = (executing & self.seconds.keys()) - set(by_name)
-        return [*sorted(by_name, key=self._quick), *sorted(rest, key=self._quick)]
+        }
+        rest = self.seconds.keys() & set[str]().union(
+            *(self.lines.get(source, {}).get(each, ()) for source, each in places)
+        )
+        ordered = [*sorted(by_name, key=self._quick), *of_statement, *sorted(rest, key=self._quick)]
+        return list(dict.fromkeys(ordered))
 
     def _quick(self, test: str) -> tuple[float, str]:
         return self.seconds[test], test

@@ -80,7 +80,7 @@ def covered() -> CoverageMap:
         (13, ["r::slow"]),
         (14, ["r::slow"]),  # a line of the same statement
         (12, ["r::slow"]),  # a default is used where the function's lines are
-        (9, ["r::quick", "o::wide"]),
+        (9, ["t.py::test_documented[7]", "t.py::test_other", "r::quick", "o::wide"]),
         (1, ["t.py::test_documented[7]", "r::quick"]),
         (6, ["t.py::test_documented[7]", "t.py::test_other", "o::wide"]),
         (3, []),
