@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
 from tests.waiting import until
+from varserve_service import reloading
 from varserve_service.access.certificates import server_context, server_identity
 from varserve_service.bootstrap.security import Security, set_up_security
 from varserve_service.reloading import Reloadable, ReloadedFiles, Reloader
@@ -69,6 +70,49 @@ def test_what_failed_is_tried_again(tmp_path: Path) -> None:
     elsewhere.write_text("two")
     assert files.reload()
     assert files.current == "two"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "endless"])
+def test_what_is_no_file_holds_up_no_other(kind: str, tmp_path: Path) -> None:
+    """A pipe in place of a file is not waited for, and what has no end is not read."""
+    path, other = tmp_path / "file", tmp_path / "other"
+    for each in (path, other):
+        each.write_text("one")
+    files = [ReloadedFiles("file", [each], text_of) for each in (path, other)]
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    other.write_text("two")
+    reloader = Reloader(files, seconds=0.01)
+    reloader.start()
+    try:
+        until(lambda: files[0].status.failing and files[1].current == "two")
+        assert files[0].current == "one"
+        path.rmdir() if kind == "folder" else path.unlink()
+        path.write_text("new")
+        until(lambda: files[0].current == "new" and not files[0].status.failing)
+    finally:
+        reloader.stop()
+
+
+def test_what_is_too_large_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file beyond all use is refused, at the start and later."""
+    monkeypatch.setattr(reloading, "_MOST_BYTES", 3)
+    path = tmp_path / "file"
+    path.write_text("more")
+    with pytest.raises(ValueError, match="expected at most 3 bytes, found more"):
+        ReloadedFiles("file", [path], text_of)
+    path.write_text("one")
+    files = ReloadedFiles("file", [path], text_of)
+    path.write_text("more")
+    assert not files.reload()
+    assert (files.current, files.status.failing) == ("one", True)
 
 
 def test_what_cannot_be_taken_now_is_taken_later(tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ log = structlog.get_logger("varserve.reloading")
 
 INTERVAL_SECONDS = 2.0
 
+_MOST_BYTES = 64 << 20
+"""Of one file: none of them needs more."""
+
 T = TypeVar("T")
 
 
@@ -87,6 +90,7 @@ class ReloadedFiles(Generic[T]):
         with self._turn:
             digest = b""
             try:
+                _check_files(self._paths)
                 contents = self._contents()
                 digest = _digest(contents)
                 if digest == self._digest:
@@ -120,7 +124,24 @@ class ReloadedFiles(Generic[T]):
         return [str(path) for path in self._paths]
 
     def _contents(self) -> list[bytes]:
-        return [path.read_bytes() for path in self._paths]
+        return [_content(path) for path in self._paths]
+
+
+def _check_files(paths: Sequence[Path]) -> None:
+    """Raises ValueError for what is no file, OSError. To open a pipe would wait for its writer."""
+    for path in paths:
+        if not path.is_file():
+            path.stat()
+            raise ValueError(f"{path}: expected a file, found something else")
+
+
+def _content(path: Path) -> bytes:
+    """Raises OSError, and ValueError for what has no end."""
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"{path}: expected at most {_MOST_BYTES} bytes, found more")
+    return content
 
 
 def _digest(contents: Sequence[bytes]) -> bytes:
