@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import psycopg
 import pytest
 
 from tests.postgres.test_journal import Start, add, make
@@ -63,6 +64,33 @@ def test_a_replica_is_behind_until_it_has_taken_all(listener: Listener, clock: C
     # While it is silent nothing is known of how far behind it is.
     standing = listener.standing
     assert standing.silent_seconds > PAUSE > standing.behind_seconds
+
+
+def test_a_log_that_is_out_of_reach_makes_no_replica_old(
+    listener: Listener, clock: Clock, database: str, replica: Start
+) -> None:
+    """When it is back, it is as far behind as before, and what is not taken then counts again."""
+    known = Position(0)
+    while commits := listener.news(known):
+        known = commits[-1].position
+    connection = listener._open
+    assert connection is not None
+    with psycopg.connect(database) as other:
+        query = "SELECT pg_terminate_backend(%s, 30000)"
+        assert other.execute(query, (connection.info.backend_pid,)).fetchone() == (True,)
+    assert not listener.news(known)
+    live, _ = replica(database, make)
+    add(live)
+    clock.now += PAUSE
+    assert listener.standing.silent_seconds > PAUSE
+    (missed,) = listener.news(known)
+    assert listener.standing.silent_seconds < 1
+    assert listener.standing.behind_seconds < 1
+    clock.now += PAUSE
+    assert listener.news(known)
+    assert listener.standing.behind_seconds > PAUSE
+    assert not listener.news(missed.position)
+    assert listener.standing.behind_seconds < 1
 
 
 def test_commits_that_are_not_taken_keep_a_replica_behind(listener: Listener, clock: Clock) -> None:

@@ -83,8 +83,9 @@ class Standing:
     """How a process stands to the state that it shares, as far as it knows.
 
     `silent_seconds` since it read the log last, `behind` commits that it has not taken from there.
-    `behind_seconds`: how old its state was when it read the log last, infinite until it had all of
-    it once. Whether a commit is `synchronous`: on another machine, too, before it is acknowledged.
+    `behind_seconds`: how old its state was when it read the log last, without the time that the log
+    was out of reach; infinite until it had all of it once. Whether a commit is `synchronous`: on
+    another machine, too, before it is acknowledged.
     """
 
     silent_seconds: float

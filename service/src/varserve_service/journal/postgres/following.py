@@ -50,7 +50,9 @@ class Listener:
         self._is_told = False
         self._read_at = time.monotonic()
         self._had_all_at: float | None = None
-        """When this replica had every commit last."""
+        """When this replica had every commit last, not counting when the log was out of reach."""
+        self._lost_at: float | None = None
+        """When the log was asked for that did not answer, and has not since."""
         self._handed: tuple[float, int, bool] | None = None
         """When commits were asked for that may not be taken yet, the last, and if these are all."""
         self._behind = 0
@@ -71,7 +73,8 @@ class Listener:
         if self._closed.is_set():
             self._drop()  # one that was made while it closed
             raise JournalError("the journal is closed")
-        until = time.monotonic() + _NEWS_SECONDS
+        asked_at = time.monotonic()
+        until = asked_at + _NEWS_SECONDS
         self._note_taken(known)
         try:
             if self._open is None or self._open.closed:
@@ -100,6 +103,8 @@ class Listener:
         except psycopg.Error as error:
             if not self._closed.is_set():
                 self._tell_not_followed(error)
+                if self._lost_at is None:
+                    self._lost_at = asked_at
                 self._closed.wait(_POLL_SECONDS)
             self._patience = min(2 * self._patience, _MOST_SECONDS)
             self._drop()
@@ -144,8 +149,14 @@ class Listener:
                 self._had_all_at = asked_at
 
     def _look(self, connection: Connection, known: Position) -> None:
-        """Take note of where the log is, now and then."""
-        self._read_at = now = time.monotonic()
+        """Take note that the log was read, and of where it is, now and then."""
+        now = time.monotonic()
+        if self._lost_at is not None:
+            # All replicas lost it, and would be too old all at once when it is back.
+            if self._had_all_at is not None:
+                self._had_all_at += now - self._lost_at
+            self._lost_at = None
+        self._read_at = now
         if now < self._look_at:
             return
         self._look_at = now + _LOOK_SECONDS
