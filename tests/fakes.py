@@ -288,4 +288,4 @@ class Gate:
 
     def __call__(self) -> None:
         self.reached.set()
-        assert self.opened.wait(10), "the gate was never opened"
+        assert self.opened.wait(60), "the gate was never opened"

@@ -49,7 +49,7 @@ def tls_server(
     try:
         yield port
     finally:
-        server.stop(0).wait(10)
+        server.stop(0).wait(60)
 
 
 def expired() -> dict[str, object]:

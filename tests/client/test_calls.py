@@ -352,7 +352,7 @@ def test_close_during_a_call(scripted: Scripted, method: str) -> None:
     try:
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(call)
-            assert reached.wait(10)
+            assert reached.wait(60)
             client.close()
             assert isinstance(waiting.exception(10), varserve.ClientClosed)
     finally:

@@ -172,7 +172,7 @@ def test_tasks_share_a_session(address: str, calls: Calls) -> None:
 
 
 def _held(client: Any) -> Any:
-    return client.run_function("counter", "held", {}, timeout=0.3)
+    return client.run_function("counter", "held", {}, timeout=1)
 
 
 def test_a_timeout_is_kept_in_a_session(address: str, calls: Calls, gate: Gate) -> None:
@@ -182,7 +182,7 @@ def test_a_timeout_is_kept_in_a_session(address: str, calls: Calls, gate: Gate) 
         began = time.monotonic()
         with pytest.raises(varserve.DeadlineExceeded, match="did not answer in time"):
             _held(client)
-        assert 0.2 < time.monotonic() - began < 10
+        assert time.monotonic() - began > 0.9
 
     async def main() -> None:
         async with varserve.aio.connect(address, sessions=True, retries=0) as client:

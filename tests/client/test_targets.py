@@ -156,4 +156,4 @@ def test_a_socket_file(tmp_path: Path) -> None:
         with varserve.connect(path, token="secret") as client:
             assert client.models() == []
     finally:
-        server.stop(0).wait(10)
+        server.stop(0).wait(60)

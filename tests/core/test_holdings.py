@@ -63,7 +63,7 @@ def test_without_enough_to_give_up_the_refusal_is_what_it_was() -> None:
     began = time.monotonic()
     with pytest.raises(OutOfMemory, match=f"{30 * MIB} are available"):
         memory.budget.reserve(31 * MIB, "the write")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_what_is_touched_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -359,7 +359,7 @@ def test_readers_share_and_a_waiting_writer_goes_before_later_readers() -> None:
     order: list[str] = []
     threads = [threading.Thread(target=live.run, args=("wait", {}, {}))]
     threads[0].start()
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     assert value_of(live, "a").tolist() == [1]  # beside the function that runs
 
     def write() -> None:
@@ -377,7 +377,7 @@ def test_readers_share_and_a_waiting_writer_goes_before_later_readers() -> None:
     threads[-1].start()
     gate.opened.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert order == ["write", "read"]
 
 
@@ -393,12 +393,12 @@ def test_a_deadline_that_passes_while_waiting_changes_nothing() -> None:
     live = LiveModel(FakeModel([a], [FakeFunction("wait", wait)]))
     thread = threading.Thread(target=live.run, args=("wait", {}, {}))
     thread.start()
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     error = refusal(live.assign, [Write("a", SET, array(2))], deadline=time.monotonic() + 0.05)
     assert error.reason is Reason.DEADLINE_EXCEEDED
     assert value_of(live, "a").tolist() == [1]
     gate.opened.set()
-    thread.join(10)
+    thread.join(60)
 
 
 def test_header_unless_written() -> None:
@@ -416,10 +416,10 @@ def test_header_unless_written() -> None:
         target=live.assign, args=[[Write("v", Operation.SET, np.ones((2, 1), np.float32))]]
     )
     writer.start()
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     assert live.header_unless_written("w", since=1) is None
     gate.opened.set()
-    writer.join(10)
+    writer.join(60)
     assert live.header_unless_written("v", since=0) is None
     assert live.header_unless_written("v", since=2) is not None
 

@@ -26,11 +26,11 @@ class Holder(threading.Thread):
     def run(self) -> None:
         with self._take(time.monotonic() + 10):
             self._order.append(self._said)
-            assert self.let_go.wait(10)
+            assert self.let_go.wait(60)
 
     def end(self) -> None:
         self.let_go.set()
-        self.join(10)
+        self.join(60)
 
 
 def test_readers_that_waited_go_before_the_next_writer() -> None:
@@ -68,7 +68,7 @@ def test_a_writer_that_gives_up_lets_the_readers_in() -> None:
     until(lambda: lock._writers_waiting == 1)
     second = Holder(lock, "shared", "second read", order)
     until(lambda: order == ["read", "second read"])
-    writer.join(10)
+    writer.join(60)
     assert [error.reason for error in refused] == [Reason.DEADLINE_EXCEEDED]
     reader.end()
     second.end()

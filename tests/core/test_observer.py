@@ -152,13 +152,13 @@ def test_commits_of_one_sync_are_told_together() -> None:
     journal.before_sync = gate
     threads = [threading.Thread(target=put, args=(live,)) for _ in range(4)]
     threads[0].start()
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     for thread in threads[1:]:
         thread.start()
     until(lambda: len(live._parts.committer._queue) == 3)
     gate.opened.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert (sum(told.syncs), told.commits) == (4, [16] * 4)
     assert told.syncs[0] == 1
     assert len(told.syncs) < 4

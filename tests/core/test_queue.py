@@ -127,9 +127,9 @@ def test_who_gives_up_is_not_made() -> None:
     queue, waiting = filled(proposal(), proposal())
     error = refusal(queue.enter, proposal(deadline=time.monotonic() + 0.02))
     assert (error.reason, len(queue)) == (Reason.DEADLINE_EXCEEDED, 2)
-    late = Entering(queue, proposal(deadline=time.monotonic() + 0.05))
+    late = Entering(queue, proposal(deadline=time.monotonic() + 1.5))
     assert len(list(queue.take())) == 3
-    late.thread.join(0.2)
+    late.thread.join(1.7)
     assert late.thread.is_alive()  # another thread is making it
     ended(queue, [*waiting, late])
     assert late.leads == [False]

@@ -56,24 +56,22 @@ def test_news_come_in_their_order_and_none_after_a_moment(
     monkeypatch.setattr(following, "_NEWS_SECONDS", 0.3)
     began = time.monotonic()
     assert revisions(listener, last) == []
-    assert 0.3 <= time.monotonic() - began < 2
+    assert 0.3 <= time.monotonic() - began < 30
 
 
 def test_a_notification_ends_the_wait(
     writer: Replica, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log is looked at when it comes, and not at the next poll."""
-    monkeypatch.setattr(following, "_NEWS_SECONDS", 20.0)
-    monkeypatch.setattr(following, "_POLL_SECONDS", 20.0)
+    monkeypatch.setattr(following, "_NEWS_SECONDS", 600.0)
+    monkeypatch.setattr(following, "_POLL_SECONDS", 600.0)
     found: list[int] = []
     thread = threading.Thread(target=lambda: found.extend(revisions(listener, Position(0))))
-    began = time.monotonic()
     thread.start()
-    until(lambda: listener.standing.silent_seconds < 0.05 and listener._look_at)  # it waits
+    until(lambda: listener._look_at)  # it listens, and has found nothing
     add(writer[0])
     join([thread])
     assert found == [1]
-    assert time.monotonic() - began < 10
 
 
 def test_where_the_log_is(
@@ -86,9 +84,10 @@ def test_where_the_log_is(
         add(writer[0])
     time.sleep(0.2)
     assert listener.standing.silent_seconds >= 0.2
+    began = time.monotonic()
     listener.news(first)
     standing = listener.standing
-    assert standing.silent_seconds < 0.2
+    assert standing.silent_seconds <= time.monotonic() - began
     assert (standing.behind, standing.synchronous) == (2, False)
     # Now and then alone.
     listener.news(writer[0]._parts.committer.position)
@@ -105,7 +104,7 @@ def test_a_connection_that_goes_is_made_again(
     add(writer[0])
     assert revisions(listener, Position(0)) == [1]
     assert listener._open is not None
-    server.execute(f"SELECT pg_terminate_backend({listener._open.info.backend_pid})")
+    server.execute(f"SELECT pg_terminate_backend({listener._open.info.backend_pid}, 30000)")
     assert revisions(listener, Position(0)) == []
     assert listener._open is None
     assert revisions(listener, Position(0)) == [1]
@@ -237,7 +236,7 @@ def test_the_others_are_told_each_time(keeper: Housekeeper, database: str) -> No
         other.execute(f"LISTEN {CHANNEL}")
         for _ in range(3):
             keeper.tell()
-            (told,) = other.notifies(timeout=10, stop_after=1)
+            (told,) = other.notifies(timeout=60, stop_after=1)
             assert (told.channel, told.payload) == (CHANNEL, "fake")
             heard += 1
             assert not list(other.notifies(timeout=0.15))
@@ -255,7 +254,7 @@ def test_the_log_is_compacted_when_it_is_due(
     keeper.start()
     with psycopg.connect(database, autocommit=True) as connection:
         query = "SELECT horizon FROM varserve_head"
-        until(lambda: connection.execute(query).fetchone() == (2,), seconds=10)
+        until(lambda: connection.execute(query).fetchone() == (2,))
 
 
 def test_upkeep_that_fails_is_tried_again(

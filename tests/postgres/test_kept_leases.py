@@ -122,7 +122,7 @@ def test_a_connection_that_ended_while_nobody_used_it(one: Replica, server: Serv
     assert kept(one).count() == 1
     connection = one[1].leases._open
     assert connection is not None
-    server.execute(f"SELECT pg_terminate_backend({connection.info.backend_pid})")
+    server.execute(f"SELECT pg_terminate_backend({connection.info.backend_pid}, 30000)")
     assert kept(one).count() == 1
     assert one[1].leases._open is not connection
 
@@ -170,13 +170,13 @@ def test_a_close_ends_a_question_in_progress(one: Replica) -> None:
 
     def wait(connection: Any) -> Any:
         closing.start()
-        return connection.execute("SELECT pg_sleep(20)").fetchall()
+        return connection.execute("SELECT pg_sleep(120)").fetchall()
 
     began = time.monotonic()
     with pytest.raises(JournalClosed):
         rows._ask(wait)
-    assert time.monotonic() - began < 2
-    closing.join(10)
+    assert time.monotonic() - began < 60
+    closing.join(60)
     assert rows._open is None
 
 

@@ -71,7 +71,7 @@ def test_a_connection_that_ended_while_nobody_used_it(
     assert prober.newest(position(live)) == position(live)
     connection = prober._open
     assert connection is not None
-    server.execute(f"SELECT pg_terminate_backend({connection.info.backend_pid})")
+    server.execute(f"SELECT pg_terminate_backend({connection.info.backend_pid}, 30000)")
     assert prober.newest(position(live)) == position(live)
     assert prober._open is not connection
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -164,10 +163,7 @@ def test_a_replica_that_is_stopped_does_not_stop_the_others(database: str, repli
             stopped.signal(signal.SIGSTOP)
             others = [each for each in found.replicas if each is not stopped]
             before = acknowledged_by(others)
-            began = time.monotonic()
             until(lambda: acknowledged_by(others) > before, 30, 0.01)  # noqa: B023
-            waited = time.monotonic() - began
-            assert waited < 6, waited
             stopped.signal(signal.SIGCONT)
             mine = len(stopped.acknowledged)
             until(lambda: len(stopped.acknowledged) > mine, 60, 0.02)  # noqa: B023

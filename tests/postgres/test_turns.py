@@ -121,12 +121,12 @@ def test_a_commit_that_takes_too_long_is_cut(
     one: Replica, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before it was sent nothing has happened, and its caller does not wait for the server."""
-    monkeypatch.setattr(appending, "_COMMIT_SECONDS", 0.2)
     live, _ = one
-    began = time.monotonic()
-    with trigger(database, AT_ONCE, "PERFORM pg_sleep(3)"):
+    with monkeypatch.context() as short, trigger(database, AT_ONCE, "PERFORM pg_sleep(60)"):
+        short.setattr(appending, "_COMMIT_SECONDS", 0.2)
+        began = time.monotonic()
         assert refusal(add, live).reason is Reason.STATE_STORE_UNAVAILABLE
-    assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 30
     assert add(live).header.revision == 1
 
 
@@ -191,12 +191,13 @@ def test_a_turn_that_the_server_does_not_give_is_cut(
     """One that says nothing, when it should have said that others have the lock."""
     live, _ = one
     add(live)
-    monkeypatch.setattr(appending, "_ANSWER_SECONDS", 0.2 - appending._LOCK_SECONDS)
-    with psycopg.connect(database) as other:
+    with monkeypatch.context() as short, psycopg.connect(database) as other:
+        short.setattr(appending, "_TURN_SECONDS", 60.0)
+        short.setattr(appending, "_ANSWER_SECONDS", 0.2 - appending._LOCK_SECONDS)
         other.execute("SELECT 1 FROM varserve_head FOR NO KEY UPDATE")
         began = time.monotonic()
         assert refusal(add, live).reason is Reason.STATE_STORE_UNAVAILABLE
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
     assert add(live).header.revision == 2
 
 
@@ -206,12 +207,12 @@ def test_a_lease_that_takes_too_long_is_cut(
     """With the commit that it came with."""
     monkeypatch.setattr(appending, "_COMMIT_SECONDS", 0.2)
     live, _ = replica(database, made)
-    began = time.monotonic()
-    with trigger(database, AT_ONCE, "PERFORM pg_sleep(3)", "varserve_lease"):
+    with trigger(database, AT_ONCE, "PERFORM pg_sleep(60)", "varserve_lease"):
         write = Write("a", SET, array(0, 0, 0))
+        began = time.monotonic()
         error = refusal(live.assign, [write], lease_seconds=60.0)
+        assert time.monotonic() - began < 30
     assert (error.reason, live.header.revision) == (Reason.STATE_STORE_UNAVAILABLE, 0)
-    assert time.monotonic() - began < 2.5
 
 
 def test_a_server_that_was_replaced_is_not_written_to(one: Replica) -> None:
@@ -245,11 +246,11 @@ def test_large_commits_have_more_time(
     one: Replica, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By their bytes."""
-    monkeypatch.setattr(appending, "_COMMIT_SECONDS", 0.2)
-    monkeypatch.setattr(appending, "_BYTES_PER_SECOND", 10.0)
+    monkeypatch.setattr(appending, "_COMMIT_SECONDS", 1.0)
+    monkeypatch.setattr(appending, "_BYTES_PER_SECOND", 0.5)
     live, journal = one
     before = journal.nbytes
-    with trigger(database, AT_ONCE, "PERFORM pg_sleep(0.5)"):
+    with trigger(database, AT_ONCE, "PERFORM pg_sleep(1.5)"):
         assert add(live).header.revision == 1  # 8 bytes
     assert journal.nbytes == before + 8
 
@@ -260,7 +261,7 @@ def test_a_connection_that_ended_while_nobody_used_it(one: Replica, server: Serv
     add(live)
     connection = journal._appender._open
     assert connection is not None
-    server.execute(f"SELECT pg_terminate_backend({connection.info.backend_pid})")
+    server.execute(f"SELECT pg_terminate_backend({connection.info.backend_pid}, 30000)")
     assert add(live).header.revision == 2
     assert journal._appender._open is not connection
 
@@ -277,7 +278,7 @@ def test_a_turn_that_others_have(
         other.execute("SELECT 1 FROM varserve_head FOR NO KEY UPDATE")
         began = time.monotonic()
         error = refusal(add, live, deadline=None if deadline is None else began + deadline)
-        assert 0.2 <= time.monotonic() - began < 5
+        assert time.monotonic() - began >= 0.2
     expected = Reason.STATE_STORE_UNAVAILABLE if deadline is None else Reason.DEADLINE_EXCEEDED
     assert error.reason is expected
     assert add(live).header.revision == 2
@@ -290,6 +291,7 @@ def test_a_turn_that_others_have_for_long_is_asked_for_again(
     live, journal = one
     add(live)
     monkeypatch.setattr(appending, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(appending, "_ANSWER_SECONDS", 30.0)
     connection = journal._appender._open
     with psycopg.connect(database) as other:
         other.execute("SELECT 1 FROM varserve_head FOR NO KEY UPDATE")
@@ -356,7 +358,7 @@ def test_a_turn_whose_connection_goes_is_over(one: Replica, server: Server) -> N
     with journal.turn(P0, None):
         connection = journal._appender._open
         assert connection is not None
-        server.execute(f"SELECT pg_terminate_backend({connection.info.backend_pid})")
+        server.execute(f"SELECT pg_terminate_backend({connection.info.backend_pid}, 30000)")
     assert journal._appender._open is None
     assert add(live).header.revision == 1
 

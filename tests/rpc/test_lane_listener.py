@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -53,9 +54,10 @@ async def test_without_descriptors_connections_wait_and_the_loop_rests() -> None
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
         with no_descriptors():
             client.connect(listening.getsockname())
+            began = time.monotonic()
             await until_async(lambda: listening.asked)
             await asyncio.sleep(0.5)
-            assert 1 <= listening.asked <= 7
+            assert 1 <= listening.asked <= 2 + (time.monotonic() - began) / 0.1
             assert taken.empty()
         async with asyncio.timeout(30):
             (await taken.get()).close()

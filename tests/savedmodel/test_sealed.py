@@ -191,7 +191,7 @@ def test_nobody_waits_for_a_move(live: LiveModel) -> None:
     with live._parts.lock.shared():
         began = time.monotonic()
         memory = lent(live, "w")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert not seen_by_others(memory).any()
         with live._parts.lock.shared(time.monotonic() + 5):
             assert value_of(live, "w").numpy().ctypes.data == before

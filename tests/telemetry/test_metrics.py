@@ -20,7 +20,7 @@ from tests.fakes import FakeFunction, FakeModel, Gate
 from tests.rpc import requests
 from tests.rpc.models import counter
 from tests.rpc.wire import METHODS, connected
-from tests.telemetry.scrape import scrape
+from tests.telemetry.scrape import Scrape, scrape
 from tests.telemetry.watched import sources, watched
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.model.registry import Models
@@ -66,17 +66,23 @@ async def test_a_late_event_loop_is_seen() -> None:
     telemetry = Telemetry(methods())
     address = telemetry.export("127.0.0.1", 0, keep_seconds=0.0)
     measuring = asyncio.create_task(telemetry.measure_delay())
+    name = "varserve_event_loop_delay_seconds"
     try:
-        await asyncio.sleep(0.6)
-        before = await asyncio.to_thread(scrape, address)
+
+        async def measured(count: float) -> Scrape:
+            async with asyncio.timeout(60):
+                while True:
+                    found = await asyncio.to_thread(scrape, address)
+                    if found.value(f"{name}_count") >= count:
+                        return found
+                    await asyncio.sleep(0.02)
+
+        before = await measured(1)
         time.sleep(0.6)
-        await asyncio.sleep(0.05)
-        after = await asyncio.to_thread(scrape, address)
+        after = await measured(before.value(f"{name}_count") + 1)
     finally:
         measuring.cancel()
         telemetry.close()
-    name = "varserve_event_loop_delay_seconds"
-    assert before.value(f"{name}_count") >= 1
     assert after.value(f"{name}_sum") - before.value(f"{name}_sum") > 0.25
 
 
