@@ -18,7 +18,7 @@ from varserve_service.logs import configure_logs
 
 
 def main(address: str) -> None:
-    from tests.postgres.test_large_values import LARGE, made
+    from tests.postgres.large import LARGE, made
 
     def killed(turn: Turn, *arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)

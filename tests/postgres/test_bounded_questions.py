@@ -13,7 +13,7 @@ import pytest
 
 from tests.core.test_live_model import ADD, SET, refusal
 from tests.postgres.conftest import Replica, Start
-from tests.postgres.test_large_values import LARGE, add, made, put
+from tests.postgres.large import LARGE, add, made, put
 from tests.waiting import until
 from varserve_service.core.change.writes import Write
 from varserve_service.core.ports.commits import WriteRequest

@@ -12,9 +12,9 @@ import pytest
 
 from tests.core.test_live_model import SET
 from tests.postgres.conftest import Replica, Start
+from tests.postgres.large import LARGE, put
+from tests.postgres.large import made as large
 from tests.postgres.test_journal import add, count, make
-from tests.postgres.test_large_values import LARGE, put
-from tests.postgres.test_large_values import made as large
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import JournalError
 from varserve_service.core.ports.journal import Position

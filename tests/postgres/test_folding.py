@@ -12,9 +12,9 @@ import pytest
 from tests.core.test_live_model import ADD, SET, value_of
 from tests.fakes import FakeModel, FakeVariable
 from tests.postgres.conftest import Start
+from tests.postgres.large import add as add_to
+from tests.postgres.large import made
 from tests.postgres.test_journal import add, count, make
-from tests.postgres.test_large_values import add as add_to
-from tests.postgres.test_large_values import made
 from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import JournalError

@@ -13,10 +13,10 @@ import pytest
 from tests.core.test_live_model import SET, array, value_of
 from tests.locks import times_taken
 from tests.postgres.conftest import Replica, Start
+from tests.postgres.large import LARGE
+from tests.postgres.large import kept as kept_blobs
+from tests.postgres.large import made as large
 from tests.postgres.server import Server, running
-from tests.postgres.test_large_values import LARGE
-from tests.postgres.test_large_values import kept as kept_blobs
-from tests.postgres.test_large_values import made as large
 from tests.postgres.test_leases import made
 from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write

@@ -1,19 +1,12 @@
-"""Values that are too large for a row.
-
-They go in chunks, before the lock is taken, and are swept when no commit keeps them.
-"""
+"""Values that are too large for a row: they go in chunks, before the lock is taken."""
 
 from __future__ import annotations
 
 import os
-import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,67 +17,20 @@ from click.testing import CliRunner
 
 import varserve
 from tests.conftest import Serve
-from tests.core.test_live_model import ADD, SET, refusal, value_of
+from tests.core.test_live_model import SET, refusal, value_of
 from tests.fakes import FakeModel, FakeVariable
-from tests.postgres import stager as script
 from tests.postgres.conftest import Start
+from tests.postgres.large import LARGE, MIB, add, asked, chunks, kept, made, put, same
 from tests.waiting import join, until
 from varserve_service.command_line import main
-from varserve_service.core.arrays.regions import Rows, Slice, Slices
+from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write
-from varserve_service.core.errors import JournalError, Reason, RequestError
-from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.commits import WriteRequest
-from varserve_service.core.values.host_value import HostValue
-from varserve_service.journal.postgres import PostgresState, appending, blobs, compaction
+from varserve_service.core.errors import JournalError, Reason
+from varserve_service.journal.postgres import appending
 from varserve_service.journal.postgres import journal as module
 from varserve_service.journal.postgres.blobs import BlobReader, BlobWriter
 from varserve_service.journal.postgres.schema import prepare
 from varserve_service.journal.postgres.staging import Stager
-
-MIB = 2**20
-LARGE = 2 * MIB // 4 + 3
-"""Elements of a value that takes two chunks and a bit."""
-
-
-def made(size: int = LARGE) -> FakeModel:
-    return FakeModel(
-        [
-            FakeVariable("large", np.zeros(size, np.float32)),
-            FakeVariable("table", np.zeros((300, 1024), np.float32), in_place=True),
-            FakeVariable("count", np.zeros((), np.int64)),
-        ]
-    )
-
-
-def put(live: LiveModel, number: float, **options: Any) -> int:
-    shape = value_of(live, "large").shape
-    writes = [Write("large", SET, np.full(shape, number, np.float32))]
-    return live.assign(writes, **options).header.revision
-
-
-def add(live: LiveModel) -> int:
-    return live.assign([Write("count", ADD, np.ones((), np.int64))]).header.revision
-
-
-def asked(database: str, query: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(database) as connection:
-        return connection.execute(query).fetchall()  # type: ignore[arg-type]
-
-
-def kept(database: str) -> list[tuple[Any, ...]]:
-    """The revisions of all blobs."""
-    return [r for (r,) in asked(database, "SELECT revision FROM varserve_blob ORDER BY revision")]
-
-
-def chunks(database: str) -> int:
-    return int(asked(database, "SELECT count(*) FROM varserve_chunk")[0][0])
-
-
-def same(*lives: LiveModel) -> None:
-    until(lambda: len({live.header.revision for live in lives}) == 1)
-    for name in ("large", "table", "count"):
-        assert len({value_of(live, name).tobytes() for live in lives}) == 1
 
 
 @pytest.mark.slow
@@ -178,139 +124,6 @@ def test_nobody_waits_while_chunks_travel(
     assert (value_of(two, "large")[-1], one.header.revision) == (7, 3)
 
 
-def test_a_crash_between_staging_and_commit_leaves_no_value(database: str, replica: Start) -> None:
-    """The chunks of a process that was killed there are there, name nothing, and are swept."""
-    died = subprocess.run(
-        [sys.executable, "-m", script.__name__, database], timeout=120, check=False
-    )
-    assert died.returncode == -9
-    assert (kept(database), chunks(database)) == ([None], 3)
-    one, journal = replica(database, made)
-    assert (one.header.revision, value_of(one, "large").sum()) == (0, 0)
-    assert journal.sweep(3600) == 0
-    assert chunks(database) == 3
-    assert journal.sweep(0) == 1
-    assert (kept(database), chunks(database)) == ([], 0)
-    assert put(one, 7) == 1
-
-
-def test_housekeeping_sweeps_what_is_old(
-    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By itself, after the seconds that a value may be staged."""
-    monkeypatch.setattr("varserve_service.journal.postgres.housekeeping._LOOK_SECONDS", 0.1)
-    _, journal = replica(database, made)
-    journal.stage({"large": HostValue(np.ones(LARGE, np.float32))}, None)
-    assert (kept(database), chunks(database)) == ([None], 3)
-    replica(database, made, blob_seconds=0.0)
-    until(lambda: chunks(database) == 0)
-
-
-def seeded_sweep(connection: Any, key: Any, seconds: float, staged: Any = None) -> int:
-    """Looks which blobs nobody keeps, and removes them, without the lock."""
-    rows = connection.execute(
-        "SELECT blob FROM varserve_blob WHERE revision IS NULL AND model = %s AND version = %s", key
-    ).fetchall()
-    blobs.drop(connection, key, [row[0] for row in rows])
-    blobs.remove_chunks(connection, key)
-    return len(rows)
-
-
-def lost_by(
-    sweep: Callable[..., int], database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
-) -> tuple[int, int, str]:
-    """Commits beside a sweep of all that is staged: acknowledged, refused, and what was lost."""
-    monkeypatch.setattr(blobs, "sweep", sweep)
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    one, journal = replica(database, made)
-    done, chance = threading.Event(), random.Random(seed)
-
-    def sweeping() -> None:
-        while not done.wait(chance.random() / 500):
-            journal.sweep(0)
-
-    sweeper = threading.Thread(target=sweeping)
-    sweeper.start()
-    acknowledged, refused, lost = 0, 0, ""
-    try:
-        while acknowledged < (8 if refused else 100) and refused < 1000 and not lost:
-            try:
-                put(one, acknowledged)
-            except RequestError as error:
-                if "swept; nothing was changed; retry" not in error.message:
-                    raise
-                refused += 1
-                continue
-            acknowledged += 1
-            try:
-                late = PostgresState(database).take_up(made, LiveModel)[0]
-            except JournalError as error:
-                lost = str(error)
-            else:
-                assert (value_of(late, "large") == acknowledged - 1).all()
-                late.close()
-    finally:
-        done.set()
-        join([sweeper])
-    return acknowledged, refused, lost
-
-
-@pytest.mark.slow
-def test_a_sweep_takes_nothing_of_a_commit_that_comes_through(
-    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever the moment: either the commit is refused, or all of its chunks stay."""
-    acknowledged, refused, lost = lost_by(blobs.sweep, database, replica, monkeypatch)
-    assert lost == ""
-    assert acknowledged >= 8
-    assert refused > 0
-
-
-def test_a_sweep_without_the_lock_is_found(
-    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The test above finds it when chunks of a commit are gone."""
-    *_, lost = lost_by(seeded_sweep, database, replica, monkeypatch)
-    assert "is not in the database" in lost
-
-
-def test_what_was_staged_for_nothing_is_removed(database: str, replica: Start) -> None:
-    """At once, of a commit that was refused; a repeated request stages nothing."""
-    one, _ = replica(database, made)
-    two, _ = replica(database, made)
-    add(one)
-    writes = [Write("large", SET, np.ones(LARGE, np.float32), if_revision_match=7)]
-    assert refusal(one.assign, writes).reason is Reason.REVISION_MISMATCH
-    until(lambda: chunks(database) == 0)
-    assert kept(database) == []
-    request = WriteRequest("r", b"")
-    assert put(one, 7, request=request) == 2
-    same(one, two)
-    assert (put(one, 7, request=request), put(two, 7, request=request)) == (2, 2)
-    assert kept(database) == [2]
-    assert value_of(two, "large")[0] == 7
-
-
-def test_values_that_were_overtaken_go_with_their_commit(database: str, replica: Start) -> None:
-    """Adding at two replicas at once: what was staged is not the result, which is kept instead."""
-    models = [replica(database, made)[0] for _ in range(2)]
-
-    def adding(live: LiveModel) -> None:
-        for _ in range(5):
-            live.assign([Write("large", ADD, np.ones(LARGE, np.float32))])
-
-    threads = [threading.Thread(target=adding, args=(live,)) for live in models]
-    for thread in threads:
-        thread.start()
-    join(threads)
-    late, _ = replica(database, made)
-    same(*models, late)
-    assert (value_of(late, "large") == 10).all()
-    until(lambda: kept(database) == list(range(1, 11)))
-    until(lambda: chunks(database) == 30)
-
-
 def test_many_small_values_share_a_blob(database: str, replica: Start) -> None:
     """Of every kind, with the rows that were written: strings, bytes of odd lengths, nothing."""
     values = {
@@ -346,72 +159,6 @@ def test_many_small_values_share_a_blob(database: str, replica: Start) -> None:
         for name, value in values.items():
             assert value_of(live, name).tolist() == value.tolist()
         assert value_of(live, "rows").sum() == 199_999
-
-
-def test_large_parts_are_folded_into_the_base(database: str, replica: Start) -> None:
-    """Over a large base, over what the SavedModel had, and again; no chunk is left over."""
-    options = {"history_commits": 1, "blob_seconds": 0.0}
-    one, journal = replica(database, made, **options)
-    column = Slices((Slice(), Slice(3, 903)))
-    for number in range(1, 4):
-        one.assign(
-            [Write("table", SET, np.full((299, 1024), number, np.float32), Rows(np.arange(299)))]
-        )
-        one.assign([Write("table", ADD, np.full((300, 900), 0.5, np.float32), column)])
-        put(one, number)
-        one.assign([Write("large", ADD, np.ones(1, np.float32), Slices((Slice(5, 6),)))])
-        journal.compact()
-        late, late_journal = replica(database, made)
-        assert late_journal.horizon == one.header.revision - 1
-        same(one, late)
-        late.close()
-    # In the base: one of a whole value, one of elements, one of their indices.
-    until(lambda: len(kept(database)) == 3)
-    named = asked(database, "SELECT sum(chunks)::int FROM varserve_blob")[0][0]
-    until(lambda: chunks(database) == named)
-
-
-def test_compaction_does_not_hold_the_lock_while_it_folds(
-    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Others commit meanwhile; of two that fold at once one has no effect and leaves nothing."""
-    options = {"history_commits": 1, "blob_seconds": 0.0}
-    one, journal = replica(database, made, **options)
-    two, other = replica(database, made, **options)
-    put(one, 1)
-    one.assign([Write("large", ADD, np.ones(1, np.float32), Slices((Slice(5, 6),)))])
-    put(one, 2)
-    fold, revisions = compaction._fold, []
-
-    def folding(*arguments: Any) -> Any:
-        base = fold(*arguments)
-        with monkeypatch.context() as unpatched:
-            unpatched.setattr(compaction, "_fold", fold)
-            revisions.append(add(two))
-            other.compact()
-        return base
-
-    with monkeypatch.context() as patched:
-        patched.setattr(compaction, "_fold", folding)
-        journal.compact()
-    assert revisions[0] == 4
-    late, late_journal = replica(database, made)
-    assert late_journal.horizon == 3
-    same(one, two, late)
-    assert kept(database) == [3]  # the base names the last one
-    until(lambda: chunks(database) == 3)
-
-
-def test_a_large_value_stays_in_the_log_for_a_while(database: str, replica: Start) -> None:
-    """So that a replica which is busy can follow, whatever the log's bounds."""
-    one, journal = replica(database, made, history_bytes=MIB, blob_seconds=3600.0)
-    put(one, 1)
-    journal.compact()
-    assert asked(database, "SELECT horizon FROM varserve_head") == [(0,)]
-    late, late_journal = replica(database, made, history_bytes=MIB, blob_seconds=0.0)
-    late_journal.compact()
-    assert asked(database, "SELECT horizon FROM varserve_head") == [(1,)]
-    same(one, late)
 
 
 def test_a_writer_that_is_behind_reads_without_the_lock(

@@ -11,7 +11,7 @@ import pytest
 
 from tests.core.test_live_model import SET
 from tests.postgres.conftest import Start
-from tests.postgres.test_large_values import LARGE, add, made, put
+from tests.postgres.large import LARGE, add, made, put
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import JournalClosed
 from varserve_service.core.model.live_model import LiveModel

@@ -13,10 +13,10 @@ import pytest
 
 from tests.core.test_live_model import SET, array, refusal
 from tests.postgres.conftest import Replica, Start
+from tests.postgres.large import made as large
+from tests.postgres.large import put
 from tests.postgres.server import Server
 from tests.postgres.test_journal import add, count, make
-from tests.postgres.test_large_values import made as large
-from tests.postgres.test_large_values import put
 from tests.postgres.test_leases import made
 from tests.waiting import join, until
 from varserve_service.core.change.writes import Write

@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.fakes import FakeVariable
 from tests.rpc.requests import entry, manifest
-from tests.rpc.test_lifecycle import Running
+from tests.rpc.running import Running
 from varserve import lane
 from varserve.v1 import lane_pb2
 from varserve.v1 import model_service_pb2 as pb

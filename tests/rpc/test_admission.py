@@ -13,8 +13,8 @@ import varserve
 from tests.fakes import FakeVariable, Gate
 from tests.rpc.models import counter
 from tests.rpc.requests import chunk, entry, header, manifest, read
+from tests.rpc.running import SERVING, WAIT, gated, passed, reason_of, running
 from tests.rpc.test_identity import Claimed, connect
-from tests.rpc.test_lifecycle import SERVING, WAIT, gated, passed, reason_of, running
 from tests.rpc.wire import ROWS
 from tests.serving import serve_here
 from varserve_service.access.policy import Verb

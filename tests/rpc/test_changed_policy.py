@@ -15,9 +15,9 @@ import pytest
 from tests.fakes import FakeModel, FakeVariable
 from tests.rpc.requests import tensor
 from tests.rpc.roles import alpha, assigned, run_stream
-from tests.rpc.test_history import failure, next_commit
+from tests.rpc.running import reason_of, running
 from tests.rpc.test_identity import Claimed
-from tests.rpc.test_lifecycle import reason_of, running
+from tests.rpc.watched import failure, next_commit
 from tests.rpc.wire import ROWS
 from varserve.v1 import admin_service_pb2, history_pb2
 from varserve.v1 import model_service_pb2 as pb

@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.rpc.models import counter
-from tests.rpc.test_lifecycle import running
+from tests.rpc.running import running
 from tests.waiting import until_async
 from varserve_service.rpc import health
 

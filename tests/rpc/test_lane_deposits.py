@@ -23,7 +23,7 @@ from tests.rpc.lane_peer import (
 )
 from tests.rpc.models import counter
 from tests.rpc.requests import chunk
-from tests.rpc.test_lifecycle import reason_of, running
+from tests.rpc.running import reason_of, running
 from tests.waiting import until_async
 from varserve import lane
 

@@ -19,8 +19,8 @@ from tests.rpc.lane_peer import (
     upload_of,
 )
 from tests.rpc.models import counter, strings
+from tests.rpc.running import running
 from tests.rpc.test_identity import Claimed
-from tests.rpc.test_lifecycle import running
 from tests.waiting import until_async
 from varserve import lane
 from varserve.v1 import model_service_pb2 as pb

@@ -18,7 +18,7 @@ from tests.fakes import FakeVariable
 from tests.rpc.certified import Place
 from tests.rpc.models import counter
 from tests.rpc.requests import chunk, entry, manifest
-from tests.rpc.test_lifecycle import Running, running
+from tests.rpc.running import Running, running
 from tests.waiting import until_async
 from varserve import lane
 from varserve.v1 import lane_pb2

@@ -30,7 +30,7 @@ from tests.rpc.lane_peer import (
     write_ticket,
 )
 from tests.rpc.models import counter
-from tests.rpc.test_lifecycle import running
+from tests.rpc.running import running
 from tests.waiting import until_async
 from varserve import lane
 from varserve.v1 import model_service_pb2 as pb

@@ -11,8 +11,8 @@ import numpy as np
 from tests.fakes import FakeVariable
 from tests.rpc.models import counter
 from tests.rpc.requests import chunk, entry, manifest
+from tests.rpc.running import Running, reason_of, running
 from tests.rpc.test_identity import Claimed
-from tests.rpc.test_lifecycle import Running, reason_of, running
 from tests.serving import rss_bytes
 from varserve.frames import ACCEPTED_KEY
 from varserve.v1 import history_pb2

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2
 from tests.core.shared_log import Replica, SharedLog
 from tests.core.test_live_model import SET
 from tests.rpc.models import counter_model
-from tests.rpc.test_lifecycle import Running, running
+from tests.rpc.running import Running, running
 from tests.waiting import until_async
 from varserve_service.core.change.writes import Write
 from varserve_service.core.model.live_model import LiveModel

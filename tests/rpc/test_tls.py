@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import varserve
 from tests.rpc.certified import HOST, Files, Place, expired, serving, with_uris
 from tests.rpc.models import counter
-from tests.rpc.test_lifecycle import running
+from tests.rpc.running import running
 from tests.serving import serve_here
 from varserve_service.access.certificates import certified_subject, server_identity
 from varserve_service.access.subjects import CredentialError

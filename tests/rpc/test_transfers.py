@@ -14,8 +14,8 @@ import pytest
 from tests.fakes import FakeVariable
 from tests.rpc.models import counter
 from tests.rpc.requests import chunk, entry, manifest
+from tests.rpc.running import reason_of, running
 from tests.rpc.test_identity import Claimed
-from tests.rpc.test_lifecycle import reason_of, running
 from tests.rpc.wire import outcome_of
 from tests.waiting import until_async
 from varserve.v1 import history_pb2, model_service_pb2_grpc

@@ -13,7 +13,7 @@ import pytest
 from tests.fakes import Gate
 from tests.rpc.models import counter_version
 from tests.rpc.requests import MODEL, assign, chunk, manifest, read
-from tests.rpc.test_lifecycle import (
+from tests.rpc.running import (
     NOT_SERVING,
     SERVING,
     SET_TWOS,

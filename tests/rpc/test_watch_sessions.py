@@ -14,11 +14,11 @@ import pytest
 from tests.fakes import FakeModel, FakeVariable
 from tests.rpc.models import counter
 from tests.rpc.requests import MODEL, assign, tensor, watch
+from tests.rpc.running import Running, running
 from tests.rpc.session_wire import CODES
-from tests.rpc.test_history import set_v
 from tests.rpc.test_identity import Claimed
-from tests.rpc.test_lifecycle import Running, running
 from tests.rpc.test_sessions import Expiring, Recorder
+from tests.rpc.watched import set_v
 from tests.rpc.wire import outcome_of
 from tests.waiting import until_async
 from varserve.reasons import read_details
