@@ -223,7 +223,7 @@ def test_tls_tokens_and_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         here = ("--admin-server", found.admin_address)
         tls = ("--ca", str(place.server.ca), "--server-name", HOST)
         load = ("admin", "load", "m", "1")
-        invoke(*here, "--timeout", "5", *load, code=6)
+        invoke(*here, "--timeout", "30", *load, code=6)
         assert "UNAUTHENTICATED" in invoke(*here, *tls, *load, code=5).stderr
         token.write_text("reader\n")
         mine = (*here, *tls, "--token-file", str(token))

@@ -34,8 +34,8 @@ def test_mutual_tls_from_a_context(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with serving(place.watched(mutual=True), mutual=True) as address:
         found = document(invoke("-s", address, "-c", "mine", "models", "--json"))
         assert [each["name"] for each in found["models"]] == ["counter"]
-        invoke("-s", address, "-c", "nobody", "--timeout", "5", "models", code=6)
-        invoke("-s", address, "--timeout", "5", "models", code=6)
+        invoke("-s", address, "-c", "nobody", "--timeout", "30", "models", code=6)
+        invoke("-s", address, "--timeout", "30", "models", code=6)
     invoke("-c", "mine", "--no-tls", "models", code=2)
 
 
@@ -95,13 +95,13 @@ def test_a_certificate_of_a_context_is_for_its_servers(
             f'[contexts.other]\nserver = "other.example.org:1"\n{mine}{tls}'
         )
         invoke("-c", "own", "-s", address, "models")
-        other = ("-c", "other", "-s", address, "--timeout", "5")
+        other = ("-c", "other", "-s", address, "--timeout", "30")
         assert "were not sent" in invoke(*other, "models", code=6).stderr
         files = ("--cert", str(tmp_path / "me/cert.pem"), "--key", str(tmp_path / "me/key.pem"))
         invoke(*other, *files, "models")
     with serve_here(alpha()) as address:
         config.write_text(f'[contexts.other]\nserver = "other.example.org:1"\n{mine}')
-        invoke("-c", "other", "-s", address, "--timeout", "1", "models", code=6)
+        invoke("-c", "other", "-s", address, "--timeout", "30", "models", code=6)
 
 
 class Bearer:

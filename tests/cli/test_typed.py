@@ -49,7 +49,7 @@ def test_negative_numbers_are_values(cli: Cli, client: varserve.Client) -> None:
         ["models", "--server={}", "-o", "json"],
         ["--json", "models", "-s", "{}"],
         ["-o", "json", "-s", "{}", "models"],
-        ["models", "--json", "--timeout", "5", "--no-tls", "-s", "{}"],
+        ["models", "--json", "--timeout", "30", "--no-tls", "-s", "{}"],
     ],
 )
 def test_options_stand_anywhere(address: str, words: list[str]) -> None:

@@ -84,7 +84,7 @@ def test_names_are_text(evil: varserve.Client) -> None:
 def test_a_service_that_is_gone_is_said() -> None:
     """Where the service does not answer, its reason is there in place of the histogram."""
     with serve_here(LiveModel(fake_model())) as address:
-        client = varserve.connect(address, timeout=1, retries=0)
+        client = varserve.connect(address, timeout=20, retries=0)
         weights = client.model("fake").variables["weights"]
     with client:
         shown = text(weights)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -284,13 +283,11 @@ def test_a_deadline_ends_its_call_alone(gate: Gate) -> None:
     recorder = Recorder()
     service = serve_here(counter(functions=(held(gate),)), observers=[recorder])
     with service as address, in_session(address) as wire:
-        late = wire.begin("RunFunction", HELD, timeout_seconds=0.2)
+        late = wire.begin("RunFunction", HELD, timeout_seconds=1)
         assert gate.reached.wait(30)
-        began = time.monotonic()
         outcome = wire.answer(late)
         assert outcome is not None
         assert (outcome.code, outcome.failure) == (grpc.StatusCode.DEADLINE_EXCEEDED, None)
-        assert time.monotonic() - began < 10
         assert recorder.next().code is grpc.StatusCode.DEADLINE_EXCEEDED
         assert wire.ask("ReadVariable", requests.read()).code is grpc.StatusCode.OK
         gate.opened.set()

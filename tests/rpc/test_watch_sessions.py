@@ -331,10 +331,10 @@ async def test_a_shutdown_ends_watches_and_session() -> None:
 
 async def test_an_idle_session_of_watches_ends() -> None:
     """Without a watch it ends by itself, and well; with one it lasts."""
-    silence = {"transfer_silence": 0.1, "bookmark_seconds": 0.3}
+    silence = {"transfer_silence": 1.0, "bookmark_seconds": 0.5}
     async with running(counter(), **silence) as found, shared(found) as session:
         await session.send((1, watch()))
-        assert await session.revisions(1, 3) == [0, 0, 0]
+        assert await session.revisions(1, 4) == [0, 0, 0, 0]
         assert not session.reader.done()
         await session.send(cancelled=[1])
         await asyncio.wait_for(session.reader, 30)
