@@ -9,10 +9,13 @@ import numpy as np
 import psycopg
 import pytest
 
+from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.errors import JournalError
 from varserve_service.core.values.host_value import HostValue
+from varserve_service.journal.payloads import Inline
 from varserve_service.journal.postgres import blobs
 from varserve_service.journal.postgres.blobs import CHUNK_BYTES, BlobReader, BlobWriter
+from varserve_service.journal.postgres.rows import placed
 from varserve_service.journal.postgres.schema import Connection, prepare
 
 KEY = ("m", 1)
@@ -146,3 +149,16 @@ def test_what_is_let_go_of_is_what_was_named(connection: Connection) -> None:
     assert rows(connection) == (2, 2)
     blobs.drop(connection, KEY, [first])
     assert rows(connection) == (1, 2)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_what_fits_into_a_row_is_in_the_row(connection: Connection, beyond: int) -> None:
+    """With the indices of a part: all of it, or none."""
+    rows = Rows(np.arange(5))
+    values = {"whole": value(blobs.INLINE_BYTES - 50 + beyond), "rows": value(10)}
+    inline = Inline()
+    writer = BlobWriter(connection, KEY)
+    places = placed(values, {"whole": None, "rows": rows}, inline, writer, 1)
+    assert len(places) == 3
+    assert ["blob" in place for place in places.values()] == [beyond == 1] * 3
+    assert len(inline.payload()) == (0 if beyond else blobs.INLINE_BYTES)

@@ -184,3 +184,17 @@ def test_a_database_that_goes_while_it_is_copied(
     ):
         with pytest.raises(StateUnavailable, match="cannot be used: the server has gone"):
             ask()
+
+
+def test_a_copy_may_take_its_time(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server ends neither a statement of it nor its transaction while a value is read."""
+    said: list[Any] = []
+
+    def filling(connection: psycopg.Connection[Any], *_: object) -> None:
+        for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            said.append(connection.execute(f"SHOW {setting}").fetchone())
+
+    monkeypatch.setattr("varserve_service.journal.postgres.copying._fill", filling)
+    source: Any = None
+    CopyingDatabase(database, JournalOptions()).fill("fake", 1, {}, source)
+    assert said == [("0",), ("0",)]

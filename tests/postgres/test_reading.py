@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
 
 from tests.postgres.test_journal import Start, add, make
+from tests.postgres.test_large_values import LARGE, made, put
+from tests.postgres.test_large_values import add as add_to
 from varserve_service.core.errors import JournalError
 from varserve_service.core.ports.journal import Position
 from varserve_service.journal.postgres import reading
+from varserve_service.journal.postgres.blobs import BlobReader
 from varserve_service.journal.postgres.head import HEAD
 from varserve_service.journal.postgres.reading import rows_after
+from varserve_service.journal.postgres.rows import LogRow
 from varserve_service.journal.postgres.schema import Connection
+from varserve_service.journal.records import Row
 
 KEY = ("fake", 1)
 COMMITS, HORIZON = 8, 4
@@ -76,3 +83,55 @@ def test_a_log_with_a_gap(log: tuple[Connection, dict[int, Position]]) -> None:
     assert revisions(connection, positions[7], headed=False) == [8]
     with pytest.raises(JournalError, match="goes on at 7, expected 6"):
         revisions(connection, positions[5], headed=False)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "more"),
+    [((0, 0), False), ((0, 0, 0), True), ((4, 5), False), ((4, 6), True), ((), False)],
+)
+def test_whether_there_may_be_more(
+    sizes: tuple[int, ...], more: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many rows as are read at once, the one at the position too, or as many bytes."""
+    monkeypatch.setattr(reading, "AT_ONCE", 4)
+    monkeypatch.setattr(reading, "_ROW_BYTES_AT_ONCE", 10)
+    rows: list[Any] = [LogRow(1, "", Row("", {}, bytes(size))) for size in sizes]
+    assert reading.may_be_more(rows) is more
+
+
+def test_large_values_are_read_some_at_a_time(
+    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least one commit's, at one moment, and in a time by their bytes."""
+    live, _ = replica(database, made)
+    for number in (1, 2, 3):
+        put(live, number)
+    bounds: list[float] = []
+    levels: list[Any] = []
+    read = BlobReader.read
+
+    def reads(reader: BlobReader, record: Any, payload: bytes) -> Any:
+        if reader._connection is connection:  # and not the replica's, which follows
+            levels.append(connection.execute("SHOW transaction_isolation").fetchone())
+        return read(reader, record, payload)
+
+    @contextmanager
+    def bound(connection: Connection, seconds: float) -> Iterator[None]:
+        bounds.append(seconds)
+        yield
+
+    with psycopg.connect(database, autocommit=True) as connection, monkeypatch.context() as noting:
+        noting.setattr(BlobReader, "read", reads)
+        rows = rows_after(connection, KEY, Position(0))
+        for nbytes, expected in ((0, [1]), (8 * LARGE - 1, [1]), (8 * LARGE, [1, 2])):
+            monkeypatch.setattr(reading, "_BLOB_BYTES_AT_ONCE", nbytes)
+            commits = reading.commits_after(connection, KEY, Position(0), rows, bound)
+            assert [commit.revision for commit in commits] == expected
+        noting.undo()
+        assert set(levels) == {("repeatable read",)}
+        add_to(live)
+        rows = rows_after(connection, KEY, commits[1].position)[1:]
+        assert [row.revision for row in rows] == [4]
+        small = reading.commits_after(connection, KEY, Position(0), rows, bound)
+    assert [commit.revision for commit in small] == [4]
+    assert bounds == [pytest.approx(reading._SECONDS + 12 * LARGE / 10e6)] * 3
