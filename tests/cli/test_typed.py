@@ -19,6 +19,8 @@ from tests.client.served import CHUNK_BYTES, MESSAGE_BYTES, fake_model
 from tests.fakes import FakeModel, FakeVariable
 from tests.serving import serve_here
 from tests.waiting import killed_after, read_line
+from varserve.cli import typed
+from varserve.cli.session import Session
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.loaded_model import Omission, OmissionKind
 
@@ -245,6 +247,31 @@ def test_ctrl_c_ends_a_command_at_once() -> None:
             (line,) = shown.splitlines()
             assert line.startswith(f"varserve: interrupted; {told}")
         leave.set()
+
+
+def test_ctrl_c_before_the_command_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the command line in the same way while the arguments are read."""
+
+    def interrupted(*_: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(typed, "pulled_out", interrupted)
+    result = invoke("models", code=130)
+    assert result.stderr == "varserve: interrupted; nothing was changed\n"
+
+
+def test_a_push_that_has_sent_nothing_has_changed_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the service is asked for the model, and while a plan is made, says so."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "model", interrupted)
+    for words in ((), ("--dry-run",)):
+        result = invoke("push", "fake", str(tmp_path / "x.npz"), *words, code=130)
+        assert result.stderr == "varserve: interrupted; nothing was changed\n"
 
 
 def test_grpc_s_own_lines_are_not_shown(address: str, tmp_path: Path) -> None:

@@ -37,6 +37,13 @@ else:
 class _Commands(Root):
     """Turns what commands raise into messages and exit codes."""
 
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **options)
+        except KeyboardInterrupt:  # while it reads the arguments; click would say "Aborted!"
+            click.echo("varserve: interrupted; nothing was changed", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

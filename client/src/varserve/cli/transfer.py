@@ -135,6 +135,7 @@ def push(
     FILE is .safetensors (as by `pull`), .npz, Keras' .keras, .weights.h5 or .h5, a SavedModel's
     folder or a checkpoint's prefix. Everything is checked before anything is sent.
     """
+    session.sent = False  # what comes before the commit changes nothing
     served = session.model(model)
     variables = file_operations.variables_of(served._cache)
     stored = files.open_stored(file).renamed(renames(names), strip_prefix)
