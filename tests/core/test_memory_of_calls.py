@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.core.test_memory import MIB, budget
+from tests.core.test_running import Scattering
 from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
 from varserve_service.core.change.writes import Write
@@ -99,6 +100,28 @@ def test_what_is_written_in_place_needs_room_for_what_it_replaces(
     enough = LiveModel(loaded, host_memory=budget(needed))
     assert enough.assign(asked).header.revision == 1
     assert enough.memory.host.reserved == 0
+
+
+def test_a_sum_with_a_whole_needs_room_for_the_sum() -> None:
+    """What was there stays where it is, and is what the history keeps."""
+    loaded, _ = big_model()
+    add = Write("big", Operation.ADD, ALL.copy())
+    full = LiveModel(loaded, host_memory=budget(32 * MIB - 1))
+    with pytest.raises(OutOfMemory, match=f"the write needs {32 * MIB} bytes of host memory"):
+        full.assign([add])
+    live = LiveModel(loaded, host_memory=budget(32 * MIB))
+    assert live.assign([Write("big", Operation.ADD, ALL.copy())]).header.revision == 1
+
+
+def test_a_function_that_writes_known_rows_needs_room_for_two_copies_of_them() -> None:
+    """What they were and what they are then; the rest of the table takes nothing."""
+    _, big = big_model(in_place=True)
+    loaded = FakeModel([big], [Scattering(big, [1, 5], name="big")])
+    full = LiveModel(loaded, host_memory=budget(16 * MIB - 1))
+    with pytest.raises(OutOfMemory, match=f"function 'scatter' needs {16 * MIB} bytes"):
+        full.run("scatter", {}, {})
+    live = LiveModel(loaded, host_memory=budget(16 * MIB))
+    assert live.run("scatter", {}, {}).header.revision == 1
 
 
 def test_outputs_of_known_shapes_need_room_before_they_are_computed() -> None:

@@ -11,13 +11,14 @@ import pytest
 from tests.core.shared_log import Replica, SharedLog
 from tests.core.test_memory import MIB, budget
 from tests.core.test_memory_of_calls import ALL, ROW, big_model
-from tests.fakes import FakeFunction, FakeModel
-from varserve_service.core.arrays.regions import Rows
+from tests.fakes import FakeFunction, FakeModel, FakeVariable
+from varserve_service.core.arrays.regions import Region, Rows
+from varserve_service.core.change.ways import FEW
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import OutOfMemory
-from varserve_service.core.memory import MemoryBudget, Room
+from varserve_service.core.memory import SMALL_BYTES, MemoryBudget, Room
 from varserve_service.core.model.live_model import LiveModel
-from varserve_service.core.ports.loaded_model import Operation
+from varserve_service.core.ports.loaded_model import Operation, Value
 from varserve_service.core.ports.messages import Read
 
 
@@ -132,3 +133,29 @@ def test_what_a_device_does_not_keep_takes_host_memory() -> None:
     assert live.assign([region]).header.revision == 1
     assert live.run("fill", {}, {}).header.revision == 2
     assert (live.memory.host.reserved, live.memory.device.reserved) == (0, 0)
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_a_few_regions_on_a_device_are_laid_over_the_whole_there(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, each into a copy; nothing is brought to the host, which is full."""
+    loaded, big = big_model()
+    on_device(loaded, room=1000 * MIB)
+    laid: list[int] = []
+
+    def overlay(base: Value, value: Value, region: Region) -> Value:
+        laid.append(1)
+        return FakeVariable.overlay(big, base, value, region)
+
+    monkeypatch.setattr(big, "overlay", overlay)
+    live = LiveModel(loaded, host_memory=budget(SMALL_BYTES))
+    writes = [Write("big", Operation.SET, ROW, Rows(np.array([row]))) for row in range(count)]
+    if count > FEW:
+        with pytest.raises(OutOfMemory):
+            live.assign(writes)
+        return
+    assert live.assign(writes).header.revision == 1
+    assert len(laid) == count
+    assert big.array is not None
+    assert big.array.sum(axis=1).tolist() == [MIB] * count + [0] * (8 - count)

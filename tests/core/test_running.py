@@ -187,7 +187,9 @@ def test_what_is_put_back_is_what_was_there_when_it_began(
 class Scattering(FakeFunction):
     """Writes rows of a table, and knows which beforehand, and some that the table does not have."""
 
-    def __init__(self, table: FakeVariable, rows: list[int], *, fails: bool) -> None:
+    def __init__(
+        self, table: FakeVariable, rows: list[int], *, fails: bool = False, name: str = "table"
+    ) -> None:
         def call() -> dict[str, Any]:
             assert table.array is not None
             table.array[rows] = 7
@@ -195,14 +197,15 @@ class Scattering(FakeFunction):
                 raise ArithmeticError("it fails")
             return {}
 
-        super().__init__("scatter", call, writes=("table",))
-        overload = replace(self.spec.overloads[0], writes_rows=("table",))
+        super().__init__("scatter", call, writes=(name,))
+        overload = replace(self.spec.overloads[0], writes_rows=(name,))
         self.spec = replace(self.spec, overloads=(overload,))
+        self._name = name
         self._rows = np.array([*rows, -1, 99], np.int64)
 
     def stage(self, *arguments: Any) -> FakeRun:
         run = super().stage(*arguments)
-        run.written_rows = lambda: {"table": self._rows}  # type: ignore[attr-defined]
+        run.written_rows = lambda: {self._name: self._rows}  # type: ignore[attr-defined]
         return run
 
 
@@ -241,6 +244,25 @@ def test_a_function_that_writes_known_rows_replaces_those_alone(
     assert before.value.numpy().sum() == 0
     live.revert(0)
     assert value_of(live, "table").sum() == 0
+
+
+@pytest.mark.parametrize(("written", "by_rows"), [(2, True), (3, False)])
+def test_a_function_that_left_half_of_the_rows_as_they_were_wrote_the_others(
+    monkeypatch: pytest.MonkeyPatch, written: int, by_rows: bool
+) -> None:
+    """Where it wrote more than half of a large table, it wrote the whole."""
+    monkeypatch.setattr(partwise, "PART_BYTES", 8)
+    table = FakeVariable("table", np.zeros((4, 2), np.float32), in_place=True)
+
+    def change() -> dict[str, Any]:
+        assert table.array is not None
+        table.array[:written] = 1
+        return {}
+
+    live = LiveModel(FakeModel([table], [FakeFunction("change", change, writes=("table",))]))
+    live.run("change", {}, {})
+    (event,) = live.timeline.watch(0).events
+    assert isinstance(event.changes[0].region, Rows) is by_rows
 
 
 @pytest.mark.parametrize("in_place", [False, True])

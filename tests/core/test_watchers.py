@@ -114,10 +114,10 @@ def test_a_watcher_leaves_once_and_listeners_are_told_while_there_are_any() -> N
     assert told == []
     _, watcher = watch(live)
     live.assign([Write("b", SET, array(1, 1))])
-    assert told == [2]
+    assert (told, watcher.is_cut) == ([2], False)
     live.timeline.watchers.leave(watcher)
     live.timeline.watchers.leave(watcher)
-    assert len(live.timeline.watchers) == 0
+    assert (len(live.timeline.watchers), watcher.is_cut) == (0, True)
     assert refusal(watcher.take).reason is Reason.WATCH_TOO_SLOW
     _, watcher = watch(live)
     live.timeline.watchers.unlisten(listener)
@@ -167,6 +167,7 @@ def test_a_slow_watcher_is_cut_off_and_the_others_go_on() -> None:
     error = refusal(slow.take)
     assert (error.reason, error.metadata["resume_revision"]) == (Reason.WATCH_TOO_SLOW, "1")
     assert (len(watchers), fast.revision) == (1, 99)
+    assert (slow.is_cut, fast.is_cut) == (True, False)
     events, _ = watch(live, slow.revision)
     assert [event.revision for event in events] == list(range(2, 100))
 

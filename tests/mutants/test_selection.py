@@ -9,6 +9,7 @@ import pytest
 from tests.mutants.__main__ import FIRST, batches, within_budget
 from tests.mutants.coverage_map import CoverageMap
 from tests.mutants.mentions import Mentions, defined_at, statement_at
+from tests.mutants.rooms import BESIDE, OWN, ROOMS, ROOT
 
 MODULE = """\
 LIMIT = 7
@@ -134,3 +135,13 @@ def test_a_few_tests_of_the_room_are_run_first() -> None:
     seconds = dict.fromkeys(own, 0.01) | {"o::0": 0.9, "o::1": 0.2, "o::2": 5.0}
     found = list(batches([*others, *own], ("r::",), seconds, 2))
     assert found == [own[:FIRST], own[FIRST:], ["o::0"], ["o::1"]]
+
+
+def test_what_is_named_by_hand_is_there() -> None:
+    """A test that is not there would find nothing, and nobody would be told."""
+    assert BESIDE.keys() <= ROOMS.keys()
+    for test in (test for tests in BESIDE.values() for test in tests):
+        file, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / file).read_text(), test
+    for folder in (folder for folders in OWN.values() for folder in folders):
+        assert (ROOT / folder).is_dir(), folder
