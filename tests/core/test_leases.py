@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 
@@ -15,6 +16,7 @@ from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write
 from varserve_service.core.commit import leases
 from varserve_service.core.errors import OutOfMemory, Reason
+from varserve_service.core.model.leasing import LeasedProposal
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import CommitKind
 from varserve_service.core.ports.messages import Read
@@ -84,6 +86,21 @@ def test_a_lease_lasts_for_all_of_its_time() -> None:
     granted.grant(1, 0.3, (), {})
     until(lambda: ended)
     assert ended[0] - began >= 0.3
+
+
+def test_a_lease_keeps_what_it_brings_back_and_nothing_else() -> None:
+    """Not the value that it wrote, nor the request: its subject is not charged for these."""
+    live, *_ = two()
+    lease = leased(live, Write("a", SET, array(7, 7, 7)))
+    other = leased(live, Write("a", SET, array(8, 8, 8)))
+    live.leases.revoke(lease, keep=True)
+    gc.collect()
+    table = live.leases.table
+    proposals = [each for each in gc.get_objects() if isinstance(each, LeasedProposal)]
+    assert [each for each in proposals if each._leases is table] == []
+    (held,) = table.held(other)
+    assert held.changed.previous is not None
+    assert held.changed.value is held.changed.previous
 
 
 def test_what_somebody_wrote_since_stays() -> None:

@@ -92,7 +92,8 @@ class Leases:
         `holdings` are of what it keeps alive, and are released with it.
         """
         held = {
-            each.variable.path: Held(each, revision, under[each.variable.path]) for each in changed
+            each.variable.path: Held(_undone(each), revision, under[each.variable.path])
+            for each in changed
         }
         lease = _Lease(seconds, time.monotonic() + seconds, held, holdings)
         with self._changed:
@@ -258,9 +259,14 @@ def changed_by_end(
         if path in restored and theirs.own == mine.under:
             changed[path] = replace(theirs, own=at)
         elif theirs.under == mine.own and not keep and _both_whole(theirs, mine):
-            under = replace(theirs.changed, previous=mine.changed.previous)
+            under = _undone(replace(theirs.changed, previous=mine.changed.previous))
             changed[path] = replace(theirs, changed=under, under=mine.under)
     return changed
+
+
+def _undone(changed: Changed) -> Changed:
+    """What a lease keeps of a change: not the value, which the variable has or nobody needs."""
+    return changed if changed.previous is None else replace(changed, value=changed.previous)
 
 
 def _both_whole(one: Held, other: Held) -> bool:

@@ -32,6 +32,19 @@ from varserve_service.core.ports.shared_journal import LeaseChange
 from .parts import Parts
 
 
+class _GivingUp:
+    """Ends a lease early. It lasts as long as the lease, and keeps nothing else of the write."""
+
+    __slots__ = ("_leases", "revision")
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self.revision = 0
+
+    def __call__(self) -> None:
+        self._leases.give_up(self.revision, "ended: memory was short")
+
+
 class LeasedProposal(ChangeProposal):
     """An assign whose writes are reverted after some seconds, unless its lease is renewed."""
 
@@ -52,7 +65,7 @@ class LeasedProposal(ChangeProposal):
         self._variables = variables
         self._memory = memory
         self._holdings: list[Holding] = []
-        self._revision = 0
+        self._giving_up: _GivingUp | None = None
 
     def make(self) -> None:
         self._leases.check_room()
@@ -75,7 +88,8 @@ class LeasedProposal(ChangeProposal):
         super().undo()
 
     def on_durable(self, revision: int) -> None:
-        self._revision = revision
+        if self._giving_up is not None:
+            self._giving_up.revision = revision
         self._leases.grant(
             revision, self._seconds, self.changed, self.replaced_revisions, self._holdings
         )
@@ -84,17 +98,15 @@ class LeasedProposal(ChangeProposal):
         """Charge the subject for the values that the end of the lease would bring back."""
         if isinstance(self._leases, SharedLeases):
             return  # They are kept in the journal.
+        self._giving_up = _GivingUp(self._leases)
         nbytes: Counter[MemoryBudget] = Counter()
         for changed in self.changed:
             if changed.previous is not None:
                 nbytes[self._memory.of(changed.variable.device)] += changed.previous.nbytes
         for memory, kept in nbytes.items():
             subject = self.terms.origin.subject
-            holding = memory.holdings.hold(subject, kept, "the lease", self._give_up)
+            holding = memory.holdings.hold(subject, kept, "the lease", self._giving_up)
             self._holdings.append(holding)
-
-    def _give_up(self) -> None:
-        self._leases.give_up(self._revision, "ended: memory was short")
 
     def _release(self) -> None:
         for holding in self._holdings:
