@@ -11,14 +11,16 @@ import pytest
 from tests.fakes import FakeFunction, FakeModel, FakeValue, FakeVariable
 from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write
-from varserve_service.core.errors import FunctionFailed, Reason, RequestError
+from varserve_service.core.errors import FunctionFailed, OutOfMemory, Reason, RequestError
 from varserve_service.core.inspection.ports import Inspected, Inspector
+from varserve_service.core.memory import MemoryBudget, Room
 from varserve_service.core.model.checking import Check
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import WriteRequest
 from varserve_service.core.ports.loaded_model import Operation, TensorSpec, Value
 
 Judge = Callable[..., dict[str, Any]]
+MIB = 2**20
 
 
 class Checking(FakeFunction):
@@ -130,6 +132,25 @@ def test_the_check_sees_regions_and_sums(in_place: bool) -> None:
     live.assign([Write("a", Operation.ADD, of([1, 1, 1]))], check=CHECK)
     assert seen == [[1, 9, 3], [2, 10, 4]]
     assert a.array.tolist() == [2, 10, 4]
+
+
+def test_a_check_needs_room_for_the_wholes_that_it_looks_at() -> None:
+    """Of a variable that is written in place: a copy of what is there, and the one it will be."""
+    live, function = large_of(room=16 * MIB - 1)
+    row = setting("a", [1], region=Rows(np.array([0])))
+    with pytest.raises(OutOfMemory, match=f"the check by function 'judge' needs {16 * MIB} bytes"):
+        live.assign([row], check=CHECK)
+    assert (function.runs, live.header.revision) == (0, 0)
+    live, function = large_of(room=16 * MIB)
+    live.assign([setting("a", [1], region=Rows(np.array([0])))], check=CHECK)
+    assert (function.runs, live.header.revision, live.memory.host.reserved) == (1, 1, 0)
+
+
+def large_of(*, room: int) -> tuple[LiveModel, Checking]:
+    a = FakeVariable("a", np.zeros(2 * MIB, np.float32), in_place=True)
+    function = Checking(lambda **_: {"ok": True}, ("a",))
+    memory = MemoryBudget("host", lambda: Room(room, 100 * MIB), 0)
+    return LiveModel(FakeModel([a], [function]), host_memory=memory), function
 
 
 def test_what_was_overtaken_is_checked_again() -> None:

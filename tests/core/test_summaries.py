@@ -18,7 +18,7 @@ from varserve.tensors import DTYPES, numpy_dtype
 from varserve_service.core.arrays import reductions
 from varserve_service.core.values import summaries
 from varserve_service.core.values.host_value import HostValue
-from varserve_service.core.values.summaries import HistogramSpec, summarize
+from varserve_service.core.values.summaries import HistogramSpec, hash_of, summarize
 
 NUMBERS = [dtype for dtype in DTYPES if dtype != "string"]
 SHAPES = of_numpy.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)
@@ -198,3 +198,12 @@ def test_it_ends_where_it_is_told_to() -> None:
     with pytest.raises(Enough):
         summarize(HostValue(np.zeros(2**23, np.int8)), content_hash=True, go_on=go_on)
     assert len(seen) == 3
+
+
+def test_a_hash_ends_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks before each part, also where nothing else is computed."""
+    monkeypatch.setattr(summaries, "_HASHED_BYTES", 4)
+    asked: list[None] = []
+    value = HostValue(np.zeros(9, np.int8))
+    assert hash_of(value, lambda: asked.append(None)) == hash_of(value)
+    assert len(asked) == 3
