@@ -138,6 +138,17 @@ def test_a_server_that_says_nothing_does_not_hold_up_a_failover(
     until(lambda: len(servers["1"].opened) == 3 and not opened(servers["1"]))
 
 
+def test_at_the_start_all_servers_are_waited_for(
+    servers: dict[str, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the last of them takes: it may be the one that replaced the others."""
+    monkeypatch.setattr(module, "_MORE_SECONDS", 0.0)
+    servers |= {"1": Server("00000002"), "2": Server("00000001")}
+    servers["1"].asked = lambda: until(lambda: opened(servers["2"]))
+    assert connector("1", "2").connect() is servers["1"].opened[0]
+    assert not opened(servers["2"])
+
+
 def test_a_server_that_cannot_be_asked_is_passed_over(servers: dict[str, Server]) -> None:
     """Its connection is closed; where there is no other, its failure is the one that is told."""
     servers |= {"1": Server(psycopg.OperationalError("ends")), "2": Server("00000001")}
