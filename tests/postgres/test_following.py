@@ -95,6 +95,13 @@ def test_where_the_log_is(
     monkeypatch.setattr(listener, "_look_at", 0.0)
     listener.news(writer[0]._parts.committer.position)
     assert listener.standing.behind == 0
+    # Of a server that waits for standbys, and of this one, which does not.
+    where = following._WHERE_THE_LOG_IS
+    for query, synchronous in ((where.replace("<> ''", "= ''"), True), (where, False)):
+        monkeypatch.setattr(following, "_WHERE_THE_LOG_IS", query)
+        listener._look_at = 0.0
+        listener.news(writer[0]._parts.committer.position)
+        assert listener.standing.synchronous is synchronous
 
 
 def test_a_connection_that_goes_is_made_again(
