@@ -75,6 +75,7 @@ def test_a_log_that_is_out_of_reach_makes_no_replica_old(
         known = commits[-1].position
     connection = listener._open
     assert connection is not None
+    clock.now += PAUSE  # nobody asks while an own commit is found out
     with psycopg.connect(database) as other:
         query = "SELECT pg_terminate_backend(%s, 30000)"
         assert other.execute(query, (connection.info.backend_pid,)).fetchone() == (True,)

@@ -47,12 +47,11 @@ class Listener:
         self._open: Connection | None = None
         self._guard = Guard()
         self._patience = _PATIENCE_SECONDS
-        self._is_told = False
+        self._is_lost = False
+        """The log was asked for and not read since, which was told."""
         self._read_at = time.monotonic()
         self._had_all_at: float | None = None
         """When this replica had every commit last, not counting when the log was out of reach."""
-        self._lost_at: float | None = None
-        """When the log was asked for that did not answer, and has not since."""
         self._handed: tuple[float, int, bool] | None = None
         """When commits were asked for that may not be taken yet, the last, and if these are all."""
         self._behind = 0
@@ -73,8 +72,7 @@ class Listener:
         if self._closed.is_set():
             self._drop()  # one that was made while it closed
             raise JournalError("the journal is closed")
-        asked_at = time.monotonic()
-        until = asked_at + _NEWS_SECONDS
+        until = time.monotonic() + _NEWS_SECONDS
         self._note_taken(known)
         try:
             if self._open is None or self._open.closed:
@@ -103,8 +101,6 @@ class Listener:
         except psycopg.Error as error:
             if not self._closed.is_set():
                 self._tell_not_followed(error)
-                if self._lost_at is None:
-                    self._lost_at = asked_at
                 self._closed.wait(_POLL_SECONDS)
             self._patience = min(2 * self._patience, _MOST_SECONDS)
             self._drop()
@@ -124,13 +120,13 @@ class Listener:
 
     def _tell_not_followed(self, error: psycopg.Error) -> None:
         """In the log, once until it is followed again: it is tried many times a second."""
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_lost:
+            self._is_lost = True
             log.warning("the log is not followed", database=self._connector.name, error=str(error))
 
     def _tell_followed(self) -> None:
-        if self._is_told:
-            self._is_told = False
+        if self._is_lost:
+            self._is_lost = False
             log.info("the log is followed again", database=self._connector.name)
 
     def _note_read(
@@ -151,11 +147,10 @@ class Listener:
     def _look(self, connection: Connection, known: Position) -> None:
         """Take note that the log was read, and of where it is, now and then."""
         now = time.monotonic()
-        if self._lost_at is not None:
-            # All replicas lost it, and would be too old all at once when it is back.
-            if self._had_all_at is not None:
-                self._had_all_at += now - self._lost_at
-            self._lost_at = None
+        if self._is_lost and self._had_all_at is not None:
+            # All replicas lost it, and would be too old all at once when it is back. Since the last
+            # read, and not since one failed: none is tried while a commit is found out.
+            self._had_all_at += now - self._read_at
         self._read_at = now
         if now < self._look_at:
             return
