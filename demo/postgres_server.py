@@ -196,9 +196,12 @@ class Server:
     def kill(self) -> None:
         """End every process of it at the same moment, as a machine does that loses its power."""
         if self._process is not None:
-            self._signal(signal.SIGSTOP, signal.SIGKILL)  # none has time to notice the others' end
+            # None has time to notice the others' end.
+            killed = self._signal(signal.SIGSTOP, signal.SIGKILL)
             self._process.wait(60)
             self._process = None
+            for process in killed:  # or a server that starts finds their memory in use
+                _wait_for(process, "", "Z", "X")
 
     def pause(self) -> None:
         """Stop every process of it, with the connections open; `resume` lets them go on."""
@@ -208,16 +211,23 @@ class Server:
         """Let a server go on that was paused."""
         self._signal(signal.SIGCONT)
 
-    def _signal(self, *numbers: int) -> None:
-        """Signals to every process of it; the first to the one that makes the others."""
+    def _signal(self, *numbers: int) -> list[int]:
+        """Signals to every process of it, the first first to the one that makes the others.
+
+        Which processes these are.
+        """
         assert self._process is not None
         first = self._process.pid
         os.kill(first, numbers[0])
+        if numbers[0] == signal.SIGSTOP:  # or it might be making another
+            _wait_for(first, "T")
         children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        processes = [first, *map(int, children)]
         for number in numbers:
-            for process in (first, *map(int, children)):
+            for process in processes:
                 with suppress(ProcessLookupError):
                     os.kill(process, number)
+        return processes
 
     def execute(self, query: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """A query of the operator's own."""
@@ -229,6 +239,22 @@ class Server:
         """The address of a new, empty database."""
         self.execute(f'CREATE DATABASE "{name}"')
         return self.address.removesuffix("postgres") + name
+
+
+def _wait_for(process: int, *states: str) -> None:
+    """Until a process is in one of these states, as /proc calls them; "" is gone."""
+    deadline = time.monotonic() + _START_SECONDS
+    while (state := _state(process)) not in states:
+        assert time.monotonic() < deadline, f"process {process} is {state}, expected {states}"
+        time.sleep(0.001)
+
+
+def _state(process: int) -> str:
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return text.rpartition(")")[2].split()[0]
 
 
 @contextmanager

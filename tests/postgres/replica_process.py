@@ -5,8 +5,8 @@ the service; what is behind the port of loaded models is a counter and one large
 bytes are in the environment, as is a bug that a test must find.
 
 Lines on standard input ask for stops by SIGSTOP, from now on: `stop before N` and `stop after N` at
-the Nth statement on the connection that commits, `stop inside N` so many milliseconds after the
-next statement under the lock was sent.
+the Nth statement on the connection that commits, `stop reading N` while the Nth part of large
+values comes, which are read for a commit. Until then this replica does not follow.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Generator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -55,15 +57,33 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def stopping(generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Psycopg's wait for an answer, which stops when the answer begins to come."""
+    wanted, stopped = next(generator), False
+    while True:
+        ready = yield wanted
+        if not stopped and ready & psycopg.waiting.Ready.R:
+            stopped = True
+            stop()
+        try:
+            wanted = generator.send(ready)
+        except StopIteration as end:
+            return end.value
+
+
 class Stops:
     """Counts the statements of one connection, and stops at the one that was asked for."""
 
     def __init__(self) -> None:
         from varserve_service.journal.postgres.appending import Appender
+        from varserve_service.journal.postgres.blobs import BlobReader
+        from varserve_service.journal.postgres.following import Listener
 
-        self._when, self._number, self._left = "", 0, 0
+        self._when, self._left = "", 0
         self._appender: Any = None
+        self._reads: Any = None
         wait, begin = psycopg.Connection.wait, Appender.__init__
+        news, read = Listener.news, BlobReader.read
 
         def made(appender: Any, *arguments: Any, **options: Any) -> None:
             self._appender = appender
@@ -75,21 +95,38 @@ class Stops:
             when, self._when = self._when, ""
             if when == "before":
                 stop()
-            if when == "inside":
-                threading.Timer(self._number / 1000, stop).start()
+            if when == "reading":
+                generator, *arguments_left = arguments
+                arguments = (stopping(generator), *arguments_left)
             answer = wait(connection, *arguments, **options)
             if when == "after":
                 stop()
             return answer
 
+        def heard(listener: Any, known: Any) -> Any:
+            if self._when == "reading":
+                time.sleep(0.02)
+                return []
+            found = news(listener, known)
+            return [] if self._when == "reading" else found
+
+        def reading(reader: Any, *arguments: Any) -> Any:
+            before, self._reads = self._reads, reader._connection
+            try:
+                return read(reader, *arguments)
+            finally:
+                self._reads = before
+
         psycopg.Connection.wait = waited  # type: ignore[method-assign, assignment]
         Appender.__init__ = made  # type: ignore[method-assign]
+        Listener.news = heard  # type: ignore[method-assign]
+        BlobReader.read = reading  # type: ignore[method-assign]
 
     def listen(self) -> None:
         """Do what lines on standard input ask for."""
         for line in sys.stdin:
             _, when, number = line.split()
-            self._number = self._left = int(number)
+            self._left = int(number)
             self._when = when
             print("asked", flush=True)
 
@@ -98,9 +135,8 @@ class Stops:
             return False
         if threading.current_thread().name == "varserve-guard":  # a ping
             return False
-        if self._when == "inside":
-            status = connection.pgconn.transaction_status
-            return bool(status == psycopg.pq.TransactionStatus.INTRANS)
+        if self._when == "reading" and connection is not self._reads:
+            return False
         self._left -= 1
         return self._left == 0
 

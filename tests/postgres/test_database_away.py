@@ -42,7 +42,7 @@ class Readers:
                 began = time.monotonic()
                 try:
                     client.read_variable(MODEL, "count")
-                    assert target.is_healthy
+                    assert target.is_healthy, target.log.read_text()[-2000:]
                 except BaseException as error:
                     self.failed.append(error)
                     return
