@@ -87,7 +87,7 @@ def test_the_service_s_own_words_come_first() -> None:
 @pytest.mark.parametrize("repeatable", [True, False])
 def test_a_lost_call_is_sent_again_where_that_is_safe(repeatable: bool) -> None:
     """With an id the call is made again; without one the caller is told, after one attempt."""
-    call = Call(Method("/x", bytes), SimpleNamespace(), Budget(60, 4))
+    call = Call(Method("/x", "x", bytes), SimpleNamespace(), Budget(60, 4))
     steps = attempt(call, repeatable=repeatable)
     lost = failure_of(
         End(Code.INTERNAL, "RST_STREAM with error code 2"), Way("models:1"), closed=False

@@ -383,9 +383,9 @@ def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
     there before anything is allocated.
     """
     name = from_wire_dtype(tensor.dtype)
-    count = element_count(tensor.shape)
-    check_numpy_rank(tensor.shape)
-    shape = tuple(tensor.shape)
+    shape = tuple(tensor.shape)  # once: a field of a message is slower to look at
+    count = element_count(shape)
+    check_numpy_rank(shape)
     if name == STRING:
         if tensor.data:
             raise TensorError("LENGTH_MISMATCH", "a string tensor has bytes in `data`")
@@ -423,13 +423,14 @@ _NUMPY_ELEMENTS = 1 << 59
 def check_numpy_rank(shape: Sequence[int]) -> None:
     """Raises TensorError SHAPE_MISMATCH for a shape that no array of numpy has.
 
-    It has at most 64 dimensions, and sizes that an array without elements may not have either.
+    It has at most 64 dimensions, and sizes that an array without elements may not have either; of
+    those with elements `element_count` has refused what is too large.
     """
     if len(shape) > 64:
         raise TensorError(
             "SHAPE_MISMATCH", f"shape has {len(shape)} dimensions; expected at most 64"
         )
-    if math.prod(filter(None, shape)) >= _NUMPY_ELEMENTS:
+    if 0 in shape and math.prod(filter(None, shape)) >= _NUMPY_ELEMENTS:
         raise TensorError(
             "SHAPE_MISMATCH", f"shape {_brief(shape)} has larger sizes than an array may have"
         )
@@ -465,9 +466,9 @@ def check_header(header: tensor_pb2.TensorHeader) -> tuple[str, tuple[int, ...],
     Raises TensorError: DTYPE_UNSUPPORTED, SHAPE_MISMATCH, LENGTH_MISMATCH.
     """
     name = from_wire_dtype(header.dtype)
-    count = element_count(header.shape)
-    check_numpy_rank(header.shape)
     shape = tuple(header.shape)
+    count = element_count(shape)
+    check_numpy_rank(shape)
     if name == STRING:
         if header.byte_length < 8 * count or (count == 0 and header.byte_length):
             raise TensorError(

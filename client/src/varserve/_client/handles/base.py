@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, overload
 
-from varserve._client.transport.calls import Budget, Close, Op
+from varserve._client.transport.calls import Budget, Close, Op, positive_seconds
 from varserve._client.transport.drivers import Async, Sync
 
 if TYPE_CHECKING:
@@ -104,10 +104,15 @@ class Defaults(NamedTuple):
     lane: LaneUse | None = None
 
     def budget(self, timeout: float | None, nbytes: int | None = None) -> Budget:
-        """For one call: the caller's own seconds, else the default and what its bytes take."""
+        """For one call: the caller's own seconds, else the default and what its bytes take.
+
+        Raises InvalidRequest.
+        """
         if timeout is None:
-            timeout = self.timeout + (nbytes or 0) * SECONDS_PER_BYTE
-        return Budget(timeout, self.retries, self.throttle, self.lane)
+            seconds = self.timeout + (nbytes or 0) * SECONDS_PER_BYTE
+        else:
+            seconds = positive_seconds(timeout)
+        return Budget(seconds, self.retries, self.throttle, self.lane)
 
 
 BlockingT = TypeVar("BlockingT", bound="Connection[Sync]")

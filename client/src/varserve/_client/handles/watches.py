@@ -15,7 +15,15 @@ from varserve._client import errors, operations
 from varserve._client.operations.commits import WATCH_VARIABLES
 from varserve._client.operations.methods import Scope
 from varserve._client.transport.attempts import explained
-from varserve._client.transport.calls import Budget, Call, Op, Open, Receive, Sleep
+from varserve._client.transport.calls import (
+    Budget,
+    Call,
+    Op,
+    Open,
+    Receive,
+    Sleep,
+    positive_seconds,
+)
 from varserve._client.transport.drivers import Async, Sync
 from varserve._client.transport.forks import GATE, Renewable
 from varserve._client.transport.retries import RECONNECT
@@ -60,7 +68,7 @@ class Watch(Handle[D_co], Renewable):
         self._scope = scope
         self._defaults = defaults
         self._patience = patience
-        self._lasts = Budget(math.inf if timeout is None else timeout, 0)
+        self._lasts = Budget(math.inf if timeout is None else positive_seconds(timeout), 0)
         self._stream: Any = None
         self._begun = False
         self._closed = False

@@ -70,6 +70,7 @@ def method(
     descriptor = service.methods_by_name[name]
     return Method(
         f"/{service.full_name}/{name}",
+        name,
         read or GetMessageClass(descriptor.output_type).FromString,
         descriptor.client_streaming,
         descriptor.server_streaming,

@@ -19,7 +19,7 @@ LIST_MODELS = method("ListModels")
 GET_MODEL = method("GetModel")
 # How often a description is begun anew while models are replaced.
 _DESCRIPTIONS = 5
-CHECK_HEALTH = Method("/grpc.health.v1.Health/Check", bytes)
+CHECK_HEALTH = Method("/grpc.health.v1.Health/Check", "Check", bytes)
 
 _SERVING = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse(status=SERVING)
 _POLL = Backoff(0.05, 0.2)

@@ -23,19 +23,15 @@ T = TypeVar("T")
 
 
 class Method(NamedTuple):
-    """An RPC: its path, how its answers are read, and which sides stream."""
+    """An RPC: its path, its name in its service, how its answers are read, which sides stream."""
 
     path: str
+    name: str
     read: Callable[[bytes], Any]
     streams_requests: bool = False
     streams_responses: bool = False
     small: bool = False
     """Its requests and answers are small as a rule, and its calls come often."""
-
-    @property
-    def name(self) -> str:
-        """Its name within its service."""
-        return self.path.rpartition("/")[2]
 
     @property
     def shape(self) -> str:
@@ -60,8 +56,7 @@ def positive_seconds(given: Any, name: str = "timeout") -> float:
 class Budget:
     """What an operation may use: seconds and retries, counted from now, and the lane.
 
-    `throttle` is shared by all operations of a client. `lane`: None: not at all. Raises
-    InvalidRequest.
+    `throttle` is shared by all operations of a client. `lane`: None: not at all.
     """
 
     def __init__(
@@ -72,14 +67,15 @@ class Budget:
         lane: LaneUse | None = None,
     ) -> None:
         self.lane = lane
-        self.timeout = positive_seconds(timeout)
+        self.timeout = timeout
         self.retries = retries
         self.throttle = throttle or Throttle()
-        self._end = time.monotonic() + self.timeout
+        self._end = time.monotonic() + timeout
 
     def remaining(self) -> float:
         """Seconds left, not below 0; infinity when there is no deadline."""
-        return max(0.0, self._end - time.monotonic())
+        left = self._end - time.monotonic()
+        return left if left > 0 else 0.0
 
 
 class Receiver(Protocol):

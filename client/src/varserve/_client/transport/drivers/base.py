@@ -121,6 +121,9 @@ class Driver(Renewable):
     def _open_session(self, kind: Any) -> Any:
         """The session for a call that begins now; None where it is better made alone."""
         metadata = self.endpoint.session_metadata()
+        session = self._session
+        if session is not None and session.takes(metadata):
+            return session
         with self._lock:
             session = self._session
             if session is not None and session.takes(metadata):

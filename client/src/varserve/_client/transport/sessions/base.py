@@ -75,9 +75,12 @@ class Outgoing:
         while self._calls and len(request.calls) < _MAX_CALLS and nbytes < _MAX_BYTES:
             ident = next(iter(self._calls))
             asked = self._calls.pop(ident)
-            call = request.calls.add(id=ident, method=asked.method, request=asked.request)
-            if asked.seconds < math.inf:
-                call.timeout_seconds = asked.seconds
+            call = request.calls.add(
+                id=ident,
+                method=asked.method,
+                request=asked.request,
+                timeout_seconds=asked.seconds if asked.seconds < math.inf else None,
+            )
             for key, value in asked.traces:
                 if key in ("traceparent", "tracestate"):
                     setattr(call, key, value)
