@@ -23,15 +23,12 @@ from prometheus_client import (
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.process_collector import ProcessCollector
 
+from .call_counts import CALL_SECONDS, CallCounts
 from .words import Call, Method
 
-METHOD = ("grpc_type", "grpc_service", "grpc_method")
 MODEL = ("model", "version")
 SHARED, EXCLUSIVE = "shared", "exclusive"
 
-_CALL_SECONDS = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0),
-)
 _SHORT_SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
 )
@@ -60,20 +57,8 @@ class Metrics:
         self.registry = registry
         ProcessCollector(registry=registry)
         counter, histogram = self._counter, self._histogram
-        self.started_calls = counter("grpc_server_started", "Calls that have arrived.", METHOD)
-        self.handled_calls = counter(
-            "grpc_server_handled", "Calls that have ended, by their code.", (*METHOD, "grpc_code")
-        )
-        self.received_messages = counter(
-            "grpc_server_msg_received", "Messages that have arrived.", METHOD
-        )
-        self.sent_messages = counter("grpc_server_msg_sent", "Messages that were sent.", METHOD)
-        self.call_seconds = histogram(
-            "grpc_server_handling_seconds",
-            "Seconds from the arrival of a call to the end of its handler.",
-            METHOD,
-            _CALL_SECONDS,
-        )
+        self._calls = CallCounts()
+        registry.register(self._calls)
         self.loop_delay = histogram(
             "varserve_event_loop_delay_seconds",
             "Seconds by which the event loop runs late.",
@@ -108,7 +93,7 @@ class Metrics:
             "varserve_function_seconds",
             "Seconds that a run of one of the model's functions took in TensorFlow.",
             MODEL,
-            _CALL_SECONDS,
+            CALL_SECONDS,
         )
         self.journal_sync = histogram(
             "varserve_journal_sync_seconds",
@@ -116,14 +101,13 @@ class Metrics:
             MODEL,
             _SHORT_SECONDS,
         )
-        self._methods: dict[Method, _MethodSeries] = {}
         self._models: weakref.WeakValueDictionary[ModelKey, ModelMetrics] = (
             weakref.WeakValueDictionary()
         )
         self._served: set[ModelKey] = set()
         self._changing = threading.Lock()
         for method in methods:
-            self._series(method)
+            self._calls.of(method)
             for reason in ALERTED:
                 self.refused_calls.labels(method.name, reason)
 
@@ -138,24 +122,19 @@ class Metrics:
 
     def started(self, call: Call) -> None:
         """A call has arrived."""
-        series = self._series(call.method)
-        series.started.inc()
-        series.in_progress += 1
+        self._calls.of(call.method).started += 1
 
     def received(self, call: Call) -> None:
         """A message has arrived."""
-        self._series(call.method).received.inc()
+        self._calls.of(call.method).received += 1
 
     def sent(self, call: Call) -> None:
         """A message was sent."""
-        self._series(call.method).sent.inc()
+        self._calls.of(call.method).sent += 1
 
     def ended(self, call: Call) -> None:
         """A call has ended."""
-        series = self._series(call.method)
-        series.in_progress -= 1
-        series.handled(call.code.name).inc()
-        series.seconds.observe(call.seconds)
+        self._calls.of(call.method).ended(call.code.name, call.seconds)
         if call.reason:
             self.refused_calls.labels(call.method.name, call.reason).inc()
         if call.read_bytes:
@@ -166,13 +145,7 @@ class Metrics:
     @property
     def in_progress(self) -> list[tuple[Method, int]]:
         """Calls that are in progress now, by method."""
-        return [(method, series.in_progress) for method, series in list(self._methods.items())]
-
-    def _series(self, method: Method) -> _MethodSeries:
-        series = self._methods.get(method)
-        if series is None:
-            self._methods[method] = series = _MethodSeries(self, method)
-        return series
+        return self._calls.in_progress
 
     # Models: from any thread.
 
@@ -219,30 +192,6 @@ class Metrics:
         self, name: str, about: str, labels: Iterable[str], buckets: tuple[float, ...]
     ) -> Histogram:
         return Histogram(name, about, labels, registry=self.registry, buckets=buckets)
-
-
-class _MethodSeries:
-    """The series of one method: a look-up by labels would cost more than the counting."""
-
-    def __init__(self, metrics: Metrics, method: Method) -> None:
-        self._labels = (method.kind, method.service, method.name)
-        self._handled_calls = metrics.handled_calls
-        self.in_progress = 0
-        self.started = metrics.started_calls.labels(*self._labels)
-        self.received = metrics.received_messages.labels(*self._labels)
-        self.sent = metrics.sent_messages.labels(*self._labels)
-        self.seconds = metrics.call_seconds.labels(*self._labels)
-        self._handled: dict[str, Any] = {}
-        self.handled("OK")
-
-    def handled(self, code: str) -> Any:
-        series = self._handled.get(code)
-        if series is None:
-            # As gRPC's own dashboards write it: OK, NotFound, ...
-            shown = code if code == "OK" else code.title().replace("_", "")
-            series = self._handled_calls.labels(*self._labels, shown)
-            self._handled[code] = series
-        return series
 
 
 class ModelMetrics:

@@ -23,7 +23,8 @@ from varserve_service.core.model.registry import Models
 from varserve_service.core.ports.loaded_model import ModelState, VariableSpec
 from varserve_service.reloading import ReloadStatus
 
-from .metrics import METHOD, MODEL, Metrics
+from .call_counts import METHOD
+from .metrics import MODEL, Metrics
 from .words import Method
 
 _PATIENCE = 0.05

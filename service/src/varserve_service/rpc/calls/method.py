@@ -8,7 +8,7 @@ from typing import Any
 from varserve_service.access.policy import Verb
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Method:
     """An RPC in the words of gRPC's own dashboards. `kind` is unary, client_stream, ...
 
