@@ -20,7 +20,7 @@ def paced(seconds: float) -> LoadShedder:
 
 def refused(pace: LoadShedder, turns: float, left: float | None) -> RequestError | None:
     try:
-        pace.check(turns, None if left is None else time.monotonic() + left, "here")
+        pace.check(turns, None if left is None else time.monotonic() + left, lambda: "here")
     except RequestError as error:
         return error
     return None

@@ -8,6 +8,7 @@ arrives. Knows the core's errors; knows nothing of what a turn is.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from varserve_service.core.errors import Reason, RequestError
 
@@ -36,9 +37,10 @@ class LoadShedder:
         """A turn has ended after so many seconds."""
         self._seconds += _NEWEST * (seconds - self._seconds)
 
-    def check(self, turns: float, deadline: float | None, where: str) -> None:
+    def check(self, turns: float, deadline: float | None, where: Callable[[], str]) -> None:
         """Refuse a call that would wait `turns` turns, past its deadline, for its own.
 
+        `where` says what it would wait for.
         Raises RequestError TOO_MANY_REQUESTS.
         """
         wait = turns * self._seconds
@@ -48,7 +50,7 @@ class LoadShedder:
         # The turns before it and its own may take longer than the last ones did.
         if _CAUTION * wait + 2 * self._seconds > left:
             raise too_many(
-                f"{where}: expected wait {wait:.3f} seconds, deadline in {left:.3f} seconds", wait
+                f"{where()}: expected wait {wait:.3f} seconds, deadline in {left:.3f} seconds", wait
             )
 
 

@@ -161,7 +161,7 @@ class Batcher:
                     f"{waiting_rows}; expected at most {self._options.max_waiting_rows}",
                     turns * self._shedder.seconds,
                 )
-            self._shedder.check(turns, deadline, waiting_rows)
+            self._shedder.check(turns, deadline, lambda: waiting_rows)
         # Only what agrees in all but dimension 0 can be put together.
         key = (overload, *sorted((n, a.dtype.str, a.shape[1:]) for n, a in inputs.items()))
         group = self._groups.get(key)

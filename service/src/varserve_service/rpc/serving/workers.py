@@ -73,23 +73,23 @@ class Workers:
             raise self._closed() or asyncio.CancelledError
         if self._pending >= min(len(self._threads), self._max_pending):
             turns = (self._pending + 1 - len(self._threads)) / len(self._threads)
-            waiting = (
-                f"{self._pending} calls are in progress or waiting for {self._name!r}"
-                f"{self._overdue_text()}"
-            )
             if self._pending >= self._max_pending:
                 wait = max(0.0, turns * self._shedder.seconds)
-                raise too_many(f"{waiting}; expected at most {self._max_pending}", wait)
-            self._shedder.check(turns, deadline, waiting)
+                raise too_many(f"{self._waiting()}; expected at most {self._max_pending}", wait)
+            self._shedder.check(turns, deadline, self._waiting)
         self._pending += 1
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._jobs.put(_Job(work, deadline, answer, copy_context()))
         return await answer
 
-    def _overdue_text(self) -> str:
-        """What keeps threads though nobody waits for it, for people."""
+    def _waiting(self) -> str:
+        """What there is before a call that comes now, for people."""
+        calls = f"{self._pending} calls are in progress or waiting for {self._name!r}"
+        # What keeps threads though nobody waits for it.
         runs = ", ".join(f"{count} of {name!r}" for name, count in self._overdue().items())
-        return f", among them runs that their callers gave up and that go on: {runs}" * bool(runs)
+        if not runs:
+            return calls
+        return f"{calls}, among them runs that their callers gave up and that go on: {runs}"
 
     def close(self, why: Callable[[], BaseException] | None = None) -> None:
         """Take no more work.
