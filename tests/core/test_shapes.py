@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from varserve_service.core.arrays.shapes import PartialShape, fits, least_bytes, shape_text
+from varserve_service.core.arrays.shapes import PartialShape, fits, least_bytes, outline, shape_text
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,16 @@ def test_which_shapes_fit(shape: tuple[int, ...], expected: PartialShape, yes: b
 def test_the_bytes_of_a_value_at_least(dtype: str, shape: PartialShape, nbytes: int) -> None:
     """Nothing where the shape or the elements' size is not known beforehand."""
     assert least_bytes(dtype, shape) == nbytes
+
+
+@pytest.mark.parametrize("dtype", ["bool", "float32", "complex128", "object"])
+@pytest.mark.parametrize("shape", [(), (3,), (0, 2), (1000, 1000, 1000)])
+def test_an_outline_takes_no_memory(dtype: str, shape: tuple[int, ...]) -> None:
+    """It has the dtype and shape alone, and cannot be written to."""
+    found = outline(np.dtype(dtype), shape)
+    assert (found.dtype, found.shape) == (np.dtype(dtype), shape)
+    assert not any(found.strides)
+    assert not found.flags.writeable
 
 
 def test_how_messages_write_them() -> None:

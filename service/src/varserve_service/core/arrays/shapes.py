@@ -11,6 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+# As many bytes as the longest element has.
+_NOTHING = bytes(16)
+
 PartialShape: TypeAlias = tuple[int | None, ...] | None
 """A size, or None for one that is not known; None alone when not even the rank is known."""
 
@@ -24,6 +27,13 @@ def dtype_name(array: np.ndarray[Any, Any]) -> str:
 @lru_cache(maxsize=256)
 def _dtype_name(dtype: np.dtype[Any]) -> str:
     return "string" if dtype.kind == "O" else dtype.name
+
+
+def outline(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """An array of a dtype and shape that takes no memory; its elements mean nothing."""
+    if dtype.hasobject:
+        return np.broadcast_to(np.empty((), dtype), shape)
+    return np.ndarray(shape, dtype, _NOTHING, strides=(0,) * len(shape))
 
 
 def fits(shape: tuple[int, ...], expected: PartialShape) -> bool:

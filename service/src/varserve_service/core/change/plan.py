@@ -42,6 +42,11 @@ class Plan:
         """`capture` must come before `work_out`."""
         return any(part.reads_first for part in self.parts)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in all, of every memory, as far as shapes are known beforehand."""
+        return sum(part.value_bytes + part.cost.nbytes for part in self.parts)
+
     def stage(self) -> None:
         """Bring all values to their variables' devices, the first time. Raises OutOfMemory."""
         for part in self.parts:

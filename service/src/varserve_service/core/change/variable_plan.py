@@ -36,6 +36,11 @@ class Cost:
     replaced: int
     brought: int
 
+    @property
+    def nbytes(self) -> int:
+        """All of them."""
+        return self.taken + self.replaced + self.brought
+
 
 class ByParts(Protocol):
     """What a large variable that is written in place held at one moment, read part by part."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from varserve_service.core.arrays.regions import Region, Rows, region_shape
-from varserve_service.core.arrays.shapes import dtype_name, fits, shape_text
+from varserve_service.core.arrays.shapes import dtype_name, fits, outline, shape_text
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import Operation, Variable
 
@@ -37,7 +37,7 @@ class Write:
     def take(self) -> np.ndarray[Any, Any]:
         """The value, once: its memory is not held here any more."""
         value = self.value
-        self.value = np.broadcast_to(np.empty((), value.dtype), value.shape)
+        self.value = outline(value.dtype, value.shape)
         return value
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 from varserve_service.core.change.changes import Change, ChangeSet
 from varserve_service.core.ports.commits import (
@@ -34,7 +34,7 @@ from varserve_service.core.ports.messages import UNCONDITIONAL, Answer, Conditio
 from varserve_service.core.ports.shared_journal import LeaseChange
 
 
-class State(Enum):
+class State(IntEnum):
     """Where a proposal is; see the table above."""
 
     PROPOSED = auto()
@@ -56,13 +56,14 @@ class Terms:
     """What a caller says of a commit beside what it changes.
 
     `request` makes it happen once. `deadline` is in seconds of `time.monotonic`; None waits for
-    ever.
+    ever. `at_once`: nobody is waited for; whatever needs that raises Busy.
     """
 
     request: WriteRequest | None = None
     conditions: Conditions = UNCONDITIONAL
     origin: Origin = UNKNOWN_ORIGIN
     deadline: float | None = None
+    at_once: bool = False
 
 
 class Proposal:

@@ -15,6 +15,7 @@ import numpy as np
 from varserve import frames, tensors
 from varserve.v1 import tensor_pb2
 from varserve_service.core.arrays.buffers import aligned_empty
+from varserve_service.core.arrays.shapes import outline
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.rpc.calls.call import RpcCall
@@ -39,7 +40,7 @@ class ClaimedTensor:
 
     def placeholder(self) -> Array:
         """An array of this dtype and shape that takes no memory, to check a request with."""
-        return np.broadcast_to(np.empty((), tensors.numpy_dtype(self.dtype)), self.shape)
+        return outline(tensors.numpy_dtype(self.dtype), self.shape)
 
 
 def total_bytes(claimed: Sequence[ClaimedTensor], limit: int) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 
 from varserve import tensors
 from varserve.v1 import model_pb2, model_service_pb2, tensor_pb2
+from varserve_service.core.arrays import shapes
 from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.commits import Origin, WriteRequest
@@ -189,9 +190,10 @@ def input_outlines(messages: Mapping[str, tensor_pb2.Tensor]) -> dict[str, np.nd
 def outline(message: tensor_pb2.Tensor | tensor_pb2.TensorHeader) -> np.ndarray[Any, Any]:
     """An array of a tensor's dtype and shape that takes no memory. Raises TensorError."""
     dtype = tensors.from_wire_dtype(message.dtype)
-    tensors.element_count(message.shape)
-    tensors.check_numpy_rank(message.shape)
-    return np.broadcast_to(np.empty((), tensors.numpy_dtype(dtype)), tuple(message.shape))
+    shape = tuple(message.shape)
+    tensors.element_count(shape)
+    tensors.check_numpy_rank(shape)
+    return shapes.outline(tensors.numpy_dtype(dtype), shape)
 
 
 def too_large(thing: str, nbytes: int, limit: int) -> RequestError:

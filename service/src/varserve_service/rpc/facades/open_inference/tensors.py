@@ -12,6 +12,7 @@ import numpy as np
 
 from varserve import open_inference, tensors
 from varserve.tensors import Array
+from varserve_service.core.arrays import shapes
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.rpc.messages import translate
@@ -69,8 +70,7 @@ def outlines(request: Any) -> dict[str, Array]:
     arrays = {}
     for message in request.inputs:
         dtype, _ = _checked(message, f"input {message.name[:200]!r}")
-        empty = np.empty((), tensors.numpy_dtype(dtype))
-        arrays[message.name] = np.broadcast_to(empty, tuple(message.shape))
+        arrays[message.name] = shapes.outline(tensors.numpy_dtype(dtype), tuple(message.shape))
     return arrays
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from varserve import tensors
 from varserve.tensors import Array
+from varserve_service.core.arrays import shapes
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.rpc.messages import translate
@@ -55,7 +56,7 @@ def outline(name: str, message: Any) -> Array:
         tensors.check_numpy_rank(sizes)
     except tensors.TensorError as error:
         raise translate.named(error, thing) from None
-    return np.broadcast_to(np.empty((), dtype), sizes)
+    return shapes.outline(dtype, sizes)
 
 
 def nbytes(outlined: Array) -> int:
