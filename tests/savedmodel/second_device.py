@@ -543,7 +543,8 @@ def test_no_memory_while_a_value_is_read(live: Load) -> None:
                 use()
     table: Any = variable(model._loaded, "t_float32")  # type: ignore[arg-type]
     with (
-        mock.patch.dict(table._access, {"gather": fail, "read": fail}),
+        mock.patch.dict(table._access, {"gather": fail}),
+        mock.patch.object(table, "_whole", fail),
         pytest.raises(OutOfMemory, match="to read variable 't_float32'"),
     ):
         table.read(rows(1))

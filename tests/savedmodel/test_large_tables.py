@@ -114,7 +114,7 @@ def test_after_an_assign_the_next_lookup_does_not_copy_the_table(load: Load) -> 
 
     def address() -> int:
         tf.raw_ops.DisableCopyOnRead(resource=table.handle)  # type: ignore[attr-defined]
-        (alias,) = table._access["read"](table.handle)  # type: ignore[attr-defined]
+        alias = table._whole()  # type: ignore[attr-defined]
         return int(np.asarray(alias).ctypes.data)
 
     owned = table.own(table.stage(whole(2)))
@@ -140,7 +140,7 @@ def test_memory_that_a_table_gave_becomes_the_tables(load: Load) -> None:
         live.assign([write], on_commit=lambda _, commit, commits=commits: commits.append(commit))
         assert lookup(live) == [number + 5] * 3
         tf.raw_ops.DisableCopyOnRead(resource=table.handle)  # type: ignore[attr-defined]
-        (alias,) = table._access["read"](table.handle)  # type: ignore[attr-defined]
+        alias = table._whole()  # type: ignore[attr-defined]
         assert int(np.asarray(alias).ctypes.data) == address
         del alias
         row = np.full((1, COLUMNS), 100, np.float32)

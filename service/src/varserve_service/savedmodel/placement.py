@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import tensorflow as tf
@@ -37,6 +37,27 @@ def is_host(device: str) -> bool:
     return device_name(device) == _HOST
 
 
+def on_device(device: str) -> AbstractContextManager[Any]:
+    """Within it, this thread runs operations on a device.
+
+    TensorFlow's own scope takes as long as a small operation. Where the host is the only device,
+    operations run there without it.
+    """
+    if _has_host_alone():
+        return _HERE
+    scope: AbstractContextManager[Any] = tf.device(device)
+    return scope
+
+
+_HERE = nullcontext()
+
+
+@cache
+def _has_host_alone() -> bool:
+    # Devices are fixed by then: this is asked when one is used.
+    return len(tf.config.list_logical_devices()) == 1
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """The device on which models are loaded and functions run.
@@ -50,8 +71,7 @@ class Placement:
 
     def scope(self) -> AbstractContextManager[Any]:
         """Within it, this thread creates variables and runs operations on the device."""
-        scope: AbstractContextManager[Any] = tf.device(self.logical)
-        return scope
+        return on_device(self.logical)
 
     def memory(self) -> Room | None:
         """Room in the device's own memory; None on the host, or where TensorFlow does not tell."""

@@ -37,7 +37,7 @@ class RowWrites:
     """The rows of variables that a call of one concrete function will write."""
 
     def __init__(self, version: _Version, of: Sequence[tuple[str, bool]], names: list[str]) -> None:
-        self._name = version.name.encode()
+        self._name = version.name
         self._arguments = version.arguments
         self._of = of
         self.paths = tuple(sorted({path for path, _ in of}))

@@ -41,15 +41,11 @@ def flat_call(concrete: Any) -> FlatCall:
     Binding a signature in Python would cost more than a small function itself; and on this way
     there is no trace to be made, whatever the inputs are. Errors come as tf.errors.OpError.
     """
-    runtime = context.context()
-    inference = concrete.inference_fn
-    name, count = inference.name, len(result_specs(concrete))
+    name, count = _text(concrete.inference_fn.name), len(result_specs(concrete))
 
     def call(
         inputs: list[tf.Tensor], cancellation: CancellationManager | None = None
     ) -> Sequence[tf.Tensor]:
-        if cancellation is None:
-            return runtime.call_function(name, inputs, count) or ()
         return call_by_name(name, inputs, count, cancellation)
 
     # The runtime forgets a function with the object that made it.
@@ -210,25 +206,33 @@ def reference_reader(node: Any) -> Callable[[], tf.Tensor]:
 
 
 def call_by_name(
-    name: bytes,
+    name: str,
     inputs: list[tf.Tensor],
     count: int,
     cancellation: CancellationManager | None = None,
 ) -> Sequence[tf.Tensor]:
     """Call a registered function with all its inputs in order; `count` is that of its outputs."""
-    runtime = context.context()
+    runtime, attributes = context.context(), _call_attributes()
     if cancellation is None:
-        return runtime.call_function(name, inputs, count) or ()
-    attributes = tuple(chain(*runtime.function_call_options.as_attrs().items()))
+        return execute.quick_execute(name, count, inputs, attributes, runtime) or ()
     outputs = execute.execute_with_cancellation(
-        name.decode(), count, inputs, attributes, runtime, cancellation
+        name, count, inputs, attributes, runtime, cancellation
     )
     return outputs or ()
 
 
+@cache
+def _call_attributes() -> tuple[Any, ...]:
+    """Those of every call: TensorFlow's settings, which are fixed once it is in use."""
+    return tuple(chain(*context.context().function_call_options.as_attrs().items()))
+
+
 def name_of(call: FlatCall) -> str:
     """The name of the function that a flat call calls."""
-    name = call.keep.inference_fn.name  # type: ignore[attr-defined]
+    return _text(call.keep.inference_fn.name)  # type: ignore[attr-defined]
+
+
+def _text(name: bytes | str) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 

@@ -23,7 +23,7 @@ from varserve_service.core.ports.loaded_model import Value
 from varserve_service.core.values.host_value import HostValue
 
 from .device_reductions import counted_on_device, reduced_on_device
-from .placement import device_name, is_host
+from .placement import device_name, is_host, on_device
 from .runtime import shape_of
 
 # DLPack has no name for bfloat16; TensorFlow bitcasts to it for free. For the float8 types it has
@@ -59,11 +59,11 @@ def to_tensor(array: np.ndarray[Any, Any], device: str) -> tf.Tensor:
     copied once. Raises OutOfMemory.
     """
     try:
-        with tf.device("CPU:0"):
+        with on_device("CPU:0"):
             tensor = _host_tensor(array)
         if is_host(device):
             return tensor
-        with tf.device(device):
+        with on_device(device):
             return tf.identity(tensor)
     except OUT_OF_MEMORY as error:
         raise OutOfMemory(f"no memory for a value of {array.nbytes} bytes") from error

@@ -1,6 +1,7 @@
 """Compiled access to variables: one trace for each kind and dtype serves every variable.
 
-The handle is an input, shapes are unknown: nothing that a client sends can cause another trace.
+A whole is read and assigned without it (`variables`). The handle is an input, shapes are unknown:
+nothing that a client sends can cause another trace.
 """
 
 from __future__ import annotations
@@ -11,19 +12,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from .placement import on_device
 from .runtime import FlatCall, flat_call
 
 _HANDLE = tf.TensorSpec([], tf.resource, name="handle")
 _INDICES = tf.TensorSpec([None], tf.int64)
-
-
-def _read(dtype: tf.DType) -> Any:
-    @tf.function(input_signature=[_HANDLE])
-    def read(handle: Any) -> Any:
-        return tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
-
-    return read
-
 
 TOGETHER = 16
 """Variables that one call of an access `..._together` reads or assigns."""
@@ -36,14 +29,6 @@ def _read_together(dtype: tf.DType) -> Any:
         return [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle in handles]
 
     return read_together
-
-
-def _assign(dtype: tf.DType) -> Any:
-    @tf.function(input_signature=[_HANDLE, tf.TensorSpec(None, dtype)])
-    def assign(handle: Any, value: Any) -> None:
-        tf.raw_ops.AssignVariableOp(resource=handle, value=value)
-
-    return assign
 
 
 def _assign_together(dtype: tf.DType) -> Any:
@@ -86,9 +71,7 @@ def _assign_slices(dtype: tf.DType) -> Any:
 
 
 _KINDS: dict[str, Callable[[tf.DType], Any]] = {
-    "read": _read,
     "read_together": _read_together,
-    "assign": _assign,
     "assign_together": _assign_together,
     "gather": _gather,
     "scatter": _scatter,
@@ -108,7 +91,7 @@ def compiled(kind: str, dtype: tf.DType, device: str) -> Callable[..., Sequence[
     def access(*inputs: tf.Tensor) -> Sequence[tf.Tensor]:
         # A function's results land on the device of the call, not on that of its variables:
         # without this, a read would copy the whole value to the host.
-        with tf.device(device):
+        with on_device(device):
             return call(list(inputs))
 
     return access

@@ -68,8 +68,7 @@ class SavedVariable:
         self._in_place = sparse and supported and spec.dtype not in _FLOAT8
         self._initialized = False
         self._sealed: TensorValue | None = None
-        kinds = ("read", "assign", "gather", "scatter", "assign_slices")
-        used = kinds if self._in_place else kinds[:2]
+        used = ("gather", "scatter", "assign_slices") if self._in_place else ()
         self._access = {kind: compiled(kind, self._dtype, self._device) for kind in used}
         casts.prepare(spec.dtype)
         if not is_host(self._device):
@@ -135,8 +134,12 @@ class SavedVariable:
         self._sealed = value if sealed else None  # type: ignore[assignment]
 
     def _whole(self) -> tf.Tensor:
-        (tensor,) = self._access["read"](self._handle)
-        return tensor
+        # As `_set` a single operation, which runs where the variable is. A function would take
+        # five times as long, and another thread.
+        return tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=self._dtype)
+
+    def _set(self, whole: tf.Tensor) -> None:
+        tf.raw_ops.AssignVariableOp(resource=self._handle, value=whole)
 
     def _gathered(self, indices: tf.Tensor) -> tf.Tensor:
         (rows,) = self._access["gather"](self._handle, indices)
@@ -224,14 +227,13 @@ class SavedVariable:
     def write(self, value: Value, region: Region | None = None) -> None:
         try:
             if region is None:
-                self._access["assign"](self._handle, as_tensor(value, self._device))
+                self._set(as_tensor(value, self._device))
                 self._initialized = True
                 self.holds(value)
             elif self._in_place and self.shape():
                 self._write_in_place(as_tensor(value, self._device), region)
             else:
-                whole = self._whole()
-                self._access["assign"](self._handle, self._overlay(whole, value, region))
+                self._set(self._overlay(self._whole(), value, region))
                 self._sealed = None
         except OUT_OF_MEMORY as error:
             raise self._out_of_memory() from error

@@ -34,7 +34,7 @@ class Version:
     """A registered version of a function, to be called as long as this object lives."""
 
     def __init__(self, name: str, registered: Sequence[str], outputs: int) -> None:
-        self._name = name.encode()
+        self._name = name
         self._outputs = outputs
         weakref.finalize(self, unregister_functions, tuple(registered))
 
