@@ -21,6 +21,11 @@ SMALL_BYTES = 4 * 2**20
 """What takes less is not budgeted: to look costs more than it could do harm."""
 
 
+def is_budgeted(nbytes: int) -> bool:
+    """Whether so many bytes of one call are reserved before they are taken."""
+    return nbytes >= SMALL_BYTES
+
+
 def trim() -> None:
     """Return what was freed to the system: the C library keeps it until it is told to."""
     with suppress(OSError, AttributeError):
@@ -159,7 +164,7 @@ class Reservation:
     def add(self, nbytes: int, thing: str) -> None:
         """Reserve more. Raises OutOfMemory; DEADLINE_EXCEEDED when the call has ended."""
         self._small += nbytes
-        if self._small < SMALL_BYTES:
+        if not is_budgeted(self._small):
             return
         nbytes, self._small = self._small, 0
         self._budget._take_bytes(nbytes, thing)

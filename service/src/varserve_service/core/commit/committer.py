@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from varserve_service.core.errors import (
     JournalError,
@@ -88,10 +88,11 @@ class Committer:
         """Make a proposal, durably; `on_commit` is told if it became a commit.
 
         Raises what making it raises; RequestError DEADLINE_EXCEEDED, STATE_STORE_FULL, and those of
-        its conditions and request id. Whatever is raised, nothing was changed.
+        its conditions and request id; Busy. Whatever is raised, nothing was changed.
         """
         if self._own is None and self._shared is None:
-            with self._lock.exclusive(proposal.terms.deadline):
+            lock, terms = self._lock, proposal.terms
+            with lock.exclusive_at_once() if terms.at_once else lock.exclusive(terms.deadline):
                 commits = self._make(iter((proposal,)))
             self._observe(commits)
             self.freshness.moved()
@@ -101,6 +102,11 @@ class Committer:
         if on_commit is not None and proposal.commit is not None:
             on_commit(answer.header, proposal.commit)
         return answer
+
+    @property
+    def waits_for_storage(self) -> bool:
+        """Whether a commit is written somewhere before it is done."""
+        return self._own is not None or self._shared is not None
 
     def answered(self, request: WriteRequest | None) -> Answer | None:
         """The answer that a request got before. The lock is held, shared or not.
@@ -123,18 +129,30 @@ class Committer:
             brought = sum(of_device)
         return memory.host.reserve(brought, f"what is kept of {thing}")
 
-    @contextmanager
-    def staged(self, values: Mapping[str, Value], terms: Terms) -> Iterator[StagedValues | None]:
+    def staged(
+        self, values: Mapping[str, Value], terms: Terms
+    ) -> AbstractContextManager[StagedValues | None]:
         """Keep large values before the lock is taken, so that no caller waits for that.
 
-        None when there is nothing to be gained. Raises RequestError when the conditions do not hold
-        even now, STATE_STORE_FULL, STATE_STORE_UNAVAILABLE and VALUE_TOO_LARGE.
+        None when there is nothing to be gained. Entering raises RequestError when the conditions do
+        not hold even now, STATE_STORE_FULL, STATE_STORE_UNAVAILABLE and VALUE_TOO_LARGE.
         """
         journal = self._own or self._shared
-        nbytes = 0 if journal is None else sum(map(sent_bytes, values.values()))
-        if journal is None or nbytes <= journal.inline_bytes:
-            yield None
-            return
+        if journal is None:
+            return nullcontext()
+        nbytes = sum(map(sent_bytes, values.values()))
+        if nbytes <= journal.inline_bytes:
+            return nullcontext()
+        return self._staged(journal, values, nbytes, terms)
+
+    @contextmanager
+    def _staged(
+        self,
+        journal: Journal | SharedJournal,
+        values: Mapping[str, Value],
+        nbytes: int,
+        terms: Terms,
+    ) -> Iterator[StagedValues | None]:
         with self._lock.shared(terms.deadline):
             done_before = self._idempotency.find(terms.request) is not None
             if not done_before and self._own is not None:
@@ -342,6 +360,8 @@ class Committer:
 
     def _check_size(self, proposal: Proposal) -> None:
         """Raises RequestError VALUE_TOO_LARGE, with the proposal undone."""
+        if self._shared is None:
+            return
         try:
             self._check_bytes(sum(sent_bytes(c.value) for c in proposal.changed))
         except RequestError:

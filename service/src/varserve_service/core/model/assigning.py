@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from varserve_service.core.change.changes import Change
 from varserve_service.core.change.plan import Plan
 from varserve_service.core.change.writes import Write
+from varserve_service.core.commit.lock import Busy
 from varserve_service.core.commit.partwise import PartwiseValue, read_by_parts
 from varserve_service.core.commit.proposal import ChangeProposal, Terms
 from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.memory import is_budgeted
 from varserve_service.core.ports.commits import CommitKind, CommitListener
 from varserve_service.core.ports.loaded_model import Value, Variable
 from varserve_service.core.ports.messages import Answer, Read
@@ -94,6 +96,8 @@ class Assigning:
             try:
                 self._prepare(plan, reserved, terms.deadline)
             except RequestError:
+                if terms.at_once:
+                    raise Busy from None
                 # What cannot be done now may have been done before.
                 with self._parts.lock.shared(terms.deadline):
                     answer = committer.answered(terms.request)
@@ -116,7 +120,8 @@ class Assigning:
         """Work a plan out; `reserved` holds what carrying it out will take."""
         parts = self._parts
         with ExitStack() as meanwhile:
-            self._reserve(plan, reserved, meanwhile)
+            if is_budgeted(plan.nbytes):
+                self._reserve(plan, reserved, meanwhile)
             plan.stage()
             if plan.reads_first:
                 with parts.lock.shared(deadline):
@@ -124,11 +129,13 @@ class Assigning:
             plan.work_out()
         with ExitStack() as meanwhile:
             for part in plan.parts:
-                memory = parts.memory.of(part.variable.spec.device)
-                meanwhile.enter_context(memory.reserve(part.own_bytes, "the write"))
+                if part.own_bytes:
+                    memory = parts.memory.of(part.variable.spec.device)
+                    meanwhile.enter_context(memory.reserve(part.own_bytes, "the write"))
             plan.own()
-        kept = [(change.variable, change.value.nbytes) for change in plan.changes]
-        reserved.enter_context(parts.committer.room_to_keep(kept, "the write"))
+        if not parts.memory.is_host:
+            kept = [(change.variable, change.value.nbytes) for change in plan.changes]
+            reserved.enter_context(parts.committer.room_to_keep(kept, "the write"))
 
     def _reserve(self, plan: Plan, reserved: ExitStack, meanwhile: ExitStack) -> None:
         """Reserve what a plan takes: until its commit, and until it is worked out."""
