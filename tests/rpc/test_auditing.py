@@ -143,7 +143,7 @@ def test_who_hangs_up_leaves_a_line(tmp_path: Path) -> None:
     with auditing(tmp_path / "audit", counter(functions=(wait,))) as place:
         with place.connect("ann", retries=0) as client:
             with pytest.raises(varserve.DeadlineExceeded):
-                client.run_function("counter", "wait", {}, timeout=0.5)
+                client.run_function("counter", "wait", {}, timeout=2)
             assert gate.reached.wait(30)
             until(lambda: len(place.lines) == 1)
             gate.opened.set()
