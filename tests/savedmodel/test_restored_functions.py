@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from tests import saved_models
 from varserve_service.core.ports.loaded_model import LoadedModel
+from varserve_service.savedmodel.function_library import in_order
 from varserve_service.savedmodel.object_graph import is_function, is_polymorphic, walk
-from varserve_service.savedmodel.restored_functions import RestoredFunction, _in_order
+from varserve_service.savedmodel.restored_functions import RestoredFunction
 from varserve_service.savedmodel.runtime import function_definition, graph_functions
 
 from .looking import run
@@ -125,11 +126,11 @@ def test_functions_go_with_the_model(load: Load) -> None:
 def test_callees_come_first() -> None:
     """Functions come after all that they call, each once, and none that nothing calls."""
     needed = {"a": ["b", "c"], "b": ["d"], "c": ["d", "b"], "d": [], "alone": ["d"]}
-    assert list(_in_order(["a", "c"], needed)) == ["d", "b", "c", "a"]
+    assert list(in_order(["a", "c"], needed)) == ["d", "b", "c", "a"]
 
 
 @pytest.mark.parametrize("needed", [{"a": ["a"]}, {"a": ["b"], "b": ["c"], "c": ["a"]}])
 def test_a_function_that_calls_itself_is_refused(needed: dict[str, list[str]]) -> None:
     """TensorFlow has no recursion: a SavedModel with one is refused, and does not hang."""
     with pytest.raises(ValueError, match="calls itself"):
-        list(_in_order(["a"], needed))
+        list(in_order(["a"], needed))

@@ -26,6 +26,7 @@ from varserve_service.core.ports.loaded_model import (
 from .allowed_operations import read_saved_model
 from .discovery import find_functions, find_variables
 from .functions import SavedFunction
+from .graph_import import check_constants
 from .inspection import Insides, Printing, SavedInspector, Sources
 from .object_graph import names_of, walk
 from .object_loader import load_objects
@@ -256,6 +257,7 @@ def _load(name: str, path: Path, wanted: Sequence[str]) -> Any:
     graphs = read_saved_model(name, path).meta_graphs
     tags = _graph_tags(path, [sorted(each.meta_info_def.tags) for each in graphs], wanted)
     graph = next(each for each in graphs if sorted(each.meta_info_def.tags) == tags)
+    check_constants(graph.graph_def)
     if has_references(graph):
         return load_graph(str(path), tags, without_references)
     if len(graphs) == 1 and graph.HasField("object_graph_def"):

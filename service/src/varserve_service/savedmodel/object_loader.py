@@ -57,4 +57,9 @@ class _Loader(tensorflow_load.Loader):  # type: ignore[misc]
             self._restored_concrete_functions.add(concrete_function_name)
             bound = self._proto.concrete_functions[concrete_function_name].bound_inputs
             function = self._concrete_functions[concrete_function_name]
-            function.bind([nodes[number] for number in bound])
+            try:
+                function.bind([nodes[number] for number in bound])
+            except ValueError as problem:
+                raise ValueError(
+                    f"function {concrete_function_name!r} is damaged: {problem}"
+                ) from problem

@@ -8,7 +8,7 @@ registered as it was saved, and its graph is made when something asks for it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -23,12 +23,12 @@ from tensorflow.python.eager.polymorphic_function import (
     concrete_function,
 )
 from tensorflow.python.framework import function_def_to_graph, op_def_registry, ops
-from tensorflow.python.ops import custom_gradient, handle_data_util
+from tensorflow.python.ops import handle_data_util
 from tensorflow.python.saved_model import function_deserialization as deserialization
 from tensorflow.python.saved_model import nested_structure_coder
 
-_INPUT_SHAPES = "_input_shapes"
-_OUTPUT_SHAPES = "_output_shapes"
+from .function_library import FunctionLibrary
+from .graph_import import INPUT_SHAPES, OUTPUT_SHAPES, GraphImport, input_shapes
 
 # Whoever makes a graph may make those of the functions that it calls.
 _making = threading.RLock()
@@ -43,13 +43,14 @@ class RestoredFunction(concrete_function.ConcreteFunction):  # type: ignore[misc
     def __init__(
         self,
         definition: Any,
+        registered: Any,
         children: Sequence[RestoredFunction],
         signature: Any,
         outputs: Any,
         connect: Callable[[Any], None],
     ) -> None:
-        """`definition` is registered under another name. `signature` and `outputs` are the
-        structures that were saved with it; `connect` is given the graph when it is made.
+        """`registered` is what TensorFlow is given of the definition. `signature` and `outputs` are
+        the structures that were saved with it; `connect` is given the graph when it is made.
         """
         # What the base class takes from the graph is set here: its own constructor is not called.
         self._arg_keywords = self._num_positional_args = self._garbage_collector = None
@@ -63,11 +64,14 @@ class RestoredFunction(concrete_function.ConcreteFunction):  # type: ignore[misc
         self._signature, self._outputs = signature, outputs
         self._connect = connect
         self.argument_specs = tuple(_argument_specs(definition))
+        self._types_of_variables = [
+            tf.as_dtype(each.handle_data[0].dtype) if each.handle_data else None
+            for each in definition.signature.input_arg
+        ]
         self._result_specs = _result_specs(definition, outputs)
         # Of this the graph is made: it has what was known of shapes, which no call needs. And no
         # part of the SavedModel's message is kept, which would keep all of it.
         self._saved = definition.SerializeToString()
-        registered = _completed(function_pb2.FunctionDef.FromString(self._saved))
         self._attrs = attributes.parse_func_attrs(
             {
                 name: type(value).FromString(value.SerializeToString())
@@ -87,8 +91,23 @@ class RestoredFunction(concrete_function.ConcreteFunction):  # type: ignore[misc
         )
 
     def bind(self, nodes: Sequence[Any]) -> None:
-        """Set what it captured: objects of the SavedModel, or tensors."""
-        self._captured_inputs = [restore_captures.get_tensor_from_node(node) for node in nodes]
+        """Set what it captured: objects of the SavedModel, or tensors. Raises ValueError."""
+        captured = [restore_captures.get_tensor_from_node(node) for node in nodes]
+        first = len(self.argument_specs) - len(captured)
+        if first < 0:
+            raise ValueError(
+                f"it captures {len(captured)} objects, and has {len(self.argument_specs)} inputs"
+            )
+        types = self._types_of_variables[first:]
+        for place, (node, tensor, dtype) in enumerate(zip(nodes, captured, types, strict=True)):
+            found, expected = tensor.dtype, self.argument_specs[first + place].dtype
+            if found == expected == tf.resource and dtype and isinstance(node, tf.Variable):
+                found, expected = node.dtype, dtype
+            if found != expected:
+                raise ValueError(
+                    f"it captures object {place} as {expected.name}, and this is of {found.name}"
+                )
+        self._captured_inputs = captured
         self._variables = [node for node in nodes if isinstance(node, tf.Variable)]
 
     @property
@@ -203,21 +222,9 @@ def restore_functions(meta_graph: Any) -> dict[str, RestoredFunction]:
     """The functions of a MetaGraphDef that its objects can reach, by their names in it.
 
     Changes the MetaGraphDef. They are registered under names that no other function has. Raises
-    ValueError for operations that TensorFlow does not know, which a graph would be refused for.
+    ValueError for what TensorFlow would make no graph of.
     """
-    library, objects = meta_graph.graph_def.library, meta_graph.object_graph_def
-    definitions = {each.signature.name: each for each in library.function}
-    new_types, functions_of_gradients = {}, {}
-    for each in library.registered_gradients:
-        if each.registered_op_type:
-            old = each.registered_op_type.encode()
-            new_types[old] = custom_gradient.generate_name()
-            functions_of_gradients[old] = each.gradient_func
-    types_of_functions = {name: new_types[old] for old, name in functions_of_gradients.items()}
-    needed = {
-        name: sorted(deserialization._list_function_deps(each, definitions, functions_of_gradients))
-        for name, each in definitions.items()
-    }
+    library, objects = FunctionLibrary(meta_graph), meta_graph.object_graph_def
     suffix = f"_load_{ops.uid()}"
     functions: dict[str, RestoredFunction] = {}
     by_new_name: dict[bytes, RestoredFunction] = {}
@@ -226,84 +233,37 @@ def restore_functions(meta_graph: Any) -> dict[str, RestoredFunction]:
     def connect(graph: Any) -> None:
         deserialization._restore_gradient_functions(graph, by_new_name, gradients)
 
-    reached = list(_in_order(_roots(objects), needed))
-    _check_operations([definitions[name] for name in reached], definitions)
-    for name in reached:
-        definition = definitions[name]
-        deserialization._fix_fdef_in_place(definition, functions, suffix, new_types)
-        signature = outputs = None
-        if name in objects.concrete_functions:
-            saved = objects.concrete_functions[name]
-            signature = nested_structure_coder.decode_proto(saved.canonicalized_input_signature)
-            outputs = nested_structure_coder.decode_proto(saved.output_signature)
-        children = [functions[each] for each in needed[name]]
-        function = RestoredFunction(definition, children, signature, outputs, connect)
-        functions[name] = by_new_name[function.name] = function
-        if name in types_of_functions:
-            gradients[types_of_functions[name].encode()] = function
-            register = ops.RegisterGradient(types_of_functions[name])
-            register(deserialization._gen_gradient_func(function))
+    with GraphImport() as trial:
+        for name in library.reached:
+            definition = library.definitions[name]
+            deserialization._fix_fdef_in_place(
+                definition, functions, suffix, library.gradient_types
+            )
+            trial.check(name, definition)
+            registered = _completed(definition)
+            trial.add(registered)
+            signature = outputs = None
+            if name in objects.concrete_functions:
+                saved = objects.concrete_functions[name]
+                signature = nested_structure_coder.decode_proto(saved.canonicalized_input_signature)
+                outputs = nested_structure_coder.decode_proto(saved.output_signature)
+            children = [functions[each] for each in library.needed[name]]
+            function = RestoredFunction(
+                definition, registered, children, signature, outputs, connect
+            )
+            functions[name] = by_new_name[function.name] = function
+            if name in library.gradients:
+                gradient_type = library.gradients[name]
+                gradients[gradient_type.encode()] = function
+                register = ops.RegisterGradient(gradient_type)
+                register(deserialization._gen_gradient_func(function))
     return functions
 
 
-def _roots(objects: Any) -> list[str]:
-    """Functions that objects refer to: by what is callable, or by a tensor in one."""
-    captured = (
-        node.captured_tensor.concrete_function
-        for node in objects.nodes
-        if node.WhichOneof("kind") == "captured_tensor"
-    )
-    return sorted({*objects.concrete_functions, *captured})
-
-
-def _in_order(roots: Sequence[str], needed: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """All that the roots need and the roots, each after what it needs. Raises ValueError."""
-    done: set[str] = set()
-    entered: set[str] = set()
-    stack = [(name, iter(needed[name])) for name in reversed(roots)]
-    while stack:
-        name, rest = stack[-1]
-        if name in done:
-            stack.pop()
-            continue
-        entered.add(name)
-        for each in rest:
-            if each in entered - done:
-                raise ValueError(f"function {each} calls itself")
-            if each not in done:
-                stack.append((each, iter(needed[each])))
-                break
-        else:
-            stack.pop()
-            done.add(name)
-            yield name
-
-
-def _check_operations(reached: Sequence[Any], definitions: Mapping[str, Any]) -> None:
-    used = {node.op for definition in reached for node in definition.node_def} - set(definitions)
-    unknown = sorted(op for op in used if op_def_registry.get(op) is None)
-    if unknown:
-        raise ValueError(
-            f"it has operations that TensorFlow does not know: {', '.join(unknown)}; if a library "
-            "has them, name it in the setting `loading`, as one of the model's op_libraries"
-        )
-
-
 def _argument_specs(definition: Any) -> Iterator[tf.TensorSpec]:
-    shapes = definition.attr[_INPUT_SHAPES].list.shape if _INPUT_SHAPES in definition.attr else ()
-    for index, argument in enumerate(definition.signature.input_arg):
-        shape = None
-        if index < len(shapes) and not (argument.type == _RESOURCE and argument.handle_data):
-            shape = shapes[index]
-        if index in definition.arg_attr:
-            found = definition.arg_attr[index].attr
-            if _OUTPUT_SHAPES in found:
-                value = found[_OUTPUT_SHAPES]
-                shape = value.list.shape[0] if value.WhichOneof("value") == "list" else value.shape
+    shapes = input_shapes(definition)
+    for argument, shape in zip(definition.signature.input_arg, shapes, strict=True):
         yield tf.TensorSpec(tf.TensorShape(shape), tf.as_dtype(argument.type), argument.name)
-
-
-_RESOURCE = tf.resource.as_datatype_enum
 
 
 def _result_specs(definition: Any, outputs: Any) -> tuple[tf.TensorSpec, ...] | None:
@@ -315,11 +275,12 @@ def _result_specs(definition: Any, outputs: Any) -> tuple[tf.TensorSpec, ...] | 
 
 
 def _completed(definition: Any) -> Any:
-    """A definition as TensorFlow's own loader registers it: changes what it is given."""
+    """A definition as TensorFlow's own loader registers it."""
+    definition = function_pb2.FunctionDef.FromString(definition.SerializeToString())
     definition.signature.name = concrete_function._inference_name(definition.signature.name)
-    definition.attr.pop(_INPUT_SHAPES, None)
+    definition.attr.pop(INPUT_SHAPES, None)
     for node in definition.node_def:
-        node.attr.pop(_OUTPUT_SHAPES, None)
+        node.attr.pop(OUTPUT_SHAPES, None)
         for name, value in _defaults(node.op):
             if name not in node.attr:
                 node.attr[name].CopyFrom(value)

@@ -229,6 +229,7 @@ def _default_tensor(default: Any, spec: tf.TensorSpec) -> tf.Tensor | None:
 def _outputs(concrete: Any) -> tuple[OutputSpec, ...]:
     """The outputs in the order of the graph: of a tuple by place, of a dict by sorted key."""
     tensors = result_specs(concrete)
+    _check_outputs(concrete.structured_outputs, tensors)
     try:
         names = _output_names(concrete.structured_outputs)
     except Undescribable:
@@ -241,6 +242,18 @@ def _outputs(concrete: Any) -> tuple[OutputSpec, ...]:
         OutputSpec(name, TensorSpec(tensor.dtype.name, partial_shape(tensor.shape)))
         for name, tensor in zip(names, tensors, strict=True)
     )
+
+
+def _check_outputs(structure: Any, tensors: Sequence[Any]) -> None:
+    """The outputs are of the types of the structure that was saved with the function."""
+    leaves = tf.nest.flatten(structure, expand_composites=True)
+    saved = [leaf.dtype.name for leaf in leaves if isinstance(leaf, tf.TensorSpec)]
+    found = [each.dtype.name for each in tensors]
+    if saved and saved != found:
+        raise Undescribable(
+            f"its outputs are {', '.join(saved)} in its signature, and "
+            f"{', '.join(found) or 'none'} in its graph"
+        )
 
 
 def _output_names(structure: Any) -> list[str]:
