@@ -172,7 +172,7 @@ class FakeVariable:
 
     def write(self, value: Value, region: Region | None = None) -> None:
         self._fail_if_due()
-        if region is None and not self.writes_in_place:
+        if region is None and (self.array is None or not self.writes_in_place):
             self.array = value.numpy()
             return
         assert self.array is not None

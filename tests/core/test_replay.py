@@ -12,7 +12,7 @@ from tests.core.test_live_model import value_of
 from tests.fakes import FakeModel, FakeVariable
 from varserve_service.core.arrays.patches import Elements, Part
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
-from varserve_service.core.errors import JournalError, RequestError
+from varserve_service.core.errors import JournalError, Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import CommitKind, Origin
 from varserve_service.core.ports.journal import KeptBase, KeptChange, KeptCommit, Position
@@ -138,3 +138,22 @@ def test_parts_upon_parts(in_place: bool) -> None:
         (entry,) = live.timeline.read([Read("v")], revision).entries
         assert entry.value is not None
         assert (entry.value.numpy().tolist(), entry.revision) == (expected, revision)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_had_no_value_at_first_has_a_past_from_its_first_write_on(in_place: bool) -> None:
+    """Each kept write replaced the one before it; before the first there was nothing."""
+    wholes = [KeptChange("v", None, np.full((3, 2), n, np.float32)) for n in (1, 2, 4)]
+    row = KeptChange("v", Rows(np.array([1])), np.full((1, 2), 3, np.float32))
+    changes = [*wholes[:2], row, wholes[2]]
+    commits = [commit(number, each) for number, each in enumerate(changes, 1)]
+    variable = FakeVariable("v", None, shape=(3, 2), in_place=in_place)
+    live = LiveModel(FakeModel([variable]), journal=Kept(commits=commits))  # type: ignore[arg-type]
+    expected = {1: [1, 1, 1], 2: [2, 2, 2], 3: [2, 3, 2], 4: [4, 4, 4]}
+    for revision, rows in expected.items():
+        (entry,) = live.timeline.read([Read("v")], revision).entries
+        assert entry.value is not None
+        assert entry.value.numpy()[:, 0].tolist() == rows
+    with pytest.raises(RequestError) as caught:
+        live.timeline.read([Read("v")], 0)
+    assert caught.value.reason is Reason.VARIABLE_UNINITIALIZED
