@@ -352,6 +352,33 @@ def test_a_turn_that_is_not_used_is_given_back(one: Replica, database: str) -> N
     assert journal._appender._open is not None
 
 
+def test_a_turn_that_ended_is_not_given_back_again(
+    one: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing more is asked after its commit; one that is not used is rolled back, once."""
+    live, journal = one
+    with journal.turn(P0, None):
+        pass
+    connection = journal._appender._open
+    assert connection is not None
+    execute, asked = connection.execute, []
+
+    def noted(query: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append(query)
+        return execute(query, *arguments, **options)
+
+    monkeypatch.setattr(connection, "execute", noted)
+    add(live)
+    assert asked[-1] == "COMMIT"
+    known = live._parts.committer.position
+    with journal.turn(known, None) as turn:
+        turn.confirm()
+    assert asked[-1] == "COMMIT"
+    with journal.turn(known, None):
+        pass
+    assert (asked[-1], asked.count("ROLLBACK")) == ("ROLLBACK", 1)
+
+
 def test_a_turn_whose_connection_goes_is_over(one: Replica, server: Server) -> None:
     """Nothing can be given back on it; the next turn has a new one."""
     live, journal = one

@@ -353,5 +353,5 @@ def _nbytes(folder: Path) -> int:
         for entry in entries:
             with suppress(FileNotFoundError):  # compaction was faster
                 if entry.is_file(follow_symlinks=False):
-                    total += entry.stat(follow_symlinks=False).st_size
+                    total += entry.stat().st_size
     return total
