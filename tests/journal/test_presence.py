@@ -101,10 +101,18 @@ def test_a_state_that_is_put_back_takes_commits_again(tmp_path: Path) -> None:
         assert value_of(live, "w").tolist() == [3] * 900
 
 
-def test_files_of_others_among_the_payloads_stay(tmp_path: Path) -> None:
-    """A start removes what its own unfinished writes left, and leaves everything else alone."""
+def test_files_of_others_among_the_payloads_stay(
+    tmp_path: Path, log_lines: Callable[[], str]
+) -> None:
+    """A start removes what its own unfinished writes left, and leaves everything else alone.
+
+    The log has both, where there is something.
+    """
     with kept(tmp_path, make, inline_bytes=1000) as (live, _):
         write(live, 2, "w")
+    said = log_lines()
+    assert "did not write" not in said
+    assert "unfinished writes" not in said
     payloads = tmp_path / FOLDER / "payloads"
     foreign = {"notes.txt", "model.safetensors", ".tmp", "backup"}
     for name in foreign - {"backup"}:
@@ -117,6 +125,9 @@ def test_files_of_others_among_the_payloads_stay(tmp_path: Path) -> None:
     with kept(tmp_path, make) as (live, _):
         write(live, 3)
         assert {path.name for path in payloads.iterdir()} == foreign | {needed}
+    said = log_lines()
+    assert f'"number": {len(foreign)}' in said
+    assert f'"files": {len(own)}' in said
 
 
 def test_a_folder_that_changed_just_now_is_looked_at_again(
