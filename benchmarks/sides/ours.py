@@ -35,6 +35,7 @@ class _Told:
 
     def __init__(self, watchers: int) -> None:
         self._watchers = watchers
+        self.next()
 
     def next(self) -> asyncio.Future[set[int]]:
         """The revisions of the next commit's events, when each watcher has its own."""
@@ -53,7 +54,8 @@ class _Told:
                 if not self._left:
                     self._all.set_result(self._revisions)
         except varserve.VarserveError as error:
-            self._all.set_exception(error)
+            if not self._all.done():  # by another watcher's
+                self._all.set_exception(error)
 
 
 class Client:

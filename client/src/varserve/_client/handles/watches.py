@@ -168,10 +168,12 @@ class Watch(Handle[D_co], Renewable):
         header, info, event = messages[-1].header, messages[-1].info, None
         self._defaults.seen.learn(self._request.model, header)
         if info is not None:
-            self._owed = True
-            event = yield from operations.event(self._reading, self._request, messages, info)
-            self._owed = False
-            self._well()
+            event = messages[0].whole(self._request)
+            if event is None:
+                self._owed = True
+                event = yield from operations.event(self._reading, self._request, messages, info)
+                self._owed = False
+                self._well()
         self._header = header
         return event
 

@@ -37,6 +37,7 @@ class WatchMessage:
 
     def __init__(self, message: pb.WatchVariablesResponse) -> None:
         self.message = message
+        self._whole: dict[tuple[bool, bool], Event | None] = {}
 
     @classmethod
     def read(cls, data: bytes) -> WatchMessage:
@@ -65,11 +66,18 @@ class WatchMessage:
         return [_ChangeMessage(each) for each in self.message.changes]
 
     @cached_property
-    def event(self) -> Event:
-        """The commit with what is in this message alone."""
+    def _event(self) -> Event:
         assert self.info is not None
         changes = (change.told(change.value, change.previous) for change in self.changes)
         return Event(self.header, self.info, tuple(changes))
+
+    def whole(self, request: pb.WatchVariablesRequest) -> Event | None:
+        """The event of a commit of which all that a watch asks for is here; else None."""
+        key = request.values, request.previous_values
+        if key not in self._whole:
+            lacks = self.more or any(change.lacks(request) for change in self.changes)
+            self._whole[key] = None if lacks else self._event
+        return self._whole[key]
 
 
 class _ChangeMessage:
@@ -171,15 +179,11 @@ def event(
     messages: Sequence[WatchMessage],
     info: CommitInfo,
 ) -> Op[Event]:
-    """The event of a commit's messages.
+    """The event of a commit's messages, where it is not in one of them alone.
 
     Values that did not fit into them are read; `reading` gives the scope for their bytes.
     """
-    changes = messages[0].changes
-    if len(messages) > 1:
-        changes = [change for message in messages for change in message.changes]
-    elif not any(change.lacks(request) for change in changes):
-        return messages[0].event
+    changes = [change for message in messages for change in message.changes]
     header = messages[-1].header
     scope = reading(_nbytes(changes))
     told = []

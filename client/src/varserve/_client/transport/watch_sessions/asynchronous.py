@@ -56,22 +56,19 @@ class _AsyncWatch(SharedWatch):
         if self._alone is not None:
             return await self._alone.read()
         if not self._items:
-            await self._wait()
+            self._waiter = self._loop.create_future()
+            seconds = self._longest_wait()
+            late = None if seconds == math.inf else self._loop.call_later(seconds, self._wake)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                if late is not None:
+                    late.cancel()
         try:
             return self._taken(self._items.popleft() if self._items else self._late())
         except Alone:
             return await self._go_alone().read()
-
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        seconds = self._longest_wait()
-        late = None if seconds == math.inf else self._loop.call_later(seconds, self._wake)
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            if late is not None:
-                late.cancel()
 
 
 class _AsyncSession(Session):
