@@ -1,7 +1,6 @@
 """Compiled access to variables: one trace for each kind and dtype serves every variable.
 
-A whole is read and assigned without it (`variables`). The handle is an input, shapes are unknown:
-nothing that a client sends can cause another trace.
+The handle is an input, shapes are unknown: nothing that a client sends can cause another trace.
 """
 
 from __future__ import annotations
@@ -18,6 +17,15 @@ from .runtime import FlatCall, flat_call
 _HANDLE = tf.TensorSpec([], tf.resource, name="handle")
 _INDICES = tf.TensorSpec([None], tf.int64)
 
+
+def _read(dtype: tf.DType) -> Any:
+    @tf.function(input_signature=[_HANDLE])
+    def read(handle: Any) -> Any:
+        return tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
+
+    return read
+
+
 TOGETHER = 16
 """Variables that one call of an access `..._together` reads or assigns."""
 _HANDLES = [tf.TensorSpec([], tf.resource)] * TOGETHER
@@ -29,6 +37,14 @@ def _read_together(dtype: tf.DType) -> Any:
         return [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle in handles]
 
     return read_together
+
+
+def _assign(dtype: tf.DType) -> Any:
+    @tf.function(input_signature=[_HANDLE, tf.TensorSpec(None, dtype)])
+    def assign(handle: Any, value: Any) -> None:
+        tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+
+    return assign
 
 
 def _assign_together(dtype: tf.DType) -> Any:
@@ -71,7 +87,9 @@ def _assign_slices(dtype: tf.DType) -> Any:
 
 
 _KINDS: dict[str, Callable[[tf.DType], Any]] = {
+    "read": _read,
     "read_together": _read_together,
+    "assign": _assign,
     "assign_together": _assign_together,
     "gather": _gather,
     "scatter": _scatter,

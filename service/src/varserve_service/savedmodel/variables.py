@@ -68,7 +68,8 @@ class SavedVariable:
         self._in_place = sparse and supported and spec.dtype not in _FLOAT8
         self._initialized = False
         self._sealed: TensorValue | None = None
-        used = ("gather", "scatter", "assign_slices") if self._in_place else ()
+        kinds = ("read", "assign", "gather", "scatter", "assign_slices")
+        used = kinds if self._in_place else kinds[:2]
         self._access = {kind: compiled(kind, self._dtype, self._device) for kind in used}
         casts.prepare(spec.dtype)
         if not is_host(self._device):
@@ -134,12 +135,11 @@ class SavedVariable:
         self._sealed = value if sealed else None  # type: ignore[assignment]
 
     def _whole(self) -> tf.Tensor:
-        # As `_set` a single operation, which runs where the variable is. A function would take
-        # five times as long, and another thread.
-        return tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=self._dtype)
+        (tensor,) = self._access["read"](self._handle)
+        return tensor
 
     def _set(self, whole: tf.Tensor) -> None:
-        tf.raw_ops.AssignVariableOp(resource=self._handle, value=whole)
+        self._access["assign"](self._handle, whole)
 
     def _gathered(self, indices: tf.Tensor) -> tf.Tensor:
         (rows,) = self._access["gather"](self._handle, indices)
