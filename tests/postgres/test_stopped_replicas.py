@@ -77,7 +77,7 @@ def test_a_replica_is_stopped_30_times(database: str, tmp_path: Path) -> None:
 
 
 def backends(server: Server, condition: str) -> int:
-    query = f"SELECT count(*) FROM pg_stat_activity WHERE {condition} AND pid <> pg_backend_pid()"
+    query = f"SELECT count(*) FROM pg_stat_activity WHERE {condition}"
     return int(str(server.execute(query)[0][0]))
 
 
@@ -137,7 +137,7 @@ def assign(client: Any, number: int) -> bool:
 
 
 def catch_up_stopped(
-    server: Server, behind: Replica, other: Replica, number: int, told: dict[str, tuple[int, int]]
+    behind: Replica, other: Replica, number: int, told: dict[str, tuple[int, int]]
 ) -> float:
     """Stop a replica while it is sent 100 MiB, which it asked for to commit.
 
@@ -152,8 +152,6 @@ def catch_up_stopped(
         asking = threading.Thread(target=ask, args=(late, writes[0], 60), daemon=True)
         asking.start()
         until(lambda: behind.is_stopped, 60, 0.001)
-        # Until it is let go on or the server gives it up, which is after three seconds.
-        assert backends(server, "query LIKE '%FROM varserve_chunk%' AND state <> 'idle'")
         began = time.monotonic()
         until(lambda: ask(client, writes[1], 30), 60)
         waited = time.monotonic() - began
@@ -165,13 +163,11 @@ def catch_up_stopped(
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
-def test_a_replica_is_stopped_in_a_long_catch_up(
-    server: Server, database: str, tmp_path: Path
-) -> None:
+def test_a_replica_is_stopped_in_a_long_catch_up(database: str, tmp_path: Path) -> None:
     """In the middle of 100 MiB that the server sends it: more than is read under the lock."""
     told: dict[str, tuple[int, int]] = {}
     with replicas(database, tmp_path, 2, {VALUE_BYTES: str(LARGE)}) as (behind, other):
-        waits = [catch_up_stopped(server, behind, other, n, told) for n in range(8)]
+        waits = [catch_up_stopped(behind, other, n, told) for n in range(8)]
         until(lambda: behind.state() == other.state(), 60, 0.05)
     print({"waits": [round(waited, 2) for waited in waits], "told": len(told)})
     assert max(waits) < NEXT_SECONDS
