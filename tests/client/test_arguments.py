@@ -95,6 +95,22 @@ def test_a_list_is_what_the_overload_takes() -> None:
     assert flat(spec("x/0 x/1", parameters="x"), [1.0, 2.0]) == {"x/0": 1, "x/1": 2}
 
 
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ({"a": 1.0}, "x/a"),
+        (Pair(1.0, 2.0), "x/z x/a"),
+        ([Pair(1.0, ARRAY)], "x/0/z x/0/a"),
+        ([[ARRAY]], "x/0/0"),
+        ([{"k": [1.0]}], "x/0/k/0"),
+    ],
+)
+def test_a_structure_is_no_tensor(value: Any, names: str) -> None:
+    """Where an overload has a tensor in the place of a structure, another one is meant."""
+    either = spec("x", names, parameters="x")
+    assert list(flat(either, value)) == names.split()
+
+
 def test_composite_tensors() -> None:
     """What has the parts of a ragged or sparse tensor is taken apart, also without TensorFlow."""
 
@@ -105,6 +121,8 @@ def test_composite_tensors() -> None:
     function = spec("r/flat_values r/nested_row_splits/0", parameters="r")
     expected = {"r/flat_values": [0, 1, 2], "r/nested_row_splits/0": [0, 2, 3]}
     assert flat(function, RaggedTensor()) == expected
+    either = spec("r", "r/flat_values r/nested_row_splits/0", parameters="r")
+    assert flat(either, RaggedTensor()) == expected
     as_dict = {"flat_values": [0.0, 1.0, 2.0], "nested_row_splits": [[0.0, 2.0, 3.0]]}
     assert flat(function, as_dict) == expected
 

@@ -12,6 +12,7 @@ from . import (
     keras,
     modules,
     reference_variables,
+    restored,
     signatures,
     tables,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "keras",
     "modules",
     "reference_variables",
+    "restored",
     "signatures",
     "tables",
 ]

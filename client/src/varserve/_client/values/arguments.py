@@ -119,8 +119,9 @@ def bind(
 def _flat(spec: FunctionSpec, given: Mapping[str, Any]) -> dict[str, Any]:
     """The leaves of the arguments, named as the service names them: `batch/mask`, `z/0`.
 
-    A list may be a tensor in one overload and a structure of tensors in another. As in TensorFlow,
-    it is the structure when its elements are tensors already, and the tensor when they are not.
+    A list may be a tensor in one overload and a structure of tensors in another, or left out in a
+    third. As in TensorFlow, it is the structure when its elements are tensors already, and the
+    tensor when they are not. What has names for its parts is never a tensor.
     """
     candidates: list[dict[str, Any]] = []
     for names in spec.flat_names:
@@ -130,9 +131,13 @@ def _flat(spec: FunctionSpec, given: Mapping[str, Any]) -> dict[str, Any]:
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        return min(candidates, key=lambda leaves: (_holds_tensors(leaves.values()), len(leaves)))
+        return min(candidates, key=_unlikely)
     # No overload has just these. What is said of it speaks of the names that there are.
     return dict(_closest(given.items(), FlatNames.of(spec.inputs)))
+
+
+def _unlikely(leaves: Mapping[str, Any]) -> tuple[bool, int]:
+    return any(map(_is_structure, leaves.values())), len(leaves)
 
 
 def _leaves(items: Iterable[tuple[str, Any]], names: FlatNames) -> dict[str, Any] | None:
@@ -163,12 +168,15 @@ def _closest(items: Iterable[tuple[str, Any]], names: FlatNames) -> Iterator[tup
             yield name, value
 
 
-def _holds_tensors(values: Iterable[Any]) -> bool:
-    """Whether any is a list of tensors, which a structure would have taken apart."""
+def _is_structure(value: Any) -> bool:
+    """Whether a value is no tensor: it has named parts, or tensors in it, however deep."""
+    if structures.parts(value) is None:
+        return False
+    if hasattr(type(value), "_fields") or not isinstance(value, Sequence):
+        return True
     return any(
-        isinstance(value, (list, tuple))
-        and any(hasattr(each, "dtype") or hasattr(each, "__array__") for each in value)
-        for value in values
+        hasattr(each, "dtype") or hasattr(each, "__array__") or _is_structure(each)
+        for each in value
     )
 
 
