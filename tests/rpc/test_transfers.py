@@ -15,15 +15,17 @@ import pytest
 from tests.fakes import FakeVariable
 from tests.rpc.models import counter
 from tests.rpc.requests import chunk, entry, manifest
-from tests.rpc.running import reason_of, running
+from tests.rpc.running import Running, reason_of, running
 from tests.rpc.test_identity import Claimed
 from tests.rpc.wire import outcome_of
 from tests.waiting import until_async
-from varserve.v1 import history_pb2, model_service_pb2_grpc
+from varserve.v1 import history_pb2, model_service_pb2_grpc, session_pb2
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core import holdings
+from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.memory import MemoryBudget, Room
 from varserve_service.rpc import Access
+from varserve_service.rpc.services.shared_stream import SharedStream
 
 MIB = 2**20
 ANN, BOB = (("name", "ann"),), (("name", "bob"),)
@@ -160,6 +162,79 @@ async def test_the_bodies_of_one_subject_take_half_of_the_memory() -> None:
         other.cancel()
         await until_async(lambda: found.server._admission.staged == 0)
         assert memory.holdings.held_by("ann") == 0
+
+
+@pytest.fixture
+def cut_off(monkeypatch: pytest.MonkeyPatch) -> list[Reason]:
+    """Why sessions were ended at once."""
+    reasons: list[Reason] = []
+    end = SharedStream.cut_off
+
+    def cut_off(stream: SharedStream, why: RequestError) -> None:
+        reasons.append(why.reason)
+        end(stream, why)
+
+    monkeypatch.setattr(SharedStream, "cut_off", cut_off)
+    return reasons
+
+
+async def deaf_session(found: Running, reads: int, who: Any) -> Any:
+    """A session that asks for a MiB so often, and takes no answer."""
+    read = pb.ReadVariableRequest(model="counter", variable="table").SerializeToString()
+    calls = [
+        session_pb2.SessionCall(id=ident, method="ReadVariable", request=read)
+        for ident in range(1, reads + 1)
+    ]
+    call = found.stub.Session(metadata=who)
+    await call.write(session_pb2.SessionRequest(calls=calls))
+    return call
+
+
+async def test_answers_that_a_session_does_not_take_are_of_its_subjects_share(
+    cut_off: list[Reason],
+) -> None:
+    """Beyond half of the memory the session ends; those of another subject go on."""
+    memory = MemoryBudget("host", lambda: Room(2**40, 32 * MIB))
+    table = FakeVariable("table", np.zeros(MIB, np.uint8))
+    async with running(
+        counter(table, host_memory=memory), access=Access(authenticator=Claimed())
+    ) as found:
+        other = await deaf_session(found, 1, BOB)
+        deaf = await deaf_session(found, 60, ANN)
+        await until_async(lambda: cut_off)
+        assert cut_off[0] is Reason.TOO_MANY_REQUESTS
+        await until_async(lambda: memory.holdings.held_by("ann") == 0)
+        (answer,) = (await other.read()).answers
+        assert len(answer.response) > MIB
+        for call in (deaf, other):
+            call.cancel()
+
+
+async def test_a_session_that_takes_nothing_gives_way(
+    cut_off: list[Reason], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory is short it ends with OUT_OF_MEMORY, and the write of another goes through."""
+    monkeypatch.setattr(holdings, "IDLE_SECONDS", 0.1)
+    table = FakeVariable("table", np.zeros(MIB, np.uint8))
+
+    def room() -> Room:
+        return Room(0 if memory.holdings.held_by("ann") else 2**40, 2**40)
+
+    memory = MemoryBudget("host", room)
+    live = counter(free(), table, host_memory=memory)
+    async with running(live, access=Access(authenticator=Claimed())) as found:
+        deaf = await deaf_session(found, 60, ANN)
+        await until_async(lambda: memory.holdings.held_by("ann") > 16 * MIB)
+        held = memory.holdings._holdings
+        await until_async(lambda: all(time.monotonic() - each.touched_at > 0.1 for each in held))
+        other = found.stub.AssignVariables(metadata=BOB)
+        await other.write(upload_of(16 * MIB))
+        for offset in range(0, 16 * MIB, MIB):
+            await other.write(chunk(offset, bytes(MIB)))
+        await other.done_writing()
+        assert await reason_of(other) == "OK"
+        assert cut_off[0] is Reason.OUT_OF_MEMORY
+        deaf.cancel()
 
 
 async def test_an_event_that_nobody_takes_ends_its_watch() -> None:

@@ -8,7 +8,9 @@ Knows nothing of what the memory is for.
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +21,10 @@ from .holdings import Holdings
 
 SMALL_BYTES = 4 * 2**20
 """What takes less is not budgeted: to look costs more than it could do harm."""
+
+
+_TRIM_SECONDS = 0.2
+"""Between two looks for freed memory: each takes a while."""
 
 
 def is_budgeted(nbytes: int) -> bool:
@@ -88,6 +94,7 @@ class MemoryBudget:
         self._reserve = reserve
         self._lock = threading.Lock()
         self._reserved = 0
+        self._trimmed_at = -math.inf
         self.holdings = Holdings(self._limit)
         """What callers keep alive in it."""
 
@@ -116,9 +123,12 @@ class MemoryBudget:
 
     def _take_bytes(self, nbytes: int, thing: str) -> None:
         room = self._short_of(nbytes)
+        if room is not None and self._trims():
+            room = self._short_of(nbytes)
         if room is None:
             return
         for _ in self.holdings.relief():
+            self._trims()
             room = self._short_of(nbytes)
             if room is None:
                 return
@@ -129,6 +139,19 @@ class MemoryBudget:
             available=room.available,
             limit=room.limit,
         )
+
+    def _trims(self) -> bool:
+        """Return what the C library keeps of freed memory. Whether that was done: not again soon.
+
+        Of the many small pieces that callers left, it keeps gigabytes.
+        """
+        now = time.monotonic()
+        with self._lock:
+            if now - self._trimmed_at < _TRIM_SECONDS:
+                return False
+            self._trimmed_at = now
+        trim()
+        return True
 
     def _short_of(self, nbytes: int) -> Room | None:
         """Reserve bytes; or the room that there is, when it does not suffice."""

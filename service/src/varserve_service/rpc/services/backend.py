@@ -77,6 +77,14 @@ class Backend:
     facades_administer: bool = False
     """Whether foreign protocols may load and unload models: a policy says who, or their port is no
     more open than that of AdminService."""
+
+    @property
+    def host_memory(self) -> MemoryBudget | None:
+        """The host's, which all models share; None where there is no model."""
+        lives = (status.live for status in self.models.statuses)
+        live = next((live for live in lives if live is not None), None)
+        return None if live is None else live.memory.host
+
     nested: Callable[..., Awaitable[Any]] = _no_dispatcher
     """Answers a call that came inside another one's stream: `Dispatcher.nested`."""
     decode_message: Callable[[RpcCall, bytes], Awaitable[Any]] = _no_dispatcher

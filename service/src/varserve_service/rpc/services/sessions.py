@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any, Final
 
 import grpc
@@ -19,7 +20,8 @@ from varserve import frames
 from varserve.reasons import Failure
 from varserve.v1 import session_pb2 as pb
 from varserve.v1.error_pb2 import Status
-from varserve_service.core.errors import Reason
+from varserve_service.core.errors import Reason, RequestError
+from varserve_service.core.holdings import Holding
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.failures import Failed, shortened
 from varserve_service.rpc.messages import translate
@@ -112,6 +114,7 @@ class Session(SharedStream):
         self._unsent = _Unsent()
         self._room = asyncio.Event()
         self._looking: asyncio.TimerHandle | None = None
+        self._holdings: list[Holding] = []
 
     @property
     def _tasks(self) -> Collection[asyncio.Task[Any]]:
@@ -194,6 +197,7 @@ class Session(SharedStream):
             self._room.set()
             if not nested.gone:
                 self._unsent.add(call.id, outcome)
+                self._hold_unsent()
             self._moved.set()
 
     def _look(self) -> None:
@@ -217,7 +221,42 @@ class Session(SharedStream):
             return None
         response = self._unsent.message()
         self._room.set()
+        self._hold_unsent()
+        for holding in self._holdings:
+            holding.touched()
         return response
+
+    def _hold_unsent(self) -> None:
+        """Charge the subject for answers that wait, in steps; who takes none is given up."""
+        steps = self._unsent.nbytes // UNSENT_BYTES
+        while len(self._holdings) > steps:
+            self._holdings.pop().release()
+        memory = self._backend.host_memory if len(self._holdings) < steps else None
+        if memory is None or self._cut_off is not None:
+            return
+        try:
+            while len(self._holdings) < steps:
+                subject, thing = self._call.subject, "what a session has not taken"
+                holding = memory.holdings.hold(subject, UNSENT_BYTES, thing, self._give_up)
+                self._holdings.append(holding)
+        except RequestError as error:
+            self.cut_off(error)
+
+    def _give_up(self) -> None:
+        """On any thread."""
+        why = RequestError(
+            Reason.OUT_OF_MEMORY,
+            "the client took no answer for a while, and others needed the memory of those that "
+            "wait; the session ends",
+        )
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.cut_off, why)
+
+    def _forget(self) -> None:
+        for holding in self._holdings:
+            holding.release()
+        self._holdings.clear()
+        self._unsent = _Unsent()
 
 
 def _malformed(problem: str) -> Failure:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 from varserve_service.core.errors import Reason, RequestError
@@ -44,6 +45,7 @@ class SharedStream:
         self._sending_since: float | None = None
         self._bound = asyncio.timeout(None)
         self._why: RequestError | None = None
+        self._cut_off: RequestError | None = None
 
     # What a subclass has.
 
@@ -67,6 +69,9 @@ class SharedStream:
     def _asks_no_more(self) -> None:
         """The client has ended its side, or sent what it may not."""
 
+    def _forget(self) -> None:
+        """The stream has ended, and what was not sent is not sent."""
+
     # What both have.
 
     async def run(self) -> None:
@@ -86,7 +91,7 @@ class SharedStream:
         except TimeoutError:
             if not self._bound.expired():
                 raise
-            raise RequestError(
+            raise self._cut_off or RequestError(
                 Reason.DEADLINE_EXCEEDED,
                 f"the client has taken no message for {self._silence:g} seconds; the stream ends",
             ) from None
@@ -100,6 +105,7 @@ class SharedStream:
             self._cancel_calls()
             if tasks:
                 await asyncio.wait(tasks)
+            self._forget()
         if self._why is not None:
             raise self._why
 
@@ -108,6 +114,13 @@ class SharedStream:
         self._why = self._why or why
         if self._reader is not None:
             self._reader.cancel()
+
+    def cut_off(self, why: RequestError) -> None:
+        """End the stream now, with `why`; calls in progress are cancelled."""
+        if self._cut_off is None:
+            self._cut_off = why
+            with suppress(RuntimeError):  # it ends already
+                self._bound.reschedule(self._loop.time())
 
     async def _read(self) -> None:
         async for data in self._call:
