@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.waiting import until
-from varserve_service.core.commit.lock import Busy, ReadersWriterLock
+from varserve_service.core.commit.lock import ReadersWriterLock
 from varserve_service.core.errors import Reason, RequestError
 
 
@@ -86,23 +86,3 @@ def test_readers_that_give_up_do_not_hold_up_a_writer() -> None:
         order.append("write 2")
     assert order == ["write 1", "write 2"]
     assert (lock._readers_waiting, lock._readers_admitted, lock._readers) == (0, 0, 0)
-
-
-@pytest.mark.parametrize("kind", ["shared", "exclusive"])
-def test_what_is_wanted_at_once_waits_for_nobody(kind: str) -> None:
-    """It is had where nobody holds the lock, and keeps others out as long as it is held."""
-    lock, order = ReadersWriterLock(), list[str]()
-    holder = Holder(lock, kind, "held", order)
-    until(lambda: order == ["held"])
-    assert not lock.is_free
-    with pytest.raises(Busy), lock.exclusive_at_once():
-        raise AssertionError("the lock was had twice")
-    holder.end()
-    assert lock.is_free
-    with lock.exclusive_at_once():
-        assert not lock.is_free
-        late = Holder(lock, "exclusive", "late", order)
-        until(lambda: lock._writers_waiting == 1)
-        assert order == ["held"]
-    until(lambda: order == ["held", "late"])
-    late.end()

@@ -88,11 +88,10 @@ class Committer:
         """Make a proposal, durably; `on_commit` is told if it became a commit.
 
         Raises what making it raises; RequestError DEADLINE_EXCEEDED, STATE_STORE_FULL, and those of
-        its conditions and request id; Busy. Whatever is raised, nothing was changed.
+        its conditions and request id. Whatever is raised, nothing was changed.
         """
         if self._own is None and self._shared is None:
-            lock, terms = self._lock, proposal.terms
-            with lock.exclusive_at_once() if terms.at_once else lock.exclusive(terms.deadline):
+            with self._lock.exclusive(proposal.terms.deadline):
                 commits = self._make(iter((proposal,)))
             self._observe(commits)
             self.freshness.moved()
@@ -102,11 +101,6 @@ class Committer:
         if on_commit is not None and proposal.commit is not None:
             on_commit(answer.header, proposal.commit)
         return answer
-
-    @property
-    def waits_for_storage(self) -> bool:
-        """Whether a commit is written somewhere before it is done."""
-        return self._own is not None or self._shared is not None
 
     def answered(self, request: WriteRequest | None) -> Answer | None:
         """The answer that a request got before. The lock is held, shared or not.

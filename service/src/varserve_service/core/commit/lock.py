@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.observer import UNOBSERVED, Observer
-
-
-class Busy(Exception):
-    """What was to be done at once needs waiting. Nothing was changed."""
 
 
 class ReadersWriterLock:
@@ -97,33 +93,9 @@ class ReadersWriterLock:
             if not self._readers and self._writers_waiting:
                 self._changed.notify_all()
 
-    @property
-    def is_free(self) -> bool:
-        """Whether nobody holds it or waits for it, at a glance."""
-        return not (self._writing or self._readers or self._writers_waiting)
-
     def exclusive(self, deadline: float | None = None) -> AbstractContextManager[None]:
         """Hold the lock alone. Entering raises RequestError DEADLINE_EXCEEDED."""
         return _Exclusive(self, deadline)
-
-    @contextmanager
-    def exclusive_at_once(self) -> Iterator[None]:
-        """Hold the lock alone, without waiting for anybody. Entering raises Busy."""
-        if not self.acquire_exclusive_at_once():
-            raise Busy
-        try:
-            yield
-        finally:
-            self.release_exclusive()
-
-    def acquire_exclusive_at_once(self) -> bool:
-        """Take the lock alone where that needs no waiting; give it back by `release_exclusive`."""
-        with self._mutex:
-            if self._readers_admitted or self._closed or not self.is_free:
-                return False
-            self._writing, self._writer = True, threading.get_ident()
-        self._held_since, self._waited = time.monotonic(), 0.0
-        return True
 
     def acquire_exclusive(self, deadline: float | None) -> None:
         """Take the lock alone. Raises RequestError DEADLINE_EXCEEDED."""

@@ -56,14 +56,13 @@ class Terms:
     """What a caller says of a commit beside what it changes.
 
     `request` makes it happen once. `deadline` is in seconds of `time.monotonic`; None waits for
-    ever. `at_once`: nobody is waited for; whatever needs that raises Busy.
+    ever.
     """
 
     request: WriteRequest | None = None
     conditions: Conditions = UNCONDITIONAL
     origin: Origin = UNKNOWN_ORIGIN
     deadline: float | None = None
-    at_once: bool = False
 
 
 class Proposal:

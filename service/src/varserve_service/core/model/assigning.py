@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from varserve_service.core.change.changes import Change
 from varserve_service.core.change.plan import Plan
 from varserve_service.core.change.writes import Write
-from varserve_service.core.commit.lock import Busy
 from varserve_service.core.commit.partwise import PartwiseValue, read_by_parts
 from varserve_service.core.commit.proposal import ChangeProposal, Terms
 from varserve_service.core.errors import Reason, RequestError
@@ -96,8 +95,6 @@ class Assigning:
             try:
                 self._prepare(plan, reserved, terms.deadline)
             except RequestError:
-                if terms.at_once:
-                    raise Busy from None
                 # What cannot be done now may have been done before.
                 with self._parts.lock.shared(terms.deadline):
                     answer = committer.answered(terms.request)

@@ -239,20 +239,6 @@ class LiveModel:
             if error.reason is not Reason.REVISION_MISMATCH:  # another replica's are kept
                 raise
 
-    def assigns_at_once(self, variable: str) -> bool:
-        """Whether to SET the whole of a variable, to a small value, needs no waiting, at a glance.
-
-        It does where commits are kept on a disk, or values on a device, and while the lock is held.
-        """
-        parts, found = self._parts, self._parts.variables.get(variable)
-        return (
-            found is not None
-            and not found.writes_in_place  # what it replaces would be copied
-            and parts.memory.is_host
-            and not parts.committer.waits_for_storage
-            and parts.lock.is_free
-        )
-
     def swaps(self, write: Write) -> bool:
         """Whether the value of a checked write is best received into memory that `blank` gives."""
         whole = write.operation is Operation.SET and write.region is None
@@ -275,7 +261,6 @@ class LiveModel:
         check: Check | None = None,
         on_commit: CommitListener | None = None,
         deadline: float | None = None,
-        at_once: bool = False,
     ) -> Answer:
         """Change one or more variables.
 
@@ -283,15 +268,14 @@ class LiveModel:
         taken back after so many seconds, unless `leases.renew` is called in time with the commit's
         revision. `read_back` is read after the writes and before anyone else can write; more than
         `max_read_back_bytes` of it is MESSAGE_TOO_LARGE. `check` is run with the new values before
-        anybody sees them; if it does not pass, nothing is changed. `at_once`: raises Busy where it
-        would wait; for SETs of the whole, see `assigns_at_once`. Raises RequestError.
+        anybody sees them; if it does not pass, nothing is changed. Raises RequestError.
         """
         checked = [(write, self._parts.variables.find(write.variable)) for write in writes]
         for write, variable in checked:
             check_write(write, variable)
         return self._assigning.assign(
             checked,
-            Terms(request, conditions, origin, deadline, at_once),
+            Terms(request, conditions, origin, deadline),
             lease_seconds=lease_seconds,
             read_back=None if read_back is None else ReadBack(read_back, max_read_back_bytes),
             on_commit=on_commit,

@@ -45,11 +45,6 @@ class Directory(Generic[T]):
             for key in {thing.spec.name, thing.spec.path}:
                 self._by_key.setdefault(key, []).append(thing)
 
-    def get(self, key: str) -> T | None:
-        """The only thing of this name or path; None where there is none, or are several."""
-        found = self._by_key.get(key, ())
-        return found[0] if len(found) == 1 else None
-
     def find(self, key: str, *, suggest: bool = True) -> T:
         """The thing of this name or path.
 

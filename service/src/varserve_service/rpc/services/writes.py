@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,6 @@ from varserve import frames
 from varserve.v1 import history_pb2
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.change.writes import Write
-from varserve_service.core.commit.lock import Busy
 from varserve_service.core.model.checking import Check
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.messages import Read
@@ -24,10 +22,6 @@ from varserve_service.rpc.messages.bodies import ClaimedTensor, total_bytes
 from .backend import Backend, check_count
 from .uploads import Ways, receive
 
-_SETS = (pb.ASSIGN_OPERATION_UNSPECIFIED, pb.ASSIGN_OPERATION_SET)
-# A value that is copied in a few microseconds.
-_QUICK_BYTES = 64 << 10
-
 
 async def assign_variable(
     backend: Backend, request: pb.AssignVariableRequest, call: RpcCall
@@ -37,9 +31,7 @@ async def assign_variable(
         raise translate.malformed("value: expected a tensor, found none")
     _note(call, request)
 
-    def work(
-        live: LiveModel, deadline: float | None, *, at_once: bool = False
-    ) -> pb.AssignVariableResponse:
+    def work(live: LiveModel, deadline: float | None) -> pb.AssignVariableResponse:
         region = translate.region(request)
         write = Write(
             request.variable,
@@ -61,29 +53,13 @@ async def assign_variable(
             read_back=Read(request.variable, region) if request.read_back else None,
             max_read_back_bytes=backend.max_message_bytes,
             deadline=deadline,
-            at_once=at_once,
         )
         response = pb.AssignVariableResponse(header=translate.header(answer.header))
         for value in answer.values.values():
             response.value.CopyFrom(translate.tensor(value))
         return response
 
-    with backend.serving.use(call, request.model) as served:
-        if served.assigns_at_once(request.variable) and _is_quick(request, call):
-            with suppress(Busy):
-                return work(served.live, call.deadline, at_once=True)
-        return await served.run(work, call.deadline)
-
-
-def _is_quick(request: pb.AssignVariableRequest, call: RpcCall) -> bool:
-    """Whether nothing in it takes longer than a thread's turn: a small whole value, and no more."""
-    return (
-        request.operation in _SETS
-        and call.commit_listener is None
-        and not (request.read_back or request.lease_seconds or request.value.strings)
-        and not (request.HasField("region") or request.HasField("check"))
-        and len(request.value.data) <= _QUICK_BYTES
-    )
+    return await backend.run_on_model(call, request.model, work)
 
 
 async def assign_variables(

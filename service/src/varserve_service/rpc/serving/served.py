@@ -46,7 +46,6 @@ class Served:
             if model == live.name
         }
         self._hub: Hub | None = None
-        self._assigned = False
         self._in_progress: set[asyncio.Task[Any]] = set()
         self._cut: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
@@ -55,21 +54,6 @@ class Served:
     def batcher(self, function: str) -> Batcher | None:
         """The batcher of a function, if the operator has configured one."""
         return self._batchers.get(function)
-
-    def assigns_at_once(self, variable: str) -> bool:
-        """Whether a small assign of a whole variable may be made on the event loop now.
-
-        One in each turn of the loop, and none while calls are on the model's threads: a lone call
-        is answered sooner, and others do not wait for many of them.
-        """
-        if self._assigned or self.workers.pending or not self.live.assigns_at_once(variable):
-            return False
-        self._assigned = True
-        asyncio.get_running_loop().call_soon(self._next_turn)
-        return True
-
-    def _next_turn(self) -> None:
-        self._assigned = False
 
     async def run(self, work: Callable[[LiveModel, float | None], T], deadline: float | None) -> T:
         """Run `work` on one of the model's threads."""
