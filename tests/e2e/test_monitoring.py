@@ -241,6 +241,16 @@ def test_alerts_say_what_they_mean() -> None:
     assert listed == [rule["alert"] for rule in alerts()]
 
 
+def test_a_panel_shows_what_an_alert_asks_of_a_replica() -> None:
+    """So whoever is called by one sees how it came to that."""
+    asked = {
+        name for rule in alerts() for name in re.findall(r"varserve_replica_\w+", rule["expr"])
+    }
+    shown = {name for _, t in targets() for name in re.findall(r"varserve_replica_\w+", t["expr"])}
+    assert len(asked) >= 3
+    assert asked <= shown
+
+
 def test_the_dashboard_is_whole() -> None:
     """Panels have ids of their own and do not overlap; each data source is the chosen one."""
     panels = dashboard()["panels"]
