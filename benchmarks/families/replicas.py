@@ -55,8 +55,8 @@ FIGURES = (
         quick=True,
     ),
     Figure(
-        name=f"answer to a write of {size(NBYTES)} until another replica has it",
-        ours=work("replicas", "follow", nbytes=NBYTES),
+        name=f"answer to a write of {size(NBYTES)} until a watcher at another replica has it",
+        ours=work("replicas", "follow_by_watch", nbytes=NBYTES),
         peers=(
             peer(
                 _BARE,
@@ -66,5 +66,11 @@ FIGURES = (
         ),
         measures=(P50, P99),
         quick=True,
+    ),
+    Figure(
+        name=f"answer to a write of {size(NBYTES)} until it was read at another replica",
+        ours=work("replicas", "follow", nbytes=NBYTES),
+        peers=(peer(_BARE, work("replicas", "insert", nbytes=NBYTES)),),
+        measures=(P50, P99),
     ),
 )

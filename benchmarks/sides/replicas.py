@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,42 @@ class Client(ours.Client):
             yield lambda: live.assign([Write("v", Operation.SET, value)]) and None
         finally:
             live.close()
+
+    @contextmanager
+    def follow_by_watch(self, nbytes: int) -> Iterator[Callable[[], float]]:
+        """From the answer to a write at one replica until a watcher at another one has it.
+
+        Both come by one message of gRPC to this process. 0: the watcher was first.
+        """
+        came: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
+        with (
+            varserve.connect(self._each[0]) as here,
+            varserve.connect(self._each[-1]) as there,
+        ):
+            name = variable_name("float32", nbytes)
+            variable = here.model(BENCH).variables[name]
+            value = np.full(variable.shape, 2, np.float32)
+            watch = there.model(BENCH).watch(name, values=False)
+
+            def take() -> None:
+                with suppress(varserve.VarserveError):
+                    for event in watch:
+                        came.put((event.revision, time.perf_counter()))
+
+            thread = threading.Thread(target=take, daemon=True)
+            thread.start()
+
+            def act() -> float:
+                revision = variable.assign(value).revision
+                answered = time.perf_counter()
+                while True:
+                    of, at = came.get(timeout=30)
+                    if of == revision:
+                        return max(0.0, at - answered)
+
+            yield act
+            watch.close()
+            thread.join(30)
 
     @contextmanager
     def follow(self, nbytes: int) -> Iterator[Callable[[], float]]:
