@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from varserve_service.core.ports.loaded_model import (
 Array = np.ndarray[Any, Any]
 
 
+@cache  # numpy puts the name together each time
 def dtype_name(dtype: np.dtype[Any]) -> str:
     return "string" if dtype.kind == "O" else dtype.name
 

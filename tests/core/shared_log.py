@@ -17,6 +17,7 @@ from varserve_service.core.ports.shared_journal import (
     KeptHeld,
     LeaseChange,
     Standing,
+    TurnNeeded,
 )
 
 
@@ -108,6 +109,11 @@ class Replica:
         self.position = Position(0)
         self._last: list[KeptCommit] = []
         self.staged: list[Staged] = []
+        self.optimistic = False
+        """Whether turns are, where they may be."""
+        self.given: list[bool] = []
+        """Those that were given: whether they were optimistic."""
+        self.before_optimistic: Callable[[], None] = lambda: None
 
     @property
     def shared(self) -> Replica:
@@ -131,9 +137,13 @@ class Replica:
         return self.staged[-1]
 
     @contextmanager
-    def turn(self, known: Position, deadline: float | None) -> Iterator[Turn]:
+    def turn(self, known: Position, deadline: float | None, *, sure: bool) -> Iterator[Turn]:
         if self.unreachable:
             raise StateStoreUnavailable("away")
+        self.given.append(self.optimistic and not sure)
+        if self.given[-1]:
+            yield OptimisticTurn(self, known)
+            return
         assert self._log.row.acquire(timeout=30)
         try:
             yield Turn(self, self._log.after(known))
@@ -194,7 +204,7 @@ class Replica:
     def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
         if self.unreachable:
             raise StateStoreUnavailable("not known whether it was done", done="unknown")
-        happened = any(commit is self._last[0] for commit in self._log.commits)
+        happened = any(commit in self._last for commit in self._log.commits)
         self.resolutions.append(happened)
         return happened, self._log.after(known)
 
@@ -215,6 +225,8 @@ class Staged:
 
 
 class Turn:
+    optimistic = False
+
     def __init__(
         self, replica: Replica, missed: Sequence[KeptCommit], *, behind: bool = False
     ) -> None:
@@ -232,6 +244,31 @@ class Turn:
     def confirm(self) -> None:
         self._replica.confirmed += 1
         self._replica.on_confirm()
+
+
+class OptimisticTurn(Turn):
+    """Of who guesses that nobody else has committed since `known`."""
+
+    optimistic = True
+
+    def __init__(self, replica: Replica, known: Position) -> None:
+        super().__init__(replica, ())
+        self._known = known
+
+    def append(self, entries: Sequence[Entry], leases: Sequence[LeaseChange] = ()) -> Position:
+        self._replica.before_optimistic()
+        row = self._replica._log.row
+        if leases or not entries or not row.acquire(blocking=False):
+            raise TurnNeeded
+        try:
+            if self._replica._log.after(self._known):
+                raise TurnNeeded
+            return self._replica.write(entries)
+        finally:
+            row.release()
+
+    def confirm(self) -> None:
+        raise TurnNeeded
 
 
 def _kept(entry: Entry, append: str) -> KeptCommit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from tests.core.shared_log import Replica, SharedLog, lost
 from tests.core.test_live_model import ADD, SET, refusal, value_of
-from tests.fakes import FakeModel, FakeVariable
+from tests.fakes import FakeFunction, FakeModel, FakeVariable
 from tests.waiting import join, until
 from varserve_service.core.arrays.patches import Elements
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
@@ -29,24 +29,33 @@ from varserve_service.core.ports.messages import Conditions, Read
 REPLICAS, WRITES = 3, 60
 
 
-def made(in_place: bool = False) -> FakeModel:
+MakesFunction = Callable[[FakeVariable], FakeFunction]
+
+
+def made(in_place: bool = False, functions: Sequence[MakesFunction] = ()) -> FakeModel:
+    count = FakeVariable("count", np.zeros((), np.int64))
     return FakeModel(
         [
-            FakeVariable("count", np.zeros((), np.int64)),
+            count,
             FakeVariable("table", np.zeros((5, 2), np.float32), in_place=in_place),
             FakeVariable("word", np.array([b"a"], object)),
-        ]
+        ],
+        [make(count) for make in functions],
     )
 
 
 @contextmanager
 def replicas(
-    number: int, *, follows: bool = True, in_place: bool = False
+    number: int,
+    *,
+    follows: bool = True,
+    in_place: bool = False,
+    functions: Sequence[MakesFunction] = (),
 ) -> Iterator[tuple[list[LiveModel], list[Replica]]]:
-    """Models that share a log."""
+    """Models that share a log; `functions` of their variable `count`."""
     log = SharedLog()
     journals = [Replica(log, follows=follows) for _ in range(number)]
-    models = [LiveModel(made(in_place), journal=journal) for journal in journals]  # type: ignore[arg-type]
+    models = [LiveModel(made(in_place, functions), journal=journal) for journal in journals]  # type: ignore[arg-type]
     try:
         yield models, journals
     finally:

@@ -22,7 +22,7 @@ def proposal(
 ) -> Any:
     asked = WriteRequest(request, b"", subject) if request else None
     terms = SimpleNamespace(deadline=deadline, request=asked)
-    return SimpleNamespace(terms=terms, needs_history=history)
+    return SimpleNamespace(terms=terms, needs_history=history, needs_turn=history)
 
 
 class Entering:

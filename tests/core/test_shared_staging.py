@@ -91,14 +91,16 @@ class Behind(Replica):
         self.turns: list[int] = []
 
     @contextmanager
-    def turn(self, known: Position, deadline: float | None) -> Iterator[shared_log.Turn]:
-        with super().turn(known, deadline) as turn:
+    def turn(
+        self, known: Position, deadline: float | None, *, sure: bool
+    ) -> Iterator[shared_log.Turn]:
+        with super().turn(known, deadline, sure=sure) as turn:
             missed = list(turn.missed)
         self.turns.append(len(missed))
         if len(missed) > 1:
             yield shared_log.Turn(self, missed[:1], behind=True)
             return
-        with super().turn(known, deadline) as turn:
+        with super().turn(known, deadline, sure=sure) as turn:
             yield turn
 
 

@@ -12,25 +12,31 @@ _BEGINS = b"FOR NO KEY UPDATE"
 """In the first message of a commit. The connection's bytes are counted from there."""
 _ENDS = b"COMMIT\0"
 """In the last one."""
+_OPTIMISTIC, _OPTIMISTIC_ENDS = b"SKIP LOCKED", b'"changes":'
+"""Of one without a turn, whose last message has the commit itself."""
 
 
 @dataclass
 class Cut:
     """What is done to the next commit: `nbytes` of its way up or down are let through.
 
-    None: all up to the end of the COMMIT.
+    None: all up to the end of its last message.
 
     `late`: what is let through on the way up comes so many seconds after the connection was cut
-    for the one who sent it.
+    for the one who sent it, and not before `after`.
     """
 
     nbytes: int | None
     up: bool
     late: float = 0.0
+    after: threading.Event | None = None
 
 
 class CuttingProxy:
-    """Forwards to a port of this machine. `passed`: bytes up and down of the last whole commit."""
+    """Forwards to a port of this machine. `passed`: bytes up and down of the last whole commit.
+
+    `delivered`: cuts after which the server has what was let through.
+    """
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -38,7 +44,7 @@ class CuttingProxy:
         self.port = self._listener.getsockname()[1]
         self._changed = threading.Lock()
         self._armed: Cut | None = None
-        self.cuts = 0
+        self.cuts = self.delivered = 0
         self.passed = {True: 0, False: 0}
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -84,6 +90,7 @@ class _Pair:
         self._left = 0
         self._is_cut = threading.Event()
         self._commits = False
+        self._last = _ENDS
         self._counted = {True: 0, False: 0}
         for up in (True, False):
             for end in self._ends[up]:
@@ -95,13 +102,14 @@ class _Pair:
         try:
             while data := source.recv(65536):
                 if up and _BEGINS in data:
+                    self._last = _OPTIMISTIC_ENDS if _OPTIMISTIC in data else _ENDS
                     self._begin()
                 if self._commits:
                     self._counted[up] += len(data)
                     self._proxy.passed[up] = self._counted[up]
                 cut = self._cut
                 if cut is not None and cut.up == up and cut.nbytes is None:
-                    if _ENDS in data:
+                    if self._last in data:
                         self._end(sink, data, cut)
                         return
                 elif cut is not None and cut.up == up:
@@ -129,11 +137,14 @@ class _Pair:
         if cut.late:
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
+            if cut.after is not None:
+                cut.after.wait(60)
             time.sleep(cut.late)
         with suppress(OSError):
             sink.sendall(last)
         if cut.late:
             time.sleep(cut.late)  # the server reads it before it learns of the end
+        self._proxy.delivered += 1
         self._close()
 
     def _close(self) -> None:

@@ -18,7 +18,7 @@ from tests.postgres.test_journal import add, count, make
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import JournalError
 from varserve_service.core.ports.journal import Position
-from varserve_service.journal.postgres import appending, reading
+from varserve_service.journal.postgres import appending, committing, reading
 from varserve_service.journal.postgres.following import Listener
 
 COMMITS = 8
@@ -98,9 +98,9 @@ def test_what_a_lease_holds_has_time_to_be_written(
     monkeypatch.setattr(journal._stager, "_forget", forgotten.append)
     value = np.ones(LARGE, np.float32)
     live.assign([Write("large", SET, value)], lease_seconds=60.0)
-    more = appending._COMMIT_SECONDS + 4 * LARGE / appending._BYTES_PER_SECOND
+    more = committing.COMMIT_SECONDS + 4 * LARGE / appending._BYTES_PER_SECOND
     # The turn; the lease; the values, the rows and the commit.
     assert bounds[2:5] == pytest.approx([more, more, more])
-    assert bounds[5] == appending._COMMIT_SECONDS
+    assert bounds[5] == committing.COMMIT_SECONDS
     assert forgotten == []
     assert put(live, 2) == 2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -25,6 +27,7 @@ from varserve_service.journal.postgres.connection import Connector
 from varserve_service.journal.postgres.following import Listener
 from varserve_service.journal.postgres.housekeeping import Housekeeper
 from varserve_service.journal.postgres.schema import CHANNEL
+from varserve_service.journal.postgres.telling import Sender, Teller
 
 KEY = ("fake", 1)
 
@@ -36,9 +39,15 @@ def writer(database: str, replica: Start) -> Replica:
 
 @pytest.fixture
 def listener(database: str, writer: Replica) -> Iterator[Listener]:
-    listener = Listener(Connector(database), KEY)
+    listener = Listener(Connector(database), KEY, Sender(KEY))
     yield listener
     listener.close()
+
+
+class Own(following.Nothing):
+    def __init__(self, last_append: str) -> None:
+        super().__init__()
+        self.last_append = last_append
 
 
 def revisions(listener: Listener, known: Position) -> list[int]:
@@ -209,13 +218,13 @@ def test_what_a_replica_has_just_written_is_not_read(
     live, _ = replica(database, lambda: FakeModel([FakeVariable("v", np.zeros(size))]))
     live.assign([Write("v", SET, np.ones(size))])
     own = live._parts.committer.position.append
-    listener = Listener(Connector(database), KEY, lambda: own)
+    listener = Listener(Connector(database), KEY, Sender(KEY), Own(own))
     listener._closed = waits = Waits()
     try:
         assert revisions(listener, Position(0)) == expected
         assert waits.waits == [following._OWN_SECONDS] * (not expected)
         assert revisions(listener, Position(0)) == [1]
-        other = Listener(Connector(database), KEY, lambda: "another")
+        other = Listener(Connector(database), KEY, Sender(KEY), Own("another"))
         assert revisions(other, Position(0)) == [1]
         other.close()
     finally:
@@ -227,7 +236,6 @@ def keeper(
     database: str, writer: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Housekeeper]:
     monkeypatch.setattr(housekeeping, "_LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(housekeeping, "_IDLE_SECONDS", 0.05)
     keeper = Housekeeper(Connector(database), KEY, JournalOptions(history_commits=10))
     yield keeper
     keeper.close()
@@ -235,19 +243,70 @@ def keeper(
     assert not keeper._thread.is_alive()
 
 
-def test_the_others_are_told_each_time(keeper: Housekeeper, database: str) -> None:
-    """Once for all that comes meanwhile; also after a pause, when the connection was closed."""
-    heard = 0
-    keeper.start()
+def test_the_others_are_told_of_each_commit(writer: Replica, database: str) -> None:
+    """In a turn or not; a replica knows what it told itself, and what is of another model."""
+    live, journal = writer
     with psycopg.connect(database, autocommit=True) as other:
         other.execute(f"LISTEN {CHANNEL}")
-        for _ in range(3):
-            keeper.tell()
-            (told,) = other.notifies(timeout=60, stop_after=1)
-            assert (told.channel, told.payload) == (CHANNEL, "fake")
-            heard += 1
-            assert not list(other.notifies(timeout=0.15))
-    assert heard == 3
+        for _ in range(5):
+            revision = add(live).header.revision
+            (told,) = other.notifies(timeout=10, stop_after=1)
+            assert told.channel == CHANNEL
+            assert Sender(KEY).news(told.payload) == revision
+            assert journal._listener._sender.news(told.payload) == 0
+            assert [Sender(key).news(told.payload) for key in (("fake", 2), ("f", 1))] == [0, 0]
+    assert Sender(KEY).news("fake") == math.inf  # of an older service
+    assert [Sender(KEY).news(message) for message in ("other", "", "a b c d")] == [0] * 3
+
+
+def test_a_commit_of_its_own_does_not_wake_a_replica(
+    writer: Replica, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks at the log as often as without any."""
+    live, journal = writer
+    monkeypatch.setattr(following, "_POLL_SECONDS", 20.0)
+    looks: list[int] = []
+    waits: list[int] = []
+    rows_after, wait = following.rows_after, journal._listener._wait
+
+    def counted(*arguments: object) -> object:
+        looks.append(1)
+        return rows_after(*arguments)  # type: ignore[arg-type]
+
+    def waiting(*arguments: Any) -> None:
+        waits.append(1)
+        wait(*arguments)
+
+    monkeypatch.setattr(following, "rows_after", counted)
+    monkeypatch.setattr(journal._listener, "_wait", waiting)
+    until(lambda: waits)
+    before = len(looks)
+    with psycopg.connect(database, autocommit=True) as other:
+        other.execute(f"LISTEN {CHANNEL}")
+        for _ in range(20):
+            add(live)
+            assert len(list(other.notifies(timeout=10, stop_after=1))) == 1
+        assert len(looks) == before
+        for revision in (live.header.revision, live.header.revision + 1):
+            assert len(looks) == before
+            told = f"{Sender(KEY).message} {revision}"
+            other.execute("SELECT pg_notify(%s, %s)", (CHANNEL, told))
+        until(lambda: len(looks) > before, 10)
+
+
+def test_a_connection_that_tells_is_ready_when_it_has_been_heard(database: str) -> None:
+    """Whatever the server says: that it cannot, or that the connection is over."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        teller = Teller("x" * 9_000)  # longer than a message may be
+        for _ in range(2):
+            teller.tell(connection, 1)
+            teller.settle(connection)
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        with psycopg.connect(database, autocommit=True) as other:
+            pid = connection.info.backend_pid
+            other.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
+        with pytest.raises(psycopg.OperationalError):
+            teller.settle(connection)
 
 
 def test_the_log_is_compacted_when_it_is_due(

@@ -126,6 +126,29 @@ def test_a_block_that_takes_too_long_is_cut(
     assert len(cuts) == 1
 
 
+def test_blocks_that_end_in_time_do_not_wake_the_thread(guarded: tuple[Guard, Any]) -> None:
+    """It sleeps through many of them; one that ends sooner than it would look is not missed."""
+    guard, connection = guarded
+    looks: list[float | None] = []
+    wait = guard._changed.wait
+
+    def counted(seconds: float | None = None) -> bool:
+        looks.append(seconds)
+        return wait(seconds)
+
+    guard._changed.wait = counted  # type: ignore[method-assign]
+    with guard.cut_after(connection, 60):
+        until(lambda: looks)
+    before = len(looks)
+    for _ in range(100):
+        with guard.cut_after(connection, 70):
+            pass
+    assert len(looks) == before
+    with guard.cut_after(connection, 0.05), pytest.raises(psycopg.OperationalError):
+        connection.execute("SELECT 1")
+    assert connection.is_cut
+
+
 def test_a_connection_that_is_closed_has_nothing_to_cut(guarded: tuple[Guard, Any]) -> None:
     """It may have ended at the same moment."""
     _, connection = guarded

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import psycopg
 import pytest
 
 from tests.postgres.conftest import Start
@@ -17,7 +16,6 @@ from varserve_service.journal import JournalOptions
 from varserve_service.journal.postgres import housekeeping
 from varserve_service.journal.postgres.connection import Connector
 from varserve_service.journal.postgres.housekeeping import Housekeeper
-from varserve_service.journal.postgres.schema import CHANNEL
 
 KEY = ("fake", 1)
 OPTIONS = JournalOptions(commit_bytes=50_000_000)
@@ -57,7 +55,7 @@ def test_the_log_is_looked_at_each_period(
     monkeypatch.setattr(housekeeping, "_LOOK_SECONDS", 100.0)
     monkeypatch.setattr(housekeeping.random, "random", lambda: 0.4)
     monkeypatch.setattr(housekeeping.compaction, "is_due", lambda *_: looks.append(1))
-    keeper._news_due = news
+    keeper._is_due = news
     keeper.start()
     until(lambda: len(news.waits) > 2)
     assert (set(news.waits), looks) == ({40.0}, [])
@@ -80,52 +78,6 @@ def test_a_close_ends_the_thread_at_once(
     assert not keeper._thread.is_alive()
 
 
-def test_a_close_ends_a_thread_that_has_told_the_others(
-    keeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Which it takes for more news to tell."""
-    monkeypatch.setattr(housekeeping, "_LOOK_SECONDS", 1000.0)
-    monkeypatch.setattr(housekeeping, "_IDLE_SECONDS", 1000.0)
-    monkeypatch.setattr(housekeeping.random, "random", lambda: 1.0)
-    waits, wait = threading.Event(), keeper._news_due.wait
-
-    def waiting(timeout: float | None = None) -> bool:
-        if timeout == 1000.0:
-            waits.set()
-        return wait(timeout)
-
-    monkeypatch.setattr(keeper._news_due, "wait", waiting)
-    keeper.start()
-    keeper.tell()
-    assert waits.wait(20)
-    keeper.close()
-    keeper._thread.join(20)
-    assert not keeper._thread.is_alive()
-
-
-def test_news_wait_for_no_disk_and_no_standby(
-    keeper: Housekeeper, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They hold a lock of the whole cluster: the replicas look by themselves if they are lost."""
-    connect = keeper._connector.connect
-    opened: list[psycopg.Connection[Any]] = []
-
-    def noted() -> Any:
-        opened.append(connect())
-        return opened[-1]
-
-    monkeypatch.setattr(keeper._connector, "connect", noted)
-    monkeypatch.setattr(housekeeping, "_IDLE_SECONDS", 60.0)
-    with psycopg.connect(database, autocommit=True) as other:
-        other.execute(f"LISTEN {CHANNEL}")
-        keeper.start()
-        for _ in range(2):  # the second time by the same connection
-            keeper.tell()
-            assert len(list(other.notifies(timeout=30, stop_after=1))) == 1
-    (connection,) = opened
-    assert connection.execute("SHOW synchronous_commit").fetchone() == ("off",)
-
-
 def test_what_was_staged_for_nothing_goes_soon(
     keeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,15 +89,14 @@ def test_what_was_staged_for_nothing_goes_soon(
         return 0
 
     monkeypatch.setattr(housekeeping.blobs, "sweep", sweep)
-    monkeypatch.setattr(housekeeping, "_IDLE_SECONDS", 60.0)
     monkeypatch.setattr(housekeeping, "_LOOK_SECONDS", 1000.0)
     monkeypatch.setattr(housekeeping.random, "random", lambda: 1.0)
     keeper.forget(["a", "b"])
     keeper.start()
     until(lambda: swept)
     assert swept == [(0, ["a", "b"])]
-    keeper.tell()
-    until(lambda: not keeper._news_due.is_set())
+    keeper._is_due.set()
+    until(lambda: not keeper._is_due.is_set())
     keeper.forget(["c"])
     until(lambda: len(swept) > 1)
     assert swept[1:] == [(0, ["c"])]

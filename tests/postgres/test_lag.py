@@ -13,6 +13,7 @@ from varserve_service.core.ports.journal import Position
 from varserve_service.journal.postgres import following, reading
 from varserve_service.journal.postgres.connection import Connector
 from varserve_service.journal.postgres.following import Listener
+from varserve_service.journal.postgres.telling import Sender
 
 KEY = ("fake", 1)
 COMMITS = 5
@@ -46,7 +47,7 @@ def listener(
     monkeypatch.setattr(reading, "AT_ONCE", 2)
     monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=clock))
     monkeypatch.setattr(following, "_NEWS_SECONDS", 0.0)
-    listener = Listener(Connector(database), KEY)
+    listener = Listener(Connector(database), KEY, Sender(KEY))
     yield listener
     listener.close()
 

@@ -23,7 +23,7 @@ from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.commits import WriteRequest
 from varserve_service.core.ports.messages import Read
-from varserve_service.journal.postgres import appending as module
+from varserve_service.journal.postgres import committing
 
 Start = Callable[..., Replica]
 
@@ -120,7 +120,7 @@ def test_readers_go_on_when_a_commit_hangs(
     database: str, replica: Start, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The watchdog ends the wait; reads are of the revision before until it is resolved."""
-    monkeypatch.setattr(module, "_COMMIT_SECONDS", 0.5)
+    monkeypatch.setattr(committing, "COMMIT_SECONDS", 0.5)
     one, _ = replica(proxy.address(database), make)
     two, _ = replica(database, make)
     add(one)

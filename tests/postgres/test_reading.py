@@ -94,7 +94,7 @@ def test_whether_there_may_be_more(
 ) -> None:
     """As many rows as are read at once, the one at the position too, or as many bytes."""
     monkeypatch.setattr(reading, "AT_ONCE", 4)
-    monkeypatch.setattr(reading, "_ROW_BYTES_AT_ONCE", 10)
+    monkeypatch.setattr(reading, "PAGE_BYTES", 10)
     rows: list[Any] = [LogRow(1, "", Row("", {}, bytes(size))) for size in sizes]
     assert reading.may_be_more(rows) is more
 

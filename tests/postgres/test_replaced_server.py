@@ -16,6 +16,7 @@ from varserve_service.journal.postgres.labels import LabelRows
 from varserve_service.journal.postgres.leases import LeaseRows
 from varserve_service.journal.postgres.probing import Prober
 from varserve_service.journal.postgres.staging import Stager
+from varserve_service.journal.postgres.telling import Sender
 
 KEY = ("fake", 1)
 
@@ -27,7 +28,10 @@ def test_nothing_is_asked_of_a_server_that_was_replaced(database: str, replica: 
     connector = Connector(database)
     prober = Prober(connector, KEY, live.header.epoch)
     leases, labels = LeaseRows(connector, KEY), LabelRows(connector)
-    stager, listener = Stager(connector, KEY, lambda names: None), Listener(connector, KEY)
+    stager, listener = (
+        Stager(connector, KEY, lambda names: None),
+        Listener(connector, KEY, Sender(KEY)),
+    )
     value = HostValue(np.ones(1))
     for ask in (lambda: prober.newest(Position(0)), leases.count, labels.all):
         ask()

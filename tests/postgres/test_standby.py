@@ -16,8 +16,7 @@ from tests.postgres.test_journal import add, count, make
 from tests.waiting import join, until
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.ports.commits import WriteRequest
-from varserve_service.journal.postgres import appending as module
-from varserve_service.journal.postgres import probing
+from varserve_service.journal.postgres import appending, committing, probing
 
 
 @contextmanager
@@ -58,8 +57,8 @@ def test_a_commit_that_is_on_no_standby_is_not_acknowledged(
 
     The row may be seen by other replicas before: an answer waits for the standby.
     """
-    monkeypatch.setattr(module, "_COMMIT_SECONDS", 1.0 if ended_by == "the watchdog" else 30.0)
-    monkeypatch.setattr(module, "_RESOLVE_SECONDS", 1.0)
+    monkeypatch.setattr(committing, "COMMIT_SECONDS", 1.0 if ended_by == "the watchdog" else 30.0)
+    monkeypatch.setattr(appending, "_RESOLVE_SECONDS", 1.0)
     with cluster() as (primary, standby):
         one, _ = replica(primary.address, make)
         two, _ = replica(primary.address, make)
@@ -74,7 +73,7 @@ def test_a_commit_that_is_on_no_standby_is_not_acknowledged(
         writer = threading.Thread(target=write)
         writer.start()
         until(lambda: waiting(primary))
-        monkeypatch.setattr(module, "_COMMIT_SECONDS", 1.0)
+        monkeypatch.setattr(committing, "COMMIT_SECONDS", 1.0)
         if ended_by != "the watchdog":
             for (pid,) in waiting(primary):
                 primary.execute(f"SELECT {ended_by}({pid})")

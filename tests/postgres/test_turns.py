@@ -22,10 +22,10 @@ from tests.waiting import join, until
 from varserve_service.core.change.writes import Write
 from varserve_service.core.errors import JournalError, Reason, StateStoreUnavailable
 from varserve_service.core.ports.commits import WriteRequest
-from varserve_service.core.ports.journal import Position
+from varserve_service.core.ports.journal import KeptCommit, Position
 from varserve_service.core.ports.messages import Read
 from varserve_service.core.ports.shared_journal import LeaseChange
-from varserve_service.journal.postgres import appending
+from varserve_service.journal.postgres import appending, committing
 from varserve_service.journal.postgres.journal import PostgresJournal
 
 
@@ -123,7 +123,7 @@ def test_a_commit_that_takes_too_long_is_cut(
     """Before it was sent nothing has happened, and its caller does not wait for the server."""
     live, _ = one
     with monkeypatch.context() as short, trigger(database, AT_ONCE, "PERFORM pg_sleep(60)"):
-        short.setattr(appending, "_COMMIT_SECONDS", 0.2)
+        short.setattr(committing, "COMMIT_SECONDS", 0.2)
         began = time.monotonic()
         assert refusal(add, live).reason is Reason.STATE_STORE_UNAVAILABLE
         assert time.monotonic() - began < 30
@@ -205,7 +205,7 @@ def test_a_lease_that_takes_too_long_is_cut(
     database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the commit that it came with."""
-    monkeypatch.setattr(appending, "_COMMIT_SECONDS", 0.2)
+    monkeypatch.setattr(committing, "COMMIT_SECONDS", 0.2)
     live, _ = replica(database, made)
     with trigger(database, AT_ONCE, "PERFORM pg_sleep(60)", "varserve_lease"):
         write = Write("a", SET, array(0, 0, 0))
@@ -213,6 +213,37 @@ def test_a_lease_that_takes_too_long_is_cut(
         error = refusal(live.assign, [write], lease_seconds=60.0)
         assert time.monotonic() - began < 30
     assert (error.reason, live.header.revision) == (Reason.STATE_STORE_UNAVAILABLE, 0)
+
+
+def hear_nothing(journal: PostgresJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is followed any more; the last look has ended."""
+    looks: list[int] = []
+
+    def news(_: Position) -> list[KeptCommit]:
+        looks.append(1)
+        time.sleep(0.01)
+        return []
+
+    monkeypatch.setattr(journal._listener, "news", news)
+    until(lambda: looks)
+
+
+def test_a_page_of_the_log_that_does_not_come_is_cut(
+    one: Replica, database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All replicas wait while it is read under the lock."""
+    live, journal = one
+    add(live)
+    hear_nothing(journal, monkeypatch)
+    add(replica(database, make)[0])
+    with monkeypatch.context() as patch, psycopg.connect(database) as other:
+        patch.setattr(committing, "COMMIT_SECONDS", 0.2)
+        patch.setattr(appending, "_LOCKED_BYTES", 1_000)
+        other.execute("LOCK TABLE varserve_log")
+        began = time.monotonic()
+        assert refusal(add, live).reason is Reason.STATE_STORE_UNAVAILABLE
+        assert time.monotonic() - began < 9
+    assert add(live).header.revision == 3
 
 
 def test_a_server_that_was_replaced_is_not_written_to(one: Replica) -> None:
@@ -246,7 +277,7 @@ def test_large_commits_have_more_time(
     one: Replica, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By their bytes."""
-    monkeypatch.setattr(appending, "_COMMIT_SECONDS", 1.0)
+    monkeypatch.setattr(committing, "COMMIT_SECONDS", 1.0)
     monkeypatch.setattr(appending, "_BYTES_PER_SECOND", 0.5)
     live, journal = one
     before = journal.nbytes
@@ -324,7 +355,10 @@ def test_a_state_that_was_removed_or_began_anew(
     for statement in ("UPDATE varserve_head SET epoch = 'another'", "DELETE FROM varserve_head"):
         with psycopg.connect(database, autocommit=True) as connection:
             connection.execute(statement)
-        with pytest.raises(JournalError, match="removed or began anew"), journal.turn(P0, None):
+        with (
+            pytest.raises(JournalError, match="removed or began anew"),
+            journal.turn(P0, None, sure=True),
+        ):
             pass
     assert journal._appender._open is None  # its transaction is not left open
 
@@ -339,14 +373,14 @@ def test_a_turn_that_is_not_used_is_given_back(one: Replica, database: str) -> N
         lock = "SELECT 1 FROM varserve_head FOR NO KEY UPDATE NOWAIT"
         with (
             pytest.raises(psycopg.errors.LockNotAvailable),
-            journal.turn(P0, None),
+            journal.turn(P0, None, sure=True),
         ):
             other.execute(lock)  # while the turn lasts
         other.execute(lock)
-        with journal.turn(P0, None) as turn:
+        with journal.turn(P0, None, sure=True) as turn:
             assert turn.missed == []
         other.execute(lock)
-        with journal.turn(P0, None) as turn:
+        with journal.turn(P0, None, sure=True) as turn:
             turn.confirm()
         other.execute(lock)
     assert journal._appender._open is not None
@@ -382,7 +416,7 @@ def test_a_turn_that_ended_is_not_given_back_again(
 def test_a_turn_whose_connection_goes_is_over(one: Replica, server: Server) -> None:
     """Nothing can be given back on it; the next turn has a new one."""
     live, journal = one
-    with journal.turn(P0, None):
+    with journal.turn(P0, None, sure=True):
         connection = journal._appender._open
         assert connection is not None
         server.execute(f"SELECT pg_terminate_backend({connection.info.backend_pid}, 30000)")
@@ -403,7 +437,10 @@ def test_a_turn_after_the_close(one: Replica) -> None:
     """The caller is told that the model goes."""
     live, journal = one
     live.close()
-    with pytest.raises(StateStoreUnavailable, match="being closed"), journal.turn(P0, None):
+    with (
+        pytest.raises(StateStoreUnavailable, match="being closed"),
+        journal.turn(P0, None, sure=True),
+    ):
         pass
     with pytest.raises(StateStoreUnavailable, match="may have been done"):
         journal.resolve(P0)
@@ -436,11 +473,11 @@ def test_the_end_of_a_lease_that_another_replica_ended(database: str, replica: S
     live, journal = replica(database, made)
     lease = live.assign([Write("a", SET, array(0, 0, 0))], lease_seconds=60.0).header.revision
     for change in (LeaseChange(lease, None, only_if_due=True), LeaseChange(9, None)):
-        with journal.turn(live._parts.committer.position, None) as turn:
+        with journal.turn(live._parts.committer.position, None, sure=True) as turn:
             error = refusal(turn.append, [], [change])
         assert error.reason is Reason.LEASE_NOT_FOUND
     assert journal.leases.count() == 1
-    with journal.turn(live._parts.committer.position, None) as turn:
+    with journal.turn(live._parts.committer.position, None, sure=True) as turn:
         assert turn.append([], [LeaseChange(lease, None)]) == live._parts.committer.position
     assert journal.leases.count() == 0
 

@@ -68,6 +68,11 @@ class Plan:
         for part in self.parts:
             part.own()
 
+    def forget(self) -> None:
+        """Take anew, for `current_changes`, what the changes were worked out from."""
+        for part in self.parts:
+            part.forget()
+
     def current_changes(self, revision_of: Callable[[str], int]) -> list[Change]:
         """The changes to be made now: those that were overtaken are worked out again.
 

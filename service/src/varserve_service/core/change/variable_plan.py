@@ -22,6 +22,8 @@ from varserve_service.core.ports.loaded_model import Operation, Value, Variable
 from .changes import Change, bytes_to_own, swaps, to_swap
 from .writes import Write, check_shape, static_shape, uninitialized, with_unique_rows
 
+_UNKNOWN = -1  # no revision
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -133,6 +135,10 @@ class VariablePlan:
             self.work_out()
             return self.own()
         return self.change
+
+    def forget(self) -> None:
+        """What was captured may be of a commit that was undone: it is captured anew."""
+        self._base_revision = _UNKNOWN
 
     @property
     def change(self) -> Change:

@@ -28,6 +28,7 @@ from varserve_service.core.ports.shared_journal import (
     AppendUndecided,
     SharedJournal,
     Turn,
+    TurnNeeded,
 )
 
 from .following import Follower
@@ -184,6 +185,9 @@ class Committer:
                     f"commit {commit.revision} of this replica is not the one in the log, which "
                     "lost commits in a failover: this replica builds its state anew"
                 )
+        commits = [each for each in commits if each.revision > self._position.revision]
+        if not commits:
+            return
         staged = [self._follower.stage(commit) for commit in commits]
         with self._lock.exclusive():
             try:
@@ -243,7 +247,7 @@ class Committer:
                 with self._lock.exclusive(deadline):
                     commits = self._make(self._queue.take())
             else:
-                commits = self._make_in_turn(shared, deadline)
+                commits = self._make_in_turn(shared, deadline, sure=proposal.needs_turn)
         except RequestError as error:
             # The lock or the turn was not available in time. The others have their own deadlines.
             if not proposal.ended:
@@ -263,13 +267,19 @@ class Committer:
         if shared is not None and self._undecided:
             self._resolve(shared)
 
-    def _make_in_turn(self, shared: SharedJournal, deadline: float | None) -> list[Commit]:
+    def _make_in_turn(
+        self, shared: SharedJournal, deadline: float | None, *, sure: bool
+    ) -> list[Commit]:
         while True:
-            with shared.turn(self._position, deadline) as turn:
+            with shared.turn(self._position, deadline, sure=sure) as turn:
                 if not turn.behind:
                     self._follow(turn.missed)
-                    with self._lock.exclusive(deadline):
-                        return self._make(self._queue.take(), turn)
+                    try:
+                        with self._lock.exclusive(deadline):
+                            return self._make(self._queue.take(optimistic=turn.optimistic), turn)
+                    except TurnNeeded:
+                        sure = True
+                        continue
             self._follow(turn.missed)
 
     # The way of proposals through their states, under the exclusive lock.
@@ -277,15 +287,17 @@ class Committer:
     def _make(self, proposals: Iterator[Proposal], turn: Turn | None = None) -> list[Commit]:
         """Make proposals in memory, then durable, then known; every one has ended then.
 
-        Returns the commits that they became.
+        Returns the commits that they became. Of an optimistic turn it raises TurnNeeded, and all
+        proposals wait again: what they were made on, or refused for, may not be the present state.
         """
         made: list[Proposal] = []
         repeated: list[tuple[Proposal, Answer]] = []
+        refused: list[tuple[Proposal, BaseException]] = []
         for proposal in proposals:
             try:
                 answer = self._make_in_memory(proposal)
             except BaseException as error:
-                proposal.failed(error)
+                refused.append((proposal, error))
             else:
                 if answer is None:
                     made.append(proposal)
@@ -294,16 +306,21 @@ class Committer:
         try:
             appended = self._make_durable(made, turn)
         except BaseException as error:
+            self._undo(made)
+            if turn is not None and turn.optimistic:
+                self._put_back([each for each, _ in (*repeated, *refused)])
+                repeated, refused = [], []
+            if isinstance(error, TurnNeeded):
+                self._put_back(made)
+                raise
             if isinstance(error, AppendUndecided):
                 self._undecided = made
             else:
-                for proposal in made:
-                    proposal.failed(error)
-            for proposal in reversed(made):
-                self._revisions.move_back(proposal.replaced_revisions)
-                proposal.undo()
+                refused += [(proposal, error) for proposal in made]
+            _refuse(refused)
             self._repeat(repeated, turn)
             return []
+        _refuse(refused)
         # An append makes durable what was appended before.
         self._repeat(repeated, None if appended else turn)
         # Whatever fails from here on, no caller waits for ever: all proposals have their answers.
@@ -312,6 +329,17 @@ class Committer:
         for proposal in made:
             self._make_known(proposal)
         return [proposal.commit for proposal in made if proposal.commit is not None]
+
+    def _undo(self, made: Sequence[Proposal]) -> None:
+        for proposal in reversed(made):
+            self._revisions.move_back(proposal.replaced_revisions)
+            proposal.undo()
+
+    def _put_back(self, proposals: Sequence[Proposal]) -> None:
+        """Let proposals, which are not made or have been undone, be made anew."""
+        for proposal in proposals:
+            proposal.to_be_made_anew()
+        self._queue.put_back(proposals)
 
     def _repeat(self, repeated: Sequence[tuple[Proposal, Answer]], turn: Turn | None) -> None:
         """Give proposals that were done before their first answers."""
@@ -383,6 +411,8 @@ class Committer:
         ]
         leases = [] if turn is None else [each for proposal in made for each in proposal.leases()]
         if not (entries or leases):
+            if turn is not None and turn.optimistic:
+                raise TurnNeeded
             return False
         began = time.monotonic()
         if turn is not None:
@@ -406,3 +436,8 @@ class Committer:
     def _observe(self, commits: Sequence[Commit]) -> None:
         for commit in commits:
             self._observer.committed(sum(sent_bytes(c.value) for c in commit.changed))
+
+
+def _refuse(proposals: Sequence[tuple[Proposal, BaseException]]) -> None:
+    for proposal, error in proposals:
+        proposal.failed(error)

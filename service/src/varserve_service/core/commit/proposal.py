@@ -5,7 +5,8 @@
     PROPOSED | it waits for its turn; nothing is changed | MADE; FAILED; DONE, if its request
              |                                           | was done before
     MADE     | memory is changed, not durably; only the  | DONE; FAILED, if it cannot be made
-             | holder of the exclusive lock sees it      | durable: it is undone
+             | holder of the exclusive lock sees it      | durable: it is undone; PROPOSED, if
+             |                                           | it is to be made anew: it is undone
     DONE     | it is durable and known to all, or had    |
              | nothing to change; its answer is there    |
     FAILED   | nothing is changed; its error is there    |
@@ -45,7 +46,7 @@ class State(IntEnum):
 
 NEXT: Mapping[State, frozenset[State]] = {
     State.PROPOSED: frozenset({State.MADE, State.DONE, State.FAILED}),
-    State.MADE: frozenset({State.DONE, State.FAILED}),
+    State.MADE: frozenset({State.DONE, State.FAILED, State.PROPOSED}),
     State.DONE: frozenset(),
     State.FAILED: frozenset(),
 }
@@ -69,11 +70,13 @@ class Proposal:
     """A change that a caller requests. Each kind of change defines how it is made and undone.
 
     `needs_history`: it looks at the history or at leases, which know of a commit only once that is
-    durable, so that no other may wait for the same sync.
+    durable, so that no other may wait for the same sync. `made_once`: it is not to be made twice,
+    or more is kept of it than a commit.
     """
 
     kind = CommitKind.ASSIGN
     needs_history = False
+    made_once = False
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
@@ -91,6 +94,11 @@ class Proposal:
         self._answer: Answer | None = None
         self._error: BaseException | None = None
 
+    @property
+    def needs_turn(self) -> bool:
+        """Whether an optimistic turn is not enough for it."""
+        return self.made_once or self.needs_history or self.staged is not None
+
     # What each kind of change has of its own.
 
     def make(self) -> None:
@@ -102,6 +110,12 @@ class Proposal:
 
     def undo(self) -> None:
         """Take back what `make` did. The lock is held since then."""
+
+    def forget(self) -> None:
+        """It was undone, and will be made anew: on a state that others may have changed.
+
+        The commits that it was made after may have been undone with it.
+        """
 
     def on_durable(self, revision: int) -> None:
         """It is durable, and no other caller has seen it yet."""
@@ -116,6 +130,14 @@ class Proposal:
         """It was made in memory; this is its answer if it becomes durable."""
         self._enter(State.MADE)
         self._answer, self.commit = answer, commit
+
+    def to_be_made_anew(self) -> None:
+        """It is not made, or has been undone: for a state that was not the present one."""
+        if self.state is not State.PROPOSED:
+            self._enter(State.PROPOSED)
+        self.forget()
+        self._answer = self.commit = None
+        self.changed, self.replaced_revisions, self.values = (), {}, {}
 
     def done(self, answer: Answer | None = None) -> None:
         """It is durable; or `answer` is what the same request was answered before."""
@@ -160,13 +182,16 @@ class ChangeProposal(Proposal):
         read_back: Callable[[], Mapping[str, Value]] = dict,
         *,
         needs_history: bool = False,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
+        """`forget`: what the changes were worked out from is to be taken anew."""
         super().__init__(terms)
         self.kind = kind
         self.needs_history = needs_history
         self._loaded = loaded
         self._changes = changes
         self._read_back = read_back
+        self._forget = forget
         self._change_set: ChangeSet | None = None
 
     def make(self) -> None:
@@ -182,3 +207,6 @@ class ChangeProposal(Proposal):
     def undo(self) -> None:
         assert self._change_set is not None
         self._change_set.undo()
+
+    def forget(self) -> None:
+        self._forget()

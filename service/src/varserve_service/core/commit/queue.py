@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from varserve_service.core.errors import Reason, RequestError
 
@@ -63,8 +63,11 @@ class Queue:
             place.wake.acquire()  # Another thread is making it: it ends soon.
         return place.leads
 
-    def take(self) -> Iterator[Proposal]:
-        """The proposals that go into one sync. For who leads."""
+    def take(self, *, optimistic: bool = False) -> Iterator[Proposal]:
+        """The proposals that go into one sync; `optimistic`: of those that can be put back.
+
+        For who leads.
+        """
         ids: set[tuple[str, str]] = set()
         until: float | None = None
         while until is None or time.monotonic() < until:
@@ -74,6 +77,8 @@ class Queue:
                 proposal = self._waiting[0].proposal
                 if proposal.needs_history and until is not None:
                     return
+                if proposal.needs_turn and optimistic:
+                    return
                 request = proposal.terms.request
                 if request is not None and (request.subject, request.id) in ids:
                     return  # It wants the answer of one that is not durable yet.
@@ -82,6 +87,14 @@ class Queue:
                 ids.add((request.subject, request.id))
             yield proposal
             until = until or time.monotonic() + _TOGETHER_SECONDS
+
+    def put_back(self, proposals: Iterable[Proposal]) -> None:
+        """Some that were taken are to be made anew, before those that wait. For who leads."""
+        chosen = set(proposals)
+        with self._changing:
+            again = [place for place in self._taken if place.proposal in chosen]
+            self._taken = [place for place in self._taken if place.proposal not in chosen]
+            self._waiting.extendleft(reversed(again))
 
     def withdraw(self, proposal: Proposal) -> None:
         """Take the proposal of who leads out of it, if it waits still."""

@@ -178,7 +178,9 @@ class Assigning:
             return self._reading.back(variable, read_back.read, read_back.max_bytes)
 
         if lease_seconds is None:
-            return ChangeProposal(terms, CommitKind.ASSIGN, loaded, changes, values)
+            return ChangeProposal(
+                terms, CommitKind.ASSIGN, loaded, changes, values, forget=plan.forget
+            )
         return LeasedProposal(
             terms,
             loaded,

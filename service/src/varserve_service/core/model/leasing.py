@@ -48,6 +48,8 @@ class _GivingUp:
 class LeasedProposal(ChangeProposal):
     """An assign whose writes are reverted after some seconds, unless its lease is renewed."""
 
+    made_once = True  # the lease is kept, too
+
     def __init__(
         self,
         terms: Terms,

@@ -86,6 +86,7 @@ class Run(Proposal):
     """A run whose inputs are checked and staged. One that may change something is a proposal."""
 
     kind = CommitKind.RUN
+    made_once = True  # what a function does beside writing variables, it would do twice
 
     def __init__(
         self,

@@ -47,8 +47,22 @@ class AppendUndecided(Exception):
     """Whether an append happened is not known yet: `SharedJournal.resolve` finds out."""
 
 
+class TurnNeeded(Exception):
+    """An optimistic turn was not enough. Nothing was appended: ask for a turn that is sure."""
+
+
 class Turn(Protocol):
-    """The right to append. No other process appends to the state while it lasts."""
+    """The right to append. No other process appends to the state while it lasts.
+
+    An optimistic one has nothing locked, and takes no round trip to begin. What is appended in it
+    is kept if nobody else has appended since the position that it began with; else, and where a
+    mere append is not enough, its methods raise TurnNeeded.
+    """
+
+    @property
+    def optimistic(self) -> bool:
+        """Whether it is."""
+        ...
 
     @property
     def missed(self) -> Sequence[KeptCommit]:
@@ -154,10 +168,13 @@ class SharedJournal(StagingJournal, Protocol):
         """Bytes of values that one commit may have."""
         ...
 
-    def turn(self, known: Position, deadline: float | None) -> AbstractContextManager[Turn]:
+    def turn(
+        self, known: Position, deadline: float | None, *, sure: bool
+    ) -> AbstractContextManager[Turn]:
         """Wait for the right to append. What is not appended in it has no effect.
 
-        Raises RequestError DEADLINE_EXCEEDED, StateStoreUnavailable.
+        It may be an optimistic one unless it has to be `sure`. Raises RequestError
+        DEADLINE_EXCEEDED, StateStoreUnavailable.
         """
         ...
 

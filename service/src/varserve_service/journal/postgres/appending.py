@@ -1,8 +1,11 @@
-"""Appending to the log: the transaction of a commit, and its three outcomes.
+"""Appending to the log: the transaction of a commit, and what became of an undecided one.
 
-Done; refused, with nothing changed; or undecided, when the connection goes while the commit is on
-its way. What became of an undecided commit is found out behind the lock of the head row, in a
-transaction that is committed itself.
+That is found out behind the lock of the head row, in a transaction that is committed itself.
+
+A replica that has been alone for a while appends without a turn of the database's: by one statement
+that does nothing if the head row is not as this replica left it, or somebody has its lock. The row
+carries a stamp, the transaction that wrote it last. Finding out what became of a commit writes the
+row, so that a statement that arrives later finds another stamp.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg
 
@@ -24,49 +26,42 @@ from varserve_service.core.errors import (
 )
 from varserve_service.core.ports.journal import Entry, KeptCommit, Position
 from varserve_service.core.ports.messages import sent_bytes
-from varserve_service.core.ports.shared_journal import AppendUndecided, LeaseChange
+from varserve_service.core.ports.shared_journal import AppendUndecided, LeaseChange, TurnNeeded
 from varserve_service.journal.disk import log
 from varserve_service.journal.options import JournalOptions
 
+from . import committing
+from .committing import Committing
 from .connection import Connector, refusal
-from .guard import Guard
-from .head import HEAD, OF_MODEL, Head, Key
+from .head import LOCKED_HEAD, OF_MODEL, Head, Key
 from .leases import write_changes
-from .reading import blob_bytes_of, commits_after, commits_of, rows_after
-from .rows import LogRow, write_log_rows
+from .reading import PAGE_BYTES, blob_bytes_of, commits_after, commits_of, rows_after
+from .rows import LogRow, inline_log_rows, write_log_rows
 from .schema import Connection
 from .staging import StagedBlobs
+from .statements import appending
+from .telling import Teller
+from .turns import OptimisticTurn, Turn
 
-_COMMIT_SECONDS = 3.0
-"""A commit that takes longer is undecided, and resolved."""
 _TURN_SECONDS = 10.0
 """How long others may have the lock."""
 _LOCK_SECONDS = 2.0
 """Then it is asked for again: a lock that others have is told from a server that says nothing."""
 _ANSWER_SECONDS = 1.5
-_READ_SECONDS = 14.0
 _RESOLVE_SECONDS = 20.0
 _RETRY_SECONDS = 0.1
 _BYTES_PER_SECOND = 10e6
 _LOCKED_BYTES = 8 * 2**20
-"""Of values in blobs that are read while others wait for the lock."""
+"""Of values that are read while others wait for the lock: in rows, and again in blobs."""
 
-_APPEND = f"""
-    WITH head AS (
-        UPDATE varserve_head SET revision = %s, append = %s
-        WHERE {OF_MODEL} AND revision = %s AND append = %s
-        RETURNING model, version
-    )
-    INSERT INTO varserve_log
-    SELECT head.model, head.version, row.revision, %s, row.record, row.payload, row.crc
-    FROM head, unnest(%s::bigint[], %b::bytea[], %b::bytea[], %s::bigint[])
-        AS row (revision, record, payload, crc)
-"""
+_CALM_TURNS = 2
+"""With no commit of others before them; then the next one is optimistic."""
+
 # A commit that waits for the standbys, and with it for all before it.
 _CONFIRM = f"UPDATE varserve_head SET append = append WHERE {OF_MODEL}"
 
 
-class Appender:
+class Appender(Committing):
     """The connection by which one replica appends. Its methods are for one thread at a time."""
 
     def __init__(
@@ -75,24 +70,42 @@ class Appender:
         key: Key,
         epoch: str,
         options: JournalOptions,
-        tell: Callable[[], None],
+        teller: Teller,
+        is_alive: Callable[[], bool],
     ) -> None:
-        """`tell` is called when something was appended."""
-        self._connector = connector
+        """`is_alive`: whether the database has said something, just now, to somebody else."""
+        super().__init__(connector, teller)
         self._key = key
         self._epoch = epoch
         self._options = options
-        self._tell = tell
+        self._is_alive = is_alive
         self.last_append = ""
         """The one that was made, or tried, last."""
-        self._closed = threading.Event()
-        self._guard = Guard()
-        self._open: Connection | None = None
+        self.position: Position | None = None
+        """Of the last commit of this replica that was acknowledged."""
+        self._calm_turns = 0
+        self.rests = threading.Event()
+        """Set while there is no turn. One brings all that others have appended before it."""
+        self.rests.set()
         self.nbytes = 0
         """Bytes of values that were appended."""
 
     @contextmanager
-    def turn(self, known: Position, deadline: float | None) -> Iterator[Turn]:
+    def turn(
+        self, known: Position, deadline: float | None, *, sure: bool
+    ) -> Iterator[Turn | OptimisticTurn]:
+        self.rests.clear()
+        try:
+            if not sure and self._may_be_optimistic(known):
+                yield OptimisticTurn(self, known)
+            else:
+                with self._sure_turn(known, deadline) as turn:
+                    yield turn
+        finally:
+            self.rests.set()
+
+    @contextmanager
+    def _sure_turn(self, known: Position, deadline: float | None) -> Iterator[Turn]:
         connection, head, missed, behind = self._take_turn(known, deadline)
         turn = Turn(self, connection, head, missed, behind=behind)
         if behind:
@@ -106,6 +119,23 @@ class Appender:
             if not turn.ended:
                 self._roll_back()
 
+    def _may_be_optimistic(self, known: Position) -> bool:
+        """Whether the head row is likely to be as this replica left it, and the server to answer.
+
+        A caller waits longer for a commit that gets no answer than for a turn that gets none.
+        """
+        if known != self.position:
+            self._calm_turns = 0
+        if self._open is None or not self._stamp:
+            return False
+        if self._calm_turns < _CALM_TURNS or not self._is_alive():
+            return False
+        try:
+            return self._connection() is not None
+        except psycopg.Error:
+            self._drop()
+            return False
+
     def _take_turn(
         self, known: Position, deadline: float | None
     ) -> tuple[Connection, Head, Sequence[KeptCommit], bool]:
@@ -118,6 +148,7 @@ class Appender:
                 connection = self._connection()
                 head = self._lock_head(connection, until)
                 missed = self._missed(connection, known, head)
+                self._calm_turns = 0 if missed is None or missed else self._calm_turns + 1
                 if missed is not None:
                     return connection, head, missed, False
                 self._roll_back()
@@ -140,15 +171,19 @@ class Appender:
     ) -> Sequence[KeptCommit] | None:
         """What others committed; None: more than is read while they wait for the lock."""
         # A statement of its own: in one with the lock it would see the log before it.
-        with self._guard.cut_after(connection, _READ_SECONDS):
-            rows = rows_after(connection, self._key, known, head)
-            if not _are_all(rows, known, head) or blob_bytes_of(rows) > _LOCKED_BYTES:
-                return None
+        with self._guard.cut_after(connection, _seconds_for(_LOCKED_BYTES)):
+            rows = rows_after(connection, self._key, known, head, _LOCKED_BYTES)
+        nbytes = blob_bytes_of(rows)
+        if not _are_all(rows, known, head) or nbytes > _LOCKED_BYTES:
+            return None
+        if not nbytes:
+            return commits_of(connection, self._key, rows)
+        with self._guard.cut_after(connection, _seconds_for(nbytes)):
             return commits_of(connection, self._key, rows)
 
     def _commits_after(self, connection: Connection, known: Position) -> list[KeptCommit]:
         """The next commits after a position, without the lock."""
-        with self._guard.cut_after(connection, _READ_SECONDS):
+        with self._guard.cut_after(connection, _seconds_for(PAGE_BYTES)):
             rows = rows_after(connection, self._key, known)
         return commits_after(connection, self._key, known, rows, self._guard.cut_after)
 
@@ -173,12 +208,13 @@ class Appender:
         # waits for what is to come, and does not count a transaction as idle.
         head = psycopg.ClientCursor(connection)
         with self._guard.cut_after(connection, seconds + _ANSWER_SECONDS):
-            head.execute(f"{begin}; {HEAD} FOR NO KEY UPDATE", self._key)
+            head.execute(f"{begin}; {LOCKED_HEAD}", self._key)
         while head.nextset():
             pass
         row = head.fetchone()
         if row is None or row[0] != self._epoch:
             raise JournalError("the state in the database was removed or began anew")
+        self._stamp = row[5]
         return row
 
     def _append(
@@ -190,35 +226,57 @@ class Appender:
     ) -> Position:
         self._write_leases(connection, leases)
         if not entries:
-            self._commit(connection, _CONFIRM, self._key, _COMMIT_SECONDS)
+            self._commit(connection, _CONFIRM, self._key, committing.COMMIT_SECONDS)
             return Position(head[1], head[2])
-        append = self.last_append = secrets.token_hex(8)
-        nbytes = sum(sent_bytes(c.value) for entry in entries for c in entry.commit.changed)
-        seconds = _COMMIT_SECONDS + nbytes / _BYTES_PER_SECOND
+        nbytes = _bytes_of(entries)
+        seconds = _seconds_for(nbytes)
         rows = self._write_values(connection, entries, seconds)
-        last = entries[-1].commit.revision
-        inserted = self._commit(
-            connection,
-            _APPEND,
-            (
-                last,
-                append,
-                *self._key,
-                head[1],
-                head[2],
-                append,
-                *map(list, zip(*rows, strict=True)),
-            ),
-            seconds,
-        )
-        if inserted != len(entries):
+        self.last_append = secrets.token_hex(8)
+        known = Position(head[1], head[2])
+        statement = appending(self._key, known, self.last_append, rows)
+        stamps = self._commit(connection, *statement, seconds)
+        if len(stamps) != len(entries):
             raise StateStoreUnavailable("another replica committed; nothing was changed; retry")
+        return self._appended(connection, entries, stamps, nbytes)
+
+    def _append_optimistically(self, known: Position, entries: Sequence[Entry]) -> Position:
+        """Append if this replica was the last to do so.
+
+        Raises TurnNeeded, AppendUndecided; StateStoreFull, StateStoreUnavailable with nothing
+        changed.
+        """
+        connection = self._open
+        if connection is None or any(each.staged is not None for each in entries):
+            raise TurnNeeded
+        rows = inline_log_rows(entries, self._options.answer_bytes)
+        self.last_append = secrets.token_hex(8)
+        query, parameters = appending(self._key, known, self.last_append, rows, self._stamp)
+        self._stamp = ""
+        nbytes = _bytes_of(entries)
+        seconds = _seconds_for(nbytes)
+        with self._decided(connection, seconds):
+            inserted = connection.execute(query, parameters, prepare=True)
+            stamps = [stamp for (stamp,) in inserted]
+        if len(stamps) != len(entries):
+            self._calm_turns = 0
+            raise TurnNeeded
+        return self._appended(connection, entries, stamps, nbytes)
+
+    def _appended(
+        self, connection: Connection, entries: Sequence[Entry], stamps: Sequence[str], nbytes: int
+    ) -> Position:
         for entry in entries:
             if isinstance(entry.staged, StagedBlobs):
                 entry.staged.keep()
         self.nbytes += nbytes
-        self._tell()
-        return Position(last, append)
+        self._stamp = stamps[0]
+        position = self.position = Position(entries[-1].commit.revision, self.last_append)
+        try:
+            self._teller.tell(connection, position.revision)
+        except psycopg.Error as error:
+            self._drop()  # they look by themselves, a little later
+            log.warning("other replicas are not told of a commit", error=str(error))
+        return position
 
     def _write_values(
         self, connection: Connection, entries: Sequence[Entry], seconds: float
@@ -239,7 +297,7 @@ class Appender:
         if not changes:
             return
         held = [each for change in changes for each in change.held or ()]
-        seconds = _COMMIT_SECONDS + sum(e.previous.nbytes for e in held) / _BYTES_PER_SECOND
+        seconds = _seconds_for(sum(each.previous.nbytes for each in held))
         try:
             with self._guard.cut_after(connection, seconds):
                 write_changes(connection, self._key, changes)
@@ -250,53 +308,11 @@ class Appender:
     def _confirm(self, connection: Connection) -> None:
         """Raises StateStoreUnavailable."""
         try:
-            self._commit(connection, _CONFIRM, self._key, _COMMIT_SECONDS)
+            self._commit(connection, _CONFIRM, self._key, committing.COMMIT_SECONDS)
         except AppendUndecided as error:
             raise StateStoreUnavailable(
                 "the write was done before, and the database does not say that it is durable; retry"
             ) from error
-
-    def _commit(
-        self, connection: Connection, query: str, parameters: Sequence[Any], seconds: float
-    ) -> int:
-        """Run the last statement of a turn and commit; the number of rows that it changed.
-
-        Raises AppendUndecided; StateStoreFull, StateStoreUnavailable with nothing changed.
-        """
-        try:
-            with self._guard.cut_after(connection, seconds):
-                # Prepared, and not in one pipeline with the commit: a replica that stops between
-                # two of its messages would keep the lock, because the server waits for the rest.
-                changed = connection.execute(query, parameters, prepare=True)
-        except psycopg.Error as error:
-            # The commit was not sent: the server rolls back what it has.
-            self._drop()
-            raise refusal(self._connector.name, error) from error
-        notices: list[str] = []
-
-        def note(diagnostic: psycopg.errors.Diagnostic) -> None:
-            notices.append(diagnostic.message_primary or "")
-
-        connection.add_notice_handler(note)
-        try:
-            with self._guard.cut_after(connection, _COMMIT_SECONDS):
-                commit = connection.execute("COMMIT")
-        except psycopg.Error as error:
-            self._drop()
-            log.warning("a commit is undecided", database=self._connector.name, error=str(error))
-            raise AppendUndecided from error
-        finally:
-            connection.remove_notice_handler(note)
-        if notices:
-            # A wait for the standbys was ended: the commit is there, and may be on no standby.
-            self._drop()
-            log.warning("a commit is undecided", database=self._connector.name, notice=notices[0])
-            raise AppendUndecided
-        if commit.statusmessage != "COMMIT":
-            raise StateStoreUnavailable(
-                "the database rolled the commit back; nothing was changed; retry"
-            )
-        return int(changed.rowcount)
 
     def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
         until = time.monotonic() + _RESOLVE_SECONDS
@@ -322,13 +338,14 @@ class Appender:
     def _resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
         connection = self._connection()
         head = self._lock_head(connection, time.monotonic() + _LOCK_SECONDS)
-        with self._guard.cut_after(connection, _READ_SECONDS):
+        with self._guard.cut_after(connection, _seconds_for(PAGE_BYTES)):
             rows_after(connection, self._key, known, head)  # or this replica is on a fork
             query = f"SELECT FROM varserve_log WHERE {OF_MODEL} AND revision > %s AND append = %s"
             happened = connection.execute(
                 f"{query} LIMIT 1", (*self._key, known.revision, self.last_append)
             ).fetchone()
-        self._commit(connection, _CONFIRM, self._key, _COMMIT_SECONDS)
+        # Durable, and with another stamp: what is still on its way will do nothing.
+        self._commit(connection, _CONFIRM, self._key, committing.COMMIT_SECONDS)
         log.info(
             "a commit was resolved", database=self._connector.name, happened=happened is not None
         )
@@ -338,71 +355,17 @@ class Appender:
             known = missed[-1].position
         return happened is not None, missed
 
-    def _connection(self) -> Connection:
-        if self._closed.is_set():
-            raise StateStoreUnavailable("the model is being closed; nothing was changed")
-        if self._open is None or self._open.closed:
-            self._open = self._connector.connect()
-        self._connector.check(self._open)
-        return self._open
-
-    def _roll_back(self) -> None:
-        """Give the turn back, if it is still held."""
-        connection = self._open
-        if connection is None:
-            return
-        try:
-            with self._guard.cut_after(connection, _COMMIT_SECONDS):
-                connection.execute("ROLLBACK")
-        except psycopg.Error:
-            self._drop()
-
-    def _drop(self) -> None:
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._closed.set()
-        self._guard.close()
-        self._drop()
-
 
 def _are_all(rows: Sequence[LogRow], known: Position, head: Head) -> bool:
     """Whether rows after a position are all of them."""
     return bool((rows[-1].revision if rows else known.revision) == head[1])
 
 
-class Turn:
-    """The lock of a model's head row, until it is committed or given back."""
+def _bytes_of(entries: Sequence[Entry]) -> int:
+    """Bytes of the values of commits."""
+    return sum(sent_bytes(c.value) for entry in entries for c in entry.commit.changed)
 
-    def __init__(
-        self,
-        appender: Appender,
-        connection: Connection,
-        head: Head,
-        missed: Sequence[KeptCommit],
-        *,
-        behind: bool,
-    ) -> None:
-        self._appender = appender
-        self._connection = connection
-        self._head = head
-        self.missed = missed
-        self.behind = behind
-        self.ended = behind
 
-    def append(self, entries: Sequence[Entry], leases: Sequence[LeaseChange] = ()) -> Position:
-        self.ended = True
-        self._appender._guard.rest()
-        try:
-            return self._appender._append(self._connection, self._head, entries, leases)
-        except BaseException:
-            self._appender._roll_back()
-            raise
-
-    def confirm(self) -> None:
-        self.ended = True
-        self._appender._guard.rest()
-        self._appender._confirm(self._connection)
+def _seconds_for(nbytes: int) -> float:
+    """How long a statement may take that moves so many bytes."""
+    return committing.COMMIT_SECONDS + nbytes / _BYTES_PER_SECOND

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import psycopg
 
@@ -19,6 +20,7 @@ from .head import OF_MODEL, Key
 from .reading import blob_bytes_of, commits_after, may_be_more, rows_after
 from .rows import LogRow
 from .schema import CHANNEL, Connection
+from .telling import Sender
 
 _PATIENCE_SECONDS, _MOST_SECONDS = 3.0, 14.0
 """For an answer: more, when one did not come, because it may have been a large one."""
@@ -32,14 +34,41 @@ _WHERE_THE_LOG_IS = (
 )
 
 
+class Appends(Protocol):
+    """What a replica appends itself."""
+
+    last_append: str
+    """The one that was made, or tried, last; this replica has its values already."""
+    position: Position | None
+    """Of the last one that it knows to be there; None: there was none yet."""
+    rests: threading.Event
+    """Set while it does not append."""
+
+
+class Nothing:
+    """Implements Appends: of who appends nothing."""
+
+    last_append = ""
+    position = None
+
+    def __init__(self) -> None:
+        self.rests = threading.Event()
+        self.rests.set()
+
+
 class Listener:
     """The connection by which one replica follows. `news` is for one thread."""
 
     def __init__(
-        self, connector: Connector, key: Key, own_append: Callable[[], str] = lambda: ""
+        self,
+        connector: Connector,
+        key: Key,
+        sender: Sender,
+        own: Appends | None = None,
     ) -> None:
-        """`own_append` is the last one of this replica, which has its values already."""
-        self._own_append = own_append
+        """`own`: what this replica appends itself."""
+        self._sender = sender
+        self._own = own or Nothing()
         self._passed = ""
         self._connector = connector
         self._key = key
@@ -83,6 +112,7 @@ class Listener:
             self._connector.check(connection)
             while not self._closed.is_set():
                 asked_at = time.monotonic()
+                known = self._latest(known)
                 with self._guard.cut_after(connection, self._patience):
                     rows = rows_after(connection, self._key, known)
                     self._look(connection, known)
@@ -96,8 +126,7 @@ class Listener:
                 self._note_read(asked_at, commits, all_of_them=all_of_them)
                 if commits or time.monotonic() >= until:
                     return commits
-                for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
-                    pass
+                self._wait(connection, known)
         except psycopg.Error as error:
             if not self._closed.is_set():
                 self._tell_not_followed(error)
@@ -106,13 +135,31 @@ class Listener:
             self._drop()
         return []
 
+    def _latest(self, known: Position) -> Position:
+        """The position, or that of a later commit of this replica: it has all before that."""
+        own = self._own.position
+        return own if own is not None and own.revision > known.revision else known
+
+    def _wait(self, connection: Connection, known: Position) -> None:
+        """Wait until another replica tells what this one has not, or until it is time to look."""
+        until = time.monotonic() + _POLL_SECONDS
+        while (left := until - time.monotonic()) > 0:
+            told = connection.notifies(timeout=left, stop_after=1)
+            newest = max((self._sender.news(each.payload) for each in told), default=0)
+            if not newest:
+                continue
+            # Nothing could be taken before a turn ends, and that brings it.
+            self._own.rests.wait(max(0.0, until - time.monotonic()))
+            if self._latest(known).revision < newest:
+                return
+
     def _is_own(self, rows: Sequence[LogRow]) -> bool:
         """Whether these are large values that this replica has just written.
 
         It has them when it is asked with its new position; once, because it may not know that it
         wrote them.
         """
-        own = self._own_append()
+        own = self._own.last_append
         if own == self._passed or not blob_bytes_of([row for row in rows if row.append == own]):
             return False
         self._passed = own

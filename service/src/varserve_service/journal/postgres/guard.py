@@ -32,6 +32,8 @@ class Guard:
         self._connection: Connection | None = None
         self._cut_at = float("inf")
         self._ping_at = float("inf")
+        self._wakes_at = float("inf")
+        """When the thread looks again, if nobody wakes it."""
         self._closed = False
         self._pinging = False
         self._thread = threading.Thread(target=self._run, name="varserve-guard", daemon=True)
@@ -73,17 +75,18 @@ class Guard:
         ping_at: float = float("inf"),
     ) -> None:
         with self._changed:
-            sooner = min(cut_at, ping_at) < min(self._cut_at, self._ping_at)
             self._connection, self._cut_at, self._ping_at = connection, cut_at, ping_at
-            if sooner:
+            if min(cut_at, ping_at) < self._wakes_at:
                 self._changed.notify_all()
 
     def _run(self) -> None:
         with self._changed:
             while not self._closed:
-                until = min(self._cut_at, self._ping_at) - time.monotonic()
+                self._wakes_at = min(self._cut_at, self._ping_at)
+                until = self._wakes_at - time.monotonic()
                 if until > 0:
-                    # It wakes up late for what was set meanwhile, and looks again: never too late.
+                    # Woken for what ends sooner alone: that would cost each statement a switch of
+                    # threads. At other times it finds what was set meanwhile, and sleeps again.
                     self._changed.wait(None if until == float("inf") else until)
                     continue
                 assert self._connection is not None

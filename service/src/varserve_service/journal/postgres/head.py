@@ -12,3 +12,8 @@ OF_MODEL = "model = %s AND version = %s"
 HEAD = (
     f"SELECT epoch, revision, append, horizon, horizon_append FROM varserve_head WHERE {OF_MODEL}"
 )
+LOCKED_HEAD = (
+    "SELECT epoch, revision, append, horizon, horizon_append, xmin::text FROM varserve_head "
+    f"WHERE {OF_MODEL} FOR NO KEY UPDATE"
+)
+"""With the stamp of the row: the transaction that wrote it last."""

@@ -1,4 +1,4 @@
-"""What a replica does for the others beside commits: it notifies them, and compacts the log."""
+"""What a replica does for all beside commits: it compacts the log, and sweeps blobs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ from varserve_service.journal.options import JournalOptions
 from . import blobs, compaction
 from .connection import Connector, cut_after
 from .head import Key
-from .schema import CHANNEL, Connection
+from .schema import Connection
 
-_NOTIFY_SECONDS = 14.0
 _COMPACT_SECONDS = 60.0
 _BYTES_PER_SECOND = 10e6
 _LOOK_SECONDS = 30.0
-_IDLE_SECONDS = 5.0
 
 
 class Housekeeper:
@@ -34,7 +32,7 @@ class Housekeeper:
         self._key = key
         self._options = options
         self._closed = threading.Event()
-        self._news_due = threading.Event()
+        self._is_due = threading.Event()
         self._left: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="varserve-house", daemon=True)
 
@@ -42,15 +40,11 @@ class Housekeeper:
         """Start the thread."""
         self._thread.start()
 
-    def tell(self) -> None:
-        """Notify the other replicas, soon."""
-        self._news_due.set()
-
     def forget(self, names: Sequence[str]) -> None:
         """Remove blobs that were staged for nothing, soon."""
         for name in names:
             self._left.put(name)
-        self._news_due.set()
+        self._is_due.set()
 
     def compact(self) -> None:
         """Bring the log within its bounds. Raises JournalError, psycopg.Error."""
@@ -78,25 +72,16 @@ class Housekeeper:
                 blobs.sweep(connection, self._key, 0, names)
 
     def _run(self) -> None:
-        """Tell the other replicas of commits, and compact the log now and then."""
+        """Compact the log now and then; remove what was left as soon as that is asked for."""
         look_at = time.monotonic() + _LOOK_SECONDS * random.random()  # not all at the same time
-        while not self._closed.is_set():  # also where the close was taken for news
-            told = self._news_due.wait(max(0.0, look_at - time.monotonic()))
+        while not self._closed.is_set():
+            self._is_due.wait(max(0.0, look_at - time.monotonic()))
             if self._closed.is_set():
                 return
-            self._news_due.clear()
+            self._is_due.clear()
             try:
                 with self._connector.connect() as connection:
-                    # A notification holds a lock of the whole cluster until it is committed. So it
-                    # is not part of a commit, and waits for no standby and no disk.
-                    with cut_after(connection, _NOTIFY_SECONDS):
-                        connection.execute("SET synchronous_commit = off")
-                    while told and not self._closed.is_set():
-                        with cut_after(connection, _NOTIFY_SECONDS):
-                            connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self._key[0]))
-                        self._remove_left(connection)
-                        told = self._news_due.wait(_IDLE_SECONDS)
-                        self._news_due.clear()
+                    self._remove_left(connection)
                     if time.monotonic() >= look_at:
                         look_at = time.monotonic() + _LOOK_SECONDS
                         self._look(connection)
@@ -121,4 +106,4 @@ class Housekeeper:
     def close(self) -> None:
         """End the thread, soon."""
         self._closed.set()
-        self._news_due.set()
+        self._is_due.set()

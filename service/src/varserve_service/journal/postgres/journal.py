@@ -30,7 +30,7 @@ from varserve_service.journal.options import JournalOptions
 from varserve_service.journal.records import Record
 from varserve_service.journal.rows import base_key, history_key, read_change
 
-from .appending import Appender, Turn
+from .appending import Appender
 from .blobs import INLINE_BYTES, BlobReader
 from .checks import Checks
 from .connection import Connector
@@ -42,7 +42,11 @@ from .probing import Prober
 from .rows import LOG_COLUMNS, decoded, read_log_row
 from .schema import Connection
 from .staging import Stager
+from .telling import Sender, Teller
+from .turns import OptimisticTurn, Turn
 
+_SILENT_SECONDS = 0.3
+"""The listener asks three times as often."""
 _ROWS_AT_ONCE = 20
 """Of up to a few MiB each."""
 
@@ -79,8 +83,11 @@ class PostgresJournal:
         self._leases = LeaseRows(connector, self._key)
         self._prober = Prober(connector, self._key, self._epoch)
         self._stager = Stager(connector, self._key, self._house.forget)
-        self._appender = Appender(connector, self._key, self._epoch, options, tell=self._house.tell)
-        self._listener = Listener(connector, self._key, lambda: self._appender.last_append)
+        sender = Sender(self._key)
+        self._appender = Appender(
+            connector, self._key, self._epoch, options, Teller(sender.message), self._is_alive
+        )
+        self._listener = Listener(connector, self._key, sender, self._appender)
 
     def _begin(self, connection: Connection, description: Record) -> None:
         row = connection.execute(
@@ -103,6 +110,10 @@ class PostgresJournal:
         assert row is not None
         epoch, _, _, horizon, append = row
         return epoch, horizon, Position(horizon, append)
+
+    def _is_alive(self) -> bool:
+        """Whether the database answered just now."""
+        return self._listener.standing.silent_seconds < _SILENT_SECONDS
 
     @property
     def shared(self) -> PostgresJournal:
@@ -195,8 +206,10 @@ class PostgresJournal:
     def stage(self, values: Mapping[str, Value], deadline: float | None) -> StagedValues:
         return self._stager.stage(values, deadline)
 
-    def turn(self, known: Position, deadline: float | None) -> AbstractContextManager[Turn]:
-        return self._appender.turn(known, deadline)
+    def turn(
+        self, known: Position, deadline: float | None, *, sure: bool
+    ) -> AbstractContextManager[Turn | OptimisticTurn]:
+        return self._appender.turn(known, deadline, sure=sure)
 
     def news(self, known: Position) -> Sequence[KeptCommit]:
         return self._listener.news(known)

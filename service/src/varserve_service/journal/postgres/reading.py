@@ -14,7 +14,7 @@ from .rows import LogRow, read_log_row
 from .schema import Connection
 
 AT_ONCE = 1_000  # rows that are read at a time
-_ROW_BYTES_AT_ONCE = 16 * 2**20
+PAGE_BYTES = 16 * 2**20  # of values in them
 _BLOB_BYTES_AT_ONCE = 64 * 2**20
 _SECONDS = 14.0
 _BYTES_PER_SECOND = 10e6
@@ -28,14 +28,20 @@ _ROWS = f"""
                 ORDER BY revision ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
             ) AS before
         FROM varserve_log WHERE {OF_MODEL} AND revision >= %s ORDER BY revision LIMIT %s
-    ) AS log WHERE coalesce(before, 0) < {_ROW_BYTES_AT_ONCE} ORDER BY revision
+    ) AS log WHERE coalesce(before, 0) < %s ORDER BY revision
 """
 
 
 def rows_after(
-    connection: Connection, key: Key, known: Position, head: Head | None = None
+    connection: Connection,
+    key: Key,
+    known: Position,
+    head: Head | None = None,
+    most_bytes: int = PAGE_BYTES,
 ) -> list[LogRow]:
     """The next rows after a position, some at a time: what a process can have in memory.
+
+    That is one row more than `most_bytes` of values in them.
 
     Raises JournalError when the log does not go on from the position.
     """
@@ -43,7 +49,9 @@ def rows_after(
         return []
     revision = known.revision
     rows = connection.execute(
-        _ROWS, (revision, revision, revision, *key, revision, AT_ONCE), binary=True
+        _ROWS,
+        (revision, revision, revision, *key, revision, AT_ONCE, most_bytes),
+        binary=True,
     ).fetchall()
     if rows and rows[0][0] == revision:
         check_known(known, rows[0][1], None)
@@ -60,7 +68,7 @@ def may_be_more(rows: Sequence[LogRow]) -> bool:
     """Whether rows after a position may be followed by others that were not read."""
     # The row at the position was read, too.
     nbytes = sum(len(row.row.payload) for row in rows)
-    return len(rows) >= AT_ONCE - 1 or nbytes >= _ROW_BYTES_AT_ONCE
+    return len(rows) >= AT_ONCE - 1 or nbytes >= PAGE_BYTES
 
 
 def commits_of(connection: Connection, key: Key, rows: Sequence[LogRow]) -> list[KeptCommit]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from varserve_service.core.ports.commits import CommitKind, Origin
 from varserve_service.core.ports.journal import Entry, KeptAnswer, KeptCommit
 from varserve_service.core.ports.loaded_model import Value
 from varserve_service.core.ports.messages import sent_bytes
+from varserve_service.core.ports.shared_journal import TurnNeeded
 from varserve_service.core.values.host_value import HostValue
 from varserve_service.journal import records
 from varserve_service.journal.payloads import Inline, Payloads
@@ -95,9 +97,28 @@ def write_log_rows(
     return rows
 
 
-def _log_row(
-    entry: Entry, max_answer_bytes: int, blobs: BlobWriter
-) -> tuple[int, bytes, bytes, int]:
+def inline_log_rows(
+    entries: Sequence[Entry], max_answer_bytes: int
+) -> list[tuple[int, bytes, bytes, int]]:
+    """The rows of commits whose values were not staged, and are small enough for the rows.
+
+    Raises TurnNeeded where they are too large.
+    """
+    return [_log_row(entry, max_answer_bytes, _NoBlobs()) for entry in entries]
+
+
+class _NoBlobs:
+    def write(self, values: Mapping[str, Value], revision: int | None) -> dict[str, TensorRecord]:
+        raise TurnNeeded
+
+
+class _Blobs(Protocol):
+    def write(
+        self, values: Mapping[str, Value], revision: int | None
+    ) -> dict[str, TensorRecord]: ...
+
+
+def _log_row(entry: Entry, max_answer_bytes: int, blobs: _Blobs) -> tuple[int, bytes, bytes, int]:
     """Revision, record, payload and checksum; the caller's answer is in them, too.
 
     What was not staged goes into the row, or into blobs where it is too large.
@@ -124,7 +145,7 @@ def placed(
     values: Mapping[str, Value],
     parts: Mapping[str, Part],
     inline: Inline,
-    blobs: BlobWriter,
+    blobs: _Blobs,
     revision: int | None,
 ) -> dict[str, TensorRecord]:
     """Where values and the indices of parts are: all inline, or all in blobs. Both are by path."""
