@@ -132,7 +132,7 @@ PAST, FUTURE = int(time.time()) - 600, int(time.time()) + 86_400  # the tests ta
         "empty subject": (lambda: token(sub=""), "names nobody"),
         "subject with a line": (lambda: token(sub='a\n{"outcome":"OK"}'), "control"),
         "long subject": (lambda: token(sub="x" * 1000), "at most"),
-        "subject a number": (lambda: by_hand_signed({"sub": 7}), "does not hold"),
+        "subject a number": (lambda: by_hand_signed({"sub": 7}), "does not hold: InvalidSubject"),
         "kid of a file": (lambda: token(kid="../../../../etc/passwd"), "no key"),
         "kid of another kind": (lambda: token(kid="two"), "no key"),
         "kid injection": (lambda: token(kid="one' OR '1'='1"), "no key"),
@@ -189,6 +189,29 @@ def test_a_token_that_held_before(jwks: Path) -> None:
     write(jwks, [jwk(OTHER, "one")])
     assert keys.file.reload()
     assert "signature is wrong" in refusal(found, long)
+
+
+def test_a_token_is_verified_once_for_as_long_as_it_holds(
+    jwks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is until its leeway is over."""
+    now = [time.time()]
+    found = JwtTokens(KeyFile(jwks, ["RS256"]), ISSUER, AUDIENCE, ["RS256"], clock=lambda: now[0])
+    verified: list[str] = []
+    verify = found._verify
+
+    def counting(text: str, key: Any) -> tuple[str, float]:
+        verified.append(text)
+        return verify(text, key)
+
+    monkeypatch.setattr(found, "_verify", counting)
+    expiry = int(now[0]) + 86_400
+    text = token(exp=expiry)
+    last = expiry + tokens_module.LEEWAY
+    for moment, times in ((now[0], 1), (expiry, 1), (last - 1, 1), (last, 2)):
+        now[0] = moment
+        assert subject(found, text) == "trainer"
+        assert len(verified) == times
 
 
 def test_tokens_that_are_known_have_a_bound(jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from tests.fakes import Array, FakeVariable
-from varserve_service.core.arrays.regions import Slice, Slices
-from varserve_service.core.change.changes import HeldByVariable, kept_change
+from varserve_service.core.arrays.regions import Region, Rows, Slice, Slices
+from varserve_service.core.change.changes import Change, HeldByVariable, kept_change
 
 ROWS = 3 * 2**18
 """Of eight bytes each: more than is written over what is there."""
@@ -56,3 +57,25 @@ def test_a_small_whole_is_written_over_what_is_there() -> None:
     variable = WithoutBlanks("v", np.zeros((3, 1)), in_place=True)
     change = kept_change(variable, None, np.ones((3, 1)))
     assert (change.owned, change.value.numpy().sum()) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("region", "rows"),
+    [(None, 8), (Rows(np.array([5, 2, 7])), 3), (Slices((Slice(2, 6), Slice(1))), 4)],
+)
+def test_what_is_copied_of_what_a_change_replaces(region: Region | None, rows: int) -> None:
+    """All of each row that it touches, in place; nothing where the value is another one then."""
+    shape = (8, 4, 2)
+    for in_place in (True, False):
+        variable = FakeVariable("v", np.zeros(shape), in_place=in_place)
+        value = variable.read(region)
+        expected = rows * 4 * 2 * 8 if in_place else 0
+        assert Change(variable, region, value).replaced_bytes == expected
+
+
+def test_nothing_is_copied_of_what_is_swapped_away() -> None:
+    """What was there is kept as it is."""
+    variable = FakeVariable("v", np.zeros((ROWS, 1)), in_place=True)
+    assert kept_change(variable, None, np.ones((ROWS, 1))).replaced_bytes == 0
+    scalar = FakeVariable("s", np.zeros(()), in_place=True)
+    assert Change(scalar, Rows(np.array([0])), scalar.read()).replaced_bytes == 8

@@ -19,6 +19,7 @@ from tests.waiting import join, until
 from varserve_service.core.arrays.patches import Elements
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
 from varserve_service.core.change.writes import Write
+from varserve_service.core.commit import partwise
 from varserve_service.core.commit.following import FollowingThread
 from varserve_service.core.errors import JournalError, OutOfMemory, Reason
 from varserve_service.core.model.live_model import LiveModel
@@ -103,6 +104,22 @@ def test_what_one_commits_the_others_have(in_place: bool) -> None:
         two.revert(0)
         until(lambda: one.header.revision == 5)
         assert count(one) == 0
+
+
+@pytest.mark.parametrize("rows", [[4, 0], None])
+def test_who_reads_a_large_value_sees_no_later_commit_of_others(
+    monkeypatch: pytest.MonkeyPatch, rows: list[int] | None
+) -> None:
+    """It is read part by part, and others write meanwhile: rows of it, or (None) the whole."""
+    monkeypatch.setattr(partwise, "PART_BYTES", 8)
+    with replicas(2, in_place=True) as ((one, two), _):
+        (entry,) = two.read([Read("table")]).entries
+        assert isinstance(entry.value, partwise.PartwiseValue)
+        value = np.ones((5 if rows is None else len(rows), 2), np.float32)
+        one.assign([Write("table", SET, value, None if rows is None else Rows(np.array(rows)))])
+        until(lambda: two.header == one.header)
+        assert value_of(two, "table").sum() == value.sum()
+        assert entry.value.numpy().sum() == 0
 
 
 def test_how_a_replica_stands_to_the_log() -> None:
