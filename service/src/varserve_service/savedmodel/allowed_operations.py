@@ -101,6 +101,19 @@ class MetaGraph:
             if child.local_name in LIFE_CYCLE
         }
         names = {child.node_id: child.local_name for n in objects.nodes for child in n.children}
+        # A function has its traces as children, which are callable where anything else has them.
+        elsewhere = {
+            child.node_id
+            for number, node in enumerate(objects.nodes)
+            if number not in life_cycle
+            for child in node.children
+        }
+        life_cycle |= {
+            child.node_id: child.local_name
+            for number in life_cycle
+            for child in objects.nodes[number].children
+            if child.node_id not in elsewhere
+        }
         for number, node in enumerate(objects.nodes):
             if (number in life_cycle) is not at_load:
                 continue
