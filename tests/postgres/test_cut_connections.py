@@ -40,18 +40,9 @@ def cuts(proxy: CuttingProxy, step: int) -> Iterator[Cut]:
 
 
 def wrong_answers(
-    database: str,
-    proxy: CuttingProxy,
-    folder: Path,
-    step: int,
-    bug: str = "",
-    *,
-    optimistic: bool = False,
+    database: str, proxy: CuttingProxy, folder: Path, step: int, bug: str = ""
 ) -> list[str]:
-    """Ids of writes that are in the log and were told not to have happened, or the other way.
-
-    `optimistic`: of commits without a turn, the second ones of a connection.
-    """
+    """Ids of writes that are in the log and were told not to have happened, or the other way."""
     told: dict[str, bool | None] = {}
     outcomes: Counter[str] = Counter()
     one = Replica(proxy.address(database), folder, "cut", {BUG: bug})
@@ -64,8 +55,6 @@ def wrong_answers(
                 told[write.id] = True
             armed = list(cuts(proxy, step))
             for number, cut in enumerate(armed):
-                if optimistic:
-                    told[f"turn-{number}"] = ask(client, Write(f"turn-{number}"), 60)
                 proxy.arm(cut)
                 write = Write(f"cut-{number}")
                 if ask(client, write, 60):
@@ -89,26 +78,17 @@ def wrong_answers(
         one.close()
 
 
-ways = pytest.mark.parametrize("optimistic", [False, True])
-
-
 @pytest.mark.slow
-@ways
-def test_a_commit_is_cut_at_bytes_of_it(
-    database: str, proxy: CuttingProxy, tmp_path: Path, optimistic: bool
-) -> None:
+def test_a_commit_is_cut_at_bytes_of_it(database: str, proxy: CuttingProxy, tmp_path: Path) -> None:
     """At some of them."""
-    assert wrong_answers(database, proxy, tmp_path, STEP, optimistic=optimistic) == []
+    assert wrong_answers(database, proxy, tmp_path, STEP) == []
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-@ways
-def test_a_commit_is_cut_all_along(
-    database: str, proxy: CuttingProxy, tmp_path: Path, optimistic: bool
-) -> None:
+def test_a_commit_is_cut_all_along(database: str, proxy: CuttingProxy, tmp_path: Path) -> None:
     """Every few bytes."""
-    assert wrong_answers(database, proxy, tmp_path, ALL_STEP, optimistic=optimistic) == []
+    assert wrong_answers(database, proxy, tmp_path, ALL_STEP) == []
 
 
 @pytest.mark.full

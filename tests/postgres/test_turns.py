@@ -391,7 +391,7 @@ def test_a_turn_that_ended_is_not_given_back_again(
 ) -> None:
     """Nothing more is asked after its commit; one that is not used is rolled back, once."""
     live, journal = one
-    with journal.turn(P0, None):
+    with journal.turn(P0, None, sure=True):
         pass
     connection = journal._appender._open
     assert connection is not None
@@ -405,10 +405,10 @@ def test_a_turn_that_ended_is_not_given_back_again(
     add(live)
     assert asked[-1] == "COMMIT"
     known = live._parts.committer.position
-    with journal.turn(known, None) as turn:
+    with journal.turn(known, None, sure=True) as turn:
         turn.confirm()
     assert asked[-1] == "COMMIT"
-    with journal.turn(known, None):
+    with journal.turn(known, None, sure=True):
         pass
     assert (asked[-1], asked.count("ROLLBACK")) == ("ROLLBACK", 1)
 
