@@ -6,9 +6,9 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -18,6 +18,8 @@ END_SECONDS = 20
 # Seconds in which a process at rest gives memory back, and bytes that are not worth the wait.
 _REST_SECONDS = 10.0
 _LITTLE = 16 * 2**20
+T = TypeVar("T")
+
 LOG_SHOWN = 1000
 """Characters of a log that an error quotes."""
 
@@ -93,8 +95,7 @@ class Process:
         """
         found: list[Usage] = []
         members = [self._family, *self._family.children(recursive=True)]
-        for member in members:
-            _reset_peak(member.pid)
+        _of_each(members, lambda member: _reset_peak(member.pid))
         cpu, memory = _cpu(members), _status(members, "VmRSS")
         yield found
         peak = _status(members, "VmHWM")
@@ -112,7 +113,7 @@ def _at_rest(members: Sequence[psutil.Process], before: int) -> int:
 
 
 def _cpu(members: Sequence[psutil.Process]) -> float:
-    times = [member.cpu_times() for member in members]
+    times = _of_each(members, lambda member: member.cpu_times())
     return sum(each.user + each.system for each in times)
 
 
@@ -122,12 +123,18 @@ def _reset_peak(pid: int) -> None:
 
 
 def _status(members: Sequence[psutil.Process], field: str) -> int:
-    total = 0
+    texts = _of_each(members, lambda member: Path(f"/proc/{member.pid}/status").read_text())
+    lines = [line for text in texts for line in text.splitlines()]
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def _of_each(members: Sequence[psutil.Process], read: Callable[[psutil.Process], T]) -> list[T]:
+    """What is read of each process that has not ended: a database's come and go."""
+    found = []
     for member in members:
-        for line in Path(f"/proc/{member.pid}/status").read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                total += int(line.split()[1]) * 1024
-    return total
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+            found.append(read(member))
+    return found
 
 
 class Agent(Process):

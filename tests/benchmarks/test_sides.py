@@ -14,7 +14,7 @@ import benchmarks.sides
 from benchmarks.families import FAMILIES
 from benchmarks.figures import Figure, Work, peer, work
 from benchmarks.flights import several
-from benchmarks.processes import Failed
+from benchmarks.processes import Failed, Process
 from benchmarks.runner import ROUNDS_LEAST, Budget, Pool, measure
 from benchmarks.samples import PEAK_CLIENT, SPEED
 from benchmarks.sides import PROGRAM, Side, sides
@@ -195,3 +195,16 @@ def test_the_peer_in_cpp(tmp_path: Path) -> None:
         (result,) = measure([figure], pool, Budget(seconds=0), say=lambda what: None)
     assert not result.problem
     assert all(seconds > 0 for each in result.rounds for seconds in each[0].times)
+
+
+def test_a_child_that_ends_while_its_process_is_watched(tmp_path: Path) -> None:
+    """What is left of them is counted, as with a database whose connections come and go."""
+    # The shell says the number of a child that ends with the next line, and waits for another.
+    script = "sleep 60 & echo $!; read line; kill $!; wait $!; echo ended; read line"
+    process = Process(["sh", "-c", script], tmp_path / "log")
+    process.line()
+    with process.watched() as found:
+        process.say("end")
+        assert process.line() == "ended"
+    process.end()
+    assert found[0].peak > 0
