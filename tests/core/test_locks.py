@@ -199,7 +199,7 @@ def test_the_queue_of_commits() -> None:
 
     def proposal(deadline: float | None) -> Any:
         terms = SimpleNamespace(deadline=deadline, request=None)
-        return SimpleNamespace(terms=terms, needs_history=False)
+        return SimpleNamespace(terms=terms, needs_history=False, needs_turn=False)
 
     it, first = Queue(), proposal(None)
     assert times_taken(it, "_changing", lambda: it.enter(first)) == 1

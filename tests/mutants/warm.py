@@ -64,8 +64,7 @@ class WarmProcess:
         }
         print(json.dumps(request), file=self._process.stdin, flush=True)
         answer = self._process.stdout
-        ready, _, _ = select.select([answer], [], [], seconds + 60)
-        if not ready:
+        if not _readable(answer.fileno(), seconds + 60):
             raise TimeoutError(f"no answer {seconds + 60:.0f} seconds after a run of tests began")
         code: int | None = json.loads(answer.readline())
         return code
@@ -74,15 +73,22 @@ class WarmProcess:
         self._process.communicate(timeout=60)
 
 
+def _readable(descriptor: int, seconds: float) -> bool:
+    """Whether there is something to read within a time. Descriptors may have any number."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
 def forked(request: dict[str, Any]) -> int | None:
     """What a request is answered with. Whatever the run started is gone with it."""
     pid = os.fork()
     if pid == 0:
         _run(request)
-    ended: list[int] = []
+    ended = False
     descriptor = os.pidfd_open(pid)
     try:
-        ended, _, _ = select.select([descriptor], [], [], request["seconds"])
+        ended = _readable(descriptor, request["seconds"])
     finally:
         os.close(descriptor)
         with suppress(ProcessLookupError):

@@ -43,6 +43,8 @@ class GraphImport:
     def __init__(self) -> None:
         self._c = _c_interface()
         self._graph = self._c.TF_NewGraph()
+        # As in Python's graphs: the operations of a library need not know of shapes.
+        self._c.TF_SetRequireShapeInferenceFns(self._graph, 0)
         self._status = self._c.TF_NewStatus()
         self._count = 0
         self._outputs_of: dict[str, list[tuple[str, str, str]]] = {}
@@ -243,6 +245,7 @@ def _c_interface() -> ctypes.CDLL:
     for name, result, arguments in (
         ("TF_NewGraph", pointer, ()),
         ("TF_DeleteGraph", None, (pointer,)),
+        ("TF_SetRequireShapeInferenceFns", None, (pointer, ctypes.c_bool)),
         ("TF_NewStatus", pointer, ()),
         ("TF_DeleteStatus", None, (pointer,)),
         ("TF_GetCode", number, (pointer,)),
