@@ -33,7 +33,8 @@ def test_what_is_left_is_promised_and_no_more(more: int, fits: bool) -> None:
                 memory.reserve(25 * MIB + more, "another")
             assert caught.value.message == (
                 f"another needs {25 * MIB + more} bytes of host memory; {25 * MIB} are available, "
-                f"of {100 * MIB}; nothing was changed"
+                f"of {100 * MIB}; nothing was changed; try again when less is in use, or give "
+                "the service more"
             )
             assert caught.value.metadata == {
                 "needed": str(25 * MIB + more),
@@ -41,6 +42,14 @@ def test_what_is_left_is_promised_and_no_more(more: int, fits: bool) -> None:
                 "limit": str(100 * MIB),
             }
     assert memory.reserved == 0
+
+
+def test_what_can_never_fit_is_not_tried_again() -> None:
+    """What stays free counts: more than the rest of the memory is never available."""
+    memory = budget(50 * MIB, reserve=10 * MIB)
+    for needed, advice in ((89 * MIB, "changed; try again when"), (90 * MIB, "changed; give the")):
+        with pytest.raises(OutOfMemory, match=advice):
+            memory.reserve(needed, "one")
 
 
 def test_many_small_ones_count_as_what_they_are() -> None:

@@ -132,9 +132,11 @@ class MemoryBudget:
             room = self._short_of(nbytes)
             if room is None:
                 return
+        might_fit = nbytes + self._reserve < room.limit
         raise OutOfMemory(
             f"{thing} needs {nbytes} bytes of {self._place} memory; {room.available} are "
-            f"available, of {room.limit}; nothing was changed",
+            f"available, of {room.limit}; nothing was changed; "
+            f"{'try again when less is in use, or ' if might_fit else ''}give the service more",
             needed=nbytes,
             available=room.available,
             limit=room.limit,
