@@ -301,7 +301,7 @@ def test_a_bool_that_is_none_is_refused(path: str) -> None:
 
 def test_progress_is_reported(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Part by part of a read that is copied, by several threads; at once where nothing moves."""
-    monkeypatch.setattr(lane, "cores", lambda: 6)
+    monkeypatch.setattr(lane, "cores", lambda: 3)
     moved: list[tuple[int, int]] = []
     nbytes = 40 * MIB
     with (

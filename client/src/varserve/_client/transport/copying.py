@@ -13,7 +13,7 @@ from varserve.tensors import Array
 _PART = 16 << 20
 """Bytes that one thread copies at a time: a thread begins and ends in a hundredth of that."""
 _MOST_THREADS = 4
-"""More of them wait for the memory; where there are two cores, the second one does already."""
+"""More of them wait for the memory."""
 
 
 def copy_all(
@@ -34,7 +34,7 @@ def copy_all(
         np.copyto(*part)
         copied(part[0].nbytes)
 
-    threads = min(len(parts), _MOST_THREADS, lane.cores() // 2)
+    threads = min(len(parts), _MOST_THREADS, lane.cores())
     if threads < 2:
         for part in parts:
             copy(part)
