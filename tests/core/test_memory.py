@@ -132,6 +132,18 @@ def test_memory_is_trimmed_after_the_last_that_asks(monkeypatch: pytest.MonkeyPa
     until(lambda: len(times) == 3)
 
 
+def test_a_trim_without_a_thread_is_made_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system gives no thread nobody who asks is told, and who asks later is heard."""
+    trimmed = threading.Event()
+    monkeypatch.setattr(memory_module, "trim", trimmed.set)
+    late = memory_module.LateTrim(0.01)
+    with monkeypatch.context() as none:
+        none.setattr(memory_module, "started", lambda thread: False)
+        late.ask()
+    late.ask()
+    assert trimmed.wait(30)
+
+
 def test_what_was_freed_is_returned_where_the_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it; another C library has no such function, or is not there."""
     trimmed: list[int] = []

@@ -18,6 +18,7 @@ from types import TracebackType
 
 from .errors import OutOfMemory, Reason, RequestError
 from .holdings import Holdings
+from .threads import started
 
 SMALL_BYTES = 4 * 2**20
 """What takes less is not budgeted: to look costs more than it could do harm."""
@@ -58,10 +59,10 @@ class LateTrim:
                 self._wait()
 
     def _wait(self) -> None:
-        self._is_waiting, self._asked = True, False
+        self._asked = False
         timer = threading.Timer(self._seconds, self._act)
         timer.daemon = True
-        timer.start()
+        self._is_waiting = started(timer)
 
     def _act(self) -> None:
         trim()
