@@ -6,7 +6,6 @@ is. Nobody waits for the answer of the server: it is read when the connection is
 
 from __future__ import annotations
 
-import math
 import secrets
 import select
 
@@ -28,7 +27,6 @@ class Sender:
 
     def __init__(self, key: Key) -> None:
         model, version = key
-        self._model = model
         self._about = f"{version} {model}"
         self._name = secrets.token_hex(4)
 
@@ -37,13 +35,13 @@ class Sender:
         """That this replica has appended; the revision of the last commit follows it."""
         return f"{self._name} {self._about}"
 
-    def news(self, message: str) -> float:
+    def news(self, message: str) -> int:
         """The revision that another replica has appended; 0: it says nothing of that."""
         name, _, rest = message.partition(" ")
         about, _, revision = rest.rpartition(" ")
         if about == self._about and name != self._name and revision.isdecimal():
             return int(revision)
-        return math.inf if message == self._model else 0  # as older versions of this service tell
+        return 0
 
 
 class Teller:
