@@ -88,12 +88,14 @@ def _chosen(given: argparse.Namespace) -> Chosen:
 
 
 def _measured(chosen: Chosen, known: Mapping[str, Side], budget: Budget) -> Results:
-    """The results of the figures; of the first of them when somebody interrupts."""
+    """The results of the figures, in their order; of some of them when somebody interrupts."""
     started = time.monotonic()
     needed = dict.fromkeys(work.side for _, figure in chosen for work in figure.works)
     logs = FOLDER / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    results: Results = []
+    results: dict[int, tuple[str, Result]] = {}
+    # What needs most memory goes first, before the sides keep some of what others used.
+    order = sorted(range(len(chosen)), key=lambda number: -chosen[number][1].needs)
 
     def say(what: str) -> None:
         print(f"[{time.monotonic() - started:4.0f} s] {what}", flush=True)
@@ -102,12 +104,12 @@ def _measured(chosen: Chosen, known: Mapping[str, Side], budget: Budget) -> Resu
         print(f"starting {', '.join(needed)} ...", flush=True)
         pool.start(needed)
         try:
-            measured = measure([figure for _, figure in chosen], pool, budget, say)
-            for (family, _), result in zip(chosen, measured, strict=True):
-                results.append((family, result))
+            measured = measure([chosen[number][1] for number in order], pool, budget, say)
+            for number, result in zip(order, measured, strict=True):
+                results[number] = chosen[number][0], result
         except KeyboardInterrupt:
             print("interrupted; what was measured so far:")
-    return results
+    return [results[number] for number in sorted(results)]
 
 
 def main() -> int:
