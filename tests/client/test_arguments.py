@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import varserve
 from varserve._client.values.arguments import bind, positional
 from varserve._client.values.specs import (
+    Constant,
     FunctionKind,
     FunctionSpec,
     InputSpec,
@@ -93,6 +95,22 @@ def test_a_list_is_what_the_overload_takes() -> None:
     assert flat(either, [[1.0], [2.0]]) == {"x": [[1], [2]]}
     assert list(flat(spec("x", parameters="x"), [ARRAY, ARRAY])) == ["x"]
     assert flat(spec("x/0 x/1", parameters="x"), [1.0, 2.0]) == {"x/0": 1, "x/1": 2}
+
+
+def test_constants_of_an_overload_are_no_tensor() -> None:
+    """Just the constants of an overload mean that one, and other numbers are the tensor."""
+    size = [
+        InputSpec(f"size/{index}", Constant(value), False) for index, value in enumerate((2, 3))
+    ]
+    fixed = Overload((InputSpec("x", VECTOR, False), *size), (), (), (), False)
+    free = spec("x size", parameters="x, size")
+    either = replace(free, overloads=(*free.overloads, fixed))
+    arrays, constants = bind(either, positional(either, (1.5, (2, 3)), ()))
+    assert list(arrays) == ["x"]
+    assert constants == {"size/0": Constant(2), "size/1": Constant(3)}
+    assert flat(either, 1.5, (2, 4)) == {"x": 1.5, "size": [2, 4]}
+    assert flat(either, 1.5, (2.0, 3.0)) == {"x": 1.5, "size": [2, 3]}
+    assert flat(either, 1.5, np.float32([2, 3])) == {"x": 1.5, "size": [2, 3]}
 
 
 @pytest.mark.parametrize(

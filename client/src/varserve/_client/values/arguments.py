@@ -120,8 +120,9 @@ def _flat(spec: FunctionSpec, given: Mapping[str, Any]) -> dict[str, Any]:
     """The leaves of the arguments, named as the service names them: `batch/mask`, `z/0`.
 
     A list may be a tensor in one overload and a structure of tensors in another, or left out in a
-    third. As in TensorFlow, it is the structure when its elements are tensors already, and the
-    tensor when they are not. What has names for its parts is never a tensor.
+    third. As in TensorFlow, it is the structure when its elements are tensors already, or are just
+    the constants of that overload, and otherwise the tensor. What has names for its parts is never
+    a tensor.
     """
     candidates: list[dict[str, Any]] = []
     for names in spec.flat_names:
@@ -131,13 +132,32 @@ def _flat(spec: FunctionSpec, given: Mapping[str, Any]) -> dict[str, Any]:
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        return min(candidates, key=_unlikely)
+        # What they have in common speaks for none of them.
+        common = set(candidates[0]).intersection(*candidates[1:])
+        return min(candidates, key=lambda leaves: _unlikely(leaves, common, spec.inputs))
     # No overload has just these. What is said of it speaks of the names that there are.
     return dict(_closest(given.items(), FlatNames.of(spec.inputs)))
 
 
-def _unlikely(leaves: Mapping[str, Any]) -> tuple[bool, int]:
-    return any(map(_is_structure, leaves.values())), len(leaves)
+def _unlikely(
+    leaves: Mapping[str, Any], common: Collection[str], kinds: Mapping[str, Sequence[InputSpec]]
+) -> tuple[bool, bool, int]:
+    converted = any(
+        not _fits(kinds[name], value) for name, value in leaves.items() if name not in common
+    )
+    return converted, any(map(_is_structure, leaves.values())), len(leaves)
+
+
+def _fits(inputs: Sequence[InputSpec], value: Any) -> bool:
+    """Whether a value is one of these as it is, without becoming a tensor first."""
+    return any(
+        each.kind.matches(value) if isinstance(each.kind, Constant) else _is_tensor(value)
+        for each in inputs
+    )
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "dtype") or hasattr(value, "__array__")
 
 
 def _leaves(items: Iterable[tuple[str, Any]], names: FlatNames) -> dict[str, Any] | None:
@@ -174,10 +194,7 @@ def _is_structure(value: Any) -> bool:
         return False
     if hasattr(type(value), "_fields") or not isinstance(value, Sequence):
         return True
-    return any(
-        hasattr(each, "dtype") or hasattr(each, "__array__") or _is_structure(each)
-        for each in value
-    )
+    return any(_is_tensor(each) or _is_structure(each) for each in value)
 
 
 def _constant(inputs: Sequence[InputSpec], value: Any) -> Constant | None:
@@ -204,7 +221,7 @@ def _array(kinds: Sequence[TensorSpec | Constant], value: Any) -> Array:
     )
     if len(dtypes) == 1:
         return tensors.as_array(value, next(iter(dtypes)))
-    if hasattr(value, "dtype") or hasattr(value, "__array__"):
+    if _is_tensor(value):
         return tensors.as_array(value)
     # A Python value fits several dtypes: the one of its own kind first.
     own = np.asarray(value).dtype.kind
