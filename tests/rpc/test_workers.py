@@ -8,9 +8,10 @@ import pytest
 
 from tests.fakes import Gate
 from varserve_service.core.errors import Reason, RequestError
-from varserve_service.rpc.serving.workers import Workers
+from varserve_service.rpc.serving.workers import Turn, Workers
 
 BOUND = 10
+ANN, BOB = Turn(None, "ann"), Turn(None, "bob")
 
 
 def why() -> RequestError:
@@ -26,9 +27,9 @@ async def test_no_call_waits_for_threads_that_are_closed(
 
     async def bounded(number: int) -> int:
         async with asyncio.timeout(BOUND):
-            return await workers.run(lambda: number, None)
+            return await workers.run(lambda: number, ANN)
 
-    running = asyncio.ensure_future(workers.run(gate, None))
+    running = asyncio.ensure_future(workers.run(gate, ANN))
     waiting = [asyncio.ensure_future(bounded(number)) for number in range(3)]
     await asyncio.to_thread(gate.reached.wait, BOUND)
     workers.close(reason)  # type: ignore[arg-type]
@@ -46,7 +47,7 @@ async def test_no_call_waits_for_threads_that_are_closed(
 async def test_threads_end_when_they_are_closed() -> None:
     """All of them, the one that is at work after its work."""
     gate, workers = Gate(), Workers("m", 3, 10)
-    running = asyncio.ensure_future(workers.run(gate, None))
+    running = asyncio.ensure_future(workers.run(gate, ANN))
     await asyncio.to_thread(gate.reached.wait, BOUND)
     workers.close(why)
     gate.opened.set()

@@ -122,7 +122,9 @@ class Dispatcher:
         call.start()
         try:
             if self._authenticator is not None:
-                call.subject = await self._authenticator.subject(context)
+                call.subject = call.queue_key = await self._authenticator.subject(context)
+            else:
+                call.queue_key = context.peer()
             if unread:
                 request = await self._only_message(request)
             response = await self._admitted(row, None if streams else request, call)
@@ -179,7 +181,7 @@ class Dispatcher:
         call.start()
         try:
             if self._authenticator is not None:
-                call.subject = await self._authenticator.subject(call.context)
+                call.subject = call.queue_key = await self._authenticator.subject(call.context)
             response = await self._admitted(row, data, call)
             call.answered(response)
             return response

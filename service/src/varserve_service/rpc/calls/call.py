@@ -72,7 +72,9 @@ class RpcCall:
     call was answered at. `trace_id` is 32 hexadecimal digits, or empty. `deadline` is in seconds of
     `time.monotonic`; None where there is none. `permissions` is None where there is no policy.
     `cancellation` ends what runs for a client that has gone. `authorized_model` is the live model
-    that the guard judged. `read_bytes` counts bytes of variables' values in the answer.
+    that the guard judged. `queue_key` tells whose turns its work takes: those of its subject, or of
+    its connection where nobody has a name. `read_bytes` counts bytes of variables' values in the
+    answer.
     """
 
     __slots__ = (
@@ -91,6 +93,7 @@ class RpcCall:
         "method",
         "model",
         "permissions",
+        "queue_key",
         "read_bytes",
         "reason",
         "recheck",
@@ -126,7 +129,7 @@ class RpcCall:
             if remaining is not None:
                 self.deadline = _kept(self.started_at + remaining)
         self.trace_id = trace_id_of(self.metadata)
-        self.subject = ""
+        self.subject = self.queue_key = ""
         self.permissions: CallerPermissions | None = None
         self.authorized_model: LiveModel | None = None
         self.audit: AuditRecord | None = None
@@ -157,6 +160,7 @@ class RpcCall:
         call = RpcCall(method, self._observers)
         call._context = self._context
         call._writer = writer
+        call.queue_key = self.queue_key
         call.metadata = self.metadata if traces is None else traces
         call.trace_id = trace_id_of(call.metadata)
         call.deadline = self.deadline if deadline is None else _kept(deadline)

@@ -34,7 +34,7 @@ async def load_model(
     if version is not None and version < 0:
         raise translate.malformed(f"version: expected 0 or more, found {version}")
     work = partial(administration.load, request.model, version, request.label, call.deadline)
-    header = await workers.run(work, call.deadline)
+    header = await workers.run(work, call)
     return pb.LoadModelResponse(header=translate.header(header))
 
 
@@ -44,7 +44,7 @@ async def unload_model(
     """UnloadModel."""
     administration, workers = administration_of(backend)
     work = partial(administration.unload, request.model, request.label or None, call.deadline)
-    headers = await workers.run(work, call.deadline)
+    headers = await workers.run(work, call)
     return pb.UnloadModelResponse(headers=map(translate.header, headers))
 
 
@@ -57,7 +57,7 @@ async def save_model(
     if save_format is None:
         raise translate.malformed(f"format: expected a SaveFormat, found {request.format}")
     work = partial(administration.save, request.model, request.folder, save_format, call.deadline)
-    saved = await workers.run(work, call.deadline)
+    saved = await workers.run(work, call)
     return pb.SaveModelResponse(
         header=translate.header(saved.header),
         variable_count=saved.variables,
@@ -72,7 +72,7 @@ async def list_versions(
     administration, _ = administration_of(backend)
     permissions = call.permissions
     work = partial(administration.versions, request.model)
-    versions = await backend.lister.run(work, call.deadline)
+    versions = await backend.lister.run(work, call)
     if permissions is not None:
         versions = [v for v in versions if permissions.administers(v.header.model)]
     return pb.ListVersionsResponse(versions=map(_version, versions))

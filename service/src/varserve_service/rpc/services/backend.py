@@ -104,13 +104,13 @@ class Backend:
     ) -> T:
         """Do `work` on a thread of the model that a name means now."""
         with self.serving.use(call, name) as served:
-            return await served.run(work, call.deadline)
+            return await served.run(work, call)
 
     async def prepare(self, served: Served, count: int, work: Callable[[], T], call: RpcCall) -> T:
         """Check or translate `count` items: on the event loop if they are few, else on a thread."""
         if count <= _PAGE_ITEMS:
             return work()
-        return await served.workers.run(work, call.deadline)
+        return await served.workers.run(work, call)
 
     async def send(
         self, call: RpcCall, memory: MemoryBudget, download: Download, *first: Any

@@ -41,7 +41,7 @@ async def list_models(
             ],
         )
 
-    return await backend.lister.run(work, call.deadline)
+    return await backend.lister.run(work, call)
 
 
 async def get_model(

@@ -37,7 +37,7 @@ async def watch_variables(
             live, workers = served.live, served.watch_workers
             hub = served.hub(backend.senders, backend.max_message_bytes)
             permit = WatchPermit(call.permissions, live, request)
-            paths = await workers.run(permit.select, call.deadline)
+            paths = await workers.run(permit.select, call)
             wanted = WatchFilter(hub.same(paths), request.values, request.previous_values)
             watch = Watch(
                 live, hub, call, wanted, backend.bookmark_seconds, permit, backend.transfers

@@ -130,7 +130,7 @@ async def inspect_function(backend: Backend, manifest: pb.InspectManifest, call:
                     return pb.InspectFunctionResponse(result=result), parts, download
 
                 try:
-                    first, parts, download = await served.run(work, call.deadline)
+                    first, parts, download = await served.run(work, call)
                 except RequestError as error:
                     for part in inspection_messages.messages(error.said):
                         await call.write(pb.InspectFunctionResponse(part=part))

@@ -22,7 +22,7 @@ async def renew_lease(
         live = served.live
         if live.leases.waits:
             renew = partial(live.leases.renew, request.lease, request.epoch)
-            seconds = await served.watch_workers.run(renew, call.deadline)
+            seconds = await served.watch_workers.run(renew, call)
         else:
             seconds = live.leases.renew(request.lease, request.epoch)
         return pb.RenewLeaseResponse(header=translate.header(live.header), seconds=seconds)

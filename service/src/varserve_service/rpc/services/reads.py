@@ -71,7 +71,7 @@ async def read_variable(
         return response
 
     with backend.serving.use(call, request.model) as served:
-        response = await served.run(work, call.deadline)
+        response = await served.run(work, call)
         if not served.retired:
             backend.read_cache.keep(request, served.live, response)
         return response
@@ -123,7 +123,7 @@ async def read_variables(backend: Backend, request: pb.ReadVariablesRequest, cal
         served.live.memory.reserve({}, "the read") as copies,
     ):
         check_count("reads", len(request.reads), served.live)
-        first, body = await served.run(work, call.deadline)
+        first, body = await served.run(work, call)
         call.note_header(first.manifest.header)
         if isinstance(body, Lent):
             assert lane is not None
@@ -193,7 +193,7 @@ async def summarize_variables(
             served.live.memory.reserve({}, "the summary") as copies,
         ):
             check_count("selections", count, served.live)
-            return await served.run(work, call.deadline)
+            return await served.run(work, call)
     finally:
         cancelled.set()
 

@@ -121,7 +121,7 @@ async def execute(
         if batcher and run.can_be_batched:
             arrays = await backend.prepare(served, strings(), decode, call)
             with _Discretion(call, served.live, function):
-                ran = await batcher.run(arrays, call.deadline)
+                ran = await batcher.run(arrays, call)
             if ran is not None:
                 values = ran.outputs
                 nbytes = sum(sent_bytes(value) for value in values.values())
@@ -131,7 +131,7 @@ async def execute(
                     )
                 if nbytes <= _QUICK_BYTES:
                     return respond(ran.header, values)
-                return await served.workers.run(partial(respond, ran.header, values), call.deadline)
+                return await served.workers.run(partial(respond, ran.header, values), call)
 
         def work(live: LiveModel, deadline: float | None) -> T:
             with _Discretion(call, live, function):
@@ -153,7 +153,7 @@ async def execute(
                 run.said.extend(answer.messages)
             return respond(answer.header, answer.values)
 
-        return await served.run(work, call.deadline)
+        return await served.run(work, call)
 
 
 async def stream_run_function(backend: Backend, manifest: pb.RunManifest, call: RpcCall) -> None:
@@ -211,7 +211,7 @@ async def stream_run_function(backend: Backend, manifest: pb.RunManifest, call: 
                 )
                 return pb.StreamRunFunctionResponse(result=result), download
 
-            first, download = await served.run(work, call.deadline)
+            first, download = await served.run(work, call)
         call.note_header(first.result.header)
         await backend.send(call, live.memory.device, download, first)
 

@@ -132,7 +132,7 @@ async def assign_variables(
                 )
                 return pb.AssignVariablesResponse(header=translate.header(answer.header))
 
-            return await served.run(work, call.deadline)
+            return await served.run(work, call)
 
 
 async def revert_commits(

@@ -1,15 +1,17 @@
 """Batching: calls of one function that wait together run as one.
 
-Owns the waiting calls, what is run together and how outputs are split. A function is batched only
-if the operator configures it: whether its rows are independent cannot be told from outside.
+Callers take turns: a batch has a call of each that waits before it has another one of the same
+caller. Owns the waiting calls, what is run together and how outputs are split. A function is
+batched only if the operator configures it: whether its rows are independent cannot be told from
+outside.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -27,7 +29,8 @@ from varserve_service.core.ports.messages import Header
 from varserve_service.core.values.host_value import HostValue
 from varserve_service.rpc.calls.load_shedding import LoadShedder, too_many
 
-from .workers import Workers
+from .turns import Turns
+from .workers import Turn, Waiter, Workers
 
 log = structlog.get_logger("varserve.batching")
 
@@ -105,6 +108,8 @@ class _Waiting:
     inputs: Arrays
     rows: int
     deadline: float | None
+    key: Hashable
+    """Whose turn it takes."""
     since: float
     """By the loop's clock."""
     answer: asyncio.Future[Ran]
@@ -140,9 +145,10 @@ class Batcher:
         self._workers = workers
         self._groups: dict[object, _Group] = {}
         self._waiting_rows = 0
+        self._rows_of: Counter[Hashable] = Counter()
         self._shedder = LoadShedder()
 
-    async def run(self, inputs: Arrays, deadline: float | None) -> Ran | None:
+    async def run(self, inputs: Arrays, call: Waiter) -> Ran | None:
         """Run in a batch. None for inputs that are as large as a batch.
 
         Raises what `LiveModel.run` raises of this call, and RequestError TOO_MANY_REQUESTS,
@@ -153,25 +159,18 @@ class Batcher:
         rows = sizes.pop() if len(sizes) == 1 else 0
         if not 0 < rows < self._options.max_rows:
             return None
-        turns = self._waiting_rows // self._options.max_rows
-        if turns or self._waiting_rows + rows > self._options.max_waiting_rows:
-            waiting_rows = f"{self._waiting_rows} rows wait for function {self._function!r}"
-            if self._waiting_rows + rows > self._options.max_waiting_rows:
-                raise too_many(
-                    f"{waiting_rows}; expected at most {self._options.max_waiting_rows}",
-                    turns * self._shedder.seconds,
-                )
-            self._shedder.check(turns, deadline, lambda: waiting_rows)
+        self._make_room(rows, call)
         # Only what agrees in all but dimension 0 can be put together.
         key = (overload, *sorted((n, a.dtype.str, a.shape[1:]) for n, a in inputs.items()))
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = _Group(partial(self._flush, key))
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(inputs, rows, deadline, loop.time(), loop.create_future())
-        self._waiting_rows += rows
-        group.waiting.append(waiting)
-        group.rows += rows
+        waiting = _Waiting(
+            inputs, rows, call.deadline, call.queue_key, loop.time(), loop.create_future()
+        )
+        self._count(waiting, group, 1)
+        group.waiting.add(waiting.key, waiting)
         if not group.running:
             self._wake(group, loop)
         try:
@@ -181,11 +180,57 @@ class Batcher:
                 waiting.callers.one_left()
             raise
 
+    def _make_room(self, rows: int, call: Waiter) -> None:
+        """Let so many rows wait, or raise RequestError TOO_MANY_REQUESTS.
+
+        Those of a caller that has fewer than another get in: the last ones of who has most are
+        refused in their place.
+        """
+        key, most = call.queue_key, self._options.max_waiting_rows
+        while self._waiting_rows + rows > most:
+            problem = f"{self._waiting()}; expected at most {most}"
+            wait = self._waiting_rows // self._options.max_rows * self._shedder.seconds
+            longest = max(self._rows_of, key=self._rows_of.__getitem__)
+            if self._rows_of[longest] <= self._rows_of[key] + rows:
+                raise too_many(problem, wait)
+            self._give_up(longest, too_many(f"{problem}, and another caller has fewer", wait))
+        callers = len(self._rows_of) + (key not in self._rows_of)
+        before = min(self._waiting_rows, (self._rows_of[key] + rows) * callers)
+        turns = before // self._options.max_rows
+        if turns:
+            self._shedder.check(turns, call.deadline, self._waiting)
+
+    def _give_up(self, key: Hashable, why: RequestError) -> None:
+        """Refuse the newest call of a caller that waits."""
+        group = max(
+            (group for group in self._groups.values() if group.waiting.waiting(key)),
+            key=lambda group: group.waiting.newest(key).since,
+        )
+        waiting = group.waiting.take_newest(key)
+        self._count(waiting, group, -1)
+        if not waiting.answer.done():
+            waiting.answer.set_exception(why)
+
+    def _waiting(self) -> str:
+        return f"{self._waiting_rows} rows wait for function {self._function!r}"
+
+    def _count(self, waiting: _Waiting, group: _Group, sign: int) -> None:
+        """A call begins to wait (1), or ends to (-1)."""
+        rows = sign * waiting.rows
+        group.rows += rows
+        self._waiting_rows += rows
+        self._rows_of[waiting.key] += rows
+        if not self._rows_of[waiting.key]:
+            del self._rows_of[waiting.key]
+
     def _wake(self, group: _Group, loop: asyncio.AbstractEventLoop) -> None:
         """Flush when the first call has waited for the delay, or at once when a batch is full."""
         full = group.rows >= self._options.max_rows
-        left = group.waiting[0].since + self._options.max_delay - loop.time()
-        group.wake(loop, 0.0 if full else max(0.0, left))
+        left = 0.0
+        if not full and self._options.max_delay:
+            since = min(waiting.since for waiting in group.waiting.firsts())
+            left = since + self._options.max_delay - loop.time()
+        group.wake(loop, max(0.0, left))
 
     def _flush(self, key: object) -> None:
         group = self._groups[key]
@@ -209,10 +254,9 @@ class Batcher:
     def _next_batch(self, group: _Group) -> list[_Waiting]:
         batch: list[_Waiting] = []
         total, now = 0, time.monotonic()
-        while group.waiting and total + group.waiting[0].rows <= self._options.max_rows:
-            waiting = group.waiting.popleft()
-            group.rows -= waiting.rows
-            self._waiting_rows -= waiting.rows
+        while group.waiting and total + group.waiting.next().rows <= self._options.max_rows:
+            waiting = group.waiting.take()
+            self._count(waiting, group, -1)
             if waiting.answer.done():
                 continue  # the caller has gone
             if waiting.deadline is not None and now >= waiting.deadline:
@@ -233,7 +277,9 @@ class Batcher:
         started = time.monotonic()
         try:
             work = partial(self._together, batch, last, callers.cancellation)
-            answers = await self._workers.run(work, last)
+            # It comes when the first of its callers would have come alone.
+            key = min({waiting.key for waiting in batch}, key=self._workers.waiting)
+            answers = await self._workers.run(work, Turn(last, key))
             self._shedder.took(time.monotonic() - started)
         except Exception as error:
             # Run alone, only the calls that are at fault fail.
@@ -286,7 +332,7 @@ class _Group:
     """Calls that can run in one batch."""
 
     def __init__(self, flush: Callable[[], None]) -> None:
-        self.waiting: deque[_Waiting] = deque()
+        self.waiting: Turns[_Waiting] = Turns()
         self.rows = 0
         self.running: asyncio.Task[None] | None = None
         self._flush = flush

@@ -7,7 +7,7 @@ the event loop alone. Knows the core; knows nothing of what a call does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
@@ -21,7 +21,7 @@ from varserve_service.rpc.calls.call import RpcCall
 
 from .batching import Batcher, BatchOptions
 from .watching import Hub
-from .workers import Workers
+from .workers import Waiter, Workers
 
 T = TypeVar("T")
 
@@ -55,9 +55,9 @@ class Served:
         """The batcher of a function, if the operator has configured one."""
         return self._batchers.get(function)
 
-    async def run(self, work: Callable[[LiveModel, float | None], T], deadline: float | None) -> T:
+    def run(self, work: Callable[[LiveModel, float | None], T], call: Waiter) -> Awaitable[T]:
         """Run `work` on one of the model's threads."""
-        return await self.workers.run(partial(work, self.live, deadline), deadline)
+        return self.workers.run(partial(work, self.live, call.deadline), call)
 
     def hub(self, senders: Executor, max_bytes: int) -> Hub:
         """The hub that sends the model's commits to its watchers."""

@@ -221,7 +221,7 @@ class Watch:
 
         try:
             while self._watcher is None:
-                batch = await workers.run(look, deadline)
+                batch = await workers.run(look, self._call)
                 if self._sent == 0:
                     await self._mark(batch.header, after)
                 for event in batch.events:
@@ -303,7 +303,7 @@ class Watch:
     async def _write(self, message: bytes) -> None:
         await self._call.judge_again()
         if self._permit.outdated:
-            await self._workers.run(self._permit.check, self._call.deadline)
+            await self._workers.run(self._permit.check, self._call)
         if len(message) < SMALL_BYTES:
             await self._call.write(message)
         else:

@@ -1,40 +1,62 @@
 """Worker threads for one model's blocking work, so that the event loop never waits for it.
 
-Owns the only queue in which calls wait. Knows asyncio and the core's errors; knows nothing of what
-the work is.
+Owns the only queue in which calls wait, and in which callers take turns. Knows asyncio and the
+core's errors; knows nothing of what the work is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from contextvars import Context, copy_context
-from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from queue import SimpleQueue
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.threads import ModelThread
 from varserve_service.rpc.calls.load_shedding import LoadShedder, too_many
 
+from .turns import Turns
+
 T = TypeVar("T")
 
+# Work, deadline, answer and context: a plain tuple, for one is made for each call.
+_Job: TypeAlias = tuple[Callable[[], Any], float | None, "asyncio.Future[Any]", Context]
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job:
-    work: Callable[[], Any]
+
+class Waiter(Protocol):
+    """Who waits for a thread: a call, in general."""
+
+    @property
+    def deadline(self) -> float | None:
+        """In seconds of `time.monotonic`; None: none."""
+        ...
+
+    @property
+    def queue_key(self) -> Hashable:
+        """Whose turn it takes."""
+        ...
+
+
+class Turn(NamedTuple):
+    """A Waiter that is no single call."""
+
     deadline: float | None
-    answer: asyncio.Future[Any]
-    context: Context
+    queue_key: Hashable
 
 
 class Workers:
     """A fixed number of threads, with a bounded number of calls that run or wait.
 
-    A plain queue and one wake-up of the event loop for each call: an executor and its futures cost
-    more than many a call itself.
+    Callers take turns: each that waits has one in a round, however many calls of others wait. When
+    the queue is full, a caller that has fewer calls in it than another gets in, and the last one of
+    who has most is refused in its place.
+
+    One wake-up of a thread and one of the event loop for each call: an executor and its futures
+    cost more than many a call itself.
     """
 
     def __init__(
@@ -51,7 +73,10 @@ class Workers:
         self._pending = 0
         self._shedder = LoadShedder()
         self._closed: Callable[[], BaseException | None] | None = None
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._changing = threading.Lock()
+        self._turns: Turns[_Job] = Turns()
+        # One for each job that waits, so that a thread sleeps where none does; False: the end.
+        self._wakes: SimpleQueue[bool] = SimpleQueue()
         self._threads = [ModelThread(self._serve, f"varserve-{name}-{n}") for n in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -61,7 +86,11 @@ class Workers:
         """Calls that run or wait."""
         return self._pending
 
-    async def run(self, work: Callable[[], T], deadline: float | None) -> T:
+    def waiting(self, key: Hashable) -> int:
+        """How many calls of a caller wait for a thread."""
+        return self._turns.waiting(key)
+
+    async def run(self, work: Callable[[], T], call: Waiter) -> T:
         """Run `work` on a thread and return its result.
 
         Work whose deadline has passed, or whose caller has gone, before its turn is dropped. Work
@@ -72,15 +101,33 @@ class Workers:
         if self._closed is not None:
             raise self._closed() or asyncio.CancelledError
         if self._pending >= min(len(self._threads), self._max_pending):
-            turns = (self._pending + 1 - len(self._threads)) / len(self._threads)
-            if self._pending >= self._max_pending:
-                wait = max(0.0, turns * self._shedder.seconds)
-                raise too_many(f"{self._waiting()}; expected at most {self._max_pending}", wait)
-            self._shedder.check(turns, deadline, self._waiting)
+            self._make_room(call)
         self._pending += 1
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(work, deadline, answer, copy_context()))
+        with self._changing:
+            self._turns.add(call.queue_key, (work, call.deadline, answer, copy_context()))
+        self._wakes.put(True)
         return await answer
+
+    def _make_room(self, call: Waiter) -> None:
+        """Where no thread is free, let a call wait or raise RequestError TOO_MANY_REQUESTS."""
+        with self._changing:
+            before = self._turns.before(call.queue_key)
+        turns = (before + 1) / len(self._threads)
+        if self._pending < self._max_pending:
+            self._shedder.check(turns, call.deadline, self._waiting)
+            return
+        problem = f"{self._waiting()}; expected at most {self._max_pending}"
+        with self._changing:
+            longest = self._turns.longest()
+            if self._turns.waiting(longest) <= self._turns.waiting(call.queue_key) + 1:
+                raise too_many(problem, turns * self._shedder.seconds)
+            _, _, answer, _ = self._turns.take_newest(longest)
+        # The thread that would have done it finds one fewer, and sleeps again.
+        self._pending -= 1
+        if not answer.done():
+            wait = self._pending / len(self._threads) * self._shedder.seconds
+            answer.set_exception(too_many(f"{problem}, and another caller has fewer", wait))
 
     def _waiting(self) -> str:
         """What there is before a call that comes now, for people."""
@@ -98,30 +145,31 @@ class Workers:
         loop.
         """
         self._closed = why or (lambda: None)
-        try:
-            while True:
-                job = self._jobs.get_nowait()
-                if job is not None:
-                    self._pending -= 1
-                    if why is None:
-                        job.answer.cancel()
-                    elif not job.answer.done():
-                        job.answer.set_exception(why())
-        except Empty:
-            pass
+        with self._changing:
+            waiting = self._turns.clear()
+        for _, _, answer, _ in waiting:
+            self._pending -= 1
+            if why is None:
+                answer.cancel()
+            elif not answer.done():
+                answer.set_exception(why())
         for _ in self._threads:
-            self._jobs.put(None)
+            self._wakes.put(False)
 
     def _serve(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while self._wakes.get():
+            try:
+                with self._changing:
+                    job = self._turns.take()
+            except KeyError:  # what it was woken for was given up, or told the end
+                continue
+            answer = job[2]
             result, error, seconds = _done(job)
             # The loop is closed at the end of the process.
             with suppress(RuntimeError):
-                job.answer.get_loop().call_soon_threadsafe(
-                    self._settle, job.answer, result, error, seconds
-                )
+                answer.get_loop().call_soon_threadsafe(self._settle, answer, result, error, seconds)
             # Otherwise the values would live until the next job.
-            del job, result, error
+            del job, answer, result, error
 
     def _settle(
         self,
@@ -143,16 +191,17 @@ class Workers:
 
 def _done(job: _Job) -> tuple[Any, BaseException | None, float | None]:
     """Result, error and seconds of a job; no seconds for one that was dropped."""
-    if job.answer.cancelled():
+    work, deadline, answer, context = job
+    if answer.cancelled():
         return None, None, None
     started = time.monotonic()
-    if job.deadline is not None and started >= job.deadline:
+    if deadline is not None and started >= deadline:
         problem = "the deadline passed before the call's turn came; nothing was changed"
         return None, RequestError(Reason.DEADLINE_EXCEEDED, problem), None
     result = error = None
     try:
         # Log lines and spans of the thread belong to the call.
-        result = job.context.run(job.work)
+        result = context.run(work)
     except BaseException as raised:
         error = raised
     return result, error, time.monotonic() - started

@@ -24,7 +24,7 @@ async def repository_index(backend: Backend, request: Any, call: RpcCall) -> Any
     administration, _ = administration_of(backend)
     permissions = call.permissions
     response = new("RepositoryIndexResponse")
-    for known in await backend.lister.run(administration.versions, call.deadline):
+    for known in await backend.lister.run(administration.versions, call):
         header = known.header
         if permissions is not None and not permissions.administers(header.model):
             continue
@@ -49,7 +49,7 @@ async def repository_model_load(backend: Backend, request: Any, call: RpcCall) -
     def work() -> Header:
         return administration.load(request.model_name, None, STABLE, call.deadline)
 
-    call.note_header(await workers.run(work, call.deadline))
+    call.note_header(await workers.run(work, call))
     return new("RepositoryModelLoadResponse")
 
 
@@ -60,7 +60,7 @@ async def repository_model_unload(backend: Backend, request: Any, call: RpcCall)
     def work() -> list[Header]:
         return administration.unload(request.model_name, None, call.deadline)
 
-    await workers.run(work, call.deadline)
+    await workers.run(work, call)
     return new("RepositoryModelUnloadResponse")
 
 

@@ -81,7 +81,7 @@ async def handle_reload_config(backend: Backend, request: Any, call: RpcCall) ->
             for label, version in labels.items():
                 administration.load(config.name, version, label, call.deadline)
 
-    await workers.run(work, call.deadline)
+    await workers.run(work, call)
     response = new("ReloadConfigResponse")
     response.status.SetInParent()
     return response
