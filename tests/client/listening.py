@@ -22,11 +22,13 @@ NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 def write_files(folder: Path) -> Path:
-    """PEM files: two authorities, a certificate with its key, another one's."""
+    """PEM files: two authorities, a certificate with its key, another one's, two not valid now."""
     OURS.cert_pem.write_to_path(folder / "ca.pem")
     OTHER.cert_pem.write_to_path(folder / "other.pem")
-    for prefix, authority in (("", OURS), ("other-", OTHER)):
-        leaf = authority.issue_cert("a.client")
+    kinds = {"": {}, "other-": {}, "expired-": expired(), "early-": early()}
+    for prefix, validity in kinds.items():
+        authority = OTHER if prefix == "other-" else OURS
+        leaf = authority.issue_cert("a.client", **validity)  # type: ignore[arg-type]
         leaf.private_key_pem.write_to_path(folder / f"{prefix}key.pem")
         leaf.cert_chain_pems[0].write_to_path(folder / f"{prefix}cert.pem")
     return folder

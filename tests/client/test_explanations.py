@@ -79,6 +79,16 @@ CASES = {
         "it may not believe the certificate of this client: see `cert`",
         {**CA, "cert": "other-cert.pem", "key": "other-key.pem"},
     ),
+    "an expired certificate of the client": Case(
+        lambda: tls_server(mutual=True, names=NAMES),
+        "the certificate of this client has expired; renew what `cert` names",
+        {**CA, "cert": "expired-cert.pem", "key": "expired-key.pem"},
+    ),
+    "a certificate of the client that is not valid yet": Case(
+        lambda: tls_server(mutual=True, names=NAMES),
+        "the certificate of this client is not valid yet; compare the clocks",
+        {**CA, "cert": "early-cert.pem", "key": "early-key.pem"},
+    ),
     "files that do not go together": Case(
         lambda: tls_server(mutual=True, names=NAMES),
         "the files for TLS cannot be used together",

@@ -43,6 +43,10 @@ class Fault(Enum):
     UNTRUSTED = (
         "its certificate is not believed ({detail}); expected one of the authority that `ca` names"
     )
+    OWN_EXPIRED = "the certificate of this client has expired; renew what `cert` names"
+    OWN_EARLY = (
+        "the certificate of this client is not valid yet; compare the clocks of both machines"
+    )
     CLIENT_REFUSED = "it refuses the certificate of this client ({detail}); see `cert` and `key`"
     WANTS_CERTIFICATE = "it wants a certificate of this client: give `cert` and `key`"
     OTHER = "expected gRPC, found {detail}; it is another service, or another port"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from . import own_certificate
 from .credentials import Tls
 from .explanations import Fault, Finding, Way, closed_at_once
 from .targets import addresses_of, is_loopback, proxy_of
@@ -256,10 +257,18 @@ def _encrypted(
     except TimeoutError:
         return Finding(Fault.SILENT)
     except ssl.SSLError as error:
-        return _alert(error, dial, way, end)
+        return _about_own(_alert(error, dial, way, end), way)
     except OSError:
         answer = b""
-    return _answered(answer) or Finding(closed_at_once(way))
+    return _answered(answer) or _about_own(Finding(closed_at_once(way)), way)
+
+
+def _about_own(found: Finding, way: Way) -> Finding:
+    """The same, or why the service may have refused the certificate of this client."""
+    if way.tls is None or found.fault not in (Fault.CLIENT_REFUSED, Fault.MAY_REFUSE_CLIENT):
+        return found
+    fault = own_certificate.fault_of(way.tls)
+    return Finding(fault) if fault is not None else found
 
 
 def _context(tls: Tls | None) -> ssl.SSLContext:
