@@ -30,6 +30,10 @@ ARITHMETIC: dict[type[ast.operator], str] = {
 BOOLEAN: dict[type[ast.boolop], str] = {ast.And: "or", ast.Or: "and"}
 # Changes of these say nothing: text for people, types, and how a module is put together.
 UNMUTATED_CALLS = {"debug", "info", "warning", "error", "exception", "cast", "TypeVar", "print"}
+# Of calls: how a driver of a database sends something, which changes nothing but its cost.
+UNMUTATED_KEYWORDS = {"prepare", "binary"}
+ORDERINGS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+CLOCK = "monotonic()"
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,10 @@ class _Finder(ast.NodeVisitor):
             pairwise([node.left, *node.comparators]), node.ops, strict=True
         ):
             between = self._source[self._end(left) : self._start(right)].decode()
+            # No two moments of a clock are the same, so that it does not matter what would be then.
             # Parentheses between the two belong to the operands.
-            if not set("()\n") & set(between):
+            of_clock = CLOCK in self._text(node) and isinstance(operator, ORDERINGS)
+            if not of_clock and not set("()\n") & set(between):
                 swapped = f" {COMPARISONS[type(operator)]} "
                 self._add_between(node, "comparison", self._end(left), self._start(right), swapped)
         self.generic_visit(node)
@@ -144,10 +150,12 @@ class _Finder(ast.NodeVisitor):
         name = node.func.id if isinstance(node.func, ast.Name) else name
         if name in UNMUTATED_CALLS:
             return
-        for part in (node.func, *node.args, *node.keywords):
-            # `zip(..., strict=True)` is an assertion.
-            if not (name == "zip" and isinstance(part, ast.keyword)):
-                self.visit(part)
+        # `zip(..., strict=True)` is an assertion.
+        keywords = [
+            each for each in node.keywords if name != "zip" and each.arg not in UNMUTATED_KEYWORDS
+        ]
+        for part in (node.func, *node.args, *keywords):
+            self.visit(part)
 
     def visit_If(self, node: ast.If) -> None:
         if "TYPE_CHECKING" in self._text(node.test):
@@ -187,6 +195,9 @@ class _Finder(ast.NodeVisitor):
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         self._add(node, "statement taken out", "pass")
         self.generic_visit(node)
+
+    def visit_Assert(self, node: ast.Assert) -> None:
+        """What holds whenever it is reached: the opposite fails, and less shows nothing."""
 
     def visit_Delete(self, node: ast.Delete) -> None:
         self._add(node, "statement taken out", "pass")

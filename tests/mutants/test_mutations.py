@@ -25,6 +25,7 @@ def mutants_of(source: str) -> set[str]:
         ("x = not a", "x = (a)"),
         ("x = 7", "x = 8"),
         ("f(wait=True)", "f(wait=False)"),
+        ("x = f() < time.monotonic() + 7", "x = f() < time.monotonic() - 7"),
         ("if a:\n    f()", "if not (a):\n    f()"),
         ("self.sync()", "pass"),
         ("async def f():\n    await g()", "async def f():\n    pass"),
@@ -48,6 +49,9 @@ def test_each_kind_of_change(source: str, mutant: str) -> None:
         "X: TypeAlias = A | B",
         "x = f'{7}'",
         "x = zip(a, b, strict=True)",
+        "assert a is not None",
+        "x = run(query, prepare=True, binary=True)",
+        "x = time.monotonic() >= until",
         "@dataclass(slots=True)\nclass A:\n    x: int",
     ],
 )

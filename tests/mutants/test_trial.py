@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.mutants.trial import named, with_whole_tests
+from tests.mutants.mutations import Mutation
+from tests.mutants.trial import FOUND, HUNG, SURVIVED, Trial, named, with_whole_tests
 from tests.mutants.warm import WarmProcess
 
 TEST = """\
@@ -49,6 +50,47 @@ def test_each_run_imports_the_sources_that_it_is_given(warm: WarmProcess, tmp_pa
     assert "assert 2 == 1" in output.read_text()
     assert run(3, 2) is None
     assert run(4, 100) == 1
+
+
+class Made(Trial):
+    """Its tests do what their names say, on a file that holds `b` where it is changed."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "room.py").write_text("a")
+        self._folder = folder
+        self._changes = 0
+        self._sound = {}
+        self.runs: list[list[str]] = []
+
+    def _run(self, tests: Sequence[str], seconds: float, each: float) -> tuple[str, str]:
+        changed = self.source(Path("room.py")) == b"b"
+        self.runs.append(list(tests))
+        for test in tests:
+            seen = sum(test in some for some in self.runs) > 1
+            if "hangs" in test and (changed or "anyway" in test):
+                return HUNG, ""
+            if "fails" in test and (changed or "anyway" in test) and not ("once" in test and seen):
+                return FOUND, f"FAILED {test} - assert"
+        return SURVIVED, ""
+
+
+@pytest.mark.parametrize(
+    ("tests", "outcome", "by"),
+    [
+        (["x", "x.fails"], FOUND, "x.fails"),
+        (["x.fails_anyway", "y.fails"], FOUND, "y.fails"),
+        (["x.fails_once", "y.fails"], FOUND, "y.fails"),
+        (["x.fails_once", "y"], SURVIVED, ""),
+        (["x", "x.hangs"], HUNG, ""),
+        (["x.hangs_anyway"], SURVIVED, ""),
+    ],
+)
+def test_only_what_is_due_to_a_mutant_finds_it(
+    tests: list[str], outcome: str, by: str, tmp_path: Path
+) -> None:
+    """A failure comes twice, and neither it nor a hang comes without the mutant."""
+    found = Made(tmp_path).outcome(Path("room.py"), Mutation(1, "", 0, 1, "b"), tests, (9, 9))
+    assert found == (outcome, f"FAILED {by} - assert" if by else "")
 
 
 def test_the_test_of_a_line_of_the_summary() -> None:

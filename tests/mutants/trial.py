@@ -50,21 +50,37 @@ class Trial:
     ) -> tuple[str, str]:
         """What the tests make of a mutant, and which of them failed first.
 
-        `bounds`: seconds of all tests together, and of one. A test that fails without the mutant
-        too has found nothing, and is left out.
+        `bounds`: seconds of all tests together, and of one. What is not due to the mutant is left
+        out: a test that fails without it too, or not once more with it, and a run that does not
+        end without it either.
         """
-        original = self.source(path)
         while tests:
-            self._write(path, mutation.apply(original))
-            try:
-                outcome, detail = self._run(tests, *bounds)
-            finally:
-                self._write(path, original)
+            outcome, detail = self._run_on(path, mutation, tests, bounds)
+            if outcome == HUNG:
+                ends = self._run(tests, *bounds)[0] != HUNG
+                return (HUNG, detail) if ends else (SURVIVED, "")
             failed = named(detail, tests)
-            if outcome != FOUND or failed is None or self._is_sound(failed, bounds):
+            if outcome != FOUND or failed is None:
+                return outcome, detail
+            until = tests[: tests.index(failed) + 1]
+            if (
+                self._is_sound(failed, bounds)
+                and self._run_on(path, mutation, until, bounds)[0] != SURVIVED
+            ):
                 return outcome, detail
             tests = [test for test in tests if test != failed]
         return SURVIVED, ""
+
+    def _run_on(
+        self, path: Path, mutation: Mutation, tests: Sequence[str], bounds: tuple[float, float]
+    ) -> tuple[str, str]:
+        """What the tests make of a mutant, whatever the reason is."""
+        original = self.source(path)
+        self._write(path, mutation.apply(original))
+        try:
+            return self._run(tests, *bounds)
+        finally:
+            self._write(path, original)
 
     def _is_sound(self, test: str, bounds: tuple[float, float]) -> bool:
         """Whether a test passes on the program as it is."""
