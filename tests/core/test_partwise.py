@@ -108,6 +108,17 @@ def test_a_part_is_read_once_for_all_of_its_chunks() -> None:
 
 
 @pytest.mark.usefixtures("small_parts")
+def test_two_who_go_along_some_parts_apart_read_each_once() -> None:
+    """As a hash does and a sum, of which each takes its own runs."""
+    live, variable = table(rows=20)
+    value, before, apart = value_of(live), variable.reads, partwise._KEPT_PARTS - 1
+    for number in range(19):  # the last one would let go of all
+        for row in (number, number - apart):
+            value.buffer(16 * max(0, row), 16 * max(0, row + 1))
+    assert variable.reads == before + 19
+
+
+@pytest.mark.usefixtures("small_parts")
 def test_a_part_is_let_go_of_before_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more of them than that are in memory at once, and none when the last was read."""
     live, variable = table(rows=3 * partwise._KEPT_PARTS)
