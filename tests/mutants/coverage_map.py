@@ -35,7 +35,9 @@ class CoverageMap:
     def tests_of(self, path: Path, line: int) -> list[str]:
         """The tests of a line, those first that would find most in this file in a second.
 
-        Those are the tests that execute it, or another line of its statement. Of what runs only
+        Those are the tests that execute it, or another line of its statement, and of them before
+        the others those of a file that is named after this one: what a thread does in the
+        background is executed by many, and looked at by few. Of what runs only
         when its module is imported they are, in this order, those that mention what the line
         defines, those of its statement, and those that execute what mentions it.
         """
@@ -44,7 +46,10 @@ class CoverageMap:
         of_all = set[str]().union(*(file.get(each, ()) for each in around))
         executing = file.get(line, of_all)
         tests = self.seconds.keys() & (executing - {IMPORT} or of_all)
-        of_statement = sorted(tests, key=lambda test: (self._price(str(path), test), test))
+        of_statement = sorted(
+            tests,
+            key=lambda test: (not _is_about(test, path), self._price(str(path), test), test),
+        )
         if executing != {IMPORT}:
             return of_statement
         named, places = self.mentions.of(path, line)
@@ -182,6 +187,11 @@ def _keep(tests: list[Path], around: str) -> None:
 
 def _file(test: str) -> str:
     return test.partition("::")[0]
+
+
+def _is_about(test: str, source: Path) -> bool:
+    """Whether the file of a test is named after a file."""
+    return Path(_file(test)).name == f"test_{source.name}"
 
 
 def _merged(sources: dict[str, str]) -> CoverageMap:

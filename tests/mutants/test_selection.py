@@ -92,6 +92,14 @@ def test_the_tests_of_a_line(line: int, tests: list[str]) -> None:
     assert covered().tests_of(Path("m.py"), line) == tests
 
 
+def test_those_of_a_file_of_the_same_name_come_first() -> None:
+    """However long they take, and whatever else they execute."""
+    found = covered()
+    found.lines["m.py"][10] |= {"r/test_m.py::slow"}
+    found.seconds["r/test_m.py::slow"] = 20.0
+    assert found.tests_of(Path("m.py"), 10) == ["r/test_m.py::slow", "r::quick", "o::wide"]
+
+
 def test_a_name_that_is_used_by_way_of_another() -> None:
     """A type of a type has the tests of the function that takes it; what is not run has none."""
     assert covered().tests_of(Path("far.py"), 1) == ["o::wide"]
