@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -17,7 +19,7 @@ from tests.rpc.models import counter
 from tests.rpc.session_wire import in_session
 from tests.rpc.test_identity import Claimed
 from tests.serving import serve_here
-from tests.waiting import until
+from tests.waiting import join, until
 from varserve import tensors
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.core.errors import Reason, RequestError
@@ -59,19 +61,55 @@ class Started(CallObserver):
 
 
 def test_turns_go_round() -> None:
-    """Each caller has one turn in a round, in its own order, and a key is gone with its last."""
+    """Each caller has one turn in a round, in its own order."""
     turns: Turns[str] = Turns()
-    for key, item in ("a1", "a2", "a3", "b1", "c1", "b2"):
-        turns.add(key, key + item)
-    assert len(turns) == 6
+    for item in ("a1", "a2", "a3", "b1", "c1", "b2"):
+        turns.add(item[0], item)
+    assert [len(turns), turns.waiting("a"), turns.waiting("d"), turns.before("d")] == [6, 3, 0, 3]
     assert [turns.take() for _ in range(4)] == ["a1", "b1", "c1", "a2"]
-    turns.add("d", "d1")
-    turns.add("c", "c2")
+    for item in ("d1", "c2"):
+        turns.add(item[0], item)
     assert [turns.take() for _ in range(4)] == ["b2", "a3", "d1", "c2"]
     assert not turns
-    assert not turns._queues
-    with pytest.raises(KeyError):
+    with pytest.raises(IndexError):
         turns.take()
+
+
+@pytest.mark.parametrize("waiting", [0, 3])
+def test_callers_that_come_once_are_forgotten(waiting: int) -> None:
+    """Of a hundred thousand a few are remembered, also while the queue is never empty."""
+    turns: Turns[int] = Turns()
+    for n in range(100_000):
+        turns.add(n, n)
+        if len(turns) > waiting:
+            assert turns.take() == n - waiting
+    assert len(turns._last) < 100
+    assert turns.before(7) <= waiting
+
+
+def test_threads_take_while_others_are_given_up(quick_switches: None) -> None:
+    """Every item is taken by one thread, or given up, and never both."""
+    turns: Turns[int] = Turns()
+    taken: list[list[int]] = [[] for _ in range(4)]
+    ended = threading.Event()
+
+    def take(mine: list[int]) -> None:
+        while turns or not ended.is_set():
+            with suppress(IndexError):
+                mine.append(turns.take())
+
+    threads = [threading.Thread(target=take, args=(mine,)) for mine in taken]
+    for thread in threads:
+        thread.start()
+    given_up = []
+    for n in range(20_000):
+        turns.add("ann" if n % 7 else n, n)
+        if n % 3 == 0 and (item := turns.give_up("bob")) is not None:
+            given_up.append(item)
+    ended.set()
+    join(threads)
+    assert sorted([*given_up, *itertools.chain(*taken)]) == list(range(20_000))
+    assert given_up
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["subjects", "connections without a name"])
@@ -141,7 +179,6 @@ async def test_a_full_queue_has_room_for_who_has_less() -> None:
     async with asyncio.timeout(BOUND):
         await asyncio.gather(running, *ann, *bob, new, return_exceptions=True)
     assert workers.pending == 0
-    assert not workers._turns._queues, "a caller that has gone is kept"
     workers.close()
 
 

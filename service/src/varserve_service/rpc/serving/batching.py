@@ -201,12 +201,13 @@ class Batcher:
             self._shedder.check(turns, call.deadline, self._waiting)
 
     def _give_up(self, key: Hashable, why: RequestError) -> None:
-        """Refuse the newest call of a caller that waits."""
-        group = max(
-            (group for group in self._groups.values() if group.waiting.waiting(key)),
-            key=lambda group: group.waiting.newest(key).since,
+        """Refuse the last call of a caller, in one of its groups."""
+        group = next(
+            group
+            for group in self._groups.values()
+            if any(waiting.key == key for waiting in group.waiting)
         )
-        waiting = group.waiting.take_newest(key)
+        waiting = group.waiting.give_up_last(key)
         self._count(waiting, group, -1)
         if not waiting.answer.done():
             waiting.answer.set_exception(why)
@@ -228,7 +229,7 @@ class Batcher:
         full = group.rows >= self._options.max_rows
         left = 0.0
         if not full and self._options.max_delay:
-            since = min(waiting.since for waiting in group.waiting.firsts())
+            since = min(waiting.since for waiting in group.waiting)
             left = since + self._options.max_delay - loop.time()
         group.wake(loop, max(0.0, left))
 

@@ -6,84 +6,98 @@ in which they came. Knows nothing of what a turn is.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator
+from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+# Callers of whom nothing waits that are remembered, beside as many as there are items.
+_KEPT = 64
+
 
 class Turns(Generic[T]):
-    """Items that wait, by their callers' keys. A key is kept as long as an item of it waits."""
+    """Items that wait, by their callers' keys.
 
-    __slots__ = ("_count", "_queues")
+    Each item has the number of its round: one more than the caller's last, and than the round that
+    is on. Used from the event loop, but for `take`, which any thread may call: it takes no lock,
+    for which the event loop would have to wait, but one step of C.
+    """
+
+    __slots__ = ("_added", "_last", "_round", "_waiting")
 
     def __init__(self) -> None:
-        # The first has the next turn.
-        self._queues: OrderedDict[Hashable, deque[T]] = OrderedDict()
-        self._count = 0
+        self._waiting: list[tuple[int, int, Hashable, T]] = []
+        """A heap, by round, and in it by order of arrival."""
+        self._last: dict[Hashable, int] = {}
+        """The round of each caller's last item."""
+        self._round = 0
+        self._added = 0
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._waiting)
 
     def add(self, key: Hashable, item: T) -> None:
         """Let an item of a caller wait."""
-        self._count += 1
-        queue = self._queues.get(key)
-        if queue is None:
-            self._queues[key] = deque((item,))
-        else:
-            queue.append(item)
+        if len(self._last) > len(self._waiting) + _KEPT:
+            self._forget()
+        self._added += 1
+        self._last[key] = round_ = max(self._last.get(key, 0), self._round) + 1
+        heappush(self._waiting, (round_, self._added, key, item))
 
     def take(self) -> T:
-        """The item whose turn it is. Raises KeyError where none waits."""
-        key, queue = self._queues.popitem(last=False)
-        item = queue.popleft()
-        self._count -= 1
-        if queue:
-            self._queues[key] = queue
+        """The item whose turn it is. Raises IndexError where none waits."""
+        self._round, _, _, item = heappop(self._waiting)
         return item
 
     def next(self) -> T:
-        """The item whose turn it is, which goes on waiting. Raises StopIteration as `take`."""
-        return next(iter(self._queues.values()))[0]
+        """The item whose turn it is, which goes on waiting. Raises IndexError as `take`."""
+        return self._waiting[0][3]
 
-    def firsts(self) -> Iterator[T]:
-        """The first item of each caller."""
-        return (queue[0] for queue in self._queues.values())
+    def __iter__(self) -> Iterator[T]:
+        return (item for _, _, _, item in self._waiting)
 
     def waiting(self, key: Hashable) -> int:
-        """How many items of a caller wait."""
-        queue = self._queues.get(key)
-        return 0 if queue is None else len(queue)
+        """How many rounds come after this one until all of a caller has had its turn."""
+        return max(0, self._last.get(key, 0) - self._round)
 
     def before(self, key: Hashable) -> int:
-        """The most turns before a further item of a caller has its own, if no other caller comes.
+        """The most turns before a further item of a caller has its own, if nobody else comes.
 
         Of those that wait now: each other has as many turns until then as this one.
         """
-        return min(self._count, (self.waiting(key) + 1) * len(self._queues))
+        self._forget()
+        return min(len(self._waiting), (self.waiting(key) + 1) * max(1, len(self._last)))
 
-    def longest(self) -> Hashable:
-        """The caller that has most. None where none waits."""
-        return max(self._queues, key=self.waiting, default=None)
+    def give_up(self, key: Hashable) -> T | None:
+        """Take out the last item of who has most, to make room for a further one of `key`.
 
-    def newest(self, key: Hashable) -> T:
-        """The item of a caller that came last. Raises KeyError where none waits."""
-        return self._queues[key][-1]
+        None where `key` would then have more.
+        """
+        while self._waiting:
+            last = max(self._waiting)
+            if last[0] <= max(self._last.get(key, 0), self._round) + 1:
+                return None
+            if self._remove(last):
+                return last[3]
+        return None
 
-    def take_newest(self, key: Hashable) -> T:
-        """The same, which waits no longer."""
-        queue = self._queues[key]
-        item = queue.pop()
-        self._count -= 1
-        if not queue:
-            del self._queues[key]
-        return item
+    def give_up_last(self, key: Hashable) -> T:
+        """Take out the last item of a caller. No thread takes any meanwhile."""
+        last = max(each for each in self._waiting if each[2] == key)
+        self._remove(last)
+        return last[3]
 
-    def clear(self) -> list[T]:
-        """Take all of them out."""
-        items = [item for queue in self._queues.values() for item in queue]
-        self._queues.clear()
-        self._count = 0
-        return items
+    def _forget(self) -> None:
+        """Forget those of whom nothing waits: their next items have the same round without."""
+        self._last = {key: last for key, last in self._last.items() if last >= self._round}
+
+    def _remove(self, last: tuple[int, int, Hashable, T]) -> bool:
+        try:
+            self._waiting.remove(last)
+        except ValueError:  # a thread has just taken it
+            return False
+        # What a thread takes in between is the first nevertheless.
+        heapify(self._waiting)
+        self._last[last[2]] -= 1
+        return True

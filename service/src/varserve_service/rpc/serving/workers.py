@@ -7,7 +7,6 @@ core's errors; knows nothing of what the work is.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
@@ -23,8 +22,8 @@ from .turns import Turns
 
 T = TypeVar("T")
 
-# Work, deadline, answer and context: a plain tuple, for one is made for each call.
-_Job: TypeAlias = tuple[Callable[[], Any], float | None, "asyncio.Future[Any]", Context]
+# Work, who waits for it, answer and context: a plain tuple, for one is made for each call.
+_Job: TypeAlias = tuple[Callable[[], Any], "Waiter", "asyncio.Future[Any]", Context]
 
 
 class Waiter(Protocol):
@@ -73,7 +72,6 @@ class Workers:
         self._pending = 0
         self._shedder = LoadShedder()
         self._closed: Callable[[], BaseException | None] | None = None
-        self._changing = threading.Lock()
         self._turns: Turns[_Job] = Turns()
         # One for each job that waits, so that a thread sleeps where none does; False: the end.
         self._wakes: SimpleQueue[bool] = SimpleQueue()
@@ -104,27 +102,23 @@ class Workers:
             self._make_room(call)
         self._pending += 1
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        with self._changing:
-            self._turns.add(call.queue_key, (work, call.deadline, answer, copy_context()))
+        self._turns.add(call.queue_key, (work, call, answer, copy_context()))
         self._wakes.put(True)
         return await answer
 
     def _make_room(self, call: Waiter) -> None:
         """Where no thread is free, let a call wait or raise RequestError TOO_MANY_REQUESTS."""
-        with self._changing:
-            before = self._turns.before(call.queue_key)
-        turns = (before + 1) / len(self._threads)
+        turns = (self._turns.before(call.queue_key) + 1) / len(self._threads)
         if self._pending < self._max_pending:
             self._shedder.check(turns, call.deadline, self._waiting)
             return
         problem = f"{self._waiting()}; expected at most {self._max_pending}"
-        with self._changing:
-            longest = self._turns.longest()
-            if self._turns.waiting(longest) <= self._turns.waiting(call.queue_key) + 1:
-                raise too_many(problem, turns * self._shedder.seconds)
-            _, _, answer, _ = self._turns.take_newest(longest)
+        given_up = self._turns.give_up(call.queue_key)
+        if given_up is None:
+            raise too_many(problem, turns * self._shedder.seconds)
         # The thread that would have done it finds one fewer, and sleeps again.
         self._pending -= 1
+        _, _, answer, _ = given_up
         if not answer.done():
             wait = self._pending / len(self._threads) * self._shedder.seconds
             answer.set_exception(too_many(f"{problem}, and another caller has fewer", wait))
@@ -145,31 +139,29 @@ class Workers:
         loop.
         """
         self._closed = why or (lambda: None)
-        with self._changing:
-            waiting = self._turns.clear()
-        for _, _, answer, _ in waiting:
-            self._pending -= 1
-            if why is None:
-                answer.cancel()
-            elif not answer.done():
-                answer.set_exception(why())
+        with suppress(IndexError):
+            while True:
+                _, _, answer, _ = self._turns.take()
+                self._pending -= 1
+                if why is None:
+                    answer.cancel()
+                elif not answer.done():
+                    answer.set_exception(why())
         for _ in self._threads:
             self._wakes.put(False)
 
     def _serve(self) -> None:
         while self._wakes.get():
             try:
-                with self._changing:
-                    job = self._turns.take()
-            except KeyError:  # what it was woken for was given up, or told the end
+                job = self._turns.take()
+            except IndexError:  # what it was woken for was given up, or told the end
                 continue
-            answer = job[2]
             result, error, seconds = _done(job)
             # The loop is closed at the end of the process.
             with suppress(RuntimeError):
-                answer.get_loop().call_soon_threadsafe(self._settle, answer, result, error, seconds)
+                job[2].get_loop().call_soon_threadsafe(self._settle, job[2], result, error, seconds)
             # Otherwise the values would live until the next job.
-            del job, answer, result, error
+            del job, result, error
 
     def _settle(
         self,
@@ -191,11 +183,11 @@ class Workers:
 
 def _done(job: _Job) -> tuple[Any, BaseException | None, float | None]:
     """Result, error and seconds of a job; no seconds for one that was dropped."""
-    work, deadline, answer, context = job
+    work, call, answer, context = job
     if answer.cancelled():
         return None, None, None
     started = time.monotonic()
-    if deadline is not None and started >= deadline:
+    if call.deadline is not None and started >= call.deadline:
         problem = "the deadline passed before the call's turn came; nothing was changed"
         return None, RequestError(Reason.DEADLINE_EXCEEDED, problem), None
     result = error = None
