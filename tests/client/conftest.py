@@ -32,7 +32,7 @@ collect_ignore = [
 ]
 
 
-Service = Callable[[], AbstractContextManager[str]]
+Service = Callable[..., AbstractContextManager[str]]
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +50,8 @@ def elsewhere() -> Iterator[Service]:
         assert process.stdout is not None
 
         @contextmanager
-        def serve() -> Iterator[str]:
-            process.stdin.write("\n")
+        def serve(lane_socket: str = "") -> Iterator[str]:
+            process.stdin.write(f"{lane_socket}\n")
             process.stdin.flush()
             yield read_line(process)
 

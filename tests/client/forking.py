@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -218,6 +219,33 @@ def test_a_child_of_a_child(model: varserve.Model) -> None:
 
     with busy(value.numpy):
         assert in_child(call) == 7
+
+
+def test_sessions_on_the_lane_are_of_one_process(elsewhere: Service, tmp_path: Path) -> None:
+    """A child leaves the parent's connection alone, and has its own; a fork in the middle, too."""
+    with (
+        elsewhere(str(tmp_path / "lane")) as address,
+        varserve.connect(address, sessions=True) as client,
+    ):
+
+        def on_lane() -> bool:
+            client.read_variable("fake", "counter", timeout=SECONDS)
+            connection = client._driver._session._connection
+            return connection is not None and connection.is_used
+
+        def call() -> bool:
+            until(on_lane, SECONDS)
+            client.model("fake").variables["counter"].assign_add(1)
+            return client._driver._session._connection is not None
+
+        until(on_lane, SECONDS)
+        with busy(on_lane) as done:
+            for _ in range(5):
+                assert in_child(call) is True
+                before = done[0]
+                until(lambda before=before: done[0] > before + 5, SECONDS)
+        until(on_lane, SECONDS)
+        assert client.read_variable("fake", "counter").value == 12
 
 
 def test_a_fork_during_a_call_that_lasts(

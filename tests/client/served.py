@@ -2,6 +2,7 @@
 
 In the process of the tests; or, where its Python cannot have the service, in another one:
 `python -m tests.client.served` serves a new one for each line of its input, and prints the address.
+The line has the path of its lane's socket, if it is to have one.
 """
 
 from __future__ import annotations
@@ -67,18 +68,20 @@ def fake_model() -> FakeModel:
 
 
 @contextmanager
-def served() -> Iterator[str]:
+def served(lane_socket: str = "") -> Iterator[str]:
     """The address of a service of a new model."""
     model = LiveModel(fake_model())
-    with serve_here(model, message_bytes=MESSAGE_BYTES, chunk_bytes=CHUNK_BYTES) as address:
+    with serve_here(
+        model, message_bytes=MESSAGE_BYTES, chunk_bytes=CHUNK_BYTES, lane_socket=lane_socket
+    ) as address:
         yield address
 
 
 def main() -> None:
     with ExitStack() as services:
-        for _ in sys.stdin:
+        for line in sys.stdin:
             services.close()
-            print(services.enter_context(served()), flush=True)
+            print(services.enter_context(served(line.strip())), flush=True)
 
 
 if __name__ == "__main__":

@@ -26,4 +26,4 @@ def test_clients_in_forked_children() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "12 passed" in done.stdout
+    assert "13 passed" in done.stdout

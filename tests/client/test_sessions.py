@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +29,7 @@ from tests.rpc.models import counter
 from tests.rpc.test_identity import Claimed
 from tests.serving import serve_here
 from tests.waiting import join, until, until_async
+from varserve._client.transport import lane as client_lane
 from varserve._client.transport import session_usage, sessions
 from varserve._client.transport.sessions import stream
 from varserve.v1 import model_service_pb2 as pb
@@ -38,6 +41,17 @@ from varserve_service.rpc.calls.observers import CallObserver
 from .scripted import HEADER, Scripted, fail, reply, status
 
 MANY = 40
+
+
+@pytest.fixture(params=["stream", "lane"], autouse=True)
+def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """What the messages of sessions go on in each test."""
+    found: str = request.param
+    if found == "lane":
+        client_lane._unusable.clear()
+        by_lane = partial(serve_here, lane_socket=str(tmp_path / "lane"))
+        monkeypatch.setattr(sys.modules[__name__], "serve_here", by_lane)
+    return found
 
 
 class Calls(CallObserver):

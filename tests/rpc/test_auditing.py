@@ -57,6 +57,7 @@ def auditing(
     policy: bytes | None = None,
     log: AuditLog | None = None,
     observers: Sequence[CallObserver] = (),
+    **options: object,
 ) -> Iterator[Place]:
     rules = None if policy is None else read_policy(policy)
     access = Access(
@@ -64,7 +65,7 @@ def auditing(
         policy=None if rules is None else lambda: rules,
         auditing=Auditing(log or AuditLog(path)),
     )
-    with serve_here(*models, access=access, observers=observers) as address:
+    with serve_here(*models, access=access, observers=observers, **options) as address:
         yield Place(path, address)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,20 @@ rules:
      variables: ["*"], functions: ["*"]}
   - {subjects: [bob], verbs: [list, read], models: ["*"], variables: [v]}
 """
+
+
+@pytest.fixture(params=["stream", "lane"], autouse=True)
+def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, path: str) -> str:
+    """What the messages of sessions go on in each test."""
+    found: str = request.param
+    if found == "lane":
+        here = sys.modules[__name__]
+        for serving in (serve_here, auditing):
+            by_lane = partial(serving, lane_socket=path)
+            monkeypatch.setattr(here, serving.__name__, by_lane)
+        monkeypatch.setattr(here, "in_session", partial(in_session, by_lane=True))
+    return found
+
 
 # In this order, on a model that is new: what is done before decides what is found.
 CALLS: list[tuple[str, Any]] = [
@@ -234,7 +250,7 @@ def test_sessions_of_two_subjects_are_apart(address: str) -> None:
             ann.ask("ListCommits", requests.commits()).responses[0]
         ).commits
         assert commit.info.subject == "ann"
-    with in_session(address) as nobody:
+    with in_session(address, by_lane=False) as nobody:
         nobody.begin("ReadVariable", requests.read())
         assert nobody.answer(1) is None
         assert nobody.end is grpc.StatusCode.UNAUTHENTICATED

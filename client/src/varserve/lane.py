@@ -189,3 +189,54 @@ def receive_all(peer: socket.socket, memory: memoryview) -> None:
         if not count:
             raise ConnectionResetError("the peer ended before all was there")
         memory = memory[count:]
+
+
+# ---- messages of sessions ----
+
+_HEAD_BYTES = 4
+
+
+def with_length(message: bytes) -> bytes:
+    """A message as it goes on a connection."""
+    return len(message).to_bytes(_HEAD_BYTES, "little") + message
+
+
+class Messages:
+    """The messages of one side of a connection, from the bytes that come."""
+
+    def __init__(self, most_bytes: int) -> None:
+        """`most_bytes`: of one message."""
+        self._most_bytes = most_bytes
+        self._data: bytes | bytearray = b""
+        self._at = 0
+
+    def add(self, data: bytes) -> None:
+        """What came next."""
+        if self._at == len(self._data):
+            self._data = data
+        else:
+            if self._at or isinstance(self._data, bytes):
+                self._data = bytearray(self._data[self._at :])
+            self._data += data
+        self._at = 0
+
+    def next(self) -> bytes | None:
+        """The next message; None: it is not there yet. Raises LaneError for a wrong length."""
+        data, start = self._data, self._at + _HEAD_BYTES
+        if len(data) < start:
+            return None
+        length = int.from_bytes(data[self._at : start], "little")
+        if not 1 <= length <= self._most_bytes:
+            raise LaneError(
+                f"expected a message of 1 to {self._most_bytes} bytes, found the length {length}"
+            )
+        end = start + length
+        if len(data) < end:
+            return None
+        self._at = end
+        return bytes(data[start:end])
+
+    def end(self) -> None:
+        """Nothing more comes. Raises LaneError in the middle of a message."""
+        if self._at < len(self._data):
+            raise LaneError("the connection ended in the middle of a message")

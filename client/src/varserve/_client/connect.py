@@ -24,7 +24,7 @@ from .transport.endpoint import (
     spreads_calls,
 )
 from .transport.retries import Throttle
-from .transport.targets import check_target, single_host
+from .transport.targets import check_target, is_local, single_host
 from .values.seen import Seen
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class ConnectOptions:
     wait_for_ready: while no server can be reached, calls wait within their timeout; else they
         fail after some retries.
     lane: large values go beside gRPC where the service offers it: on this host as memory, from
-        others on a port of its own. False: never. A path: where the service's socket is here.
+        others on a port of its own; and the messages of sessions on this host. False: never. A
+        path: where the service's socket is here.
     sessions: small calls share one stream, and watches another one, which costs less than a call
         each. None: small calls when they come often, and watches but the first; not where calls are
         spread over several servers, by `round_robin` or a proxy that the environment names. False
@@ -107,6 +108,7 @@ class ConnectOptions:
             missing=self._missing,
             tls=tls or None,
             admin=admin,
+            lane=self.lane if isinstance(self.lane, str) else self.lane and is_local(target),
         )
 
     def public(self) -> ConnectOptions:

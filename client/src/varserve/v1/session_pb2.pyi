@@ -1,4 +1,5 @@
 from varserve.v1 import error_pb2 as _error_pb2
+from varserve.v1 import lane_pb2 as _lane_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -8,12 +9,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SessionRequest(_message.Message):
-    __slots__ = ("calls", "cancelled_ids")
+    __slots__ = ("calls", "cancelled_ids", "lane")
     CALLS_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_IDS_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
     calls: _containers.RepeatedCompositeFieldContainer[SessionCall]
     cancelled_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, calls: _Optional[_Iterable[_Union[SessionCall, _Mapping]]] = ..., cancelled_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    lane: bool
+    def __init__(self, calls: _Optional[_Iterable[_Union[SessionCall, _Mapping]]] = ..., cancelled_ids: _Optional[_Iterable[int]] = ..., lane: bool = ...) -> None: ...
 
 class SessionCall(_message.Message):
     __slots__ = ("id", "method", "request", "timeout_seconds", "traceparent", "tracestate")
@@ -32,10 +35,22 @@ class SessionCall(_message.Message):
     def __init__(self, id: _Optional[int] = ..., method: _Optional[str] = ..., request: _Optional[bytes] = ..., timeout_seconds: _Optional[float] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class SessionResponse(_message.Message):
-    __slots__ = ("answers",)
+    __slots__ = ("answers", "lane")
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
     answers: _containers.RepeatedCompositeFieldContainer[SessionAnswer]
-    def __init__(self, answers: _Optional[_Iterable[_Union[SessionAnswer, _Mapping]]] = ...) -> None: ...
+    lane: SessionLane
+    def __init__(self, answers: _Optional[_Iterable[_Union[SessionAnswer, _Mapping]]] = ..., lane: _Optional[_Union[SessionLane, _Mapping]] = ...) -> None: ...
+
+class SessionLane(_message.Message):
+    __slots__ = ("ticket", "socket", "message_bytes")
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    SOCKET_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ticket: _lane_pb2.LaneTicket
+    socket: str
+    message_bytes: int
+    def __init__(self, ticket: _Optional[_Union[_lane_pb2.LaneTicket, _Mapping]] = ..., socket: _Optional[str] = ..., message_bytes: _Optional[int] = ...) -> None: ...
 
 class SessionAnswer(_message.Message):
     __slots__ = ("id", "response", "error")

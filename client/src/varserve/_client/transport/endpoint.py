@@ -110,7 +110,8 @@ class Endpoint:
 
     `sessions`: whether small calls go in a session; None: when they come often. `missing`: what an
     unpickled handle would need to connect, which was not pickled. `tls`: what the credentials were
-    made of. `admin`: it is the port for operators.
+    made of. `admin`: it is the port for operators. `lane`: whether sessions go on by the lane's
+    socket where the service has one; a path: of the socket here.
     """
 
     target: str
@@ -124,6 +125,7 @@ class Endpoint:
     missing: tuple[str, ...] = ()
     tls: Tls | None = None
     admin: bool = False
+    lane: bool | str = False
 
     def __post_init__(self) -> None:
         given: Sequence[Any] = self.metadata

@@ -1,4 +1,5 @@
-"""The lane to a service: large values beside gRPC, as memory on one host, or as bytes on a port.
+"""The lane to a service: large values beside gRPC, as memory on one host, or as bytes on a port;
+and connections for sessions.
 
 Owns the connections for that. Knows sealed memory, sockets and TLS; knows nothing of gRPC and of
 what a call means.
@@ -22,7 +23,7 @@ import numpy as np
 
 from varserve import lane
 from varserve.tensors import Array, body_length, strings_to_body
-from varserve.v1 import lane_pb2
+from varserve.v1 import lane_pb2, session_pb2
 
 from .bodies import Moved, current_progress
 from .buffers import sealed_memory
@@ -32,6 +33,8 @@ from .endpoint import LaneUse
 
 _SECONDS = 10.0
 """That one packet may take, and a connection."""
+_SESSION_SECONDS = 1.0
+"""That a session waits for its connection: its answers may wait meanwhile."""
 _SILENCE = 60.0
 """Seconds in which a piece must move."""
 _AGAIN_SECONDS = 60.0
@@ -222,11 +225,33 @@ def _close_all(fds: list[int]) -> None:
         os.close(fd)
 
 
-def _connected(path: str, ticket: lane_pb2.LaneTicket) -> socket.socket:
+def connect_session(told: session_pb2.SessionLane, wanted: bool | str) -> socket.socket | None:
+    """The connection that a session is offered; None where there is no way to it. Blocks.
+
+    `wanted`: where the socket is here, if not where the service says.
+    """
+    path = wanted if isinstance(wanted, str) else told.socket
+    if not path or not _is_usable(path) or not Path(path).exists():
+        return None
+    try:
+        with _connected(path, told.ticket, _SESSION_SECONDS) as peer:
+            proof, fds, _, _ = socket.recv_fds(
+                peer, lane.TICKET_BYTES + 1, 2, socket.MSG_CMSG_CLOEXEC
+            )
+            if proof == told.ticket.proof and len(fds) == 1:
+                return socket.socket(fileno=fds[0])
+            _close_all(fds)
+            raise lane.LaneError("another service answered")
+    except (OSError, lane.LaneError) as error:
+        _failed(path, error)
+        return None
+
+
+def _connected(path: str, ticket: lane_pb2.LaneTicket, seconds: float = _SECONDS) -> socket.socket:
     """A connection that has shown the ticket. Raises OSError."""
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        peer.settimeout(_SECONDS)
+        peer.settimeout(seconds)
         peer.connect(path)
         peer.send(lane.HELLO + ticket.ticket)
     except BaseException:

@@ -194,8 +194,16 @@ class RpcCall:
         if message is grpc.aio.EOF:
             self.requests_ended = True
             raise StopAsyncIteration
-        self._observers.tell("received", self)
+        self.received()
         return message
+
+    def received(self) -> None:
+        """A message of the request has come, whichever way."""
+        self._observers.tell("received", self)
+
+    def sent(self) -> None:
+        """A message of the response is on its way, whichever."""
+        self._observers.tell("sent", self)
 
     async def wait_until_over(self, seconds: float) -> None:
         """Wait at most so long for the client to go."""

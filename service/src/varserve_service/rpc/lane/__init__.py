@@ -7,6 +7,7 @@ gives, what the call is about. Knows sealed memory and sockets; knows nothing of
 from .memories import Lent, Received, lend_memory
 from .port import MOST_PEERS, Port, Receiving, Sending
 from .socket import Deposit, Lane, Loan
+from .tickets import Pipe
 
 __all__ = [
     "MOST_PEERS",
@@ -14,6 +15,7 @@ __all__ = [
     "Lane",
     "Lent",
     "Loan",
+    "Pipe",
     "Port",
     "Received",
     "Receiving",

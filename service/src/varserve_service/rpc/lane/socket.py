@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from varserve_service.core.arrays.sealed import SealedMemory
 from varserve_service.core.holdings import Holding
 
 from .listener import Listener
-from .tickets import Ticket
+from .tickets import Pipe, Ticket
 
 log = structlog.get_logger("varserve.rpc.lane")
 
@@ -70,8 +70,9 @@ class Lane:
         self._most_memories = most_memories
         self._uids = {0, os.geteuid(), *uids}
         self._mode = 0o666 if uids else 0o600
-        self._tickets: dict[bytes, Loan | Deposit] = {}
+        self._tickets: dict[bytes, Loan | Deposit | Pipe] = {}
         self._loans: Counter[str] = Counter()
+        self._pipes: Counter[str] = Counter()
         self._peers: set[asyncio.Task[None]] = set()
         self._listener: Listener | None = None
         self.lent_bytes = 0
@@ -147,6 +148,33 @@ class Lane:
             self._tickets.pop(deposit.ticket, None)
             deposit.memories = None  # a task that was cut off may keep the deposit for a while
 
+    def pipe(self, subject: str, connected: Callable[[socket.socket], None]) -> Pipe | None:
+        """A ticket for a connection, good for a few seconds; None where there is no room for one.
+
+        It counts until `end_pipe`. All of them have at most half of the lane's connections, and
+        those of a subject half of that.
+        """
+        most = self._most // 2
+        if subject and self._pipes[subject] >= max(1, most // 2):
+            return None
+        if self._pipes.total() >= most or not self.has_room(subject):
+            return None
+        pipe = Pipe(subject, connected)
+        self._tickets[pipe.ticket] = pipe
+        self._pipes[subject] += 1
+        asyncio.get_running_loop().call_later(
+            HANDSHAKE_SECONDS, self._tickets.pop, pipe.ticket, None
+        )
+        return pipe
+
+    def end_pipe(self, pipe: Pipe) -> None:
+        """It is needed no more."""
+        self._tickets.pop(pipe.ticket, None)
+        pipe.ended.set()
+        self._pipes[pipe.subject] -= 1
+        if not self._pipes[pipe.subject]:
+            del self._pipes[pipe.subject]
+
     # Connections.
 
     def _accept(self, peer: socket.socket) -> None:
@@ -181,12 +209,16 @@ class Lane:
                         await self._take(peer, ticket, pid, uid)
                 if isinstance(ticket, Loan):
                     await self._give(peer, ticket)
+                if isinstance(ticket, Pipe):
+                    await self._connect(peer, ticket)
             except TimeoutError:
                 self._refused("silent", pid, uid)
             except OSError:  # the peer has gone
                 pass
 
-    async def _shown_ticket(self, peer: socket.socket, pid: int, uid: int) -> Loan | Deposit | None:
+    async def _shown_ticket(
+        self, peer: socket.socket, pid: int, uid: int
+    ) -> Loan | Deposit | Pipe | None:
         await _readable(peer)
         # Longer than it may be, so that what is too long is not cut to fit.
         hello = peer.recv(len(lane.HELLO) + lane.TICKET_BYTES + 1)
@@ -239,6 +271,19 @@ class Lane:
             return
         deposit.memories = memories
         peer.send(lane.TAKEN)
+
+    async def _connect(self, peer: socket.socket, pipe: Pipe) -> None:
+        """Give one end of a connection. This one stays open as long, so that both count as one."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                socket.send_fds(peer, [pipe.proof], [theirs.fileno()])
+            ours.setblocking(False)
+        except BaseException:
+            ours.close()
+            raise
+        pipe.connected(ours)
+        await pipe.ended.wait()
 
 
 async def _readable(peer: socket.socket) -> None:

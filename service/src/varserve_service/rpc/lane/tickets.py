@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import socket
+from collections.abc import Callable
 
 from varserve import lane
 from varserve.v1 import lane_pb2
@@ -23,3 +26,17 @@ class Ticket:
         return lane_pb2.LaneTicket(
             ticket=self.ticket, proof=self.proof, further_tickets=self.tickets[1:]
         )
+
+
+class Pipe(Ticket):
+    """A connection for whoever comes with the ticket.
+
+    `connected` is given the service's end, a socket that does not block, which is its own from then
+    on.
+    """
+
+    def __init__(self, subject: str, connected: Callable[[socket.socket], None]) -> None:
+        super().__init__()
+        self.subject = subject
+        self.connected = connected
+        self.ended = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Session: many small unary calls on one stream.
+"""Session: many small unary calls on one stream, or on a connection of the lane beside it.
 
 Owns the calls of one session. Each call goes through every step of a call that comes alone; knows
 nothing of what it does.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import time
 from collections import deque
 from collections.abc import Collection
@@ -24,9 +25,11 @@ from varserve_service.core.errors import Reason, RequestError
 from varserve_service.core.holdings import Holding
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.failures import Failed, shortened
+from varserve_service.rpc.lane import Pipe
 from varserve_service.rpc.messages import translate
 
 from .backend import Backend
+from .session_lane import LaneConnection
 from .shared_stream import MAX_IN_MESSAGE, MESSAGE_BYTES, UNSENT_BYTES, SharedStream, traces_of
 
 __all__ = ["MAX_CALLS", "MAX_IN_MESSAGE", "session"]
@@ -115,6 +118,11 @@ class Session(SharedStream):
         self._room = asyncio.Event()
         self._looking: asyncio.TimerHandle | None = None
         self._holdings: list[Holding] = []
+        self._pipe: Pipe | None = None
+        self._offer: pb.SessionLane | None = None
+        self._connection: LaneConnection | None = None
+        self._lane: LaneConnection | None = None
+        """That connection, once the client has sent something on it."""
 
     @property
     def _tasks(self) -> Collection[asyncio.Task[Any]]:
@@ -129,6 +137,8 @@ class Session(SharedStream):
     # What comes.
 
     async def _take(self, request: Any) -> None:
+        if request.lane and self._pipe is None:
+            self._offer_lane()
         for ident in request.cancelled_ids:
             nested = self._nested.get(ident)
             if nested is not None:
@@ -161,6 +171,47 @@ class Session(SharedStream):
             )
         nested = self._nested[call.id] = _Nested(call)
         nested.task = self._loop.create_task(self._answer(nested))
+
+    # The lane.
+
+    def _offer_lane(self) -> None:
+        """Tell the client of a connection, if there is room for one."""
+        found = self._backend.lane
+        self._pipe = None if found is None else found.pipe(self._call.subject, self._connected)
+        if found is None or self._pipe is None:
+            return
+        self._offer = pb.SessionLane(
+            ticket=self._pipe.message,
+            socket=found.path if self._call.is_local else "",
+            message_bytes=self._backend.limits.message_bytes,
+        )
+        self._moved.set()
+
+    def _connected(self, peer: socket.socket) -> None:
+        if self._asked_all:
+            peer.close()
+            return
+        self._connection = LaneConnection(self._backend.limits.message_bytes, peer)
+        self._read_by(self._read_lane(self._connection))
+
+    async def _read_lane(self, connection: LaneConnection) -> bool:
+        try:
+            await connection.open()
+        except OSError:  # the client has hung up
+            return False
+        while (data := await connection.next()) is not None:
+            # From now on: until then the client may not have what it needs to receive.
+            self._lane = connection
+            self._call.received()
+            await self._received(data)
+        return self._lane is not None
+
+    async def _send(self, message: Any) -> None:
+        if self._lane is None:
+            await self._call.write(message)
+            return
+        await self._lane.write(frames.write_message(message))
+        self._call.sent()
 
     # The calls.
 
@@ -217,6 +268,9 @@ class Session(SharedStream):
     # What goes.
 
     def _gathered(self) -> pb.SessionResponse | None:
+        if self._offer is not None:
+            response, self._offer = pb.SessionResponse(lane=self._offer), None
+            return response
         if not self._unsent:
             return None
         response = self._unsent.message()
@@ -253,6 +307,10 @@ class Session(SharedStream):
             self._loop.call_soon_threadsafe(self.cut_off, why)
 
     def _forget(self) -> None:
+        if self._pipe is not None and self._backend.lane is not None:
+            self._backend.lane.end_pipe(self._pipe)
+        if self._connection is not None:
+            self._connection.close()
         for holding in self._holdings:
             holding.release()
         self._holdings.clear()

@@ -1,13 +1,13 @@
 """One stream that carries many calls: what sessions of calls and of watches have in common.
 
-Owns the two tasks of the stream, one that reads and one that writes, and when it ends. Each call in
-it has a task of its own; knows nothing of what they are.
+Owns the tasks of the stream, those that read and one that writes, and when it ends. Each call in it
+has a task of its own; knows nothing of what they are.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -38,7 +38,9 @@ class SharedStream:
         self._loop = asyncio.get_running_loop()
         self._moved = asyncio.Event()
         """There is something to send, or nothing more to read."""
-        self._reader: asyncio.Task[None] | None = None
+        self._readers: list[asyncio.Task[bool]] = []
+        self._asked_all = False
+        """Nothing further begins."""
         self._next_look: asyncio.TimerHandle | None = None
         self._silence = backend.transfers.silence
         self._received_at = self._loop.time()
@@ -66,6 +68,10 @@ class SharedStream:
         """End the calls in progress: the client has gone."""
         raise NotImplementedError
 
+    async def _send(self, message: Any) -> None:
+        """Send a message to the client. Raises CallerGone."""
+        await self._call.write(message)
+
     def _asks_no_more(self) -> None:
         """The client has ended its side, or sent what it may not."""
 
@@ -79,15 +85,15 @@ class SharedStream:
 
         Raises CallerGone, RequestError.
         """
-        self._reader = self._loop.create_task(self._read())
-        self._reader.add_done_callback(self._has_read)
+        self._read_by(self._read())
         self._watch_client()
         self._backend.sessions.add(self.end)
         try:
             async with self._bound:
                 await self._write()
-            if not self._reader.cancelled():
-                self._reader.result()
+            for reader in self._readers:
+                if not reader.cancelled() and reader.done():
+                    reader.result()
         except TimeoutError:
             if not self._bound.expired():
                 raise
@@ -99,8 +105,9 @@ class SharedStream:
             self._backend.sessions.discard(self.end)
             if self._next_look is not None:
                 self._next_look.cancel()
-            if not self._reader.cancel() and not self._reader.cancelled():
-                self._reader.exception()  # it has been raised, or the client has gone
+            for reader in self._readers:
+                if not reader.cancel() and not reader.cancelled():
+                    reader.exception()  # it has been raised, or the client has gone
             tasks = list(self._tasks)
             self._cancel_calls()
             if tasks:
@@ -112,8 +119,7 @@ class SharedStream:
     def end(self, why: RequestError | None = None) -> None:
         """Begin no further call; the stream ends, with `why`, when all have ended."""
         self._why = self._why or why
-        if self._reader is not None:
-            self._reader.cancel()
+        self._stop_reading()
 
     def cut_off(self, why: RequestError) -> None:
         """End the stream now, with `why`; calls in progress are cancelled."""
@@ -122,14 +128,32 @@ class SharedStream:
             with suppress(RuntimeError):  # it ends already
                 self._bound.reschedule(self._loop.time())
 
-    async def _read(self) -> None:
-        async for data in self._call:
-            self._received_at = self._loop.time()
-            await self._take(await self._backend.decode_message(self._call, data))
+    def _read_by(self, reading: Coroutine[Any, Any, bool]) -> None:
+        """Have messages read, by what gives whether its end is the end of what is asked."""
+        reader = self._loop.create_task(reading)
+        reader.add_done_callback(self._has_read)
+        self._readers.append(reader)
 
-    def _has_read(self, reader: asyncio.Task[None]) -> None:
+    async def _read(self) -> bool:
+        async for data in self._call:
+            await self._received(data)
+        return True
+
+    async def _received(self, data: bytes) -> None:
+        self._received_at = self._loop.time()
+        await self._take(await self._backend.decode_message(self._call, data))
+
+    def _has_read(self, reader: asyncio.Task[bool]) -> None:
         if not reader.cancelled():
+            if reader.exception() is None and not reader.result():
+                return
             self._asks_no_more()
+        self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        self._asked_all = True
+        for reader in self._readers:
+            reader.cancel()
         self._moved.set()
 
     def _watch_client(self) -> None:
@@ -137,23 +161,24 @@ class SharedStream:
         silent."""
         # One timer that comes now and then: one for each message would cost a tenth of it.
         now = self._loop.time()
-        if self._sending_since is not None and now - self._sending_since >= self._silence:
-            self._bound.reschedule(now)
+        if self._sending_since is not None:
+            if now - self._sending_since >= self._silence:
+                self._bound.reschedule(now)
+                return
         elif now - self._received_at >= self._silence and not self._tasks:
             self.end()
-        else:
-            self._next_look = self._loop.call_later(self._silence * _SHARE, self._watch_client)
+        # Also after that: what is answered at the end has to be taken, too.
+        self._next_look = self._loop.call_later(self._silence * _SHARE, self._watch_client)
 
     async def _write(self) -> None:
-        assert self._reader is not None
         while True:
             await self._moved.wait()
             self._moved.clear()
             while (message := self._gathered()) is not None:
                 self._sending_since = self._loop.time()
-                await self._call.write(message)
+                await self._send(message)
                 self._sending_since = None
-            if self._reader.done() and not self._tasks:
+            if self._asked_all and not self._tasks:
                 return
 
 

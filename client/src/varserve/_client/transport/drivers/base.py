@@ -137,7 +137,7 @@ class Driver(Renewable):
                     return None
             channel = self._opened_channel()
             try:
-                self._session = kind(channel, metadata, self.endpoint.wait_for_ready)
+                self._session = kind(channel, metadata, self.endpoint)
             except (AttributeError, TypeError):  # a gRPC that is made in another way
                 self._usage.impossible()
                 return None

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import grpc
 
-from varserve import reasons
+from varserve import lane, reasons
 from varserve._client import errors
-from varserve._client.transport.endpoint import Metadata
+from varserve._client.transport.endpoint import Endpoint, Metadata
 from varserve.v1 import session_pb2 as pb
 
 from .asked import Alone, Asked, Late, Lost
@@ -24,6 +24,9 @@ PATH: Final = "/varserve.v1.ModelService/Session"
 # A session takes no further calls after so long: where a name has several servers, or a server asks
 # its clients to connect again, they are looked for then.
 _LIFE_SECONDS = 60.0
+# How long one end of a session is waited for when the other has been seen: the stream tells why it
+# ended, and the connection of the lane has the last answers.
+OTHER_END_SECONDS = 2.0
 # Of one message.
 _MAX_CALLS = 128
 _MAX_BYTES = 256 << 10
@@ -49,9 +52,13 @@ class Ended(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
 
 
 class Outgoing:
-    """Calls, and cancellations, that wait to be sent: each message has as many as have gathered."""
+    """Calls, and cancellations, that wait to be sent: each message has as many as have gathered.
 
-    def __init__(self) -> None:
+    The first one asks for the lane, if it is wanted.
+    """
+
+    def __init__(self, lane: bool) -> None:
+        self._lane = lane
         self._calls: dict[int, Asked] = {}
         self._cancelled: list[int] = []
 
@@ -69,7 +76,8 @@ class Outgoing:
 
     def message(self) -> bytes:
         """What is to be sent next."""
-        request = pb.SessionRequest(cancelled_ids=self._cancelled[:_MAX_CALLS])
+        request = pb.SessionRequest(cancelled_ids=self._cancelled[:_MAX_CALLS], lane=self._lane)
+        self._lane = False
         del self._cancelled[:_MAX_CALLS]
         nbytes = 0
         while self._calls and len(request.calls) < _MAX_CALLS and nbytes < _MAX_BYTES:
@@ -92,20 +100,25 @@ class Outgoing:
 class Session:
     """What both kinds of session share. `proven`: it has had an answer."""
 
-    def __init__(self, metadata: Metadata) -> None:
+    def __init__(self, metadata: Metadata, endpoint: Endpoint) -> None:
         self.metadata = metadata
         self.proven = False
         self.ended = False
+        self._wanted = endpoint.lane if lane.is_possible() else False
+        self._broken: Lost | None = None
+        """Why it cannot go on, though its stream has not ended."""
         self.missing = False
         """The service has no sessions."""
         self._finished = False
         self._ids = itertools.count(1)
-        self._outgoing = Outgoing()
+        self._outgoing = Outgoing(bool(self._wanted))
         self._until = time.monotonic() + _LIFE_SECONDS
 
     def takes(self, metadata: Metadata) -> bool:
         """Whether a call with this metadata, of the session, can begin in it."""
-        return not self.ended and metadata == self.metadata and time.monotonic() < self._until
+        if self.ended or self._broken is not None:
+            return False
+        return metadata == self.metadata and time.monotonic() < self._until
 
     @property
     def is_young(self) -> bool:
@@ -123,6 +136,11 @@ class Session:
             self.missing = True
             return Alone()
         return Lost(error)
+
+
+def broken(why: object) -> Lost:
+    """The end of a session whose connection of the lane cannot go on."""
+    return Lost(errors.Unavailable(f"the session ended during the call, on the lane: {why}"))
 
 
 def _reason(error: Any) -> str:
