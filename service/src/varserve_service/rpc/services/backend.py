@@ -26,6 +26,7 @@ from varserve_service.rpc.lane import Lane, Lent, Port, Sending
 from varserve_service.rpc.messages import translate
 from varserve_service.rpc.messages.bodies import Beside, Download
 from varserve_service.rpc.serving.inference_counts import InferenceCounts
+from varserve_service.rpc.serving.pages import Pages
 from varserve_service.rpc.serving.read_cache import ReadCache
 from varserve_service.rpc.serving.served import Served, Serving
 from varserve_service.rpc.serving.workers import Workers
@@ -89,6 +90,8 @@ class Backend:
     """Answers a call that came inside another one's stream: `Dispatcher.nested`."""
     decode_message: Callable[[RpcCall, bytes], Awaitable[Any]] = _no_dispatcher
     """A message of a call's stream, within its bounds: `Dispatcher.message`."""
+    pages: Pages = field(default_factory=Pages)
+    """Of what sessions and watches ask for."""
     inference_counts: InferenceCounts = field(default_factory=InferenceCounts)
     watches: set[asyncio.Task[Any]] = field(default_factory=set)
     sessions: set[Callable[[RequestError], None]] = field(default_factory=set)

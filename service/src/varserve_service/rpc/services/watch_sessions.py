@@ -30,7 +30,7 @@ WINDOW_BYTES: Final = 1 << 20
 # Of one update; they take three bytes each, and an event may leave 64 KiB of its message.
 _MOST_IDS = 1000
 # Watches that begin before others have a turn of the event loop.
-_PAGE_WATCHES = 32
+_PAGE_WATCHES = 8
 _METHOD = "varserve.v1.ModelService.WatchVariables"
 
 
@@ -126,7 +126,7 @@ class WatchSession(SharedStream):
             await self._wait_for_room()
             self._begin(create)
             if count % _PAGE_WATCHES == 0:
-                await asyncio.sleep(0)
+                await self._backend.pages.turn(self._call.queue_key)
 
     async def _wait_for_room(self) -> None:
         while self._unsent >= UNSENT_BYTES:
