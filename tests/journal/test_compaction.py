@@ -168,11 +168,32 @@ def test_the_record_of_every_commit_stays_when_values_go(tmp_path: Path) -> None
         assert journal.horizon == 10
         before = listed(live)
         assert [commit.revision for commit in before] == list(range(12, 4, -1))
+        with journal._database.reading() as connection:
+            query = "SELECT revision FROM history ORDER BY revision"
+            assert [revision for (revision,) in connection.execute(query)] == list(range(5, 11))
     history = History(8, 10_000)
     with kept(tmp_path, make, live=partial(LiveModel, history=history), **options) as (live, _):
         assert listed(live) == before
         assert live.timeline.commits(1).oldest == 10
         assert refusal(live.revert, 9).reason is Reason.REVISION_COMPACTED
+
+
+def test_a_first_commit_that_is_too_large_is_the_base(tmp_path: Path) -> None:
+    """Nothing is left in the log; its value and its record stay."""
+
+    def make() -> FakeModel:
+        return FakeModel([FakeVariable("v", np.zeros(1000, np.float32))])
+
+    with kept(tmp_path, make, history_bytes=3_999) as (live, journal):
+        live.assign(
+            [Write("v", SET, np.full(1000, 7, np.float32))], origin=Origin("ann", "the first")
+        )
+        journal._compactor.compact()
+        assert journal.horizon == 1
+    with kept(tmp_path, make) as (live, _):
+        assert value_of(live, "v").tolist() == [7] * 1000
+        (commit,) = live.timeline.commits(9).commits
+        assert (commit.revision, commit.origin.message) == (1, "the first")
 
 
 def payloads(directory: Path) -> list[Path]:

@@ -67,6 +67,21 @@ def test_a_replica_is_behind_until_it_has_taken_all(listener: Listener, clock: C
     assert standing.silent_seconds > PAUSE > standing.behind_seconds
 
 
+def test_a_replica_for_which_there_is_always_more_is_not_behind(
+    listener: Listener, database: str, replica: Start, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """Each time it took all that there was; it needs no look at the log that finds nothing."""
+    monkeypatch.setattr(reading, "AT_ONCE", 2 * COMMITS)
+    live, _ = replica(database, make)
+    known = Position(0)
+    for _ in range(3):
+        clock.now += PAUSE
+        add(live)
+        known = listener.news(known)[-1].position
+    assert known.revision == COMMITS + 3
+    assert PAUSE <= listener.standing.behind_seconds < 2 * PAUSE
+
+
 def test_a_log_that_is_out_of_reach_makes_no_replica_old(
     listener: Listener, clock: Clock, database: str, replica: Start
 ) -> None:
