@@ -5,15 +5,16 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-_BEGINS = b"FOR NO KEY UPDATE"
-"""In the first message of a commit. The connection's bytes are counted from there."""
-_ENDS = b"COMMIT\0"
-"""In the last one."""
-_OPTIMISTIC, _OPTIMISTIC_ENDS = b"SKIP LOCKED", b'"changes":'
-"""Of one without a turn, whose last message has the commit itself."""
+from tests.postgres.messages import Asked, Messages
+
+IN_TURN, PARSED, PREPARED = "in a turn", "parsed", "prepared"
+"""How a commit begins: it locks the head row; or is one statement, new to the server or not."""
+_BEGINS, _ONE_STATEMENT = b"FOR NO KEY UPDATE", b"SKIP LOCKED"
 
 
 @dataclass
@@ -30,11 +31,14 @@ class Cut:
     up: bool
     late: float = 0.0
     after: threading.Event | None = None
+    kind: str = ""
+    """Of the commit; "": whichever comes next."""
 
 
 class CuttingProxy:
-    """Forwards to a port of this machine. `passed`: bytes up and down of the last whole commit.
+    """Forwards to a port of this machine.
 
+    `passed`: bytes up and down of the last commit of each kind. `cuts`: how many were cut.
     `delivered`: cuts after which the server has what was let through.
     """
 
@@ -44,8 +48,10 @@ class CuttingProxy:
         self.port = self._listener.getsockname()[1]
         self._changed = threading.Lock()
         self._armed: Cut | None = None
-        self.cuts = self.delivered = 0
-        self.passed = {True: 0, False: 0}
+        self.delivered = 0
+        self.cuts: Counter[str] = Counter()
+        self.passed: dict[str, dict[bool, int]] = {}
+        self._pairs: list[_Pair] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def address(self, address: str) -> str:
@@ -53,7 +59,7 @@ class CuttingProxy:
         return address.replace(f":{self._target}/", f":{self.port}/")
 
     def arm(self, cut: Cut) -> None:
-        """Cut the next commit."""
+        """Cut the next commit of its kind."""
         with self._changed:
             self._armed = cut
 
@@ -67,11 +73,20 @@ class CuttingProxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                _Pair(self, client, socket.create_connection(("127.0.0.1", self._target)))
+                server = socket.create_connection(("127.0.0.1", self._target))
+                self._pairs.append(_Pair(self, client, server))
 
-    def take(self) -> Cut | None:
+    def drop(self) -> None:
+        """End all connections, as a server does that is restarted."""
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            pair.close()
+
+    def take(self, kind: str) -> Cut | None:
         """The cut that is armed, for the commit that begins."""
         with self._changed:
+            if self._armed is None or self._armed.kind not in ("", kind):
+                return None
             armed, self._armed = self._armed, None
         return armed
 
@@ -89,8 +104,9 @@ class _Pair:
         self._cut: Cut | None = None
         self._left = 0
         self._is_cut = threading.Event()
-        self._commits = False
-        self._last = _ENDS
+        self._messages = Messages()
+        self._kind = ""
+        self._is_parsed = False
         self._counted = {True: 0, False: 0}
         for up in (True, False):
             for end in self._ends[up]:
@@ -101,37 +117,47 @@ class _Pair:
         source, sink = self._ends[up]
         try:
             while data := source.recv(65536):
-                if up and _BEGINS in data:
-                    self._last = _OPTIMISTIC_ENDS if _OPTIMISTIC in data else _ENDS
-                    self._begin()
-                if self._commits:
+                asked = self._messages.asked(data) if up else []
+                for statement in asked:
+                    if _BEGINS in statement.text:
+                        self._begin(statement)
+                if self._kind:
                     self._counted[up] += len(data)
-                    self._proxy.passed[up] = self._counted[up]
                 cut = self._cut
-                if cut is not None and cut.up == up and cut.nbytes is None:
-                    if self._last in data:
-                        self._end(sink, data, cut)
-                        return
-                elif cut is not None and cut.up == up:
-                    if len(data) >= self._left:
-                        self._end(sink, data[: self._left], cut)
-                        return
-                    self._left -= len(data)
+                if cut is not None and cut.up == up and self._is_all(cut, len(data), asked):
+                    self._end(sink, data if cut.nbytes is None else data[: self._left], cut)
+                    return
+                self._left -= len(data) if cut is not None and cut.up == up else 0
                 sink.sendall(data)
         except OSError:
             pass
         if not self._is_cut.is_set():  # or what comes late would not come
-            self._close()
+            self.close()
 
-    def _begin(self) -> None:
-        self._commits = True
-        self._counted = {True: 0, False: 0}
-        self._cut = self._proxy.take()
+    def _begin(self, statement: Asked) -> None:
+        """Of a commit, unless it is the second message of one whose statement was new."""
+        was_parsed, self._is_parsed = self._is_parsed, statement.verb == "parse"
+        if was_parsed and statement.verb == "bind":
+            return
+        one_statement = PARSED if self._is_parsed else PREPARED
+        self._kind = one_statement if _ONE_STATEMENT in statement.text else IN_TURN
+        self._counted = self._proxy.passed[self._kind] = {True: 0, False: 0}
+        self._cut = self._proxy.take(self._kind)
         if self._cut is not None:
             self._left = self._cut.nbytes or 0
 
+    def _is_all(self, cut: Cut, nbytes: int, asked: Sequence[Asked]) -> bool:
+        """Whether these bytes have the last one that is let through."""
+        if cut.nbytes is not None:
+            return nbytes >= self._left
+        if self._kind == IN_TURN:
+            return any(statement.text == b"COMMIT" for statement in asked)
+        return any(
+            statement.verb == "bind" and _ONE_STATEMENT in statement.text for statement in asked
+        )
+
     def _end(self, sink: socket.socket, last: bytes, cut: Cut) -> None:
-        self._proxy.cuts += 1
+        self._proxy.cuts[self._kind] += 1
         self._is_cut.set()
         client, _ = self._ends[True]
         if cut.late:
@@ -145,9 +171,10 @@ class _Pair:
         if cut.late:
             time.sleep(cut.late)  # the server reads it before it learns of the end
         self._proxy.delivered += 1
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End it in both directions."""
         for end in self._ends[True]:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -6,7 +6,9 @@ bytes are in the environment, as is a bug that a test must find.
 
 Lines on standard input ask for stops by SIGSTOP, from now on: `stop before N` and `stop after N` at
 the Nth statement on the connection that commits, `stop reading N` while the Nth part of large
-values comes, which are read for a commit. Until then this replica does not follow.
+values comes, which are read for a commit. Until then this replica does not follow. `stop
+before-alone N`, `answered-alone` and `after-alone` are at the Nth commit of one statement: before
+it, when its answer begins to come, and with all of that; `stop told N` is when it has told others.
 """
 
 from __future__ import annotations
@@ -78,11 +80,14 @@ class Stops:
         from varserve_service.journal.postgres.appending import Appender
         from varserve_service.journal.postgres.blobs import BlobReader
         from varserve_service.journal.postgres.following import Listener
+        from varserve_service.journal.postgres.telling import Teller
 
         self._when, self._left = "", 0
         self._appender: Any = None
         self._reads: Any = None
+        self._is_alone = False
         wait, begin = psycopg.Connection.wait, Appender.__init__
+        append, tell = Appender._append_optimistically, Teller.tell
         news, read = Listener.news, BlobReader.read
 
         def made(appender: Any, *arguments: Any, **options: Any) -> None:
@@ -93,15 +98,30 @@ class Stops:
             if not self._when or not self._is_the_one(connection):
                 return wait(connection, *arguments, **options)
             when, self._when = self._when, ""
-            if when == "before":
+            if when.startswith("before"):
                 stop()
-            if when == "reading":
+            if when in ("reading", "answered-alone"):
                 generator, *arguments_left = arguments
                 arguments = (stopping(generator), *arguments_left)
             answer = wait(connection, *arguments, **options)
-            if when == "after":
+            if when.startswith("after"):
                 stop()
             return answer
+
+        def alone(appender: Any, *arguments: Any) -> Any:
+            self._is_alone = True
+            try:
+                return append(appender, *arguments)
+            finally:
+                self._is_alone = False
+
+        def told(teller: Any, *arguments: Any) -> None:
+            tell(teller, *arguments)
+            if self._when == "told":
+                self._left -= 1
+                if not self._left:
+                    self._when = ""
+                    stop()
 
         def heard(listener: Any, known: Any) -> Any:
             if self._when == "reading":
@@ -119,6 +139,8 @@ class Stops:
 
         psycopg.Connection.wait = waited  # type: ignore[method-assign, assignment]
         Appender.__init__ = made  # type: ignore[method-assign]
+        Appender._append_optimistically = alone  # type: ignore[method-assign]
+        Teller.tell = told  # type: ignore[method-assign]
         Listener.news = heard  # type: ignore[method-assign]
         BlobReader.read = reading  # type: ignore[method-assign]
 
@@ -136,6 +158,8 @@ class Stops:
         if threading.current_thread().name == "varserve-guard":  # a ping
             return False
         if self._when == "reading" and connection is not self._reads:
+            return False
+        if (self._when.endswith("alone") and not self._is_alone) or self._when == "told":
             return False
         self._left -= 1
         return self._left == 0

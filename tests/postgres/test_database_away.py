@@ -141,7 +141,7 @@ def away(cluster: Cluster, folder: Path, way: str, seconds: float) -> Counter[st
         waited = load.wait_acknowledged(after=time.monotonic())
         load.more(20)
         # One that was on its way when it happened may have been acknowledged a moment later.
-        meanwhile = [end for _, end in load.times if began + 0.1 < end < ended]
+        meanwhile = [end for asked, end in load.times if began < asked and end < ended]
         load.end()
         commits = check(database, load.acknowledged, targets)
     print({"commits": commits, "went on after": round(waited, 2), "refused": dict(load.reasons)})

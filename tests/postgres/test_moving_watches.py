@@ -74,7 +74,7 @@ def move(database: str, folder: Path, kills: int) -> None:
             load.more(20)
         commits = check(database, load.acknowledged, targets)
         for watcher in watchers:
-            until(lambda watcher=watcher: watcher.reached(commits), 60)  # type: ignore[misc]
+            until(lambda watcher=watcher: watcher.reached(commits), 300)  # type: ignore[misc]
             watcher.close()
     resumed = [watcher.resumed for watcher in watchers]
     print({"commits": commits, "kills": kills, "resumed": resumed})

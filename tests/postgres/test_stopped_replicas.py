@@ -19,10 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 
 import varserve
-from tests.postgres.fleet import Replica, Write, Writers, ask, check, replicas, writers
+from tests.postgres.fleet import (
+    Replica,
+    Write,
+    Writers,
+    ask,
+    check,
+    log_of,
+    replicas,
+    writers,
+)
 from tests.postgres.replica_process import MODEL, VALUE_BYTES
 from tests.postgres.server import Server, running
 from tests.waiting import join, until
@@ -37,27 +47,37 @@ IDLE_SECONDS = 1.5
 LARGE = 52 * 2**20
 
 
-def stop(load: Writers, targets: list[Replica], stopped: Replica, when: str, number: int) -> float:
-    """Stop one at a step of its commits, and let it go on; how long nobody committed."""
+def stop(
+    load: Writers, targets: list[Replica], stopped: Replica, when: str, number: int
+) -> tuple[float, dict[str, tuple[int, int]]]:
+    """Stop one at a step of its commits, and let it go on.
+
+    How long the others committed nothing, and what they acknowledged.
+    """
     load.more(10)
     stopped.ask_to_stop(when, number)
     until(lambda: stopped.is_stopped, 30, 0.001)
     try:
-        return load.wait_acknowledged(after=time.monotonic())
+        # Clients of their own: all of the rest may be waiting for the one that is stopped.
+        with writers([each for each in targets if each is not stopped], 2) as beside:
+            waited = beside.wait_acknowledged(after=time.monotonic())
     finally:
         stopped.signal(signal.SIGCONT)
+    return waited, beside.acknowledged
 
 
 def stops(database: str, folder: Path, steps: list[tuple[str, int]]) -> None:
     chance = random.Random(0)
     waits: dict[tuple[str, int], list[float]] = {}
+    acknowledged: dict[str, tuple[int, int]] = {}
     with replicas(database, folder) as targets:
         with writers(targets, 6) as load:
             for when, number in steps:
-                waited = stop(load, targets, chance.choice(targets), when, number)
+                waited, told = stop(load, targets, chance.choice(targets), when, number)
                 waits.setdefault((when, number), []).append(round(waited, 2))
+                acknowledged |= told
             load.more(20)
-        commits = check(database, load.acknowledged, targets)
+        commits = check(database, acknowledged | load.acknowledged, targets)
         assert not any(target.endings for target in targets)
     print({"commits": commits, "waits": waits, **load.reasons})
     assert max(map(max, waits.values())) < NEXT_SECONDS
@@ -74,6 +94,76 @@ def test_a_replica_is_stopped_at_a_step_of_its_commit(database: str, tmp_path: P
 def test_a_replica_is_stopped_30_times(database: str, tmp_path: Path) -> None:
     """Before and after each of them."""
     stops(database, tmp_path, (STEPS * STOPS)[:STOPS])
+
+
+ALONE = "before-alone", "answered-alone", "after-alone", "told"
+"""Steps of a commit of one statement."""
+LONG_SECONDS = 4.0
+"""More than a commit may take."""
+
+
+def rows_of(database: str, load: Writers) -> int:
+    """How many writes of these clients are in the log."""
+    return sum(load.wrote(identifier) for identifier in log_of(database))
+
+
+def stop_alone(
+    database: str, targets: list[Replica], when: str, seconds: float
+) -> tuple[float, dict[str, tuple[int, int]]]:
+    """Stop a replica that commits alone, and write at the others for so long.
+
+    How long the next commit took, and what was acknowledged.
+    """
+    one, *others = targets
+    with writers([one], 4, pause=0, timeout=60) as load:
+        load.more(10)
+        one.ask_to_stop(when, 1)
+        until(lambda: one.is_stopped, 30, 0.001)
+        try:
+            with writers(others, 2) as beside:
+                waited = beside.wait_acknowledged(after=time.monotonic())
+                before = rows_of(database, load)
+                beside.more(10)
+                time.sleep(seconds)
+                beside.more(10)
+                assert rows_of(database, load) == before
+                one.signal(signal.SIGCONT)
+                load.more(10)
+                beside.more(10)
+        finally:
+            one.signal(signal.SIGCONT)
+    return waited, load.acknowledged | beside.acknowledged
+
+
+def stops_alone(database: str, folder: Path, steps: Sequence[tuple[str, float]]) -> None:
+    chance = random.Random(0)
+    waits: list[float] = []
+    acknowledged: dict[str, tuple[int, int]] = {}
+    with replicas(database, folder) as targets:
+        for when, seconds in steps:
+            order = chance.sample(targets, len(targets))
+            waited, told = stop_alone(database, order, when, seconds)
+            waits.append(round(waited, 2))
+            acknowledged |= told
+        commits = check(database, acknowledged, targets)
+        assert not any(target.endings for target in targets)
+    print({"commits": commits, "waits": waits})
+    assert max(waits) < NEXT_SECONDS
+
+
+@pytest.mark.slow
+def test_a_replica_that_commits_alone_is_stopped(database: str, tmp_path: Path) -> None:
+    """Before its only statement, and with the commit made and nobody told."""
+    stops_alone(database, tmp_path, [("before-alone", 0.0), ("answered-alone", 0.0)])
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_a_replica_that_commits_alone_is_stopped_at_each_step(
+    database: str, tmp_path: Path
+) -> None:
+    """For a moment, and for longer than a commit may take."""
+    stops_alone(database, tmp_path, [(when, s) for when in ALONE for s in (0.0, LONG_SECONDS)] * 2)
 
 
 def backends(server: Server, condition: str) -> int:
@@ -96,17 +186,17 @@ def test_four_replicas_are_stopped_in_the_queue(
         with last.client() as client:
             first = Write("w-0")
             assert ask(client, first)
-        asking = []
-        queue[0].ask_to_stop("after", 1)
-        for number, replica in enumerate(queue):
-            thread = threading.Thread(target=ask_alone, args=(replica, number + 1), daemon=True)
-            thread.start()
-            asking.append(thread)
-            if number:
-                wait_for(server, number, "wait_event_type = 'Lock'")
+        with psycopg.connect(database) as holder:
+            holder.execute("SELECT FROM varserve_head FOR NO KEY UPDATE")
+            asking = [
+                threading.Thread(target=ask_alone, args=(replica, number + 1), daemon=True)
+                for number, replica in enumerate(queue)
+            ]
+            for thread in asking:
+                thread.start()
+            wait_for(server, len(queue), "wait_event_type = 'Lock'")
+            for replica in queue:
                 replica.signal(signal.SIGSTOP)
-            else:
-                until(lambda: queue[0].is_stopped, 30, 0.001)
         began = time.monotonic()
         write = Write("w-9")
         with last.client() as client:
