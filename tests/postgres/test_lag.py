@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
+from tests.core.test_live_model import refusal
 from tests.postgres.test_journal import Start, add, make
+from varserve_service.core.errors import Reason
 from varserve_service.core.ports.journal import Position
-from varserve_service.journal.postgres import following, reading
+from varserve_service.journal.postgres import appending, following, reading
 from varserve_service.journal.postgres.connection import Connector
-from varserve_service.journal.postgres.following import Listener
+from varserve_service.journal.postgres.following import Listener, Nothing
 from varserve_service.journal.postgres.telling import Sender
 
 KEY = ("fake", 1)
@@ -37,8 +39,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
+def own() -> Nothing:
+    return Nothing()
+
+
+@pytest.fixture
 def listener(
-    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch, clock: Clock
+    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch, clock: Clock, own: Nothing
 ) -> Iterator[Listener]:
     """Of a log of five commits, two of which are read at a time."""
     live, _ = replica(database, make)
@@ -47,7 +54,7 @@ def listener(
     monkeypatch.setattr(reading, "AT_ONCE", 2)
     monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=clock))
     monkeypatch.setattr(following, "_NEWS_SECONDS", 0.0)
-    listener = Listener(Connector(database), KEY, Sender(KEY))
+    listener = Listener(Connector(database), KEY, Sender(KEY), own)
     yield listener
     listener.close()
 
@@ -122,3 +129,41 @@ def test_commits_that_are_not_taken_keep_a_replica_behind(listener: Listener, cl
     assert listener.standing.behind_seconds > before + PAUSE
     listener.news(known)
     assert listener.standing.behind_seconds < 1
+
+
+def test_a_replica_that_waits_to_append_is_not_older_for_it(
+    listener: Listener, clock: Clock, own: Nothing, database: str, replica: Start
+) -> None:
+    """It takes nothing meanwhile, and more comes; what it takes too slowly counts as before."""
+    known = Position(0)
+    while commits := listener.news(known):
+        known = commits[-1].position
+    live, _ = replica(database, make)
+    for waited, behind in ((PAUSE, 0.0), (0.0, PAUSE), (PAUSE, PAUSE)):
+        add(live)
+        (commit,) = listener.news(known)
+        add(live)
+        own.waited += waited
+        clock.now += waited + behind
+        (last,) = listener.news(commit.position)
+        assert behind <= listener.standing.behind_seconds < behind + 1
+        known = last.position
+        assert not listener.news(known)
+        assert listener.standing.behind_seconds < 1
+
+
+def test_turns_that_come_to_nothing_are_counted(
+    database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time until a writer gives up is waited; that of a commit is not."""
+    monkeypatch.setattr(appending, "_TURN_SECONDS", 0.3)
+    live, journal = replica(database, make)
+    add(live)
+    assert journal._appender.waited == 0
+    with psycopg.connect(database) as other:
+        other.execute("SELECT FROM varserve_head FOR NO KEY UPDATE")
+        assert refusal(add, live).reason is Reason.STATE_STORE_UNAVAILABLE
+    waited = journal._appender.waited
+    assert waited >= 0.3
+    add(live)
+    assert journal._appender.waited == waited

@@ -87,6 +87,8 @@ class Appender(Committing):
         self.rests = threading.Event()
         """Set while there is no turn. One brings all that others have appended before it."""
         self.rests.set()
+        self.waited = 0.0
+        """Seconds of turns in which nothing was appended, and of finding out what was."""
         self.nbytes = 0
         """Bytes of values that were appended."""
 
@@ -95,6 +97,7 @@ class Appender(Committing):
         self, known: Position, deadline: float | None, *, sure: bool
     ) -> Iterator[Turn | OptimisticTurn]:
         self.rests.clear()
+        began, before = time.monotonic(), self.position
         try:
             if not sure and self._may_be_optimistic(known):
                 yield OptimisticTurn(self, known)
@@ -102,6 +105,8 @@ class Appender(Committing):
                 with self._sure_turn(known, deadline) as turn:
                     yield turn
         finally:
+            if self.position is before:
+                self.waited += time.monotonic() - began
             self.rests.set()
 
     @contextmanager
@@ -315,6 +320,13 @@ class Appender(Committing):
             ) from error
 
     def resolve(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
+        began = time.monotonic()
+        try:
+            return self._resolved(known)
+        finally:
+            self.waited += time.monotonic() - began
+
+    def _resolved(self, known: Position) -> tuple[bool, Sequence[KeptCommit]]:
         until = time.monotonic() + _RESOLVE_SECONDS
         while not self._closed.is_set():
             try:

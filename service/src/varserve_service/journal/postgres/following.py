@@ -43,6 +43,8 @@ class Appends(Protocol):
     """Of the last one that it knows to be there; None: there was none yet."""
     rests: threading.Event
     """Set while it does not append."""
+    waited: float
+    """Seconds, so far, in which it wanted to append and did not: it takes no commits meanwhile."""
 
 
 class Nothing:
@@ -50,6 +52,7 @@ class Nothing:
 
     last_append = ""
     position = None
+    waited = 0.0
 
     def __init__(self) -> None:
         self.rests = threading.Event()
@@ -69,6 +72,7 @@ class Listener:
         """`own`: what this replica appends itself."""
         self._sender = sender
         self._own = own or Nothing()
+        self._waited = self._own.waited
         self._passed = ""
         self._connector = connector
         self._key = key
@@ -103,6 +107,7 @@ class Listener:
             raise JournalError("the journal is closed")
         until = time.monotonic() + _NEWS_SECONDS
         self._note_taken(known)
+        self._note_waited()
         try:
             if self._open is None or self._open.closed:
                 self._open = self._connector.connect()
@@ -190,6 +195,17 @@ class Listener:
             self._handed = None
             if all_of_them:
                 self._had_all_at = asked_at
+
+    def _note_waited(self) -> None:
+        """All replicas wait while the database makes nothing durable, and none is older for it."""
+        more = self._own.waited - self._waited
+        self._waited += more
+        now = time.monotonic()
+        if self._had_all_at is not None:
+            self._had_all_at = min(now, self._had_all_at + more)
+        if self._handed is not None:
+            asked_at, last, all_of_them = self._handed
+            self._handed = min(now, asked_at + more), last, all_of_them
 
     def _look(self, connection: Connection, known: Position) -> None:
         """Take note that the log was read, and of where it is, now and then."""
