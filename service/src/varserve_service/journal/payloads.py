@@ -22,6 +22,7 @@ from safetensors import SafetensorError, TensorSpec, serialize_file
 
 from varserve import tensors
 from varserve_service.core.arrays.buffers import aligned_empty
+from varserve_service.core.arrays.shapes import dtype_name
 from varserve_service.core.errors import JournalError, StateStoreFull
 
 from .disk import end_process, log, sync_folder
@@ -62,8 +63,7 @@ def array_of(data: Array, record: TensorRecord) -> Array:
 
 
 def _describe(array: Array) -> TensorRecord:
-    dtype = tensors.STRING if array.dtype.hasobject else array.dtype.name
-    return {"dtype": dtype, "shape": list(array.shape)}
+    return {"dtype": dtype_name(array), "shape": list(array.shape)}
 
 
 def stored_bytes(array: Array) -> int:

@@ -32,6 +32,10 @@ That is `at` in its row, `key` of a `file`, or `at` in a `blob`.
 """
 
 
+# Made once: `json.dumps` makes an encoder of its own for each call that asks for anything.
+_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """One row of any table, as it is written and read. `key` identifies it in its checksum."""
@@ -42,7 +46,7 @@ class Row:
 
     def encoded(self) -> tuple[bytes, bytes, int]:
         """The columns record, payload and crc."""
-        data = json.dumps(self.record, separators=(",", ":"), sort_keys=True).encode()
+        data = _encode(self.record).encode()
         return data, self.payload, checksum(self.key, data, self.payload)
 
 
