@@ -31,6 +31,7 @@ from varserve_service.core.ports.loaded_model import Operation
 from varserve_service.core.ports.messages import Read
 from varserve_service.journal import JournalOptions, SqliteJournal
 from varserve_service.journal.copying import answered, described, digest, fill_folder, open_folder
+from varserve_service.journal.failures import StateUnavailable
 
 FOLDER = Path("models/fake/1")
 
@@ -130,6 +131,22 @@ def test_what_is_there_already_is_left_alone(tmp_path: Path) -> None:
         connection.execute("UPDATE state SET crc = crc + 1")
     with pytest.raises(JournalError, match="is damaged: row state"):
         described(folder)
+
+
+def test_a_copy_that_fails_says_where_and_why(tmp_path: Path) -> None:
+    """Where a file is in place of a folder, nothing can be looked at or made."""
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    cannot = f"{file}/two cannot be used: .*Not a directory"
+    with pytest.raises(StateUnavailable, match=cannot):
+        described(file / "two")
+    with kept(tmp_path / "one", make) as (live, _):
+        put(live, 1)
+    with (
+        opened(tmp_path / "one" / FOLDER) as (model, source),
+        pytest.raises(StateUnavailable, match=cannot),
+    ):
+        fill_folder(file / "two", model, source, JournalOptions())
 
 
 def test_a_log_without_a_model_is_no_state(tmp_path: Path) -> None:

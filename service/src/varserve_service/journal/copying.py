@@ -118,11 +118,11 @@ def commit_content(commit: KeptCommit, changes: list[Record]) -> Record:
 def described(folder: Path) -> Record:
     """The model of the state in a folder, as it was described when the state began.
 
-    Raises JournalError when there is none.
+    Raises JournalError when there is none, StateUnavailable when it cannot be looked at.
     """
-    if not exists(folder / "log.sqlite3"):
-        raise JournalError(f"{folder} has no state")
     with told_apart(folder):
+        if not exists(folder / "log.sqlite3"):
+            raise JournalError(f"{folder} has no state")
         database = Database(folder / "log.sqlite3")
         try:
             with database.reading() as connection:
@@ -141,9 +141,9 @@ def described(folder: Path) -> Record:
 
 def fill_folder(folder: Path, model: Record, source: KeptState, options: JournalOptions) -> None:
     """Write what a journal gives back into a new folder. Raises JournalError, StateStoreFull."""
-    if exists(folder):
-        raise JournalError(f"{folder} exists: expected no state of this model there")
     with told_apart(folder), ExitStack() as opened:
+        if exists(folder):
+            raise JournalError(f"{folder} exists: expected no state of this model there")
         make_folder((folder / "payloads").absolute())
         head = Head(folder / "head", new=True)
         opened.callback(head.close)
