@@ -14,6 +14,7 @@ import pytest
 
 from tests.fakes import FakeModel, FakeVariable
 from tests.journal.kept import kept, value_of
+from tests.journal.test_bounds import open_files
 from varserve_service.core.arrays.patches import Elements
 from varserve_service.core.arrays.regions import Rows, Slice, Slices
 from varserve_service.core.change.writes import Write
@@ -131,6 +132,16 @@ def test_what_is_there_already_is_left_alone(tmp_path: Path) -> None:
         connection.execute("UPDATE state SET crc = crc + 1")
     with pytest.raises(JournalError, match="is damaged: row state"):
         described(folder)
+
+
+def test_a_copy_leaves_nothing_open(tmp_path: Path) -> None:
+    """Nobody holds its files when it is made: another process may take it up."""
+    with kept(tmp_path / "one", make) as (live, _):
+        put(live, 1)
+    copy = tmp_path / "copy"
+    with opened(tmp_path / "one" / FOLDER) as (model, source):
+        fill_folder(copy, model, source, JournalOptions())
+        assert open_files(copy) == []
 
 
 def test_a_copy_that_fails_says_where_and_why(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.core.test_live_model import ADD, SET, value_of
 from tests.fakes import FakeModel, FakeVariable
 from tests.postgres.conftest import Start
 from tests.postgres.large import add as add_to
-from tests.postgres.large import made
+from tests.postgres.large import made, put
 from tests.postgres.test_journal import add, count, make
 from varserve_service.core.arrays.regions import Rows
 from varserve_service.core.change.writes import Write
@@ -107,6 +107,23 @@ def test_large_rows_are_laid_over_the_base(
     late, journal = replica(database, made)
     assert journal.horizon == 5
     assert value_of(late, "table")[:, 0].tolist() == [2] * 299 + [5]
+
+
+def test_of_values_written_over_the_last_is_not_written_once_more(
+    database: str, replica: Start, connection: Connection
+) -> None:
+    """Its blob becomes the base's, and those before it go."""
+    live, _ = replica(database, made)
+    for number in (1, 2):
+        put(live, number)
+    add_to(live)
+    query = "SELECT blob FROM varserve_blob WHERE revision = 2"
+    last = connection.execute(query).fetchall()
+    options = JournalOptions(history_commits=1, blob_seconds=0.0)
+    assert (compaction.compact(connection, KEY, options), horizon(connection)) == (2, 2)
+    assert connection.execute("SELECT blob FROM varserve_blob").fetchall() == last
+    late, _ = replica(database, made)
+    assert value_of(late, "large")[-1] == 2
 
 
 def test_values_that_share_a_blob_do_not_share_their_end(
