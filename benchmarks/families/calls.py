@@ -1,4 +1,4 @@
-"""Small calls, beside the round trip that one call of gRPC takes: they share a stream."""
+"""Small calls, beside the round trip that one call of gRPC takes: they share a connection."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ IN_FLIGHT = 32
 
 def _call(name: str, nbytes: int, dtype: str = "float32") -> Figure:
     headline = (nbytes, dtype) == (4 * KIB, "float32")
+    through = peer("through gRPC", work("ours", name, nbytes=nbytes, lane=False))
     of = "" if dtype == "float32" else f" of {dtype}"
     return Figure(
         name=f"{name} {size(nbytes)}{of}",
@@ -22,6 +23,7 @@ def _call(name: str, nbytes: int, dtype: str = "float32") -> Figure:
                 work("echo", "echo", nbytes=nbytes),
                 targets={P50: at_most(_TARGETS[name])} if headline else {},
             ),
+            *((through,) if headline else ()),
         ),
         measures=(P50, P99, CALLS) if headline else (P50, P99),
         nbytes=nbytes,
@@ -44,6 +46,7 @@ FIGURES = (
                 work("echo", "echo_aio", nbytes=4 * KIB),
                 targets={CALLS: at_least(4)},
             ),
+            peer("through gRPC", work("ours", "read_aio", nbytes=4 * KIB, lane=False)),
         ),
         measures=(CALLS, P99),
         in_flight=IN_FLIGHT,

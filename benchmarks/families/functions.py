@@ -22,6 +22,7 @@ SMALL = Figure(
             combine=lambda echo, call: echo + IN_PROCESS * call,
         ),
         peer("grpc.aio echo", work("echo", "echo", nbytes=64)),
+        peer("through gRPC", work("ours", "call", lane=False)),
         peer("unary TensorProto", work("tensor_proto", "call")),
         peer("remote eager", work("eager", "call")),
     ),

@@ -68,7 +68,8 @@ def sides(models: Path) -> dict[str, Side]:
         "ours": Side(
             "ours",
             "varserve: a read fills a warm array, or gives a fresh one where it says so; "
-            "what is assigned is one warm array; through gRPC unless it says by the lane",
+            "what is assigned is one warm array; large values through gRPC unless it says by the "
+            "lane, small calls by the lane unless it says through gRPC",
             (*service, "--model", f"{OTHER}={models / OTHER}", *beside),
         ),
         "encrypted": Side(
@@ -79,7 +80,10 @@ def sides(models: Path) -> dict[str, Side]:
         "batched": Side(
             "ours",
             "varserve with batching of the small function, up to 256 rows and 2 ms",
-            (*service, "--config", str(Path(__file__).parents[1] / "batching.yaml")),
+            (
+                *(*service, "--config", str(Path(__file__).parents[1] / "batching.yaml")),
+                *("--lane-socket", str(models / "batched-lane")),
+            ),
         ),
         "durable": Side(
             "ours",

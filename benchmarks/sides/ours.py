@@ -13,12 +13,15 @@ import numpy as np
 
 import varserve
 import varserve.aio
+from benchmarks.figures import KIB
 from benchmarks.flights import several
 from benchmarks.model import BENCH, FILLED_FROM, ROW, SNAPSHOT, TABLE_ROW, rows, variable_name
 
 Act = Callable[[], Any]
 
 NO_SOCKET = "/nowhere/lane"
+_SMALL = 64 * KIB
+"""Bytes of a value that is read and assigned in small calls."""
 
 
 def numbers_of(value: np.ndarray[Any, Any]) -> Any:
@@ -83,16 +86,24 @@ class Client:
             self._models[name] = self._client.model(name)
         return self._models[name]
 
+    def _small(self, name: str, lane: bool) -> varserve.Model[Any]:
+        """A model for small calls, whose messages go by the lane where there is one, or not."""
+        return self._by_lane.model(name) if lane else self._model(name)
+
     @contextmanager
     def _filled(
-        self, nbytes: int, dtype: str, model: str = BENCH
+        self, nbytes: int, dtype: str, model: str = BENCH, lane: bool = True
     ) -> Iterator[varserve.Variable[Any]]:
-        """The variable of this size, which has its rows until the block ends."""
+        """The variable of this size, which has its rows until the block ends.
+
+        `lane`: of a small one, whether its calls go by the lane.
+        """
         name = variable_name(dtype, nbytes)
-        of = self._model(model)
         if nbytes < FILLED_FROM:
+            of = self._small(model, lane and nbytes <= _SMALL)
             yield of.variables[name]
             return
+        of = self._model(model)
         fill = of.functions[f"fill_{name}"]
         fill(rows=rows(dtype, nbytes))
         yield of.variables[name]
@@ -100,9 +111,14 @@ class Client:
 
     @contextmanager
     def read(
-        self, nbytes: int, dtype: str = "float32", warm: bool = False, sent_as: str | None = None
+        self,
+        nbytes: int,
+        dtype: str = "float32",
+        warm: bool = False,
+        sent_as: str | None = None,
+        lane: bool = True,
     ) -> Iterator[Act]:
-        with self._filled(nbytes, dtype) as variable:
+        with self._filled(nbytes, dtype, lane=lane) as variable:
             out = variable.numpy(dtype=sent_as) if warm else None
             yield lambda: variable.numpy(dtype=sent_as, out=out)
 
@@ -204,16 +220,18 @@ class Client:
             yield lambda: numbers_of(variable.numpy(out=out))
 
     @contextmanager
-    def assign(self, nbytes: int, dtype: str = "float32", model: str = BENCH) -> Iterator[Act]:
-        with self._filled(nbytes, dtype, model) as variable:
+    def assign(
+        self, nbytes: int, dtype: str = "float32", model: str = BENCH, lane: bool = True
+    ) -> Iterator[Act]:
+        with self._filled(nbytes, dtype, model, lane) as variable:
             shape = (rows(dtype, nbytes), ROW) if nbytes >= FILLED_FROM else variable.shape
             kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
             value = np.full(shape, 2, kind)
             yield lambda: variable.assign(value)
 
     @asynccontextmanager
-    async def read_aio(self, nbytes: int) -> AsyncIterator[Act]:
-        async with varserve.aio.connect(self._address) as client:
+    async def read_aio(self, nbytes: int, lane: bool = True) -> AsyncIterator[Act]:
+        async with varserve.aio.connect(self._address, lane=lane) as client:
             variable = (await client.model(BENCH)).variables[variable_name("float32", nbytes)]
 
             async def act() -> Any:
@@ -267,13 +285,13 @@ class Client:
             yield act
 
     @contextmanager
-    def call(self, model: str = BENCH) -> Iterator[Act]:
-        add, x = self._model(model).functions["add"], np.ones(4, np.float32)
+    def call(self, model: str = BENCH, lane: bool = True) -> Iterator[Act]:
+        add, x = self._small(model, lane).functions["add"], np.ones(4, np.float32)
         yield lambda: add(x=x)
 
     @asynccontextmanager
-    async def call_aio(self) -> AsyncIterator[Act]:
-        async with varserve.aio.connect(self._address, lane=False) as client:
+    async def call_aio(self, lane: bool = True) -> AsyncIterator[Act]:
+        async with varserve.aio.connect(self._address, lane=lane) as client:
             add = (await client.model(BENCH)).functions["add"]
             x = np.ones(4, np.float32)
 
