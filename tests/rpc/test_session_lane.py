@@ -18,6 +18,7 @@ from tests.rpc import requests
 from tests.rpc.models import counter
 from tests.rpc.session_wire import SessionWire, in_session, shown
 from tests.rpc.test_identity import Claimed
+from tests.rpc.wire import connected
 from tests.serving import serve_here
 from tests.waiting import until
 from varserve import lane
@@ -27,7 +28,7 @@ from varserve_service.rpc.lane import socket as lane_socket
 
 READ = requests.read()
 HELD = requests.run(function="held", inputs={})
-BIG = FakeVariable("big", np.ones(1 << 16, np.uint8))
+BIG = FakeVariable("big", np.ones(30_000, np.uint8))
 
 
 @contextmanager
@@ -184,24 +185,46 @@ def test_who_takes_no_answer_is_cut_off(path: str) -> None:
     with (
         serving(path, transfer_silence=0.5) as (address, server),
         in_session(address) as wire,
-        in_session(address, by_lane=True) as other,
+        connected(address) as other,
     ):
         peer = shown(wire.ask_for_lane())
         data = requests.read(variable="big").SerializeToString()
         calls = [wire.call("ReadVariable", data) for _ in range(200)]
         peer.sendall(lane.with_length(pb.SessionRequest(calls=calls).SerializeToString()))
         while wire.end is None:
-            assert is_ok(other)
+            assert other.ask("ReadVariable", READ).code is grpc.StatusCode.OK
         assert wire.end is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "has taken no message" in wire.text
-        assert is_ok(other)
         peer.settimeout(30)
         with suppress(ConnectionResetError):
             while peer.recv(1 << 20):
                 pass
         peer.close()
         assert server.lane is not None
-        until(lambda: server.lane is not None and server.lane.connections == 1)
+        until(lambda: server.lane is not None and not server.lane.connections)
+
+
+@pytest.mark.parametrize("count", [8, 200])
+def test_the_last_answers_are_sent_before_the_end(path: str, count: int) -> None:
+    """A client that ends its side and takes its time still gets every answer, and then the end."""
+    with serving(path) as (address, _), in_session(address) as wire:
+        peer = shown(wire.ask_for_lane())
+        assert wire.ask("ReadVariable", requests.read(variable="big")).code is grpc.StatusCode.OK
+        data = requests.read(variable="big").SerializeToString()
+        calls = [wire.call("ReadVariable", data) for _ in range(count)]
+        peer.sendall(lane.with_length(pb.SessionRequest(calls=calls).SerializeToString()))
+        peer.shutdown(socket.SHUT_WR)
+        time.sleep(0.3)  # all that can be sent has been
+        messages, answered = lane.Messages(4 << 20), set()
+        while received := peer.recv(1 << 16):
+            messages.add(received)
+            while (message := messages.next()) is not None:
+                answered |= {each.id for each in pb.SessionResponse.FromString(message).answers}
+        messages.end()
+        peer.close()
+        assert answered == {call.id for call in calls}
+        until(lambda: wire.end is not None)
+        assert wire.end is grpc.StatusCode.OK
 
 
 def test_what_has_no_room_is_not_received(path: str) -> None:

@@ -72,13 +72,25 @@ class LaneConnection(asyncio.Protocol):
 
     async def write(self, message: bytes) -> None:
         """Send a message; returns when the kernel has all of it. Raises CallerGone."""
-        if self._gone:
-            raise CallerGone
-        self._transport.write(lane.with_length(message))
+        await self.drain()
+        self.write_now(message)
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Wait until the kernel has all that was sent. Raises CallerGone."""
         while self._drained is not None:
             await self._drained
         if self._gone:
             raise CallerGone
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether a message can be sent without waiting for others."""
+        return not self._gone and self._drained is None
+
+    def write_now(self, message: bytes) -> None:
+        """Send a message, while that is so."""
+        self._transport.write(lane.with_length(message))
 
     # What the event loop tells.
 

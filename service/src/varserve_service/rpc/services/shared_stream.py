@@ -72,6 +72,9 @@ class SharedStream:
         """Send a message to the client. Raises CallerGone."""
         await self._call.write(message)
 
+    async def _drain(self) -> None:
+        """Wait until all that was sent is on its way. Raises CallerGone."""
+
     def _asks_no_more(self) -> None:
         """The client has ended its side, or sent what it may not."""
 
@@ -179,6 +182,8 @@ class SharedStream:
                 await self._send(message)
                 self._sending_since = None
             if self._asked_all and not self._tasks:
+                self._sending_since = self._loop.time()
+                await self._drain()
                 return
 
 

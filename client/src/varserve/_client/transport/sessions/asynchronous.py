@@ -19,6 +19,8 @@ from .asked import Alone, Asked, Late
 from .base import OTHER_END_SECONDS, PATH, Ended, Session, broken
 from .protocol import Connection
 
+# So many calls are sent before all that can run has run: the service begins them meanwhile.
+_ENOUGH = 8
 # Deadlines are looked at so often.
 _LOOK_SECONDS = 0.02
 
@@ -87,18 +89,24 @@ class AsyncSession(Session):
         """Have sent what has gathered, once all that can run now has run."""
         if self._connection is None:
             self._some.set()
-        elif self._sending is None:
+            return
+        if self._outgoing.count >= _ENOUGH:
+            self._send_gathered(self._connection)
+        if self._sending is None:
             self._sending = self._loop.call_soon(self._send_beside, self._connection)
 
     def _send_beside(self, connection: Connection) -> None:
         self._sending = None
-        while self._outgoing and not connection.is_full:
-            connection.send(self._outgoing.message())
+        self._send_gathered(connection)
         if self._finished and not connection.is_full:
             if connection.is_used:
                 connection.finish()
             else:
                 self._some.set()
+
+    def _send_gathered(self, connection: Connection) -> None:
+        while self._outgoing and not connection.is_full:
+            connection.send(self._outgoing.message())
 
     async def _write(self) -> None:
         try:

@@ -65,6 +65,11 @@ class Outgoing:
     def __bool__(self) -> bool:
         return bool(self._calls or self._cancelled)
 
+    @property
+    def count(self) -> int:
+        """Of calls."""
+        return len(self._calls)
+
     def add(self, ident: int, asked: Asked) -> None:
         """A call is to be made."""
         self._calls[ident] = asked
