@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.postgres.conftest import Start
-from tests.postgres.fleet import Replica, check_equal, replicas, writers
+from tests.postgres.fleet import START_SECONDS, Replica, check_equal, replicas, writers
 from tests.postgres.replica_process import model
 from tests.postgres.test_journal import add, count
 from tests.waiting import join, until
@@ -37,9 +37,11 @@ def compacted(journal: PostgresJournal) -> Iterator[list[int]]:
 
     thread = threading.Thread(target=compact, daemon=True)
     thread.start()
-    yield times
-    done.set()
-    join([thread])
+    try:
+        yield times
+    finally:
+        done.set()
+        join([thread])
 
 
 def start_late(database: str, folder: Path, replica: Start, rounds: int) -> None:
@@ -51,7 +53,7 @@ def start_late(database: str, folder: Path, replica: Start, rounds: int) -> None
                 before = live.header.revision
                 late = Replica(database, folder, f"late-{number}")
                 try:
-                    until(lambda late=late: late.is_healthy, 60, 0.005)  # type: ignore[misc]
+                    until(lambda late=late: late.is_healthy, START_SECONDS, 0.005)  # type: ignore[misc]
                     revision, counted = late.state()
                     assert revision == counted >= before
                     load.more(KEPT)
@@ -108,7 +110,7 @@ def test_the_log_is_compacted_under_a_replica_that_reads_pages_of_it(
                     assert revision == counted
                     return revision == live.header.revision
 
-                until(equal, 60, 0.01)
+                until(equal, START_SECONDS, 0.01)
         endings = behind.endings
         assert count(live) == live.header.revision
     print({"commits": live.header.revision, "began anew": len(endings)})
