@@ -27,6 +27,7 @@ from .calls.method import UNKNOWN
 from .calls.observers import Observers
 from .calls.permissions import CallerPermissions
 from .calls.transfers import first_message
+from .calls.untaken import LARGE_BYTES, Untaken
 from .decoding import Decoder
 from .failures import Failed, abort, failure_of, has_gone
 from .messages import translate
@@ -50,11 +51,13 @@ class Dispatcher:
         authenticate_first: bool = False,
         transfer_silence: float = 60.0,
         decoder: Decoder | None = None,
+        memory_limit: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`backend` is what handlers work with. `policy` gives the one that is in force now.
 
         `authenticate_first`: strangers can connect, so their messages are not read into memory.
         `transfer_silence`: seconds that a first message may take.
+        `memory_limit` tells the bytes of the memory, if known.
         """
         self._rows = {row.method.full_name: row for row in rows}
         self._backend = backend
@@ -67,6 +70,7 @@ class Dispatcher:
         self._authenticate_first = authenticate_first
         self._transfer_silence = transfer_silence
         self._decoder = decoder or Decoder()
+        self._untaken = Untaken(memory_limit)
         self._draining = False
         self._in_progress: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
@@ -125,10 +129,16 @@ class Dispatcher:
                 call.subject = call.queue_key = await self._authenticator.subject(context)
             else:
                 call.queue_key = context.peer()
+            if self._untaken.answers and not row.method.always_admitted:
+                self._untaken.check(call)
             if unread:
                 request = await self._only_message(request)
             response = await self._admitted(row, None if streams else request, call)
             call.answered(response)
+            if response is not None:
+                response = frames.write_message(response)
+                if len(response) >= LARGE_BYTES:
+                    self._untaken.add(task, call, len(response))
             return response
         except (asyncio.CancelledError, grpc.aio.AbortError):
             call.cancelled()
@@ -282,6 +292,7 @@ class Dispatcher:
     # The end.
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._untaken.ended(task)
         self._in_progress.discard(task)
         if not self._in_progress:
             self._idle.set()

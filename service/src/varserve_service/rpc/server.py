@@ -109,6 +109,7 @@ class Server:
             auditing=access.auditing,
             authenticate_first=access.strangers_can_connect,
             transfer_silence=options.transfer_silence,
+            memory_limit=self._memory_limit,
             decoder=Decoder(
                 options.message_bytes,
                 {row.method.service: options.facade_message_bytes for row in foreign},
@@ -171,6 +172,11 @@ class Server:
             options.max_lane_connections,
             options.max_lane_memories,
         )
+
+    def _memory_limit(self) -> int | None:
+        memory = self._backend.host_memory
+        room = None if memory is None else memory.room()
+        return None if room is None else room.limit
 
     def _most_variables(self) -> int:
         names = (live.timeline.display_names for live in self._models.sorted)
