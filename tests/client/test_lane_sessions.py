@@ -386,6 +386,25 @@ def test_sessions_that_end_do_nothing_twice(served: Served) -> None:
     assert counts["done"] <= added <= counts["done"] + counts["unknown"]
 
 
+def test_an_answer_that_came_before_the_end_counts(served: Served) -> None:
+    """The stream has ended well, and nobody has received yet: the call is not made again."""
+    with (
+        served.connect() as client,
+        served.connect(lane=False) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        on_lane(client)
+        session = client._driver._session
+        with session._connection.reading:  # nobody else receives
+            call = pool.submit(client.run_function, "counter", "add", {"n": np.int64(1)})
+            until(lambda: other.read_variable("counter", "count").value == 1)
+            served.each_session(lambda each: each.end())
+            until(lambda: session._stream.end is not None)
+        assert call.result(30)["count"] == 1
+        assert other.read_variable("counter", "count").value == 1
+    assert served.seen.begun.count("RunFunction") == 1
+
+
 def test_large_messages_go_in_parts(served: Served) -> None:
     """A socket that takes little at a time, while others receive on it."""
     with served.connect() as client:
