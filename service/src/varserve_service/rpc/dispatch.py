@@ -136,7 +136,8 @@ class Dispatcher:
             response = await self._admitted(row, None if streams else request, call)
             call.answered(response)
             if response is not None:
-                response = frames.write_message(response)
+                if not isinstance(response, bytes):
+                    response = response.SerializeToString()
                 if len(response) >= LARGE_BYTES:
                     self._untaken.add(task, call, len(response))
             return response
