@@ -196,13 +196,14 @@ def test_which_values_are_received_into_memory_of_the_variable(
 
 
 def test_values_are_sent_as_other_floats_alone() -> None:
-    """An answer too: what is read back is cast, and bounded as it is sent."""
+    """At a revision, too, and an answer: what is read back is cast, and bounded as it is sent."""
     live, *_ = two()
     (entry,) = live.read([Read("a", dtype="float64")]).entries
     assert entry.value is not None
     assert entry.value.dtype == "float64"
     error = refusal(live.read, [Read("a", dtype="int32")])
     assert error.reason is Reason.CAST_UNSUPPORTED
+    assert refusal(live.timeline.read, [Read("a", dtype="int32")], 0).reason is error.reason
     assert "expected float16, bfloat16, float32, float64 as the dtype" in error.message
     counts = LiveModel(FakeModel([FakeVariable("n", np.zeros(2, np.int32))]))
     error = refusal(counts.read, [Read("n", dtype="float32")])

@@ -123,7 +123,7 @@ def test_a_sum_with_a_large_whole_is_worked_out_by_parts(
     monkeypatch: pytest.MonkeyPatch, operation: Operation, meanwhile: str
 ) -> None:
     """What others write meanwhile is in it; no whole is read, and what was before comes back."""
-    monkeypatch.setattr(partwise, "PART_BYTES", 16)
+    monkeypatch.setattr(partwise, "PART_BYTES", 32)  # four rows, and the other two
     monkeypatch.setattr(changes, "_SWAPPED_BYTES", 16)
     variable = FakeVariable("v", START.copy(), in_place=True)
     live = LiveModel(FakeModel([variable]))
