@@ -69,6 +69,19 @@ def statements(journal: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
+def test_each_append_has_an_id_of_its_own(
+    one: Replica, database: str, optimistic: list[bool]
+) -> None:
+    """In a turn and without one, or two commits of one revision could be taken for the same."""
+    live, _ = one
+    for _ in range(2):
+        add(live)
+    assert optimistic == [True, True]
+    with psycopg.connect(database) as connection:
+        ids = [row[0] for row in connection.execute("SELECT append FROM varserve_log")]
+    assert len(ids) == len(set(ids)) == COMMITS + 2
+
+
 def test_a_commit_without_a_turn_is_one_statement(
     one: Replica, database: str, replica: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,9 +92,8 @@ class _Restored:
         if variable.writes_in_place:
             return self._write_in_place(kept_change(variable, part, change.value))
         if part is None:
-            previous = self._whole() if self._has_value() else None
+            previous = self._whole() if self._has_value() else None  # and no canvas any more
             value = self._value = variable.stage(change.value)
-            self._canvas = None
         else:
             canvas = self._own_canvas()
             previous = variable.stage(np.array(canvas.read(part), order="C"))
