@@ -76,12 +76,14 @@ class Seen(FakeFunction):
         return Inspected({path: FakeValue(value.numpy().copy()) for path, value in values.items()})
 
 
-def model(**options: Any) -> tuple[LiveModel, Seen]:
-    def variable(name: str, number: float, **more: Any) -> FakeVariable:
-        return FakeVariable(name, np.full(2, number, np.float32), **more)
+def model(names: tuple[str, ...] = ("a", "b", "w"), **options: Any) -> tuple[LiveModel, Seen]:
+    """`names` of the variables whose paths are a, b and w."""
+
+    def variable(path: str, name: str, number: float) -> FakeVariable:
+        return FakeVariable(name, np.full(2, number, np.float32), path=path)
 
     function = Seen()
-    variables = [variable("a", 1), variable("b", 2), variable("w", 3), variable("apart", 4)]
+    variables = [*map(variable, "abw", names, (1, 2, 3)), variable("apart", "apart", 4)]
     return LiveModel(
         FakeModel(variables, [function, FakeFunction("plain", dict)]), **options
     ), function
@@ -241,6 +243,15 @@ def test_what_is_asked_for_is_found_by_index() -> None:
     assert selection.wrt_inputs == ("x",)
     assert selection.wrt_variables == (("b", "b"), ("a", "a"))
     assert selection.wrt_tensors == (("dense", 0),)
+
+
+def test_a_gradient_is_taken_by_name_and_by_path() -> None:
+    """Of a variable; the answer has the name that was asked for."""
+    live, function = model(names=("first", "second", "third"))
+    look(live, gradients_of="y", wrt=("b", "third", "first", "a"))
+    (selection,) = function.selections
+    found = (("b", "b"), ("third", "w"), ("first", "a"), ("a", "a"))
+    assert selection.wrt_variables == found
 
 
 def test_what_xla_compiles_is_seen_when_it_is_opened() -> None:
