@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from varserve_service.core.threads import model_executor
 
 from .messages import translate
-from .messages.wire_count import count_fields, opaque_bytes
+from .messages.wire_count import STRINGS_PER_FIELD, count_fields, opaque_bytes
 from .row import Row
 
 T = TypeVar("T")
@@ -90,7 +90,8 @@ class Decoder:
         most = max(MAX_FIELDS, _FIELDS_PER_VARIABLE * self._most_variables())
         if count_fields(data, row.descriptor.input_type, most, _pause) > most:
             raise translate.malformed(
-                f"the request has more than {most} fields; send several requests"
+                f"the request has more than {most} fields, of which {STRINGS_PER_FIELD} strings "
+                "in a list count as one; send several requests, or the strings by a stream"
             )
 
     def _check_size(self, row: Row, data: bytes) -> None:
