@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 _VARINT, _FIXED64, _LENGTH, _GROUP_START, _GROUP_END, _FIXED32 = range(6)
 
@@ -23,75 +23,14 @@ STRINGS_PER_FIELD: Final = 5
 _LIST_BYTES = 256 << 10
 
 
-class _Leaf(NamedTuple):
-    """A message type that has no further ones in it. `tags`: of its lists of strings."""
-
-    tags: frozenset[int]
-
-
 @cache
 def _submessages(descriptor: Any) -> dict[int, Any]:
     """The message types of a message's fields, by number."""
     return {
         field.number: field.message_type
-        if _submessages(field.message_type)
-        else _Leaf(_string_lists(field.message_type))
         for field in descriptor.fields
         if field.message_type is not None
     }
-
-
-def _string_lists(descriptor: Any) -> frozenset[int]:
-    return frozenset(
-        field.number << 3 | _LENGTH
-        for field in descriptor.fields
-        if field.is_repeated and field.type in (field.TYPE_STRING, field.TYPE_BYTES)
-    )
-
-
-def _count_strings(
-    data: bytes,
-    start: int,
-    end: int,
-    leaf: _Leaf,
-    limit: int,
-    pause: Callable[[], None] | None,
-) -> int:
-    """About how many strings the lists of a message have; more than `limit` only if so many."""
-    found, fields, position = 0, 0, start
-    while position < end and found <= limit:
-        fields += 1
-        if fields == _PAUSE_FIELDS:
-            # Whatever looks like one, from here on: quick, and mostly few enough.
-            most = found + sum(data.count(_encoded(tag), position, end) for tag in leaf.tags)
-            if most <= limit:
-                return most
-        if pause is not None and not fields % _PAUSE_FIELDS:
-            pause()
-        tag = data[position]
-        position += 1
-        if tag > 0x7F:
-            tag, position = _varint(data, position - 1, end)
-        if tag in leaf.tags:
-            found += 1
-        kind = tag & 7
-        if kind == _LENGTH and position < end:
-            length = data[position]
-            position += 1
-            if length > 0x7F:
-                length, position = _varint(data, position - 1, end)
-            position += length
-        elif kind == _VARINT:
-            _, position = _varint(data, position, end)
-        elif kind in (_FIXED32, _FIXED64):
-            position += 4 if kind == _FIXED32 else 8
-        elif kind not in (_GROUP_START, _GROUP_END):
-            break
-    return found
-
-
-def _encoded(tag: int) -> bytes:
-    return bytes((tag,)) if tag < 0x80 else bytes((tag & 0x7F | 0x80, tag >> 7))
 
 
 def count_fields(
@@ -130,12 +69,11 @@ def count_fields(
             if length > 0x7F:
                 length, position = _varint(data, position - 1, end)
             inner = submessages.get(tag >> 3)
-            if inner is None or isinstance(inner, _Leaf):
-                stop = min(position + length, end)
+            if inner is None or not _submessages(inner):
                 if inner is not None and length >= _LIST_BYTES:
                     left = (limit - count + 1) * STRINGS_PER_FIELD
-                    strings = _count_strings(data, position, stop, inner, left, pause)
-                    count += strings // STRINGS_PER_FIELD
+                    listed = count_fields(data[position : position + length], inner, left, pause)
+                    count += listed // STRINGS_PER_FIELD
                     if count > limit:
                         return count
                 position += length
