@@ -383,9 +383,9 @@ def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
     there before anything is allocated.
     """
     name = from_wire_dtype(tensor.dtype)
+    check_numpy_rank(tensor.shape)  # before it is copied: a message has room for millions
     shape = tuple(tensor.shape)  # once: a field of a message is slower to look at
     count = element_count(shape)
-    check_numpy_rank(shape)
     if name == STRING:
         if tensor.data:
             raise TensorError("LENGTH_MISMATCH", "a string tensor has bytes in `data`")

@@ -190,9 +190,9 @@ def input_outlines(messages: Mapping[str, tensor_pb2.Tensor]) -> dict[str, np.nd
 def outline(message: tensor_pb2.Tensor | tensor_pb2.TensorHeader) -> np.ndarray[Any, Any]:
     """An array of a tensor's dtype and shape that takes no memory. Raises TensorError."""
     dtype = tensors.from_wire_dtype(message.dtype)
+    tensors.check_numpy_rank(message.shape)  # before it is copied: there is room for millions
     shape = tuple(message.shape)
     tensors.element_count(shape)
-    tensors.check_numpy_rank(shape)
     return shapes.outline(tensors.numpy_dtype(dtype), shape)
 
 
