@@ -20,10 +20,9 @@ from tests.waiting import join, read_line
 from varserve.v1 import model_service_pb2 as pb
 from varserve_service.rpc.methods import ADMIN_SERVICE, FACADES, METHODS, MODEL_SERVICE
 
-# Seconds beyond what a plain message of the same size takes, and on a slow machine as long as a
-# million turns of a loop take there.
-ALLOWED, TURNS = 0.05, 1_000_000
-# A busy machine runs all of it slower: both are measured again beside each further try.
+# Seconds beyond what a plain message of the same size takes.
+ALLOWED = 0.05
+# A busy machine runs all of it slower: the plain message is measured again beside each further try.
 TRIES = 8
 CALLERS = {"allowed": ("boss", 1), "denied": ("some", 2), "without a name": ("", 5)}
 """Names, and of how many messages one is sent: the fewer steps a call takes, the fewer will do."""
@@ -156,13 +155,6 @@ def service() -> Iterator[Service]:
         process.stdout.close()
 
 
-def _allowed() -> float:
-    began = time.thread_time()
-    for _ in range(TURNS):
-        pass
-    return max(ALLOWED, time.thread_time() - began)
-
-
 @pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("caller", CALLERS)
@@ -176,20 +168,18 @@ def test_no_message_holds_up_health(service: Service, caller: str) -> None:
     plain = value.SerializeToString()
     name, step = CALLERS[caller]
     usual = max(service.delay(assign, plain, name) for _ in range(3))
-    allowed = _allowed()
     slow, sent = {}, 0
     for method, message in islice(cases(), 0, None, step):
         sent += 1
         least = service.delay(method, message.data, name)
         for _ in range(TRIES):
-            if least <= usual + allowed:
+            if least <= usual + ALLOWED:
                 break
-            allowed = max(allowed, _allowed())
             usual = max(usual, service.delay(assign, plain, name))
             least = min(least, service.delay(method, message.data, name))
         else:
             slow[f"{method.name}: {message.name}"] = round(least, 3)
-    assert not slow, f"plain: {usual:.3f} seconds, allowed beyond it: {allowed:.3f}"
+    assert not slow, f"plain: {usual:.3f} seconds"
     print(f"plain: {usual:.4f} seconds")
     assert sent > 100 // step
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from varserve_service.core.threads import model_executor
 
 from .messages import translate
-from .messages.wire_count import STRINGS_PER_FIELD, count_fields, opaque_bytes
+from .messages.wire_count import NUMBERS_PER_FIELD, STRINGS_PER_FIELD, count_fields, opaque_bytes
 from .row import Row
 
 T = TypeVar("T")
@@ -91,7 +91,8 @@ class Decoder:
         if count_fields(data, row.descriptor.input_type, most, _pause) > most:
             raise translate.malformed(
                 f"the request has more than {most} fields, of which {STRINGS_PER_FIELD} strings "
-                "in a list count as one; send several requests, or the strings by a stream"
+                f"of a list or {NUMBERS_PER_FIELD} numbers count as one; send several requests, "
+                "or the values as the bytes of a tensor or by a stream"
             )
 
     def _check_size(self, row: Row, data: bytes) -> None:

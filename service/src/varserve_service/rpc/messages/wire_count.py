@@ -1,8 +1,8 @@
-"""Counts the messages inside an encoded request, without decoding it.
+"""Counts what is inside an encoded request, without decoding it.
 
-A request of 4 MiB has room for two million empty messages, or strings. To decode them takes long,
-in one piece that nothing else can interrupt; so they are counted before. Knows protobuf's wire
-format; knows nothing of what a request means.
+A request of 4 MiB has room for two million empty messages or strings, or four million numbers. To
+decode them takes long, in one piece that nothing else can interrupt; so they are counted before.
+Knows protobuf's wire format; knows nothing of what a request means.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
+
+import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
 
 _VARINT, _FIXED64, _LENGTH, _GROUP_START, _GROUP_END, _FIXED32 = range(6)
 
@@ -19,6 +22,8 @@ _PAUSE_FIELDS = 1000
 
 STRINGS_PER_FIELD: Final = 5
 """Strings of a list that are decoded as fast as one message."""
+NUMBERS_PER_FIELD: Final = 20
+"""Numbers of a packed list that are decoded as fast as one message."""
 # A list that is shorter is decoded in a few milliseconds whatever is in it.
 _LIST_BYTES = 256 << 10
 
@@ -33,30 +38,55 @@ def _submessages(descriptor: Any) -> dict[int, Any]:
     }
 
 
+@cache
+def _varints(descriptor: Any) -> frozenset[int]:
+    """The numbers of a message's fields whose values take as many bytes as they need."""
+    fixed = ("FLOAT", "DOUBLE", "FIXED32", "FIXED64", "SFIXED32", "SFIXED64")
+    others = {getattr(FieldDescriptor, f"TYPE_{name}") for name in fixed}
+    others |= {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}
+    return frozenset(
+        field.number
+        for field in descriptor.fields
+        if field.message_type is None and field.type not in others
+    )
+
+
 def count_fields(
     data: bytes, descriptor: Any, limit: int, pause: Callable[[], None] | None = None
 ) -> int:
     """The fields of a request and of the messages inside it; the counting stops beyond `limit`.
 
     Fields of messages that have no messages in them (a tensor, a list of rows) are not counted:
-    these are decoded quickly whatever their number. Of long lists of strings in them,
-    STRINGS_PER_FIELD are as one field. What is no valid message is left to the decoder. `pause` is
-    called once in a while.
+    these are decoded quickly whatever their number. Of long lists in them, STRINGS_PER_FIELD
+    strings are as one field, and NUMBERS_PER_FIELD numbers of a packed list. What is no valid
+    message is left to the decoder. `pause` is called once in a while.
     """
-    count = 0
-    submessages, position, end = _submessages(descriptor), 0, len(data)
-    # The messages around the one that is looked at: their types, and where they end.
-    around: list[tuple[dict[int, Any], int]] = []
+    numbers_left = limit * NUMBERS_PER_FIELD
+    cost = _cost(data, descriptor, numbers_left, NUMBERS_PER_FIELD, pause)
+    return -(-cost // NUMBERS_PER_FIELD)
+
+
+def _cost(
+    data: bytes, descriptor: Any, limit: int, each: int, pause: Callable[[], None] | None
+) -> int:
+    """What a message costs, where a field costs `each` and a number of a packed list one."""
+    cost = looked_at = 0
+    position, end = 0, len(data)
+    # The messages around the one that is looked at, and where they end.
+    around: list[tuple[Any, int]] = []
+    submessages = _submessages(descriptor)
     while True:
         if position >= end:
             if not around:
-                return count
-            submessages, end = around.pop()
+                return cost
+            descriptor, end = around.pop()
+            submessages = _submessages(descriptor)
             continue
-        count += 1
-        if count > limit:
-            return count
-        if pause is not None and not count % _PAUSE_FIELDS:
+        cost += each
+        if cost > limit:
+            return cost
+        looked_at += 1
+        if pause is not None and not looked_at % _PAUSE_FIELDS:
             pause()
         tag = data[position]
         position += 1
@@ -70,16 +100,20 @@ def count_fields(
                 length, position = _varint(data, position - 1, end)
             inner = submessages.get(tag >> 3)
             if inner is None or not _submessages(inner):
-                if inner is not None and length >= _LIST_BYTES:
-                    left = (limit - count + 1) * STRINGS_PER_FIELD
-                    listed = count_fields(data[position : position + length], inner, left, pause)
-                    count += listed // STRINGS_PER_FIELD
-                    if count > limit:
-                        return count
+                if length >= _LIST_BYTES:
+                    listed = data[position : position + length]
+                    if inner is not None:
+                        string = NUMBERS_PER_FIELD // STRINGS_PER_FIELD
+                        cost += _cost(listed, inner, limit - cost, string, pause)
+                    elif tag >> 3 in _varints(descriptor):
+                        cost += _numbers(listed)
+                    if cost > limit:
+                        return cost
                 position += length
             elif length:
-                around.append((submessages, end))
-                submessages, end = _submessages(inner), min(position + length, end)
+                around.append((descriptor, end))
+                descriptor, submessages = inner, _submessages(inner)
+                end = min(position + length, end)
         elif kind == _VARINT:
             _, position = _varint(data, position, end)
         elif kind == _FIXED32:
@@ -87,7 +121,12 @@ def count_fields(
         elif kind == _FIXED64:
             position += 8
         elif kind not in (_GROUP_START, _GROUP_END):
-            return count
+            return cost
+
+
+def _numbers(packed: bytes) -> int:
+    """How many numbers a packed list has: each ends with a byte without the highest bit."""
+    return int(np.count_nonzero(np.frombuffer(packed, np.int8) >= 0))
 
 
 @cache
