@@ -16,7 +16,7 @@ from . import model, report
 from .families import FAMILIES, parts
 from .figures import GIB, Figure
 from .processes import Failed
-from .runner import Budget, Pool, Result, measure
+from .runner import Budget, Pool, Result, by_pool, measure
 from .sides import PROGRAM, Side, sides
 
 FOLDER = Path(".benchmarks")
@@ -90,25 +90,25 @@ def _chosen(given: argparse.Namespace) -> Chosen:
 def _measured(chosen: Chosen, known: Mapping[str, Side], budget: Budget) -> Results:
     """The results of the figures, in their order; of some of them when somebody interrupts."""
     started = time.monotonic()
-    needed = dict.fromkeys(work.side for _, figure in chosen for work in figure.works)
     logs = FOLDER / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     results: dict[int, tuple[str, Result]] = {}
-    # What needs most memory goes first, before the sides keep some of what others used.
-    order = sorted(range(len(chosen)), key=lambda number: -chosen[number][1].needs)
 
     def say(what: str) -> None:
         print(f"[{time.monotonic() - started:4.0f} s] {what}", flush=True)
 
-    with Pool(known, logs) as pool:
-        print(f"starting {', '.join(needed)} ...", flush=True)
-        pool.start(needed)
-        try:
-            measured = measure([chosen[number][1] for number in order], pool, budget, say)
-            for number, result in zip(order, measured, strict=True):
-                results[number] = chosen[number][0], result
-        except KeyboardInterrupt:
-            print("interrupted; what was measured so far:")
+    try:
+        for numbers in by_pool([figure for _, figure in chosen]):
+            figures = [chosen[number][1] for number in numbers]
+            needed = dict.fromkeys(work.side for figure in figures for work in figure.works)
+            with Pool(known, logs) as pool:
+                say(f"starting {', '.join(needed)} ...")
+                pool.start(needed)
+                measured = measure(figures, pool, budget, say)
+                for number, result in zip(numbers, measured, strict=True):
+                    results[number] = chosen[number][0], result
+    except KeyboardInterrupt:
+        print("interrupted; what was measured so far:")
     return [results[number] for number in sorted(results)]
 
 

@@ -125,13 +125,18 @@ class Figure:
     """Part of a run that is not quick."""
 
     @property
+    def is_large(self) -> bool:
+        """Whether it needs gigabytes of memory, of which its sides keep some until they end."""
+        return self.needs > 2 * GIB
+
+    @property
     def brief(self) -> bool:
         """Part of `--targets`."""
         return self.full and not self.repeats and any(each.targets for each in self.peers)
 
     def to_its_targets(self) -> Figure:
         """The same in shorter and fewer rounds, beside those peers alone that have a target."""
-        long = self.round_seconds > 1 or self.needs > 2 * GIB
+        long = self.round_seconds > 1 or self.is_large
         return replace(
             self,
             peers=tuple(each for each in self.peers if each.targets),

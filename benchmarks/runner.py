@@ -7,7 +7,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,13 @@ class OpenWork:
             self._agent.ask("close", number=self._number)
             if self._beside is not None:
                 self._beside[0].ask("close", number=self._beside[1])
+
+
+def by_pool(figures: Sequence[Figure]) -> list[list[int]]:
+    """The numbers of the figures that share their sides: a large one has sides of its own."""
+    large = [[number] for number, figure in enumerate(figures) if figure.is_large]
+    others = [number for number, figure in enumerate(figures) if not figure.is_large]
+    return [*large, others] if others else large
 
 
 def measure(

@@ -21,7 +21,6 @@ from . import (
     watching,
 )
 
-# Servers keep memory that they once had: those that need gigabytes beside it come first.
 FAMILIES: dict[str, tuple[Figure, ...]] = {
     "memory": memory.FIGURES,
     "journal": journal.FIGURES,

@@ -15,7 +15,7 @@ from benchmarks.families import FAMILIES
 from benchmarks.figures import Figure, Work, peer, work
 from benchmarks.flights import several
 from benchmarks.processes import Failed, Process
-from benchmarks.runner import ROUNDS_LEAST, Budget, Pool, measure
+from benchmarks.runner import ROUNDS_LEAST, Budget, Pool, by_pool, measure
 from benchmarks.samples import PEAK_CLIENT, SPEED
 from benchmarks.sides import PROGRAM, Side, sides
 from benchmarks.sides.disk import Client as Disk
@@ -108,6 +108,14 @@ def test_calls_and_rounds_may_be_given(pool: Pool) -> None:
     pool.start(["tcp"])
     (result,) = measure([figure], pool, Budget(seconds=60), say=lambda what: None)
     assert [[len(each.times) for each in one] for one in result.rounds] == [[3, 3]]
+
+
+def test_what_is_large_has_sides_of_its_own() -> None:
+    small = Figure("small", work("tcp", "read", nbytes=1), (), (SPEED,))
+    large = replace(small, needs=3 * 2**30)
+    assert by_pool([small, large, small, large]) == [[1], [3], [0, 2]]
+    assert by_pool([large]) == [[0]]
+    assert by_pool([small]) == [[0]]
 
 
 def test_a_folder_of_a_server_does_not_outlive_it(tmp_path: Path) -> None:
