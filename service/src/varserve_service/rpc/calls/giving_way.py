@@ -1,15 +1,18 @@
-"""Large transfers and summaries give way to small calls, which would wait for them at every step.
+"""What takes long gives way to small calls, which would wait for it at every step.
 
 While small calls come, whoever works on gigabytes rests after each part for about as long as the
-part took, and uses one processor. Owns how it is known that small calls come, and how long the
-rests are.
+part took, and uses one processor. What Python alone computes for milliseconds is done by one thread
+at a time. Owns how it is known that small calls come, how long the rests are, and whose turn it is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from varserve_service.access.policy import Verb
 
@@ -20,6 +23,8 @@ _RECENT_SECONDS = 0.02
 """Small calls come as long as one has begun so recently."""
 _MOST_SECONDS = 0.004
 """A rest is at most so long: of what a part took, its thread had to wait for most."""
+_PATIENCE_SECONDS = 0.5
+"""Whoever has waited so long for its turn to compute does not wait any longer."""
 
 
 class SmallCalls(CallObserver):
@@ -67,3 +72,24 @@ class Pace:
         if not self._small_calls.come:
             return 0.0
         return min(time.monotonic() - self._resumed, _MOST_SECONDS)
+
+
+class Computing:
+    """Work of milliseconds that is all Python's: one thread at a time does it.
+
+    Whoever needs the interpreter, the event loop above all, waits for a switch at every step, and
+    with eight threads that compute for eight of them. Together they are no faster than one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for the others; not for long, since what one of them calls may wait, too."""
+        taken = self._lock.acquire(timeout=_PATIENCE_SECONDS)
+        try:
+            yield
+        finally:
+            if taken:
+                self._lock.release()

@@ -20,7 +20,7 @@ from varserve_service.core.model.registry import Models
 from varserve_service.core.ports.administration import Administration
 from varserve_service.rpc.calls.admission import Admission
 from varserve_service.rpc.calls.call import RpcCall
-from varserve_service.rpc.calls.giving_way import SmallCalls
+from varserve_service.rpc.calls.giving_way import Computing, SmallCalls
 from varserve_service.rpc.calls.transfers import DOWNLOAD, Transfers
 from varserve_service.rpc.lane import Lane, Lent, Port, Sending
 from varserve_service.rpc.messages import translate
@@ -92,6 +92,8 @@ class Backend:
     """A message of a call's stream, within its bounds: `Dispatcher.message`."""
     pages: Pages = field(default_factory=Pages)
     """Of what sessions and watches ask for."""
+    computing: Computing = field(default_factory=Computing)
+    """Of answers that Python puts together of many things."""
     inference_counts: InferenceCounts = field(default_factory=InferenceCounts)
     watches: set[asyncio.Task[Any]] = field(default_factory=set)
     sessions: set[Callable[[RequestError], None]] = field(default_factory=set)

@@ -59,17 +59,18 @@ async def get_model(
     def work(live: LiveModel, deadline: float | None) -> pb.GetModelResponse:
         description = live.describe(deadline)
         denied = descriptions.NOTHING_DENIED
-        if permissions is not None:
-            description = permissions.visible(description, live)
-            denied = _denied(description, live, permissions)
-        return descriptions.page(
-            backend.models.status(live),
-            description,
-            limits,
-            request.page_token,
-            backend.max_message_bytes,
-            denied,
-        )
+        with backend.computing.turn():
+            if permissions is not None:
+                description = permissions.visible(description, live)
+                denied = _denied(description, live, permissions)
+            return descriptions.page(
+                backend.models.status(live),
+                description,
+                limits,
+                request.page_token,
+                backend.max_message_bytes,
+                denied,
+            )
 
     await wait_until_recent(backend, request, call)
     return await backend.run_on_model(call, request.model, work)

@@ -60,16 +60,19 @@ async def list_commits(
 
     def work(live: LiveModel, deadline: float | None) -> pb.ListCommitsResponse:
         timeline, names = live.timeline, live.timeline.display_names
-        among = None if permissions is None else permissions.variables(Verb.WATCH, live)
+        with backend.computing.turn():
+            among = None if permissions is None else permissions.variables(Verb.WATCH, live)
+            paths = timeline.select(request.patterns, among)
         commits = timeline.commits(
             limit,
             before=translate.optional(request, "before_revision"),
-            paths=timeline.select(request.patterns, among),
+            paths=paths,
             deadline=deadline,
         )
         if among is not None:
             names = {path: name for path, name in names.items() if path in among}
-        return page(commits, names, backend.max_message_bytes)
+        with backend.computing.turn():
+            return page(commits, names, backend.max_message_bytes)
 
     await wait_until_recent(backend, request, call)
     return await backend.run_on_model(call, request.model, work)

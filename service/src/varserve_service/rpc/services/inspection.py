@@ -37,20 +37,21 @@ async def list_tensors(
     start = _start(request.page_token)
 
     def work(live: LiveModel, deadline: float | None) -> pb.ListTensorsResponse:
-        found = live.inspecting.tensors(
-            request.function, request.patterns, overload=request.overload
-        )
-        response = pb.ListTensorsResponse(
-            header=translate.header(found.header), total=len(found.tensors)
-        )
         size, end = 0, start
-        for tensor in found.tensors[start : start + count]:
-            message = inspection_messages.inner_tensor(tensor, _visible(call, live, tensor))
-            size += message.ByteSize() + 8
-            if size > backend.max_message_bytes and end > start:
-                break
-            response.tensors.append(message)
-            end += 1
+        with backend.computing.turn():
+            found = live.inspecting.tensors(
+                request.function, request.patterns, overload=request.overload
+            )
+            response = pb.ListTensorsResponse(
+                header=translate.header(found.header), total=len(found.tensors)
+            )
+            for tensor in found.tensors[start : start + count]:
+                message = inspection_messages.inner_tensor(tensor, _visible(call, live, tensor))
+                size += message.ByteSize() + 8
+                if size > backend.max_message_bytes and end > start:
+                    break
+                response.tensors.append(message)
+                end += 1
         if end < len(found.tensors):
             response.next_page_token = str(end)
         return response

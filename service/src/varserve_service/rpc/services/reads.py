@@ -16,7 +16,7 @@ from varserve_service.core.memory import ModelReservation
 from varserve_service.core.model.live_model import LiveModel
 from varserve_service.core.ports.loaded_model import Value, VariableSpec
 from varserve_service.core.ports.messages import Admit, Read, Snapshot, sent_bytes
-from varserve_service.core.values.summaries import summarize
+from varserve_service.core.values.summaries import Summary, summarize
 from varserve_service.rpc.calls.call import RpcCall
 from varserve_service.rpc.calls.giving_way import Pace
 from varserve_service.rpc.lane import Lent, lend_memory
@@ -30,6 +30,8 @@ from .consistency import is_recent, wait_until_recent
 _FEW_ELEMENTS = 16
 _FEW_PER_BIN = 4
 _FEW_HASHED = 64
+# To summarize a value of so many bytes, Python is most of the time.
+_SMALL_BYTES = 128 << 10
 
 
 async def read_variable(
@@ -175,13 +177,19 @@ async def summarize_variables(
                 )
             return pace.give_way_on_thread()
 
+        def summarized(value: Value) -> Summary:
+            into: Any = {"histogram": histogram, "content_hash": request.content_hash}
+            if value.nbytes > _SMALL_BYTES:
+                return summarize(value, go_on=go_on, **into)
+            go_on()
+            with backend.computing.turn():
+                return summarize(value, **into)
+
         snapshot = _snapshot(reads, at, request.epoch, live, admit=admit, deadline=deadline)
         response = pb.SummarizeVariablesResponse(header=translate.header(snapshot.header))
         for entry in snapshot.entries:
             assert entry.value is not None
-            summary = summarize(
-                entry.value, histogram=histogram, content_hash=request.content_hash, go_on=go_on
-            )
+            summary = summarized(entry.value)
             response.entries.append(summary_messages.entry(entry, summary))
         summary_messages.check_sent(response, backend.max_message_bytes)
         return response

@@ -63,6 +63,10 @@ async def model_metadata(backend: Backend, request: Any, call: RpcCall) -> Any:
     name = model_name(request.name, request.version)
 
     def work(live: LiveModel, deadline: float | None) -> Any:
+        with backend.computing.turn():
+            return described(live)
+
+    def described(live: LiveModel) -> Any:
         spec = signature(live, DEFAULT_SIGNATURE, call.permissions)
         response = new(
             "ModelMetadataResponse",

@@ -70,6 +70,10 @@ async def get_model_metadata(backend: Backend, request: Any, call: RpcCall) -> A
     permissions = call.permissions
 
     def work(live: LiveModel, deadline: float | None) -> Any:
+        with backend.computing.turn():
+            return described(live)
+
+    def described(live: LiveModel) -> Any:
         description = live.outline()
         if permissions is not None:
             description = permissions.visible(description, live)
