@@ -45,8 +45,15 @@ def test_what_does_not_fit_is_refused_with_the_numbers(serve: Serve) -> None:
 
 
 @pytest.mark.slow
-def test_a_large_table_takes_itself_once(serve: Serve) -> None:
-    """At rest, whatever was done; and once more at the peak of an assign. It keeps no history."""
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_a_large_table_takes_itself_once(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, onednn: str
+) -> None:
+    """At rest, whatever was done; and once more at the peak of an assign. It keeps no history.
+
+    Also on processors for which TensorFlow uses oneDNN, which has an allocator of its own.
+    """
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
     arguments = ("--history-bytes", "1")
     with (
         serve("large_table_256", arguments=arguments) as service,

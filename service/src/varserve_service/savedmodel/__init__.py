@@ -8,6 +8,9 @@ from .quiet_import import quiet_import
 
 # Before the first import of TensorFlow, which otherwise tells standard error about its CPU flags.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# On processors for which TensorFlow uses oneDNN, it would otherwise keep the memory of every large
+# value that a variable ever had, in a pool of its own.
+os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
 
 try:
     with quiet_import():
