@@ -103,7 +103,13 @@ def _measured(chosen: Chosen, known: Mapping[str, Side], budget: Budget) -> Resu
             needed = dict.fromkeys(work.side for figure in figures for work in figure.works)
             with Pool(known, logs) as pool:
                 say(f"starting {', '.join(needed)} ...")
-                pool.start(needed)
+                try:
+                    pool.start(needed)
+                except Failed as error:  # what others have measured is kept
+                    for number in numbers:
+                        group, figure = chosen[number]
+                        results[number] = group, Result(figure, problem=str(error))
+                    continue
                 measured = measure(figures, pool, budget, say)
                 for number, result in zip(numbers, measured, strict=True):
                     results[number] = chosen[number][0], result
@@ -122,12 +128,8 @@ def main() -> int:
     if not chosen:
         sys.exit("no figure of these families has that in its name")
     known = sides(built_models())
-    try:
-        results = _measured(
-            chosen, known, Budget(given.seconds or (1.0 if given.quick or given.targets else 3.0))
-        )
-    except Failed as error:
-        sys.exit(str(error))
+    seconds = given.seconds or (1.0 if given.quick or given.targets else 3.0)
+    results = _measured(chosen, known, Budget(seconds))
 
     about = {work.side: known[work.side].about for _, figure in chosen for work in figure.works}
     print()

@@ -23,7 +23,7 @@ from .scripted import Scripted
 
 ALONE = find_spec("varserve_service") is None
 HERE = Path(__file__).parent
-NEEDS_SERVICE = ("varserve_service", "served import")
+NEEDS_SERVICE = ("varserve_service", "served import", "lane_serving import")
 """What a test has in its text that needs the service in its own process."""
 collect_ignore = [
     each.name

@@ -13,6 +13,7 @@ from tests.fakes import FakeFunction, Gate
 from tests.rpc.models import counter
 from tests.serving import serve_here
 from tests.waiting import until
+from varserve._client.transport import lane as client_lane
 from varserve_service.rpc import Server
 from varserve_service.rpc.calls.observers import CallObserver
 
@@ -62,6 +63,8 @@ class Served:
 @contextmanager
 def serving(path: str, **options: Any) -> Iterator[Served]:
     found = Served(path)
+    # What an earlier test could not come to is tried again.
+    client_lane._unusable.clear()
 
     def wait() -> dict[str, Any]:
         found.gate()
@@ -73,6 +76,7 @@ def serving(path: str, **options: Any) -> Iterator[Served]:
     ) as found.address:
         yield found
         found.gate.opened.set()
+    client_lane._unusable.clear()
 
 
 def on_lane(client: Any) -> None:

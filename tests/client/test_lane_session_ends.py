@@ -22,26 +22,13 @@ import varserve.aio
 from tests.client.lane_serving import Served, on_lane, on_lane_aio, serving
 from tests.waiting import join, until
 from varserve import lane
-from varserve._client.transport import lane as client_lane
 from varserve_service.core.errors import Reason, RequestError
 from varserve_service.rpc.services import session_lane
 
 
-@pytest.fixture(autouse=True)
-def usable() -> Iterator[None]:
-    client_lane._unusable.clear()
-    yield
-    client_lane._unusable.clear()
-
-
 @pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "lane")
-
-
-@pytest.fixture
-def served(path: str) -> Iterator[Served]:
-    with serving(path) as found:
+def served(tmp_path: Path) -> Iterator[Served]:
+    with serving(str(tmp_path / "lane")) as found:
         yield found
 
 

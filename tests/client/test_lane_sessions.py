@@ -23,21 +23,9 @@ from varserve import lane
 from varserve._client.transport import lane as client_lane
 
 
-@pytest.fixture(autouse=True)
-def usable() -> Iterator[None]:
-    client_lane._unusable.clear()
-    yield
-    client_lane._unusable.clear()
-
-
 @pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "lane")
-
-
-@pytest.fixture
-def served(path: str) -> Iterator[Served]:
-    with serving(path) as found:
+def served(tmp_path: Path) -> Iterator[Served]:
+    with serving(str(tmp_path / "lane")) as found:
         yield found
 
 

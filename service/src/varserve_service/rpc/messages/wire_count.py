@@ -24,6 +24,18 @@ STRINGS_PER_FIELD: Final = 5
 """Strings of a list that are decoded as fast as one message."""
 NUMBERS_PER_FIELD: Final = 20
 """Numbers of a packed list that are decoded as fast as one message."""
+_VARINT_TYPES = frozenset(
+    {
+        FieldDescriptor.TYPE_BOOL,
+        FieldDescriptor.TYPE_ENUM,
+        FieldDescriptor.TYPE_INT32,
+        FieldDescriptor.TYPE_INT64,
+        FieldDescriptor.TYPE_SINT32,
+        FieldDescriptor.TYPE_SINT64,
+        FieldDescriptor.TYPE_UINT32,
+        FieldDescriptor.TYPE_UINT64,
+    }
+)
 # A list that is shorter is decoded in a few milliseconds whatever is in it.
 _LIST_BYTES = 256 << 10
 
@@ -41,14 +53,7 @@ def _submessages(descriptor: Any) -> dict[int, Any]:
 @cache
 def _varints(descriptor: Any) -> frozenset[int]:
     """The numbers of a message's fields whose values take as many bytes as they need."""
-    fixed = ("FLOAT", "DOUBLE", "FIXED32", "FIXED64", "SFIXED32", "SFIXED64")
-    others = {getattr(FieldDescriptor, f"TYPE_{name}") for name in fixed}
-    others |= {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}
-    return frozenset(
-        field.number
-        for field in descriptor.fields
-        if field.message_type is None and field.type not in others
-    )
+    return frozenset(field.number for field in descriptor.fields if field.type in _VARINT_TYPES)
 
 
 def count_fields(
@@ -61,8 +66,7 @@ def count_fields(
     strings are as one field, and NUMBERS_PER_FIELD numbers of a packed list. What is no valid
     message is left to the decoder. `pause` is called once in a while.
     """
-    numbers_left = limit * NUMBERS_PER_FIELD
-    cost = _cost(data, descriptor, numbers_left, NUMBERS_PER_FIELD, pause)
+    cost = _cost(data, descriptor, limit * NUMBERS_PER_FIELD, NUMBERS_PER_FIELD, pause)
     return -(-cost // NUMBERS_PER_FIELD)
 
 
